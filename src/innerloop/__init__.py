@@ -1,0 +1,70 @@
+"""Innerloop: meta-learning for people with many small related tasks.
+
+The outer loop learns the task logic, the inner loop learns the data: a model adapts to a new task from a few
+examples, with any `nn.Module`. Names are loaded when first used, so that importing the package is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import baselines as baselines
+    from . import datasets as datasets
+    from . import inner as inner
+    from . import models as models
+    from . import tasks as tasks
+    from .algorithms import fomaml as fomaml
+    from .algorithms import maml as maml
+    from .algorithms import mixed as mixed
+    from .checkpoint import load as load
+    from .checkpoint import save as save
+    from .episodes import Batch as Batch
+    from .episodes import Episode as Episode
+    from .evaluation import Evaluation as Evaluation
+    from .evaluation import evaluate as evaluate
+    from .learner import Learner as Learner
+    from .learner import Model as Model
+    from .training import Run as Run
+    from .training import meta_train as meta_train
+
+__version__ = version("innerloop")
+
+# public name -> the module it lives in; None: the name is a module itself
+_HOME: dict[str, str | None] = {
+    "Batch": "episodes",
+    "Episode": "episodes",
+    "Evaluation": "evaluation",
+    "Learner": "learner",
+    "Model": "learner",
+    "Run": "training",
+    "baselines": None,
+    "datasets": None,
+    "evaluate": "evaluation",
+    "fomaml": "algorithms",
+    "inner": None,
+    "load": "checkpoint",
+    "maml": "algorithms",
+    "meta_train": "training",
+    "mixed": "algorithms",
+    "models": None,
+    "save": "checkpoint",
+    "tasks": None,
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'innerloop' has no attribute {name!r}")
+    home = _HOME[name]
+    if home is None:
+        return import_module(f"innerloop.{name}")
+    return getattr(import_module(f"innerloop.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

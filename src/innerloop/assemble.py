@@ -1,0 +1,129 @@
+"""From tasks to a learner with sound settings: what the command, the estimators and a quick start use."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from . import algorithms, baselines, models
+from .errors import UsageError
+from .learner import Learner
+from .splits import Tasks
+
+
+class Sound(NamedTuple):
+    """Settings that work untuned on a kind of data; measured by `benchmarks/defaults.py`."""
+
+    model: str
+    inner_lr: float
+    inner_steps: int
+    learn_lr: str | None
+    clip: float | None
+    meta_lr: float
+    meta_batch_size: int
+    steps: int
+
+
+VECTORS = Sound("mlp", 0.05, 5, "tensor", 10.0, 3e-3, 32, 1000)
+IMAGES = Sound("conv4", 0.4, 1, "tensor", 10.0, 3e-3, 16, 300)
+
+
+def sound_settings(tasks: Tasks) -> Sound:
+    """Settings for data of this shape: vectors or images.
+
+    Example:
+        >>> from innerloop.tasks import sinusoid
+        >>> sound_settings(sinusoid()).model
+        'mlp'
+    """
+    return IMAGES if len(tasks.feature_shape) == 3 else VECTORS
+
+
+def learner_for(
+    tasks: Tasks,
+    *,
+    algorithm: str = "maml",
+    model: str | None = None,
+    hidden: Sequence[int] | None = None,
+    width: int | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Learner:
+    """A learner by name whose model, loss and settings fit the tasks.
+
+    Arguments:
+        tasks: what it will learn.
+        algorithm: one of `algorithms.ALGORITHMS` or `baselines.BASELINES`.
+        model: one of `models.MODELS`; by the shape of the data unless given.
+        hidden: hidden widths of an `mlp`.
+        width: channels of a `conv4`.
+        seed: of the initial parameters.
+        settings: of the algorithm; those not given are sound for the shape of the data.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: a name is unknown, or a setting has no meaning for this algorithm, model or data.
+
+    Example:
+        >>> from innerloop.tasks import sinusoid
+        >>> learner_for(sinusoid(), inner_steps=2).inner_steps
+        2
+    """
+    if algorithm in baselines.BASELINES:
+        preset = baselines.BASELINES[algorithm]
+    elif algorithm in algorithms.ALGORITHMS:
+        preset = algorithms.ALGORITHMS[algorithm]
+    else:
+        known = ", ".join((*algorithms.ALGORITHMS, *baselines.BASELINES))
+        raise UsageError(f"algorithm {algorithm!r} is unknown: choose one of {known}")
+    accepted = inspect.signature(preset).parameters
+    senseless = sorted(name for name in settings if name not in accepted)
+    if senseless:
+        raise UsageError(f"{senseless[0]} has no meaning for {algorithm}: leave it out")
+    if "module" not in accepted:
+        _require_regression(tasks, algorithm)
+        if model or hidden or width:
+            raise UsageError(f"{algorithm} has no network: leave model, hidden and width out")
+        if "n_support" in accepted:
+            settings.setdefault("n_support", tasks.train.support.high)
+        return preset(tasks.n_features, tasks.n_outputs, **settings)
+    sound = sound_settings(tasks)
+    for name in ("inner_lr", "inner_steps", "learn_lr", "clip"):
+        if name in accepted:
+            settings.setdefault(name, getattr(sound, name))
+    settings.setdefault("loss", "mse" if tasks.targets.kind == "regression" else "cross_entropy")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = _module(tasks, model or sound.model, hidden, width)
+    return preset(module, **settings)
+
+
+def _require_regression(tasks: Tasks, algorithm: str) -> None:
+    if tasks.targets.kind != "regression" or len(tasks.feature_shape) != 1:
+        raise UsageError(
+            f"{algorithm} predicts numbers from feature vectors, and these tasks are "
+            f"{tasks.targets.kind} on rows of shape {tasks.feature_shape}: choose maml"
+        )
+
+
+def _module(tasks: Tasks, model: str, hidden: Sequence[int] | None, width: int | None) -> nn.Module:
+    shape, outputs = tasks.feature_shape, tasks.n_outputs
+    if model == "mlp":
+        if width is not None:
+            raise UsageError("width belongs to conv4: an mlp takes hidden widths")
+        if len(shape) != 1:
+            raise UsageError(f"an mlp takes feature vectors, and these rows have shape {shape}: choose conv4")
+        return models.mlp(shape[0], list(hidden or (40, 40)), outputs)
+    if model == "conv4":
+        if hidden is not None:
+            raise UsageError("hidden belongs to mlp: a conv4 takes a width")
+        if len(shape) != 3 or shape[1] != shape[2]:
+            raise UsageError(f"a conv4 takes square images, and these rows have shape {shape}: choose mlp")
+        return models.conv4(shape[0], outputs, size=shape[1], width=width or 64)
+    raise UsageError(f"model {model!r} is unknown: choose one of {', '.join(models.MODELS)}")

@@ -1,0 +1,56 @@
+"""`innerloop adapt`: adapt a model to the tasks of a table and keep the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..errors import DataError, UsageError
+from .common import OUTPUT, Device, Json, Notes, Quiet, emit, stored_run
+from .rows import by_task, read_rows, task_support
+
+
+def adapt(
+    directory: Annotated[Path, Parameter(help="What innerloop train left.")],
+    support: Annotated[Path, Parameter(help="A table of labelled rows: task, features and target.")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(group=OUTPUT, help="Directory for the adapted tasks.")],
+    inner_steps: Annotated[int | None, Parameter(help="Inner steps; as in training unless given.")] = None,
+    replace: Annotated[bool, Parameter(negative="", group=OUTPUT, help="Replace a model directory.")] = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Adapt to every task of a table of labelled rows, once, for many predictions later.
+
+    innerloop adapt runs/schools known_pupils.csv --out adapted/schools
+
+    innerloop predict adapted/schools new_pupils.csv
+    """
+    from ..checkpoint import save_adapted
+    from ..sealed import refuse_occupied
+
+    notes = Notes(quiet=quiet)
+    refuse_occupied(out, replace=replace)
+    stored = stored_run(directory, device)
+    if stored.kind == "adapted":
+        raise UsageError(f"{directory} is adapted already: give the run it was adapted from")
+    schema, frame = read_rows(stored, support, notes)
+    labelled = frame[schema.labelled(frame)]
+    if labelled.empty:
+        raise DataError(f"{support} has no row with a value in the target {schema.target!r}")
+    groups = by_task(schema, labelled)
+    adapted = {}
+    for name, rows in groups.items():
+        batch = task_support(schema, labelled.iloc[rows])
+        adapted[name] = stored.model.adapt(batch.x, batch.y, steps=inner_steps)
+    counts = {name: len(rows) for name, rows in groups.items()}
+    settings = {"support": str(support), "inner_steps": inner_steps}
+    save_adapted(out, stored, adapted, n_support=counts, settings=settings, replace=replace)
+    if json:
+        emit("adapt", None, notes, settings, out=str(out), tasks=counts)
+        return
+    print(f"adapted to {len(adapted)} tasks, {sum(counts.values())} support rows: {out}")

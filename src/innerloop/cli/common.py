@@ -1,0 +1,276 @@
+"""What the verbs share: reading tasks by settings, scores as text, progress on stderr, `--json` on stdout."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from ..errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from ..checkpoint import Stored
+    from ..evaluation import Evaluation
+    from ..splits import Tasks
+
+SCHEMA_VERSION = 1
+
+DATA = Group("Data", sort_key=1)
+ALGORITHM = Group("Algorithm", sort_key=2)
+TRAINING = Group("Training", sort_key=3)
+OUTPUT = Group("Output", sort_key=4)
+
+Json = Annotated[bool, Parameter(negative="", group=OUTPUT, help="Print one JSON object on stdout.")]
+Quiet = Annotated[bool, Parameter(negative="", group=OUTPUT, help="No progress and no notes on stderr.")]
+Device = Annotated[str, Parameter(group=TRAINING, help="auto (a GPU if there is one), cpu, cuda, ...")]
+Names = Annotated[str | None, Parameter(group=DATA)]
+
+# settings of `train` that say which tasks there are; stored with the model: `evaluate` finds them again
+DATA_SETTINGS = (
+    "tasks", "task", "target", "n_support", "n_shot", "n_way", "n_query", "features", "ignore", "categorical",
+    "kind", "split", "seed",
+)  # fmt: skip
+
+
+def names(text: str | None) -> list[str] | None:
+    """Column names separated by commas.
+
+    Example:
+        >>> names("a, b")
+        ['a', 'b']
+    """
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def read_tasks(settings: dict[str, Any]) -> Tasks:
+    """The tasks that the data settings of `train` describe.
+
+    Raises:
+        UsageError: options contradict each other, or a built-in name is unknown.
+        DataError: the table cannot be used.
+    """
+    from .. import datasets
+
+    given = {k: settings[k] for k in DATA_SETTINGS if settings.get(k) is not None and k != "tasks"}
+    name = str(settings["tasks"])
+    if name in datasets.DATASETS:
+        return datasets.load(name, **_known_options(name, given))
+    path = Path(name)
+    if not path.exists() and path.suffix == "" and "/" not in name:
+        return datasets.load(name)  # says what is known
+    if "target" not in given:
+        raise UsageError("a table needs --target COLUMN, the column to predict")
+    for key in ("features", "ignore", "categorical"):
+        if key in given:
+            given[key] = names(given[key])
+    if "split" in given:
+        given["split"] = shares(given["split"])
+    return _table(path, given)
+
+
+def _known_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    import inspect
+
+    from .. import datasets
+
+    accepted = inspect.signature(datasets.DATASETS[name].load).parameters
+    options = dict(given)
+    if "seed" not in accepted:
+        options.pop("seed", None)
+    if "split" in options:
+        options["split"] = shares(options["split"])
+    return options
+
+
+def _table(path: Path, given: dict[str, Any]) -> Tasks:
+    from .. import tasks
+
+    if "n_way" in given:
+        if "task" in given:
+            raise UsageError("--n-way draws tasks from classes: leave --task out, or leave --n-way out")
+        if "n_support" in given:
+            raise UsageError("--n-way goes with --n-shot, rows a class, not with --n-support")
+        for key in ("kind",):
+            given.pop(key, None)
+        return tasks.class_table(path, **given)
+    if "task" not in given:
+        raise UsageError(
+            "a table needs --task COLUMN, which says the task of each row, or --n-way N to draw tasks "
+            "from classes"
+        )
+    if "n_support" not in given and "n_shot" not in given:
+        given |= _default_support(path, given)
+    return tasks.table(path, **given)
+
+
+def _default_support(path: Path, given: dict[str, Any]) -> dict[str, int]:
+    """5 rows a task, or 3 rows a class."""
+    from ..frames import as_frame
+    from ..schema import target_kind
+
+    frame = as_frame(path, task=given["task"])
+    if given["target"] not in frame:
+        return {"n_support": 5}
+    kind = target_kind(frame, given["target"], given.get("kind"), task=given["task"])
+    return {"n_support": 5} if kind == "regression" else {"n_shot": 3}
+
+
+def shares(text: str | tuple[float, ...]) -> tuple[float, float, float]:
+    """Three shares written `0.7,0.15,0.15`.
+
+    Example:
+        >>> shares("0.6,0.2,0.2")
+        (0.6, 0.2, 0.2)
+    """
+    try:
+        first, second, third = (float(part) for part in text.split(",")) if isinstance(text, str) else text
+    except ValueError:
+        raise UsageError(f"--split {text}: give three shares such as 0.7,0.15,0.15") from None
+    return first, second, third
+
+
+def stored_run(directory: Path, device: str) -> Stored:
+    """A model directory, its model on a device."""
+    from ..checkpoint import load
+    from ..training import resolve_device
+
+    return load(directory, device=resolve_device(device))
+
+
+class Notes:
+    """Notes for people, on stderr unless quiet."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.began = time.perf_counter()
+
+    def __call__(self, text: str) -> None:
+        """Print a line."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    @property
+    def seconds(self) -> float:
+        """Since the verb began."""
+        return round(time.perf_counter() - self.began, 3)
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Any]:
+        """A callback for `meta_train` that shows step, loss and time left."""
+        if self.quiet:
+            yield lambda entry: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            yield _PlainProgress(what, total)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            row = bar.add_task(what, total=total)
+            shown = {"text": ""}
+
+            def callback(entry: dict[str, Any]) -> None:
+                if "valid_loss" in entry:
+                    shown["text"] = f"  validation {entry['valid_loss']:.4f}"
+                text = f"{what}  loss {entry['loss']:.4f}{shown['text']}"
+                bar.update(row, completed=entry["step"], description=text)
+
+            yield callback
+
+
+class _PlainProgress:
+    """A line every ten seconds where there is no terminal."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.last = what, total, time.perf_counter()
+
+    def __call__(self, entry: dict[str, Any]) -> None:
+        now = time.perf_counter()
+        if now - self.last > 10 or entry["step"] == self.total:
+            self.last = now
+            valid = f"  validation {entry['valid_loss']:.4f}" if "valid_loss" in entry else ""
+            line = f"{self.what}  step {entry['step']}/{self.total}  loss {entry['loss']:.4f}{valid}"
+            print(line, file=sys.stderr, flush=True)
+
+
+def emit(command: str, seed: int | None, notes: Notes, settings: dict[str, Any], **content: Any) -> None:
+    """The one JSON object of a verb."""
+    head = {
+        "schema_version": SCHEMA_VERSION,
+        "command": command,
+        "seed": seed,
+        "seconds": notes.seconds,
+        "settings": {key: value for key, value in settings.items() if value is not None},
+    }
+    print(json_module.dumps(_finite(head | content), default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what is undefined becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not -float("inf") < value < float("inf") else value
+
+
+LABELS = {
+    "rmse": "RMSE",
+    "r2": "R2",
+    "error_over_variance": "error / variance",
+    "accuracy": "accuracy",
+    "loss": "loss",
+}
+
+
+def cell(value: tuple[float, float, float], metric: str) -> str:
+    """Mean and interval as people read them.
+
+    Example:
+        >>> cell((0.9312, 0.92, 0.94), "accuracy")
+        '93.1 % [92.0, 94.0]'
+    """
+    mean, low, high = value
+    if metric == "accuracy":
+        return f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    digits = 2 if abs(mean) >= 10 else 3
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as aligned columns.
+
+    Example:
+        >>> print(columns([["a", "b"], ["long", "1"]]))
+        a     b
+        long  1
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def steps_table(found: Evaluation) -> str:
+    """Scores by number of inner steps."""
+    metrics = found.metrics[:3]
+    head = ["inner steps", *(LABELS[metric] for metric in metrics)]
+    rows = [head]
+    for position, steps in enumerate(found.steps):
+        label = f"{steps} (before adaptation)" if steps == 0 else str(steps)
+        rows.append([label, *(cell(found.metric(metric, position), metric) for metric in metrics)])
+    return columns(rows)
+
+
+def require_rows(frame: Any, what: str) -> None:
+    """Refuse an empty table."""
+    if len(frame) == 0:
+        raise DataError(f"{what} has no row")

@@ -1,0 +1,191 @@
+"""`innerloop demo`: the whole way on real data, in under a minute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from .common import OUTPUT, TRAINING, Json, Notes, Quiet, cell, columns, emit
+
+if TYPE_CHECKING:
+    from ..evaluation import Evaluation
+    from ..sources import Source
+    from ..splits import Tasks
+    from ..training import Run
+
+STEPS = 600
+QUESTIONS = {
+    "random": "from 3 random years, predict the other 9",
+    "first": "from the first 3 years (1952-1962), predict the later 9",
+}
+METHODS = {
+    "maml": "MAML, after adaptation",
+    "maml_before": "MAML, before adaptation",
+    "pooled": "one line for all countries",
+    "alone_ridge": "each country alone (ridge)",
+    "shrunken_ridge": "ridge shrunk to the pooled line",
+    "mixed": "linear mixed model",
+    "mixed_squares": "linear mixed model with squares",
+}
+
+
+def demo(
+    *,
+    out: Annotated[Path, Parameter(group=OUTPUT, help="Model directory to leave.")] = Path("runs/demo"),
+    steps: Annotated[int, Parameter(group=TRAINING, help="Meta-updates.")] = STEPS,
+    seed: Annotated[int, Parameter(group=TRAINING, help="Of the split and of training.")] = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn life expectancy across countries, then predict it for new ones from 3 rows each.
+
+    142 countries with 12 rows each are the tasks. Countries are split into meta-train, meta-validation and
+    meta-test; every method is scored on the same episodes of the meta-test countries.
+
+    innerloop demo
+    """
+    from ..datasets import gapminder
+
+    notes = Notes(quiet=quiet)
+    tasks = gapminder(seed=seed)
+    notes(repr(tasks))
+    scores: list[dict[str, Any]] = []
+    for question, text in QUESTIONS.items():
+        asked = tasks if question == "random" else first_rows(tasks)
+        with notes.progress(f"MAML: {text}", steps) as callback:
+            run, found = compare(asked, steps=steps, seed=seed, callback=callback)
+        for method, result in found.items():
+            if method != "maml_before":
+                scores += [row | {"question": question} for row in result.scores(method)]
+        if question == "random":
+            _keep(out, run, tasks, found["maml"], steps, seed)
+        if not json:
+            _show(text, found)
+    rows = _leave_rows(tasks, out)
+    if json:
+        settings = {"out": str(out), "steps": steps, "rows": str(rows)}
+        emit("demo", seed, notes, settings, scores=scores)
+        return
+    print(f"took {notes.seconds:.0f} s. The model is in {out}; try it:")
+    print(f"  innerloop evaluate {out}")
+    print(f"  innerloop predict {out} {rows}")
+
+
+def first_rows(tasks: Tasks) -> Tasks:
+    """The same tasks with the first rows of each as support and the later ones as query."""
+    from ..sources import RowSource
+
+    def ordered(source: Source) -> RowSource:
+        if not isinstance(source, RowSource):
+            raise TypeError("only rows of a table have an order")
+        return replace(source, ordered=True)
+
+    return replace(tasks, train=ordered(tasks.train), valid=ordered(tasks.valid), test=ordered(tasks.test))
+
+
+def compare(
+    tasks: Tasks,
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[Run, dict[str, Evaluation]]:
+    """MAML and its opponents, trained on the same tasks and scored on the same episodes."""
+    from .. import baselines
+    from ..algorithms import mixed
+    from ..assemble import learner_for
+    from ..evaluation import evaluate
+    from ..training import meta_train
+
+    count, size = tasks.n_features, tasks.train.support.high
+    ordered = bool(getattr(tasks.train, "ordered", False))
+    opponents = {
+        "pooled": baselines.pooled(count),
+        "alone_ridge": baselines.alone_ridge(count, n_support=size, ordered=ordered),
+        "shrunken_ridge": baselines.shrunken_ridge(count, n_support=size, ordered=ordered),
+        "mixed": mixed(count),
+        "mixed_squares": mixed(count, squares=True),
+    }
+    run = meta_train(
+        learner_for(tasks, seed=seed),
+        tasks.train,
+        valid=tasks.valid,
+        steps=steps,
+        seed=seed,
+        callbacks=[] if callback is None else [callback],
+    )
+    maml = evaluate(run.model, tasks.test)
+    found = {"maml": maml, "maml_before": maml.at(0)}
+    for name, learner in opponents.items():
+        found[name] = evaluate(meta_train(learner, tasks.train).model, tasks.test)
+    return run, found
+
+
+def best_opponent(found: dict[str, Evaluation]) -> str:
+    """The opponent of MAML with the lowest error."""
+    names = [name for name in found if not name.startswith("maml")]
+    return min(names, key=lambda name: found[name].metric("error_over_variance")[0])
+
+
+def _show(text: str, found: dict[str, Evaluation]) -> None:
+    from ..evaluation import paired_difference
+
+    print(f"\n{text}: {len(found['maml'].ids)} held-out countries, 95 % intervals over countries")
+    rows = [["", "RMSE (years)", "R2", "error / variance"]]
+    for name, result in found.items():
+        rows.append(
+            [METHODS[name], *(cell(result.metric(m), m) for m in ("rmse", "r2", "error_over_variance"))]
+        )
+    print(columns(rows))
+    opponent = best_opponent(found)
+    difference = paired_difference(found["maml"], found[opponent], "error_over_variance")
+    print(
+        f"MAML minus {METHODS[opponent]}, error / variance, paired: {cell(difference, 'error_over_variance')}"
+    )
+    print(_verdict(difference, METHODS[opponent]))
+
+
+def _verdict(difference: tuple[float, float, float], opponent: str) -> str:
+    _, low, high = difference
+    if high < 0:
+        return f"MAML is better than the best opponent, {opponent}."
+    if low > 0:
+        return f"The {opponent} is better than MAML here."
+    return f"MAML and the {opponent} cannot be told apart on these countries."
+
+
+def _keep(out: Path, run: Run, tasks: Tasks, found: Evaluation, steps: int, seed: int) -> None:
+    from ..checkpoint import save
+
+    support = {"n_support": str(tasks.train.support)}
+    save(
+        out,
+        run.model,
+        schema=tasks.schema,
+        splits=tasks.splits,
+        support=tasks.train.support,
+        targets=tasks.targets,
+        settings={"tasks": "gapminder", "seed": seed, "steps": steps, "algorithm": "maml", **support},
+        data={"name": "gapminder", "sha256": None},
+        scores=found.scores("maml"),
+        best_step=run.best_step,
+        log=run.log,
+        replace=True,
+    )
+
+
+def _leave_rows(tasks: Tasks, out: Path) -> Path:
+    """A table to try `predict` on: two held-out countries, the target of all but 3 rows left out."""
+    from ..datasets import gapminder_frame
+    from ..files import write_bytes
+
+    frame = gapminder_frame()[["country", "year", "log_gdp", "lifeExp"]]
+    frame = frame[frame["country"].isin(tasks.splits["test"][:2])]
+    frame["lifeExp"] = frame["lifeExp"].where(frame.groupby("country").cumcount() < 3)
+    path = out.with_name(f"{out.name}-rows.csv")
+    write_bytes(path, frame.to_csv(index=False).encode())
+    return path

@@ -1,0 +1,109 @@
+"""`innerloop evaluate`: scores of a model directory on held-out tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ..errors import DataError, UsageError
+from .common import DATA_SETTINGS, Device, Json, Notes, Quiet, emit, read_tasks, steps_table, stored_run
+
+if TYPE_CHECKING:
+    from ..checkpoint import Stored
+    from ..sources import Source
+
+
+def evaluate(
+    directory: Annotated[Path, Parameter(help="What innerloop train left.")],
+    tasks: Annotated[
+        str | None, Parameter(help="A table with the columns of training; the training data unless given.")
+    ] = None,
+    /,
+    *,
+    inner_steps: Annotated[
+        int | None, Parameter(help="Inner steps to go to; as in training unless given.")
+    ] = None,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a model on tasks it was not trained on, before adaptation and after every inner step.
+
+    innerloop evaluate runs/schools
+
+    innerloop evaluate runs/schools other_schools.csv --inner-steps 10 --json
+    """
+    from ..evaluation import evaluate as score
+
+    notes = Notes(quiet=quiet)
+    stored = stored_run(directory, device)
+    if stored.kind == "adapted":
+        raise UsageError(f"{directory} holds adapted tasks: evaluate the run they were adapted from")
+    source = _held_out(stored, tasks, notes)
+    found = score(stored.model, source, steps=inner_steps)
+    method = str(stored.config["learner"]["algorithm"])
+    if json:
+        settings = {"directory": str(directory), "tasks": tasks, "inner_steps": inner_steps}
+        settings |= {"batchnorm": stored.config["learner"]["settings"].get("batchnorm")}
+        emit("evaluate", stored.config["settings"].get("seed"), notes, settings, scores=found.scores(method))
+        return
+    print(f"{method} on {len(found.ids)} held-out tasks, support {found.support}, 95 % intervals over tasks")
+    print(steps_table(found))
+
+
+def _held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
+    """Meta-test tasks of the training data, or the tasks of another table that were not trained on."""
+    settings = {key: stored.config["settings"].get(key) for key in DATA_SETTINGS}
+    if settings["tasks"] is None:
+        raise UsageError("this model directory does not say what it was trained on: give a table")
+    if tasks is None or tasks == settings["tasks"]:
+        _require_unchanged(stored)
+        return read_tasks(settings).test
+    if stored.schema is None:
+        raise UsageError(
+            f"this model was trained on {settings['tasks']!r}, which is no table: leave TASKS out"
+        )
+    return _other_table(stored, tasks, settings, notes)
+
+
+def _other_table(stored: Stored, tasks: str, settings: dict[str, Any], notes: Notes) -> Source:
+    from ..frames import as_frame, task_ids
+    from ..tasks import classes_from_schema, from_schema
+
+    schema, support = stored.schema, stored.support
+    if schema is None or support is None:
+        raise UsageError("this model directory does not hold what its columns mean")
+    seen = {name for part in ("train", "valid") for name in (stored.config["splits"] or {}).get(part, ())}
+    frame = as_frame(Path(tasks), task=schema.task or schema.target)
+    names = (
+        task_ids(frame, schema.task).astype(str)
+        if schema.task
+        else frame[schema.target].astype(str).to_numpy()
+    )
+    known = sorted(seen & set(names))
+    if known:
+        notes(f"note: {len(known)} tasks of {tasks} were trained on and are left out")
+        frame = frame[[name not in seen for name in names]]
+        if frame.empty:
+            raise DataError(f"{tasks}: every task in it was trained on; give other tasks, or leave TASKS out")
+    if schema.task is None:
+        return classes_from_schema(frame, schema, None, n_way=int(settings["n_way"]), support=support)
+    return from_schema(frame, schema, None, support)
+
+
+def _require_unchanged(stored: Stored) -> None:
+    from ..sealed import sha256
+
+    data = stored.config["data"] or {}
+    path = Path(str(data.get("name")))
+    if data.get("sha256") is None:
+        return
+    if not path.is_file():
+        raise DataError(f"{path}, which the model was trained on, is gone: give its new place as TASKS")
+    if sha256(path.read_bytes()) != data["sha256"]:
+        raise DataError(
+            f"{path} has changed since training, so its meta-test tasks may have too: give it as TASKS under "
+            "another name to score its unseen tasks"
+        )

@@ -1,0 +1,42 @@
+"""The few exceptions a user can meet, each with the exit code of the command.
+
+A message names what was found (task, column, row, file or argument, and the value) and the way out.
+"""
+
+from __future__ import annotations
+
+
+class InnerloopError(Exception):
+    """Anything the user can mend; the command prints its message in one line and leaves with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(InnerloopError, ValueError):
+    """An unknown name, or an argument or a combination of parts that has no meaning."""
+
+    exit_code = 2
+
+
+class DataError(InnerloopError, ValueError):
+    """A table, image or array that cannot be used as it is."""
+
+    exit_code = 3
+
+
+class ModelFileError(InnerloopError):
+    """Not a model directory, a damaged one, or one made by a newer version."""
+
+    exit_code = 4
+
+
+class ResourceError(InnerloopError):
+    """Memory, disk or a folder that cannot be had."""
+
+    exit_code = 5
+
+
+class DivergedError(InnerloopError, ArithmeticError):
+    """Training whose loss or gradient stayed non-finite."""
+
+    exit_code = 6

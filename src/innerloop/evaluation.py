@@ -1,0 +1,264 @@
+"""Scores of a model on held-out tasks: one row a task, means with intervals over tasks, paired comparison."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .episodes import Batch, Episode, to
+from .errors import DataError, UsageError
+from .learner import Model
+from .losses import mean_rows
+from .sources import Source, SupportSize, Targets
+
+EVALUATION_SEED = 20_240_229
+
+_BOUNDS = {"accuracy": (0.0, 1.0), "squared_error": (0.0, math.inf), "error_over_variance": (0.0, math.inf)}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of one method on the tasks of a source.
+
+    Arguments:
+        ids: tasks.
+        steps: numbers of inner steps that were scored; 0 is before adaptation.
+        values: per metric an array `(tasks, len(steps))`: `loss`, and `accuracy`, or `squared_error` (natural
+            units, mean over targets) and `error_over_variance`.
+        targets: what the targets are.
+        support: rows of a support set.
+        query_variance: variance of the query targets over that of the meta-train targets (regression).
+    """
+
+    ids: tuple[str, ...]
+    steps: tuple[int, ...]
+    values: dict[str, np.ndarray]
+    targets: Targets
+    support: SupportSize
+    query_variance: float = 1.0
+
+    def metric(self, name: str, step: int = -1) -> tuple[float, float, float]:
+        """Mean and 95 % interval over tasks of a metric at one of `steps`, by position (default: the last).
+
+        `rmse` and `r2` are computed from the mean squared error and its interval.
+
+        Raises:
+            UsageError: the metric is unknown.
+        """
+        if name == "rmse":
+            return tuple(math.sqrt(value) for value in self.metric("squared_error", step))  # type: ignore[return-value]
+        if name == "r2":
+            mean, low, high = self.metric("error_over_variance", step)
+            return tuple(1 - v / self.query_variance for v in (mean, high, low))  # type: ignore[return-value]
+        if name not in self.values:
+            raise UsageError(f"metric {name!r} is unknown: there are {', '.join(self.metrics)}")
+        mean, low, high = interval(self.values[name][:, step])
+        # a bound of what can be at all loses no coverage
+        least, most = _BOUNDS.get(name, (-math.inf, math.inf))
+        return mean, max(low, least), min(high, most)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, the headline first."""
+        if self.targets.kind == "regression":
+            return ("rmse", "r2", "error_over_variance", "loss")
+        return ("accuracy", "loss")
+
+    def at(self, step: int) -> Evaluation:
+        """The same evaluation stopped at one of `steps` (by position), as a method of its own."""
+        values = {name: value[:, step : step + 1] for name, value in self.values.items()}
+        return replace(self, steps=self.steps[step : step + 1], values=values)
+
+    def scores(self, method: str, split: str = "test") -> list[dict[str, Any]]:
+        """Rows of the `--json` schema: one a metric and number of inner steps."""
+        rows = []
+        for position, steps in enumerate(self.steps):
+            for name in self.metrics:
+                mean, low, high = self.metric(name, position)
+                rows.append(
+                    {
+                        "method": method,
+                        "split": split,
+                        "n_support": str(self.support),
+                        "inner_steps": steps,
+                        "metric": name,
+                        "mean": mean,
+                        "ci95": [low, high],
+                        "n_tasks": len(self.ids),
+                        "headline": name == self.metrics[0] and position == len(self.steps) - 1,
+                    }
+                )
+        return rows
+
+
+def evaluate(
+    model: Model, source: Source, *, seed: int = EVALUATION_SEED, steps: int | None = None
+) -> Evaluation:
+    """Score a model on the fixed episodes of a source, before adaptation and after every inner step.
+
+    Every task counts equally: scores are averaged over its support draws first. The model is not changed.
+
+    Arguments:
+        model: what to score.
+        source: held-out tasks.
+        seed: of the episodes; equal seeds give equal episodes for every model.
+        steps: inner steps to go to; as in training unless given.
+
+    Returns:
+        The evaluation.
+
+    Raises:
+        DataError: the source has no task.
+
+    Example:
+        >>> import innerloop as il
+        >>> tasks = il.tasks.sinusoid(n_support=5, episodes=10)
+        >>> learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_steps=2)
+        >>> il.evaluate(il.Model(learner, learner.init()), tasks.test).steps
+        (0, 1, 2)
+    """
+    reference = next(iter(model.meta.values()))
+    sums: dict[str, dict[str, np.ndarray]] = {}
+    counts: dict[str, int] = {}
+    spread = _Spread()
+    for ids, raw in source.fixed(seed):
+        episode = to(raw, reference.device, reference.dtype)
+        spread.add(raw.query, source.targets)
+        measured = [
+            _measure(model, adapted, episode.query, source.targets)
+            for adapted in _path(model, episode, steps)
+        ]
+        for row, task in enumerate(ids):
+            counts[task] = counts.get(task, 0) + 1
+            for name in measured[0]:
+                scored = np.array([step[name][row] for step in measured])
+                total = sums.setdefault(name, {})
+                total[task] = total[task] + scored if task in total else scored
+    if not counts:
+        raise DataError("there is no task to evaluate on: this split is empty")
+    values = {name: np.stack([total[task] / counts[task] for task in counts]) for name, total in sums.items()}
+    n_steps = next(iter(values.values())).shape[1]
+    return Evaluation(
+        tuple(counts), tuple(range(n_steps)), values, source.targets, source.support, spread.relative
+    )
+
+
+def mean_loss(model: Model, source: Source, *, seed: int = EVALUATION_SEED, episodes: int = 300) -> float:
+    """Mean query loss after adaptation on the first fixed episodes, for choosing among parameters.
+
+    Arguments:
+        model: what to score.
+        source: meta-validation tasks.
+        seed: of the episodes.
+        episodes: stop after this many; tasks that come again are drawn equally often.
+
+    Example:
+        >>> import innerloop as il
+        >>> tasks = il.tasks.sinusoid(n_support=5, episodes=10)
+        >>> learner = il.maml(il.models.mlp(1, [8], 1), loss="mse")
+        >>> mean_loss(il.Model(learner, learner.init()), tasks.valid) > 0
+        True
+    """
+    reference = next(iter(model.meta.values()))
+    passes = 1 if source.n_tasks is None else math.ceil(episodes / source.n_tasks)
+    wanted = episodes if source.n_tasks is None else passes * source.n_tasks
+    losses: list[Tensor] = []
+    with torch.no_grad():
+        for _, raw in source.fixed(seed):
+            episode = to(raw, reference.device, reference.dtype)
+            adapted = model.learner.adapt(model.meta, episode.support)
+            losses.append(model.learner.loss(model.meta, adapted, episode.query))
+            if sum(len(part) for part in losses) >= wanted:
+                break
+    return torch.cat(losses).mean().item()
+
+
+def _path(model: Model, episode: Episode, steps: int | None) -> Any:
+    with torch.no_grad():
+        yield from model.learner.path(model.meta, episode.support, steps=steps)
+
+
+def _measure(model: Model, adapted: Any, query: Batch, targets: Targets) -> dict[str, np.ndarray]:
+    """Metrics of each task of a stack, `(T,)`."""
+    with torch.no_grad():
+        prediction = model.learner.predict(model.meta, adapted, query.x)
+        found = {"loss": model.learner.loss(model.meta, adapted, query)}
+        if targets.kind == "classification":
+            right = (prediction.argmax(-1) == query.y).to(prediction.dtype)
+            found["accuracy"] = mean_rows(right, query.weight)
+        else:
+            squares = (prediction - query.y).double().square()
+            scale = torch.tensor(targets.scale, dtype=torch.float64, device=squares.device)
+            variance = torch.tensor(targets.variance, dtype=torch.float64, device=squares.device)
+            found["squared_error"] = mean_rows((squares * scale**2).mean(-1), query.weight)
+            found["error_over_variance"] = mean_rows((squares / variance).mean(-1), query.weight)
+    return {name: value.double().cpu().numpy() for name, value in found.items()}
+
+
+class _Spread:
+    """Variance of query targets with equal weight for every task, relative to that of meta-train."""
+
+    def __init__(self) -> None:
+        self.first: list[Tensor] = []
+        self.second: list[Tensor] = []
+
+    def add(self, query: Batch, targets: Targets) -> None:
+        if targets.kind != "regression":
+            return
+        y = query.y.double() / torch.tensor(targets.variance, dtype=torch.float64).sqrt()
+        self.first.append(mean_rows(y.movedim(-1, 0), query.weight))
+        self.second.append(mean_rows(y.square().movedim(-1, 0), query.weight))
+
+    @property
+    def relative(self) -> float:
+        if not self.first:
+            return 1.0
+        first, second = torch.cat(self.first, 1), torch.cat(self.second, 1)
+        return (second.mean(1) - first.mean(1).square()).mean().item()
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean and 95 % t interval over tasks.
+
+    Example:
+        >>> interval(np.array([1.0, 2.0, 3.0]))[0]
+        2.0
+    """
+    from scipy.special import stdtrit
+
+    count, mean = len(values), float(np.mean(values))
+    if count < 2:
+        return mean, math.nan, math.nan
+    half = float(stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(count))
+    return mean, mean - half, mean + half
+
+
+def paired_difference(ours: Evaluation, theirs: Evaluation, metric: str) -> tuple[float, float, float]:
+    """Mean and 95 % interval over tasks of the difference of a metric after adaptation, ours minus theirs.
+
+    Arguments:
+        ours: one evaluation.
+        theirs: another one on the same tasks.
+        metric: a name in `Evaluation.values`.
+
+    Raises:
+        DataError: the tasks differ.
+
+    Example:
+        >>> targets, support = Targets("regression", 1), SupportSize(5, 5)
+        >>> a, b = (
+        ...     Evaluation(("x", "y"), (0,), {"loss": np.array([[v], [v]])}, targets, support) for v in (1, 3)
+        ... )
+        >>> paired_difference(a, b, "loss")
+        (-2.0, -2.0, -2.0)
+    """
+    if ours.ids != theirs.ids:
+        raise DataError(
+            "two evaluations on different tasks cannot be paired: evaluate both on the same source"
+        )
+    return interval(ours.values[metric][:, -1] - theirs.values[metric][:, -1])

@@ -1,0 +1,322 @@
+"""Any `nn.Module` as a function of its parameters, evaluated for many tasks at once.
+
+`Network` holds a private copy of the module. Parameters that tasks share are used as they are; those a task
+owns carry a leading task axis and are mapped over with `vmap` around the forward only. Gradients are taken
+outside of it: `vmap` around `torch.func.grad` is wrong in second order through BatchNorm and LayerNorm
+(torch 2.13).
+
+Two kinds of layers cannot be pure functions of their input and are replaced in the copy: BatchNorm, whose
+statistics become explicit values, and dropout, whose masks come from a counter so that a stack of tasks and a
+loop over them draw the same ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .episodes import map_tensors, tensors
+from .errors import UsageError
+
+Params = dict[str, Tensor]
+
+BATCHNORM_POLICIES = ("support", "transductive", "refuse")
+MAPPINGS = ("vmap", "loop")
+
+
+class _Context:
+    """What the replaced layers read during one forward pass of one task."""
+
+    def __init__(self) -> None:
+        self.weight: Tensor | None = None
+        self.key: Tensor | None = None
+        self.given = False
+        self.statistics: Params = {}
+
+
+class _Normalize(nn.Module):
+    """BatchNorm whose statistics are values: computed from the rows at hand, or given."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, layer: _BatchNorm, name: str, context: _Context) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
+        self.register_buffer("running_mean", torch.zeros(layer.num_features))
+        self.register_buffer("running_var", torch.ones(layer.num_features))
+        self.name, self.context = name, context
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (1, -1, *(1 for _ in x.shape[2:]))
+        if self.context.given:
+            mean, var = self.running_mean, self.running_var
+        else:
+            mean, var = _moments(x, self.context.weight)
+            self.context.statistics[f"{self.name}.running_mean"] = mean
+            self.context.statistics[f"{self.name}.running_var"] = var
+        x = (x - mean.reshape(shape)) * torch.rsqrt(var + self.eps).reshape(shape)
+        if self.weight is None:
+            return x
+        return x * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
+def _moments(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, rows of weight 0 left out."""
+    dims = (0, *range(2, x.dim()))
+    if weight is None:
+        mean = x.mean(dims, keepdim=True)
+        return mean.flatten(), (x - mean).square().mean(dims)
+    share = (weight / weight.sum().clamp(min=1)).reshape(-1, *(1 for _ in x.shape[1:]))
+    share = share / max(x[0, 0].numel(), 1)
+    mean = (x * share).sum(dims, keepdim=True)
+    return mean.flatten(), ((x - mean).square() * share).sum(dims)
+
+
+class _Dropout(nn.Module):
+    """Dropout whose mask is a function of (task key, layer, position); without a key it does nothing."""
+
+    def __init__(self, p: float, layer: int, context: _Context, *, whole_channels: bool) -> None:
+        super().__init__()
+        self.p, self.layer, self.context, self.whole_channels = p, layer, context, whole_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        key = self.context.key
+        if key is None or self.p == 0:
+            return x
+        shape = (*x.shape[:2], *(1 for _ in x.shape[2:])) if self.whole_channels else x.shape
+        count = 1
+        for size in shape:
+            count *= size
+        position = torch.arange(count, device=x.device)
+        uniform = uniform_from(fold(key, self.layer), position).reshape(shape)
+        return torch.where(uniform >= self.p, x / (1 - self.p), torch.zeros_like(x))
+
+
+def fold(key: Tensor, number: int) -> Tensor:
+    """A new stream key from a key (any shape, int64) and a number: equal inputs, equal stream."""
+    offset = ((2 * number + 1) * 1442695040888963407 + 2**63) % 2**64 - 2**63
+    return _mix(key * 6364136223846793005 + offset)
+
+
+def uniform_from(key: Tensor, position: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) for integer positions of a stream, by counter instead of by state."""
+    bits = _mix(key + position * 7046029254386353131)
+    return ((bits >> 39) & 0xFFFFFF).to(torch.float32) / 0x1000000
+
+
+def _mix(z: Tensor) -> Tensor:
+    """The finaliser of splitmix64 on int64: multiplication wraps, shifts are made logical by a mask."""
+    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    return z ^ ((z >> 31) & 0x1FFFFFFFF)
+
+
+class Network:
+    """A module made functional, for `T` tasks at once.
+
+    Arguments:
+        module: any `nn.Module`; it is copied and never changed.
+        batchnorm: where BatchNorm takes its statistics: `support` (the task's support set, so that a single
+            query can be predicted), `transductive` (the rows at hand, the papers' practice), `refuse`.
+        mapping: `vmap` runs the tasks of a stack at once, `loop` one by one with the same result.
+
+    Raises:
+        UsageError: a layer cannot be made a function, a policy or mapping is unknown, or nothing is
+            trainable.
+
+    Example:
+        >>> network = Network(nn.Linear(2, 1))
+        >>> shared = network.params()
+        >>> own = {"bias": torch.tensor([[0.0], [1.0], [2.0]])}
+        >>> y, _ = network(shared, own, torch.zeros(3, 4, 2))
+        >>> y[:, 0, 0].tolist()
+        [0.0, 1.0, 2.0]
+    """
+
+    def __init__(self, module: nn.Module, *, batchnorm: str = "support", mapping: str = "vmap") -> None:
+        _known("batchnorm", batchnorm, BATCHNORM_POLICIES)
+        _known("mapping", mapping, MAPPINGS)
+        self.batchnorm, self.mapping = batchnorm, mapping
+        self._context = _Context()
+        self.module = copy.deepcopy(module)
+        self.normalizers = _replace_layers(self.module, self._context)
+        self.module.eval()
+        if self.normalizers and batchnorm == "refuse":
+            raise UsageError(
+                f"batchnorm='refuse', but the model has BatchNorm at {self.normalizers[0]!r}: "
+                "choose 'support' or 'transductive', or use GroupNorm"
+            )
+        self._constants = {
+            name: value.detach()
+            for name, value in (*self.module.named_parameters(), *self.module.named_buffers())
+            if not value.requires_grad
+        }
+
+    def params(self) -> Params:
+        """Copies of the trainable parameters, by name."""
+        named = self.module.named_parameters()
+        return {name: value.detach().clone() for name, value in named if value.requires_grad}
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether query predictions need the support set's BatchNorm statistics."""
+        return bool(self.normalizers) and self.batchnorm == "support"
+
+    def __call__(
+        self,
+        shared: Params,
+        own: Params,
+        x: Any,
+        *,
+        weight: Tensor | None = None,
+        key: Tensor | None = None,
+        given_statistics: bool = False,
+    ) -> tuple[Any, Params]:
+        """Predict for a stack of tasks.
+
+        Arguments:
+            shared: parameters all tasks share, by name.
+            own: values each task owns, leading axis `T`; they take precedence.
+            x: `(T, n, *feature)`, or a dict (keywords of the module) or tuple (its positions) of such.
+            weight: `(T, n)`, 0 marks rows that BatchNorm must not see.
+            key: `(T,)` int64, one dropout stream a task; `None` switches dropout off.
+            given_statistics: take BatchNorm statistics from `own` instead of from `x`.
+
+        Returns:
+            Predictions `(T, n, *out)` and the BatchNorm statistics used, by buffer name, leading axis `T`.
+        """
+        names = self._names
+        base = {k: v for k, v in shared.items() if k in names and k not in own}
+        mine = {k: v for k, v in own.items() if k in names}
+        constants = self._constants_like(next(tensors(x)))
+
+        def one_task(mine: Params, x: Any, weight: Tensor | None, key: Tensor | None) -> tuple[Any, Params]:
+            context = self._context
+            context.weight, context.key, context.given = weight, key, given_statistics
+            context.statistics = {}
+            values = {**constants, **base, **mine}
+            args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
+            y = functional_call(self.module, values, args, kwargs)
+            return y, context.statistics
+
+        if self.mapping == "vmap":
+            axes = (0, 0, None if weight is None else 0, None if key is None else 0)
+            y, statistics = vmap(one_task, in_dims=axes)(mine, x, weight, key)
+        else:
+            y, statistics = _loop(one_task, (mine, x, weight, key))
+        self._context.weight = self._context.key = None
+        return y, statistics
+
+    @property
+    def _names(self) -> set[str]:
+        module = self.module
+        return {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+
+    def _constants_like(self, x: Tensor) -> Params:
+        """Frozen values on the device, and floating ones in the precision, of the data."""
+
+        def match(value: Tensor) -> Tensor:
+            dtype = x.dtype if value.is_floating_point() and x.is_floating_point() else value.dtype
+            return value.to(x.device, dtype)
+
+        return {name: match(value) for name, value in self._constants.items()}
+
+
+def _loop(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """`vmap(function)(*arguments)` by a loop over the leading axis."""
+    count = next(tensors(arguments)).shape[0]
+    split: list[list[Tensor]] = [list(t.unbind(0)) for t in tensors([a for a in arguments if a is not None])]
+    results = []
+    for task in range(count):
+        parts = iter([column[task] for column in split])
+        results.append(function(*(_refilled(a, parts) for a in arguments)))
+    columns = zip(*(tuple(tensors(result)) for result in results), strict=True)
+    stacked = iter([torch.stack(column) for column in columns])
+    return _refilled(results[0], stacked)
+
+
+def _refilled(tree: Any, values: Iterator[Tensor]) -> Any:
+    """The same nest with other tensors."""
+    return map_tensors(lambda _: next(values), tree)
+
+
+def _replace_layers(module: nn.Module, context: _Context) -> list[str]:
+    """Swap BatchNorm and dropout for their functional forms; return the names of the BatchNorm layers."""
+    normalizers: list[str] = []
+    for layer, (name, child) in enumerate(list(module.named_modules())):
+        replacement: nn.Module | None = None
+        if isinstance(child, _BatchNorm):
+            if isinstance(child, nn.SyncBatchNorm):
+                raise UsageError(
+                    f"{name!r} is a SyncBatchNorm, which mixes tasks: use BatchNorm or GroupNorm"
+                )
+            replacement = _Normalize(child, name, context)
+            normalizers.append(name)
+        elif isinstance(child, nn.modules.dropout._DropoutNd):
+            if isinstance(child, (nn.AlphaDropout, nn.FeatureAlphaDropout)):
+                raise UsageError(
+                    f"{name!r} is {type(child).__name__}, which is not supported: use nn.Dropout"
+                )
+            channels = isinstance(child, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d))
+            replacement = _Dropout(child.p, layer, context, whole_channels=channels)
+        elif getattr(child, "dropout", 0) and isinstance(child, (nn.RNNBase, nn.MultiheadAttention)):
+            raise UsageError(
+                f"{name!r} has dropout={child.dropout} inside a fused layer, where tasks cannot have streams "
+                "of their own: set it to 0 and put nn.Dropout around the layer"
+            )
+        if replacement is not None:
+            if not name:
+                raise UsageError(f"a bare {type(child).__name__} is not a model: put it in nn.Sequential")
+            parent, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(parent), leaf, replacement)
+    return normalizers
+
+
+def select_names(network: Network, adapt: str | Callable[[str], bool]) -> tuple[str, ...]:
+    """The trainable parameters that adapt in the inner loop.
+
+    Arguments:
+        network: the network.
+        adapt: `all`; `head` (the last layer that has parameters) or `body` (all but that one); a name pattern
+            such as `layer4.*`, several separated by commas; or a predicate on the name.
+
+    Returns:
+        Names in the network's order.
+
+    Raises:
+        UsageError: nothing matches.
+
+    Example:
+        >>> net = Network(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)))
+        >>> select_names(net, "head")
+        ('2.weight', '2.bias')
+    """
+    names = tuple(network.params())
+    if callable(adapt):
+        chosen = tuple(name for name in names if adapt(name))
+    elif adapt == "all":
+        chosen = names
+    elif adapt in ("head", "body"):
+        head = names[-1].rpartition(".")[0] if names else ""
+        chosen = tuple(n for n in names if (n.rpartition(".")[0] == head) == (adapt == "head"))
+    else:
+        patterns = [pattern.strip() for pattern in adapt.split(",")]
+        chosen = tuple(n for n in names if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns))
+    if not chosen:
+        raise UsageError(
+            f"adapt={adapt!r} matches no trainable parameter; there are {', '.join(names) or 'none'}"
+        )
+    return chosen
+
+
+def _known(argument: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{argument}={value!r} is unknown: choose one of {', '.join(allowed)}")

@@ -1,0 +1,379 @@
+"""Learners: pure recipes that turn a support set into something that predicts.
+
+A learner holds no trained parameters. Meta-parameters come in as a dict, what adaptation makes of them goes
+out as a dict of the values each task owns, with a leading task axis `T`; everything else stays shared. The
+same `adapt` serves training, evaluation, estimators and the command.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .episodes import Batch, Episode, map_tensors, stack, tensors, unsqueeze
+from .errors import DataError, UsageError
+from .functional import Network, Params, fold
+from .heads import Head
+from .inner import InnerRule
+from .losses import Loss, task_losses
+
+Recipe = dict[str, Any]
+
+# the query pass has a dropout stream of its own, away from those of the inner steps
+_QUERY = 1 << 20
+
+
+class Learner(Protocol):
+    """What the trainer, the evaluation and the command need to know of an algorithm.
+
+    Arguments of the methods:
+        meta: meta-parameters by name.
+        support, batch: rows of `T` stacked tasks.
+        adapted: what `adapt` returned; values with a leading axis `T`.
+        key: `(T,)` int64, dropout streams of the tasks; `None` for none (prediction, evaluation).
+    """
+
+    @property
+    def metagrad(self) -> MetaGradient:
+        """How the gradient comes back."""
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """Name and settings from which `algorithms.build` makes the learner again; `None` if it cannot."""
+
+    def init(self) -> Params:
+        """Fresh meta-parameters."""
+
+    def path(
+        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
+    ) -> Iterator[Params]:
+        """Adapted values after 0, 1, ... inner steps; the first predicts without having seen a target."""
+
+    def adapt(
+        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
+    ) -> Params:
+        """The last of `path`."""
+
+    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
+        """Predictions `(T, n, *out)`."""
+
+    def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
+        """Mean loss of each task, `(T,)`."""
+
+
+Metrics = dict[str, Tensor]
+# (learner, meta, episode, step, key) -> gradient of the mean query loss by name, figures for the log
+MetaGradient = Callable[[Learner, Params, Episode, int, Tensor | None], tuple[Params, Metrics]]
+
+
+@dataclass(frozen=True, eq=False)
+class GradientLearner:
+    """Adapts by a few steps of an inner rule on the support loss.
+
+    Arguments:
+        network: the model.
+        criterion: the loss, on support and query alike.
+        rule: the inner rule.
+        fast: names of the parameters that adapt.
+        inner_steps: steps taken in training, and at prediction unless told otherwise.
+        metagrad: how the gradient comes back.
+        recipe: see `Learner.recipe`.
+    """
+
+    network: Network
+    criterion: Loss
+    rule: InnerRule
+    fast: tuple[str, ...]
+    inner_steps: int
+    metagrad: MetaGradient
+    recipe: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a negative number of steps."""
+        if self.inner_steps < 0:
+            raise UsageError(f"inner_steps={self.inner_steps}: give 0 or more")
+
+    def init(self) -> Params:
+        """The module's initial parameters and what the inner rule learns."""
+        params = self.network.params()
+        return {**params, **self.rule.meta({name: params[name] for name in self.fast})}
+
+    def path(
+        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
+    ) -> Iterator[Params]:
+        """See `Learner.path`."""
+        for fast in self._trajectory(meta, support, steps, key):
+            yield self._with_statistics(meta, fast, support)
+
+    def adapt(
+        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
+    ) -> Params:
+        """See `Learner.adapt`."""
+        *_, fast = self._trajectory(meta, support, steps, key)
+        return self._with_statistics(meta, fast, support)
+
+    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
+        """See `Learner.predict`."""
+        return self._query(meta, adapted, x, None, key)
+
+    def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
+        """See `Learner.loss`."""
+        return task_losses(self.criterion, self._query(meta, adapted, batch.x, batch.weight, key), batch)
+
+    def _query(self, meta: Params, adapted: Params, x: Any, weight: Tensor | None, key: Tensor | None) -> Any:
+        prediction, _ = self.network(
+            meta,
+            adapted,
+            x,
+            weight=weight,
+            key=None if key is None else fold(key, _QUERY),
+            given_statistics=self.network.needs_statistics,
+        )
+        return prediction
+
+    def _trajectory(
+        self, meta: Params, support: Batch, steps: int | None, key: Tensor | None
+    ) -> Iterator[Params]:
+        count = support.y.shape[0]
+        fast = {name: meta[name].expand(count, *meta[name].shape) for name in self.fast}
+        state = self.rule.init(fast, meta)
+        yield fast
+        for step in range(self.inner_steps if steps is None else steps):
+            stream = None if key is None else fold(key, step)
+            grads, fast = self._support_gradient(meta, fast, support, stream)
+            fast, state = self.rule.update(grads, state, fast, meta)
+            yield fast
+
+    def _support_gradient(
+        self, meta: Params, fast: Params, support: Batch, key: Tensor | None
+    ) -> tuple[Params, Params]:
+        """Gradient of each task's support loss at `fast`, and `fast` as it was differentiated."""
+        differentiable = torch.is_grad_enabled()
+
+        def leaf(value: Tensor) -> Tensor:
+            connected = differentiable and value.requires_grad
+            return value if connected else value.detach().requires_grad_()
+
+        fast = {name: leaf(value) for name, value in fast.items()}
+        with torch.enable_grad():
+            prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key)
+            losses = task_losses(self.criterion, prediction, support)
+            values = torch.autograd.grad(
+                losses.sum(),
+                list(fast.values()),
+                create_graph=differentiable and not self.rule.first_order,
+                materialize_grads=True,
+                allow_unused=True,
+            )
+        return dict(zip(fast, values, strict=True)), fast
+
+    def _with_statistics(self, meta: Params, fast: Params, support: Batch) -> Params:
+        """Add the support set's BatchNorm statistics, which the query is normalised with."""
+        if not self.network.needs_statistics:
+            return fast
+        if next(tensors(support.x)).shape[1] == 0:
+            raise DataError(
+                "batchnorm='support' normalises with the support set, and this task has no support row: "
+                "give at least one labelled row, or use a model without BatchNorm"
+            )
+        _, statistics = self.network(meta, fast, support.x, weight=support.weight)
+        return {**fast, **statistics}
+
+
+@dataclass(frozen=True, eq=False)
+class HeadLearner:
+    """Adapts by solving a closed-form head on the features of a shared network.
+
+    Arguments:
+        network: module that turns `x` into features `(n, F)`; shared by all tasks.
+        head: the closed form.
+        metagrad: how the gradient comes back.
+        recipe: see `Learner.recipe`.
+    """
+
+    network: Network
+    head: Head
+    metagrad: MetaGradient
+    recipe: Recipe | None = None
+
+    def init(self) -> Params:
+        """The network's initial parameters and the head's."""
+        return {**self.network.params(), **self.head.init()}
+
+    def path(
+        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
+    ) -> Iterator[Params]:
+        """The head before (step 0) and after its solution (step 1)."""
+        statistics, features = self._support_features(meta, support, key)
+        yield {**statistics, **self.head.base(meta, support.y.shape[0])}
+        if steps != 0:
+            yield {**statistics, **self.head.solve(meta, features, support)}
+
+    def adapt(
+        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
+    ) -> Params:
+        """See `Learner.adapt`."""
+        *_, adapted = self.path(meta, support, steps=steps, key=key)
+        return adapted
+
+    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Tensor:
+        """See `Learner.predict`."""
+        return self.head.predict(meta, adapted, self._query_features(meta, adapted, x, None, key))
+
+    def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
+        """See `Learner.loss`."""
+        features = self._query_features(meta, adapted, batch.x, batch.weight, key)
+        return self.head.loss(meta, adapted, features, batch)
+
+    def fit(self, meta: Params, rows: Batch) -> Params | None:
+        """Meta-parameters by direct optimisation where nothing but the head is trained, else `None`.
+
+        Arguments:
+            meta: where to start.
+            rows: all rows of the meta-train tasks, stacked.
+        """
+        if self.network.params():
+            return None
+        features, _ = self.network(meta, {}, rows.x, weight=rows.weight)
+        return {**meta, **self.head.fit(meta, features, rows)}
+
+    def _support_features(self, meta: Params, support: Batch, key: Tensor | None) -> tuple[Params, Tensor]:
+        stream = None if key is None else fold(key, 0)
+        features, statistics = self.network(meta, {}, support.x, weight=support.weight, key=stream)
+        return (statistics if self.network.needs_statistics else {}), features
+
+    def _query_features(
+        self, meta: Params, adapted: Params, x: Any, weight: Tensor | None, key: Tensor | None
+    ) -> Tensor:
+        features: Tensor = self.network(
+            meta,
+            adapted,
+            x,
+            weight=weight,
+            key=None if key is None else fold(key, _QUERY),
+            given_statistics=self.network.needs_statistics,
+        )[0]
+        return features
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A learner with its meta-parameters: what training returns and a model directory holds.
+
+    Arguments:
+        learner: the recipe.
+        meta: the meta-parameters.
+
+    Example:
+        >>> from innerloop.algorithms import mixed
+        >>> learner = mixed(1)
+        >>> model = Model(learner, learner.init())
+        >>> task = model.adapt(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [1.0]]))
+        >>> task(torch.tensor([[2.0]])).shape
+        torch.Size([1, 1])
+    """
+
+    learner: Learner
+    meta: Params
+
+    def adapt(self, x: Any, y: Tensor, *, steps: int | None = None) -> Adapted:
+        """Adapt to one task.
+
+        Arguments:
+            x: support features `(n, *feature)`.
+            y: support targets `(n, *target)`.
+            steps: inner steps; as in training unless given.
+
+        Returns:
+            A callable from query features to predictions; the model itself does not change.
+        """
+        support = self._like(unsqueeze(Batch(x, y)))
+        with torch.no_grad():
+            return Adapted(self, self.learner.adapt(self.meta, support, steps=steps))
+
+    def base(self) -> Adapted:
+        """What predicts without any support row: the meta-parameters as they are."""
+        return Adapted(self, {})
+
+    def to(self, device: torch.device | str) -> Model:
+        """The same model on another device."""
+        return Model(self.learner, {name: value.to(device) for name, value in self.meta.items()})
+
+    def _like(self, tree: Any) -> Any:
+        """Tensors of data on the device and in the precision of the meta-parameters."""
+        reference = next(iter(self.meta.values()))
+
+        def match(t: Tensor) -> Tensor:
+            return t.to(reference.device, reference.dtype if t.is_floating_point() else None)
+
+        return map_tensors(match, tree)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """A model adapted to one task; call it with query features.
+
+    Arguments:
+        model: the model it came from.
+        own: values of this task, with a leading axis of 1; empty for the base.
+    """
+
+    model: Model
+    own: Params
+
+    def __call__(self, x: Any) -> Any:
+        """Predict `(n, *out)` for features `(n, *feature)`: values, or logits of classes."""
+        model = self.model
+        with torch.no_grad():
+            stacked = model._like(map_tensors(lambda t: t.unsqueeze(0), x))
+            own = self.own or next(iter(model.learner.path(model.meta, _no_rows(stacked), steps=0)))
+            return map_tensors(lambda t: t.squeeze(0), model.learner.predict(model.meta, own, stacked))
+
+
+def _no_rows(x: Any) -> Batch:
+    """An empty support set for one task with features like `x`."""
+    empty = map_tensors(lambda t: t[:, :0], x)
+    return Batch(empty, torch.zeros(1, 0))
+
+
+def predict_tasks(
+    model: Model, supports: Sequence[Batch], queries: Sequence[Any], *, at_once: int = 256
+) -> list[Any]:
+    """Adapt to many tasks and predict for their query rows, several tasks at a time.
+
+    Arguments:
+        model: the model.
+        supports: support rows of each task; none of them for the base prediction.
+        queries: query features of each task.
+        at_once: tasks in one stack.
+
+    Returns:
+        Predictions of each task, `(n, *out)`.
+
+    Example:
+        >>> from innerloop.algorithms import mixed
+        >>> learner = mixed(1)
+        >>> model = Model(learner, learner.init())
+        >>> one, two = Batch(torch.zeros(2, 1), torch.ones(2, 1)), Batch(torch.zeros(0, 1), torch.ones(0, 1))
+        >>> [part.shape[0] for part in predict_tasks(model, [one, two], [torch.ones(1, 1), torch.ones(3, 1)])]
+        [1, 3]
+    """
+    found: list[Any] = []
+    for start in range(0, len(supports), at_once):
+        rows = [next(tensors(x)).shape[0] for x in queries[start : start + at_once]]
+        blank = [
+            Batch(x, torch.zeros(n)) for x, n in zip(queries[start : start + at_once], rows, strict=True)
+        ]
+        parts = zip(supports[start : start + at_once], blank, strict=True)
+        episode = model._like(stack([Episode(support, query) for support, query in parts]))
+        with torch.no_grad():
+            adapted = model.learner.adapt(model.meta, episode.support)
+            predictions = model.learner.predict(model.meta, adapted, episode.query.x)
+        for task, n in enumerate(rows):
+            found.append(map_tensors(operator.itemgetter((task, slice(n))), predictions))
+    return found

@@ -1,0 +1,184 @@
+"""Built-in models: modules that know how they were built, so that a model directory can name them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UsageError
+
+P = ParamSpec("P")
+
+MODELS: dict[str, Callable[..., nn.Module]] = {}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def _registered(build: Callable[P, nn.Module]) -> Callable[P, nn.Module]:
+    """Make `build` known by name and let its modules carry `recipe`: name and settings."""
+
+    @functools.wraps(build)
+    def recorded(*args: P.args, **kwargs: P.kwargs) -> nn.Module:
+        module = build(*args, **kwargs)
+        bound = inspect.signature(build).bind(*args, **kwargs)
+        bound.apply_defaults()
+        settings = {k: list(v) if isinstance(v, tuple) else v for k, v in bound.arguments.items()}
+        module.recipe = {"name": build.__name__, "settings": settings}  # type: ignore[assignment]
+        return module
+
+    MODELS[build.__name__] = recorded
+    return recorded
+
+
+def recipe_of(module: nn.Module) -> dict[str, Any] | None:
+    """Name and settings of a built-in model; `None` for any other module."""
+    return getattr(module, "recipe", None)
+
+
+def build(name: str, **settings: Any) -> nn.Module:
+    """Build a model by name.
+
+    Arguments:
+        name: one of `MODELS`.
+        settings: arguments of that model.
+
+    Returns:
+        The module.
+
+    Raises:
+        UsageError: the name or a setting is unknown.
+
+    Example:
+        >>> build("mlp", n_in=2, hidden=[3], n_out=1)[0]
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    if name not in MODELS:
+        raise UsageError(f"model {name!r} is unknown: choose one of {', '.join(MODELS)}")
+    try:
+        inspect.signature(MODELS[name]).bind(**settings)
+    except TypeError as error:
+        raise UsageError(f"model {name!r}: {error}") from None
+    return MODELS[name](**settings)
+
+
+@_registered
+def mlp(
+    n_in: int,
+    hidden: Sequence[int] = (40, 40),
+    n_out: int = 1,
+    *,
+    activation: str = "tanh",
+    output: str | None = None,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Multi-layer perceptron on feature vectors; what is not a vector is flattened by `nn.Flatten` first.
+
+    Arguments:
+        n_in: features `F`.
+        hidden: width of each hidden layer; empty for a linear model.
+        n_out: outputs.
+        activation: `tanh` (smooth, so inner steps behave), `relu`, `silu`, `gelu`, `sigmoid`.
+        output: an activation on the output, `None` for plain values or logits.
+        dropout: share of hidden units set to 0 in training.
+
+    Returns:
+        Module `(n, F) -> (n, n_out)`.
+
+    Raises:
+        UsageError: a width is not positive, or an activation is unknown.
+
+    Example:
+        >>> mlp(10, [16], 2)(torch.zeros(4, 10)).shape
+        torch.Size([4, 2])
+    """
+    widths = [n_in, *hidden, n_out]
+    if any(type(width) is not int or width < 1 for width in widths):
+        raise UsageError(f"mlp: widths {widths} must be positive whole numbers")
+    layers: list[nn.Module] = []
+    for left, right in itertools.pairwise(widths[:-1]):
+        layers += [nn.Linear(left, right), _activation(activation)]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    layers.append(nn.Linear(widths[-2], n_out))
+    if output is not None:
+        layers.append(_activation(output))
+    return nn.Sequential(*layers)
+
+
+@_registered
+def conv4(
+    channels: int = 1,
+    n_out: int = 5,
+    *,
+    size: int = 28,
+    width: int = 64,
+    pool: str = "stride",
+) -> nn.Module:
+    """Four blocks of 3x3 convolution, BatchNorm and ReLU, then a linear layer: the few-shot standard.
+
+    Vinyals et al., 2016, *Matching Networks for One Shot Learning*; with strided convolutions as Finn et al.,
+    2017, use it on Omniglot, with max-pooling as they use it on mini-ImageNet.
+
+    Arguments:
+        channels: image channels.
+        n_out: outputs.
+        size: height and width of the images in pixels.
+        width: channels of each block.
+        pool: `stride` or `max`.
+
+    Returns:
+        Module `(n, channels, size, size) -> (n, n_out)`.
+
+    Raises:
+        UsageError: `pool` is unknown or the images are too small.
+
+    Example:
+        >>> conv4(1, 5)(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 5])
+    """
+    if pool not in ("stride", "max"):
+        raise UsageError(f"pool={pool!r} is unknown: choose stride or max")
+    side = size
+    for _ in range(4):
+        side = (side + 1) // 2 if pool == "stride" else side // 2
+    if side < 1:
+        raise UsageError(f"size={size}: four blocks with pool='max' need images of at least 16 pixels")
+    layers: list[nn.Module] = []
+    for block in range(4):
+        layers += [
+            nn.Conv2d(width if block else channels, width, 3, stride=2 if pool == "stride" else 1, padding=1),
+            nn.BatchNorm2d(width, track_running_stats=False),
+            nn.ReLU(),
+        ]
+        if pool == "max":
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * side * side, n_out))
+
+
+class Polynomial(nn.Module):
+    """The features and, for degree 2, their squares; nothing to train."""
+
+    def __init__(self, degree: int) -> None:
+        super().__init__()
+        self.degree = degree
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, F) -> (n, degree * F)`."""
+        return torch.cat([x**power for power in range(1, self.degree + 1)], -1)
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in ACTIVATIONS:
+        raise UsageError(f"activation {name!r} is unknown: choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
