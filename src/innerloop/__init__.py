@@ -7,18 +7,21 @@ examples, with any `nn.Module`. Names are loaded when first used, so that import
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from . import baselines as baselines
     from . import datasets as datasets
     from . import inner as inner
     from . import models as models
     from . import tasks as tasks
     from .algorithms import fomaml as fomaml
+    from .algorithms import gaussian as gaussian
     from .algorithms import maml as maml
     from .algorithms import mixed as mixed
+    from .algorithms import protonet as protonet
+    from .algorithms import ridge as ridge
     from .checkpoint import load as load
     from .checkpoint import save as save
     from .episodes import Batch as Batch
@@ -29,8 +32,6 @@ if TYPE_CHECKING:
     from .learner import Model as Model
     from .training import Run as Run
     from .training import meta_train as meta_train
-
-__version__ = version("innerloop")
 
 # public name -> the module it lives in; None: the name is a module itself
 _HOME: dict[str, str | None] = {
@@ -44,12 +45,15 @@ _HOME: dict[str, str | None] = {
     "datasets": None,
     "evaluate": "evaluation",
     "fomaml": "algorithms",
+    "gaussian": "algorithms",
     "inner": None,
     "load": "checkpoint",
     "maml": "algorithms",
     "meta_train": "training",
     "mixed": "algorithms",
     "models": None,
+    "protonet": "algorithms",
+    "ridge": "algorithms",
     "save": "checkpoint",
     "tasks": None,
 }
@@ -58,6 +62,11 @@ __all__ = sorted(_HOME)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        # asking the metadata costs more time than the rest of `import innerloop`
+        from importlib.metadata import version
+
+        return version("innerloop")
     if name not in _HOME:
         raise AttributeError(f"module 'innerloop' has no attribute {name!r}")
     home = _HOME[name]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -28,8 +29,10 @@ class Sound(NamedTuple):
     steps: int
 
 
+# a head solves for the weights of all features at once, and more of them cost it little
+_FEATURE_WIDTHS = (64, 64)
 VECTORS = Sound("mlp", 0.05, 5, "tensor", 10.0, 3e-3, 32, 1000)
-IMAGES = Sound("conv4", 0.4, 1, "tensor", 10.0, 3e-3, 16, 300)
+IMAGES = Sound("conv4", 0.4, 3, "tensor", 10.0, 6e-3, 16, 300)
 
 
 def sound_settings(tasks: Tasks) -> Sound:
@@ -59,7 +62,7 @@ def learner_for(
         tasks: what it will learn.
         algorithm: one of `algorithms.ALGORITHMS` or `baselines.BASELINES`.
         model: one of `models.MODELS`; by the shape of the data unless given.
-        hidden: hidden widths of an `mlp`.
+        hidden: hidden widths of an `mlp`; where a head follows, the last one is the number of features.
         width: channels of a `conv4`.
         seed: of the initial parameters.
         settings: of the algorithm; those not given are sound for the shape of the data.
@@ -86,40 +89,80 @@ def learner_for(
     senseless = sorted(name for name in settings if name not in accepted)
     if senseless:
         raise UsageError(f"{senseless[0]} has no meaning for {algorithm}: leave it out")
+    if "kind" in accepted:
+        settings.setdefault("kind", tasks.targets.kind)
     if "module" not in accepted:
-        _require_regression(tasks, algorithm)
+        _require_vectors(tasks, algorithm, classes="kind" in accepted)
         if model or hidden or width:
             raise UsageError(f"{algorithm} has no network: leave model, hidden and width out")
         if "n_support" in accepted:
             settings.setdefault("n_support", tasks.train.support.high)
         return preset(tasks.n_features, tasks.n_outputs, **settings)
+    _fill_in(settings, accepted, tasks, algorithm)
+    ends_in_features = "n_features" in accepted
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        outputs = None if ends_in_features else tasks.n_outputs
+        if "n_context" in accepted:
+            context = settings.setdefault("n_context", accepted["n_context"].default)
+            channels, *rest = tasks.feature_shape
+            tasks = replace(tasks, feature_shape=(channels + context, *rest))
+        module = _module(tasks, model or sound_settings(tasks).model, hidden, width, outputs)
+        if outputs is not None and _numbered_anew(tasks):
+            # a head of zeros has no opinion on numbers that mean another class in every episode
+            nn.init.zeros_(module[-1].weight)  # type: ignore[index]
+            nn.init.zeros_(module[-1].bias)  # type: ignore[index]
+        if ends_in_features:
+            settings["n_features"] = _count_features(module, tasks.feature_shape)
+            settings["n_way" if "n_way" in accepted else "n_outputs"] = tasks.n_outputs
+        return preset(module, **settings)
+
+
+def _fill_in(settings: dict[str, Any], accepted: Collection[str], tasks: Tasks, algorithm: str) -> None:
+    """Settings that were not given and have a sound value for these tasks."""
     sound = sound_settings(tasks)
     for name in ("inner_lr", "inner_steps", "learn_lr", "clip"):
         if name in accepted:
             settings.setdefault(name, getattr(sound, name))
-    settings.setdefault("loss", "mse" if tasks.targets.kind == "regression" else "cross_entropy")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = _module(tasks, model or sound.model, hidden, width)
-    return preset(module, **settings)
+    if "n_way" in accepted and tasks.targets.kind == "regression":
+        raise UsageError(f"{algorithm} predicts classes, and these tasks are regression: choose maml")
+    if "loss" in accepted:
+        settings.setdefault("loss", "mse" if tasks.targets.kind == "regression" else "cross_entropy")
+    elif "kind" not in accepted and tasks.targets.kind == "regression":
+        raise UsageError(f"{algorithm} predicts classes, and these tasks are regression: choose ridge")
 
 
-def _require_regression(tasks: Tasks, algorithm: str) -> None:
-    if tasks.targets.kind != "regression" or len(tasks.feature_shape) != 1:
+def _numbered_anew(tasks: Tasks) -> bool:
+    """Whether each episode numbers its classes anew."""
+    return tasks.targets.kind == "classification" and tasks.train.n_tasks is None
+
+
+def _count_features(module: nn.Module, shape: Sequence[int]) -> int:
+    """Features of a row, by trying two."""
+    with torch.no_grad():
+        return int(module(torch.zeros(2, *shape)).shape[-1])
+
+
+def _require_vectors(tasks: Tasks, algorithm: str, *, classes: bool) -> None:
+    if len(tasks.feature_shape) != 1 or (tasks.targets.kind != "regression" and not classes):
         raise UsageError(
-            f"{algorithm} predicts numbers from feature vectors, and these tasks are "
-            f"{tasks.targets.kind} on rows of shape {tasks.feature_shape}: choose maml"
+            f"{algorithm} predicts {'values or classes' if classes else 'numbers'} from feature vectors, and "
+            f"these tasks are {tasks.targets.kind} on rows of shape {tasks.feature_shape}: choose maml"
         )
 
 
-def _module(tasks: Tasks, model: str, hidden: Sequence[int] | None, width: int | None) -> nn.Module:
-    shape, outputs = tasks.feature_shape, tasks.n_outputs
+def _module(
+    tasks: Tasks, model: str, hidden: Sequence[int] | None, width: int | None, outputs: int | None
+) -> nn.Module:
+    """The network; with `outputs=None` one that ends in features."""
+    shape = tasks.feature_shape
     if model == "mlp":
         if width is not None:
             raise UsageError("width belongs to conv4: an mlp takes hidden widths")
         if len(shape) != 1:
             raise UsageError(f"an mlp takes feature vectors, and these rows have shape {shape}: choose conv4")
-        return models.mlp(shape[0], list(hidden or (40, 40)), outputs)
+        widths = hidden or (_FEATURE_WIDTHS if outputs is None else (40, 40))
+        return models.mlp(shape[0], list(widths), outputs)
     if model == "conv4":
         if hidden is not None:
             raise UsageError("hidden belongs to mlp: a conv4 takes a width")

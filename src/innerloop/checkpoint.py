@@ -22,7 +22,7 @@ from .functional import Params
 from .learner import Adapted, Model
 from .sealed import EXTRA_FILES, SCHEMA_VERSION, parse_json, write_sealed
 from .sources import SupportSize, Targets
-from .stored import TASKS, Stored, describe, differences, frozen, load, outline, own_like, precision
+from .stored import TASKS, Stored, describe, differences, frozen, load, outline, precision
 from .untrusted import require_config
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def save(
         "frozen": frozen(model.learner),
         "schema": None if schema is None else schema.to_config(),
         "splits": splits and {name: list(ids) for name, ids in splits.items()},
-        "support": None if support is None else {"rows": str(support), "per_class": support.per_class},
+        "support": None if support is None else _support(support),
         "targets": None if targets is None else targets._asdict(),
         "settings": dict(settings or {}),
         "data": None if data is None else dict(data),
@@ -163,7 +163,7 @@ def save_adapted(
     if not adapted:
         raise UsageError("there is no adapted task to store: give at least one")
     meta = parent.model.meta
-    expected = outline(own_like(parent.model.learner, meta))
+    expected = outline(parent.model.learner.own_like(meta))
     for task, one in adapted.items():
         if not isinstance(task, str):
             raise UsageError(f"task {task!r} is no text: give ids as text")
@@ -215,6 +215,10 @@ def _write(
     }
     write_sealed(Path(directory), {**content, **extra}, replace=replace)
     return Path(directory)
+
+
+def _support(support: SupportSize) -> dict[str, Any]:
+    return {"rows": str(support), "per_class": support.per_class, "choice": str(support.choice)}
 
 
 def _json(value: Any, *, indent: int | None = None) -> bytes:

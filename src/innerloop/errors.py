@@ -5,11 +5,46 @@ A message names what was found (task, column, row, file or argument, and the val
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
 
 class InnerloopError(Exception):
     """Anything the user can mend; the command prints its message in one line and leaves with `exit_code`."""
 
     exit_code = 1
+
+    def __init__(self, *message: object, **place: str) -> None:
+        """`place` says where the trouble is: `task`, `row`, `column` or `file`, as far as it is known."""
+        super().__init__(*message)
+        self.place = place
+
+
+class Collector:
+    """Collects errors where others raise the first: what checks many columns or files takes one as `guard`.
+
+    Example:
+        >>> guard = Collector()
+        >>> for name in ("a.csv", "b.csv"):
+        ...     with guard():
+        ...         raise DataError(f"{name} is empty", file=name)
+        >>> [error.place["file"] for error in guard.found]
+        ['a.csv', 'b.csv']
+    """
+
+    def __init__(self) -> None:
+        self.found: list[InnerloopError] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Keep an error that is raised inside."""
+        try:
+            yield
+        except InnerloopError as error:
+            self.found.append(error)
+
+
+Guard = Callable[[], AbstractContextManager[None]]
 
 
 class UsageError(InnerloopError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +34,14 @@ class Evaluation:
         targets: what the targets are.
         support: rows of a support set.
         query_variance: variance of the query targets over that of the meta-train targets (regression).
+
+    Example:
+        >>> import innerloop as il
+        >>> tasks = il.tasks.sinusoid(episodes=5)
+        >>> learner = il.mixed(1)
+        >>> found = il.evaluate(il.Model(learner, learner.init()), tasks.test)
+        >>> found.metrics, found.steps, len(found.ids)
+        (('rmse', 'r2', 'error_over_variance', 'loss'), (0, 1), 5)
     """
 
     ids: tuple[str, ...]
@@ -45,7 +54,8 @@ class Evaluation:
     def metric(self, name: str, step: int = -1) -> tuple[float, float, float]:
         """Mean and 95 % interval over tasks of a metric at one of `steps`, by position (default: the last).
 
-        `rmse` and `r2` are computed from the mean squared error and its interval.
+        `rmse` and `r2` are computed from the mean squared error and its interval. What is undefined is NaN:
+        the interval of a single task, `r2` of targets that do not vary.
 
         Raises:
             UsageError: the metric is unknown.
@@ -54,6 +64,8 @@ class Evaluation:
             return tuple(math.sqrt(value) for value in self.metric("squared_error", step))  # type: ignore[return-value]
         if name == "r2":
             mean, low, high = self.metric("error_over_variance", step)
+            if self.query_variance <= 0:
+                return math.nan, math.nan, math.nan  # the targets do not vary
             return tuple(1 - v / self.query_variance for v in (mean, high, low))  # type: ignore[return-value]
         if name not in self.values:
             raise UsageError(f"metric {name!r} is unknown: there are {', '.join(self.metrics)}")
@@ -75,8 +87,12 @@ class Evaluation:
         return replace(self, steps=self.steps[step : step + 1], values=values)
 
     def scores(self, method: str, split: str = "test") -> list[dict[str, Any]]:
-        """Rows of the `--json` schema: one a metric and number of inner steps."""
+        """Rows of the `--json` schema: one a metric and number of inner steps.
+
+        `n_support` is a number, or text such as `1-8` for a range; rows a task, or a class for shots.
+        """
         rows = []
+        support: int | str = str(self.support) if self.support.low < self.support.high else self.support.low
         for position, steps in enumerate(self.steps):
             for name in self.metrics:
                 mean, low, high = self.metric(name, position)
@@ -84,7 +100,7 @@ class Evaluation:
                     {
                         "method": method,
                         "split": split,
-                        "n_support": str(self.support),
+                        "n_support": support,
                         "inner_steps": steps,
                         "metric": name,
                         "mean": mean,
@@ -122,6 +138,8 @@ def evaluate(
         >>> il.evaluate(il.Model(learner, learner.init()), tasks.test).steps
         (0, 1, 2)
     """
+    if steps is not None and steps < 0:
+        raise UsageError(f"steps={steps}: give 0 or more")
     reference = next(iter(model.meta.values()))
     sums: dict[str, dict[str, np.ndarray]] = {}
     counts: dict[str, int] = {}
@@ -231,11 +249,49 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     """
     from scipy.special import stdtrit
 
-    count, mean = len(values), float(np.mean(values))
-    if count < 2:
+    count = len(values)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = float(np.mean(values))
+    if count < 2 or not np.isfinite(values).all():
         return mean, math.nan, math.nan
     half = float(stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(count))
     return mean, mean - half, mean + half
+
+
+def over_folds(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """One evaluation out of those of several folds: every task counts once.
+
+    The folds share most of their meta-train tasks, so the interval speaks of tasks, not of training anew.
+
+    Arguments:
+        evaluations: of one method, each on the meta-test tasks of its fold.
+
+    Raises:
+        DataError: there is none, a task is in two of them, or the numbers of inner steps differ.
+
+    Example:
+        >>> targets, support = Targets("classification", 2), SupportSize(1, 1)
+        >>> a, b = (
+        ...     Evaluation((name,), (0,), {"accuracy": np.array([[v]])}, targets, support)
+        ...     for name, v in (("x", 0.5), ("y", 1.0))
+        ... )
+        >>> over_folds([a, b]).metric("accuracy")[0]
+        0.75
+    """
+    if not evaluations:
+        raise DataError("there is no evaluation to put together: give one of each fold")
+    ids = tuple(name for found in evaluations for name in found.ids)
+    twice = next((name for number, name in enumerate(ids) if name in ids[:number]), None)
+    if twice is not None:
+        raise DataError(f"task {twice!r} is in two evaluations: folds share no task")
+    first = evaluations[0]
+    if any(found.steps != first.steps for found in evaluations):
+        raise DataError("the evaluations have different inner steps: score all folds with the same settings")
+    values = {name: np.concatenate([e.values[name] for e in evaluations]) for name in first.values}
+    spread = float(
+        np.average([e.query_variance for e in evaluations], weights=[len(e.ids) for e in evaluations])
+    )
+    return replace(first, ids=ids, values=values, query_variance=spread)
 
 
 def paired_difference(ours: Evaluation, theirs: Evaluation, metric: str) -> tuple[float, float, float]:

@@ -1,47 +1,43 @@
-"""Frames: reading them from files and other libraries, and looking at their cells value by value.
-
-A message about a cell names its task and its row; rows that were read from a file are named by their line.
-"""
+"""Frames: reading them from files and other libraries; the index of one that was read is the line."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import difflib
-import io
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .errors import DataError, UsageError
-from .files import explained, read_bytes
+from .cells import listed
+from .delimited import SEPARATORS, Piece, parse_pieces, read_existing, read_piece, refuse_name
+from .errors import DataError, Guard
+from .files import explained
 
-# spellings of "no value" in a file; of the task column only the empty cell, because NA is also Namibia
-_GAPS = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "none", "<NA>", "#N/A"]
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-# what a line without values may hold
-_BLANK = " \t\r"
-_TRUTH = {"true": 1.0, "false": 0.0}
+_PARQUET = (".parquet", ".pq")
+TABLES = (".csv", ".tsv", ".txt", *_PARQUET)
 
 
-def read_table(path: str | Path, *, task: str | None = None) -> pd.DataFrame:
-    r"""Read a CSV file; the index of the frame is the line in the file.
+def read_table(path: str | Path, *, task: str | None = None, guard: Guard = nullcontext) -> pd.DataFrame:
+    r"""Read a CSV or Parquet file, or a folder of them; the index of the frame is the line in the file.
+
+    In a folder each file is a task and the name of the file its id, unless the files have the task column.
 
     Arguments:
-        path: the file: UTF-8, one header line, values separated by commas (or by semicolons or tabs, which is
-            recognised and noted).
+        path: the file or folder. Text is UTF-8 with one header line, values separated by commas (or by
+            semicolons or tabs, which is recognised and noted).
         task: the task column; it is read as text, so that ids such as `007` and `NA` stay what they are.
+        guard: what goes around each file of a folder; `check` gives one that collects the errors.
 
     Returns:
-        The frame; `frame.attrs["notes"]` lists what was decided while reading.
+        The frame; `frame.attrs["notes"]` lists what was decided while reading, and
+        `frame.attrs["separator"]` is that of a single file of text.
 
     Raises:
         DataError: the file cannot be read as a table; the message names the file, the line and the fix.
+        UsageError: it is an archive, a pickle or an address.
 
     Example:
         >>> import pathlib, tempfile
@@ -51,167 +47,143 @@ def read_table(path: str | Path, *, task: str | None = None) -> pd.DataFrame:
         ['007', '008']
     """
     path = Path(path)
-    data = _read_bytes(path)
-    separator = _separator(data)
-    header, lines = _records(path, data, separator)
-    try:
-        frame = pd.read_csv(
-            io.BytesIO(data),
-            sep=separator,
-            dtype={task: str} if task in header else None,
-            keep_default_na=False,
-            na_values={name: [""] if name == task else _GAPS for name in header},
-            dtype_backend="numpy_nullable",
-            index_col=False,
-            low_memory=False,
-        )
-    except (pd.errors.ParserError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: not a table that can be read ({error})") from None
-    frame = pd.DataFrame({name: _plain(frame[name]) for name in header})
-    for name in header:
-        if pd.api.types.is_bool_dtype(frame[name].dtype):
-            frame[name] = _written_flags(data, separator, name, frame[name])
-    frame.index = pd.Index(lines if len(lines) == len(frame) else np.arange(2, len(frame) + 2), name="line")
-    noted = () if separator == "," else (f"{path.name} is separated by {_SEPARATORS[separator]}",)
-    frame.attrs["notes"] = noted
+    refuse_name(path)
+    with explained(path, DataError):
+        folder = path.is_dir()
+    if folder:
+        return _read_folder(path, task, guard)
+    if path.suffix.lower() in _PARQUET:
+        return _read_parquet(path)
+    piece = read_piece(path)
+    frame = parse_pieces([piece], task)
+    noted = f"{path.name} is separated by {SEPARATORS[piece.separator]}"
+    frame.attrs["notes"] = () if piece.separator == "," else (noted,)
+    frame.attrs["separator"] = piece.separator
     return frame
 
 
-def _read_bytes(path: Path) -> bytes:
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-        raise UsageError(f"{path}: give a file on this machine; nothing is downloaded")
-    with explained(path, DataError):
-        if path.is_dir():
-            raise DataError(f"{path} is a directory: give one CSV file")
-        if not path.exists():
-            near = close_names(path.name, _names(path.parent))
-            raise DataError(f"{path}: there is no such file{meant(near)}")
-    data = read_bytes(path, error=DataError)
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path} is not UTF-8 (it looks like UTF-16): save it as CSV UTF-8")
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name; hidden files and what systems leave behind are no data.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    with explained(folder, DataError):
+        names = sorted(entry.name for entry in folder.iterdir())
+    left = ("__MACOSX", "Thumbs.db", "desktop.ini")
+    return [folder / name for name in names if not name.startswith(".") and name not in left]
+
+
+def _read_folder(folder: Path, task: str | None, guard: Guard) -> pd.DataFrame:
+    files = [path for path in entries(folder) if path.suffix.lower() in TABLES]
+    if not files:
         raise DataError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 (Latin-1 perhaps): "
-            "save it as CSV UTF-8"
-        ) from None
-    if b"\0" in data:
-        line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise DataError(f"{path}, line {line}: holds a NUL byte, so it is no text file: save it as CSV UTF-8")
-    if not data.strip(f"{_BLANK}\n".encode()):
-        raise DataError(f"{path} is empty: it needs a header line and rows")
-    # inside quotation marks a line break is part of a value
-    return data if b'"' in data else data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [entry.name for entry in folder.iterdir()]
-    except OSError:
-        return []
-
-
-def _separator(data: bytes) -> str:
-    """Comma, unless the first lines only make a table with another one."""
-    text = data[:100_000].decode("utf-8", "ignore")
-    for separator in _SEPARATORS:
-        widths = {len(record) for record in islice(_filled(text, separator), 20)}
-        if len(widths) == 1 and widths != {1}:
-            return separator
-    first = next(_filled(text, "\n"), [""])[0]
-    return max(_SEPARATORS, key=first.count)
-
-
-def _filled(text: str, separator: str) -> Iterator[list[str]]:
-    """Records that are no blank lines, up to the first that cannot be read."""
-    with contextlib.suppress(csv.Error):
-        for record in csv.reader(io.StringIO(text, newline=""), delimiter=separator):
-            if len(record) > 1 or (record and record[0].strip(_BLANK)):
-                yield record
-
-
-def _records(path: Path, data: bytes, separator: str) -> tuple[list[str], np.ndarray]:
-    """Names in the header, and the line in which each row starts; refuses what is no rectangle."""
-    if b'"' in data:
-        lines, widths = _quoted_records(path, data, separator)
+            f"{folder} holds no table: a file a task is needed, {', '.join(TABLES)}", file=str(folder)
+        )
+    stems = Counter(path.stem for path in files)
+    twice = [stem for stem, count in stems.items() if count > 1]
+    if twice:
+        raise DataError(f"{folder}: two files are called {twice[0]!r}, which would be one task: rename one")
+    pieces: list[Piece] = []
+    parts: list[pd.DataFrame] = []
+    for number, path in enumerate(files):
+        with guard():
+            refuse_name(path)
+            if path.suffix.lower() in _PARQUET:
+                part = _read_parquet(path)
+                parts.append(_origin(part, [number] * len(part), files, list(range(len(part))), "row"))
+            else:
+                pieces.append(read_piece(path))
+    number_of = {path: number for number, path in enumerate(files)}
+    for group in _alike(pieces):
+        part = parse_pieces(group, task)
+        owner = np.repeat([number_of[piece.path] for piece in group], [len(piece.lines) for piece in group])
+        lines = np.concatenate([piece.lines for piece in group])
+        parts.append(_origin(part, owner.tolist(), files, lines.tolist(), "line"))
+    if not parts:
+        raise DataError(f"{folder}: no file in it can be read as a table")
+    columns = _common_columns(parts, files, task, guard)
+    frame = pd.concat([part[[*columns, _FILE]] for part in parts if set(columns) <= set(part.columns)])
+    frame = frame.iloc[np.argsort(frame[_FILE].to_numpy(), kind="stable")]
+    stem = np.array([path.stem for path in files], dtype=object)[frame.pop(_FILE).to_numpy()]
+    notes = []
+    name = task or "task"
+    if name not in frame:
+        frame.insert(0, name, stem)
+        notes.append(f"each of the {len(files)} files in {folder.name} is a task, named after the file")
     else:
-        lines, widths = _plain_records(data, separator)
-    header = next(_filled(data.decode("utf-8"), separator))
-    if len(header) == 1:
-        raise DataError(
-            f"{path} has one column, {header[0]!r}: values are separated by commas, semicolons or tabs, "
-            "and a table needs a target and a feature at least"
+        notes.append(
+            f"the {len(files)} files in {folder.name} are one table, as they have the column {name!r}"
         )
-    for number, name in enumerate(header):
-        if not name.strip():
-            raise DataError(
-                f"{path}: column {number + 1} has no name: name it in the header line, or leave it out "
-                "(pandas: to_csv(index=False))"
-            )
-        if name in header[:number]:
-            raise DataError(f"{path}: two columns are called {name!r}: rename one")
-    wrong = np.flatnonzero(widths != len(header))
-    if len(wrong):
-        raise DataError(
-            f"{path}, line {lines[wrong[0]]}: has {widths[wrong[0]]} values, but the header has "
-            f"{len(header)} columns: add or remove the difference, or quote values that hold a separator"
-        )
-    if len(lines) == 1:
-        raise DataError(f"{path} has a header and no row: add rows")
-    return header, lines[1:]
+    others = len(entries(folder)) - len(files)
+    if others:
+        notes.append(f"{others} files or folders in {folder.name} are no tables and were left out")
+    frame.attrs["notes"] = tuple(notes)
+    return frame
 
 
-def _plain_records(data: bytes, separator: str) -> tuple[np.ndarray, np.ndarray]:
-    text = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(text == ord("\n"))
-    if text[-1] != ord("\n"):
-        ends = np.append(ends, len(text))
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    separators = np.flatnonzero(text == ord(separator))
-    widths = np.searchsorted(separators, ends) - np.searchsorted(separators, starts) + 1
-    # only a line without separators can be blank
-    maybe = np.flatnonzero(widths == 1)
-    blank = np.array([not data[starts[i] : ends[i]].strip(_BLANK.encode()) for i in maybe], dtype=bool)
-    kept = np.ones(len(ends), dtype=bool)
-    kept[maybe[blank]] = False
-    return np.flatnonzero(kept) + 1, widths[kept]
+_FILE = "\0file"  # no column of a file can have this name
 
 
-def _quoted_records(path: Path, data: bytes, separator: str) -> tuple[np.ndarray, np.ndarray]:
-    lines, widths = [], []
-    reader = csv.reader(io.StringIO(data.decode("utf-8"), newline=""), delimiter=separator, strict=True)
-    start = 1
+def _origin(
+    frame: pd.DataFrame, owner: Sequence[int], files: Sequence[Path], lines: Sequence[int], word: str
+) -> pd.DataFrame:
+    """The frame with the number of each row's file, and an index that people can follow."""
+    index = [f"{line} of {files[file].name}" for file, line in zip(owner, lines, strict=True)]
+    return frame.assign(**{_FILE: np.array(owner)}).set_axis(pd.Index(index, name=word), axis=0)
+
+
+def _alike(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Groups of files that can be parsed as one: the same header, and no quotation marks."""
+    groups: dict[Any, list[Piece]] = {}
+    for piece in pieces:
+        key = piece.path if b'"' in piece.data else (piece.header, piece.separator)
+        groups.setdefault(key, []).append(piece)
+    return list(groups.values())
+
+
+def _common_columns(
+    parts: Sequence[pd.DataFrame], files: Sequence[Path], task: str | None, guard: Guard
+) -> list[str]:
+    """The columns that most files have; each file that differs is an error."""
+    sets = Counter[tuple[str, ...]]()
+    for part in parts:
+        sets[tuple(sorted(set(part.columns) - {_FILE}))] += int(part[_FILE].nunique())
+    common = max(sets, key=lambda names: sets[names])
+    columns = next(list(part.columns) for part in parts if set(part.columns) == {*common, _FILE})
+    for part in parts:
+        found = set(part.columns) - {_FILE}
+        if found != set(common):
+            with guard():
+                lacks, has = sorted(set(common) - found), sorted(found - set(common))
+                words = [f"lacks {listed(lacks)}"] * bool(lacks)
+                words += [f"has {listed(has)}, which most files lack"] * bool(has)
+                file = files[int(part[_FILE].iloc[0])]
+                raise DataError(
+                    f"{file} {' and '.join(words)}: make the columns equal, or move the file away",
+                    file=str(file),
+                )
+    return [name for name in columns if name != _FILE]
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
     try:
-        for record in reader:
-            if len(record) > 1 or (record and record[0].strip(_BLANK)):
-                lines.append(start)
-                widths.append(len(record))
-            start = reader.line_num + 1
-    except csv.Error as error:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path}: Parquet files need pyarrow: pip install 'innerloop[parquet]'") from None
+    data = read_existing(path)
+    try:
+        frame: pd.DataFrame = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pandas()
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{path}, line {start}: {error}: look for a quotation mark that is not closed"
+            f"{path} cannot be read as Parquet ({first}): write it again", file=str(path)
         ) from None
-    return np.array(lines), np.array(widths)
-
-
-def _plain(column: pd.Series[Any]) -> pd.Series[Any]:
-    """A nullable column as an ordinary one, where it has no gap that an ordinary one could not hold."""
-    if pd.api.types.is_float_dtype(column.dtype):
-        return pd.Series(column.to_numpy(np.float64, na_value=np.nan))
-    if pd.api.types.is_string_dtype(column.dtype) or column.hasnans:
-        return column
-    return pd.Series(column.to_numpy(column.dtype.numpy_dtype))  # type: ignore[union-attr]
-
-
-def _written_flags(data: bytes, separator: str, name: str, flags: pd.Series[Any]) -> pd.Series[Any]:
-    """The column as text unless truth is written `True` and `False`, so that labels come back as written."""
-    written = pd.read_csv(
-        io.BytesIO(data), sep=separator, usecols=[name], dtype=str, keep_default_na=False, na_values=_GAPS
-    )[name]
-    return flags if set(written.dropna().unique()) <= {"True", "False"} else written
+    # an index with a name is a column that somebody set aside
+    named = frame.index.name is not None or frame.index.nlevels > 1
+    frame = frame.reset_index(drop=not named)
+    return as_frame(frame)
 
 
 def as_frame(table: Any, *, task: str | None = None) -> pd.DataFrame:
@@ -242,6 +214,16 @@ def as_frame(table: Any, *, task: str | None = None) -> pd.DataFrame:
         raise DataError("the table has no row: add rows")
     if not all(isinstance(name, str) for name in frame.columns):
         frame = frame.set_axis(names, axis=1)
+    foreign = {
+        name: kind.newbyteorder("=")
+        for name, kind in frame.dtypes.items()
+        if isinstance(kind, np.dtype) and not kind.isnative
+    }
+    # pandas computes with the byte order of the machine only
+    if foreign:
+        frame = frame.assign(
+            **{str(name): frame[name].to_numpy().astype(kind) for name, kind in foreign.items()}
+        )
     return frame
 
 
@@ -260,145 +242,3 @@ def _foreign(table: Any) -> pd.DataFrame:
             f"{type(table).__name__}"
         )
     return frame
-
-
-def task_ids(frame: pd.DataFrame, task: str) -> np.ndarray:
-    """The task of each row as text, `(n,)`; whole numbers stored as floats lose their `.0`.
-
-    Raises:
-        DataError: there is no such column, or a row has no task.
-
-    Example:
-        >>> task_ids(pd.DataFrame({"school": [1.0, 2.0]}), "school").tolist()
-        ['1', '2']
-    """
-    if task not in frame:
-        raise DataError(absent_columns([task], frame))
-    codes, values = distinct(frame[task])
-    gaps = np.flatnonzero(codes < 0)
-    if len(gaps):
-        row = where(frame, gaps[0], None)
-        raise DataError(
-            f"{row}: no task id in column {task!r} ({len(gaps)} such rows): fill it in or remove the row"
-        )
-    whole = [isinstance(value, float) and float(value).is_integer() for value in values]
-    texts = [str(int(v)) if is_whole else str(v) for v, is_whole in zip(values, whole, strict=True)]
-    found: np.ndarray = np.array(texts, dtype=object)[codes]
-    return found
-
-
-def is_number(column: pd.Series[Any]) -> bool:
-    """The column is stored as real numbers."""
-    kind = column.dtype
-    return pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind) and kind.kind != "c"
-
-
-def is_missing(column: pd.Series[Any]) -> np.ndarray:
-    """Gaps, blank text among them."""
-    if is_number(column):
-        return column.isna().to_numpy(dtype=bool)
-    return distinct(column)[0] < 0
-
-
-def distinct(column: pd.Series[Any]) -> tuple[np.ndarray, list[Any]]:
-    """Number of each row's value in a list of different values, -1 for gaps and blank text."""
-    try:
-        codes, found = pd.factorize(column)
-    except TypeError:
-        raise DataError(
-            f"column {column.name!r} holds lists or dicts: one plain value a cell is needed"
-        ) from None
-    values = list(found)
-    full = np.array([not isinstance(value, str) or bool(value.strip()) for value in values], dtype=bool)
-    if full.all():
-        return codes, values
-    # one place more than there are values, so that the code -1 of a gap stays -1
-    renumber = np.append(np.where(full, np.cumsum(full) - 1, -1), -1)
-    return renumber[codes], [value for value, keep in zip(values, full, strict=True) if keep]
-
-
-def refuse_odd(column: pd.Series[Any], values: list[Any]) -> None:
-    """Values are text, numbers or truth values; dates and nested values have no meaning here."""
-    for value in values:
-        if hasattr(value, "isoformat") or isinstance(value, np.datetime64 | np.timedelta64 | pd.Period):
-            raise DataError(
-                f"column {column.name!r} holds dates or times ({value}): turn them into a number first, such "
-                "as days since a start, or leave the column out (ignore)"
-            )
-        if isinstance(value, complex | tuple | frozenset | bytes):
-            raise DataError(
-                f"column {column.name!r} holds {type(value).__name__} values ({value!r}): one number or text "
-                "a cell is needed"
-            )
-
-
-def match_values(column: pd.Series[Any], known: Sequence[str]) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Find values among known texts.
-
-    Returns:
-        Position of each row's value in `known`, -1 where it is not there; the different values of the column
-        as text; which of them each row holds.
-    """
-    codes, values = distinct(column)
-    texts = [str(value) for value in values]
-    exact = {text: number for number, text in enumerate(known)}
-    # a column of whole numbers turns to floats as soon as it has gaps: 1.0 then stands for 1
-    loose = {parse(text): number for number, text in enumerate(known) if parse(text) is not None}
-    found = [exact.get(text, loose.get(parse(text), -1)) for text in texts]
-    return np.array([*found, -1], dtype=np.int64)[codes], texts, codes
-
-
-def parse(value: Any) -> float | None:
-    """The number that a value is or spells; `None` if it is none."""
-    if isinstance(value, bool | np.bool_) or (isinstance(value, str) and "_" in value):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return None if isinstance(value, str) and np.isnan(number) else number
-
-
-def truth(value: Any) -> float | None:
-    """1 and 0 for truth values, however they are written; `None` for what is none."""
-    return _TRUTH.get(str(value).strip().lower(), parse(value))
-
-
-def where(frame: pd.DataFrame, row: int | np.integer[Any], task: str | None) -> str:
-    """The task and the row, the way the user can find them."""
-    place = f"{'line' if frame.index.name == 'line' else 'row'} {frame.index[int(row)]}"
-    if task is None or task not in frame:
-        return place
-    return f"task {str(frame[task].iloc[int(row)])!r}, {place}"
-
-
-def absent_columns(names: Sequence[str], frame: pd.DataFrame) -> str:
-    """The message about columns that are not there, with those that may be meant."""
-    columns = [str(name) for name in frame.columns]
-    lower = {name.strip().lower(): name for name in columns}
-    near = [lower.get(name.strip().lower()) or next(iter(close_names(name, columns)), None) for name in names]
-    what = ", ".join(map(repr, names))
-    return (
-        f"no column {what} in the table{meant([name for name in near if name])}; it has {listed(columns, 12)}"
-    )
-
-
-def close_names(name: str, known: Iterable[str]) -> list[str]:
-    """The known name that looks most like `name`, if one does.
-
-    Example:
-        >>> close_names("shcool", ["school", "exam"])
-        ['school']
-    """
-    return difflib.get_close_matches(name, list(known), 1)
-
-
-def meant(near: Sequence[str]) -> str:
-    """` (did you mean 'a'?)`, or nothing."""
-    return f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """`'a', 'b' and 3 more`."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more

@@ -7,20 +7,24 @@ outside of it: `vmap` around `torch.func.grad` is wrong in second order through 
 
 Two kinds of layers cannot be pure functions of their input and are replaced in the copy: BatchNorm, whose
 statistics become explicit values, and dropout, whose masks come from a counter so that a stack of tasks and a
-loop over them draw the same ones.
+loop over them draw the same ones. Fused kernels without a (right) second derivative are avoided.
 """
 
 from __future__ import annotations
 
 import copy
 import fnmatch
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrizations import _WeightNorm
 
 from .episodes import map_tensors, tensors
 from .errors import UsageError
@@ -78,6 +82,18 @@ def _moments(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     share = share / max(x[0, 0].numel(), 1)
     mean = (x * share).sum(dims, keepdim=True)
     return mean.flatten(), ((x - mean).square() * share).sum(dims)
+
+
+class _PlainWeightNorm(nn.Module):
+    """Weight normalisation by its formula: the second derivative of torch's own kernel is wrong (2.13)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, weight_g: Tensor, weight_v: Tensor) -> Tensor:
+        dims = tuple(d for d in range(weight_v.dim()) if d != self.dim % weight_v.dim() or self.dim == -1)
+        return weight_v * (weight_g / torch.linalg.vector_norm(weight_v, dim=dims, keepdim=True))
 
 
 class _Dropout(nn.Module):
@@ -146,9 +162,12 @@ class Network:
         _known("mapping", mapping, MAPPINGS)
         self.batchnorm, self.mapping = batchnorm, mapping
         self._context = _Context()
+        _refuse_hooks(module)
         self.module = copy.deepcopy(module)
         self.normalizers = _replace_layers(self.module, self._context)
         self.module.eval()
+        # vmap has no rule for fused recurrence: these models run task by task
+        self._recurrent = any(isinstance(layer, nn.RNNBase) for layer in self.module.modules())
         if self.normalizers and batchnorm == "refuse":
             raise UsageError(
                 f"batchnorm='refuse', but the model has BatchNorm at {self.normalizers[0]!r}: "
@@ -164,6 +183,14 @@ class Network:
         """Copies of the trainable parameters, by name."""
         named = self.module.named_parameters()
         return {name: value.detach().clone() for name, value in named if value.requires_grad}
+
+    def statistics_like(self, like: Tensor) -> Params:
+        """Zeros in the shape of the BatchNorm statistics that one task owns, with a leading axis of 1."""
+        if not self.needs_statistics:
+            return {}
+        buffers = dict(self.module.named_buffers())
+        names = [f"{layer}.{kind}" for layer in self.normalizers for kind in ("running_mean", "running_var")]
+        return {name: like.new_zeros(1, *buffers[name].shape) for name in names}
 
     @property
     def needs_statistics(self) -> bool:
@@ -207,13 +234,48 @@ class Network:
             y = functional_call(self.module, values, args, kwargs)
             return y, context.statistics
 
-        if self.mapping == "vmap":
-            axes = (0, 0, None if weight is None else 0, None if key is None else 0)
-            y, statistics = vmap(one_task, in_dims=axes)(mine, x, weight, key)
-        else:
-            y, statistics = _loop(one_task, (mine, x, weight, key))
+        with self._kernels():
+            if self.mapping == "loop" or self._recurrent:
+                y, statistics = _loop(one_task, (mine, x, weight, key))
+            else:
+                y, statistics = self._vmapped(one_task, mine, x, weight, key)
         self._context.weight = self._context.key = None
         return y, statistics
+
+    def _vmapped(
+        self, one_task: Callable[..., Any], mine: Params, x: Any, weight: Tensor | None, key: Tensor | None
+    ) -> Any:
+        axes = (0, 0, None if weight is None else 0, None if key is None else 0)
+        try:
+            return vmap(one_task, in_dims=axes)(mine, x, weight, key)
+        except RuntimeError as error:
+            text = str(error)
+            if "vmap" not in text and "Batching rule" not in text and "functorch" not in text:
+                raise
+            raise UsageError(
+                f"this model cannot be mapped over tasks ({text.splitlines()[0]}): use mapping='loop'"
+            ) from error
+
+    @contextmanager
+    def _kernels(self) -> Iterator[None]:
+        """Kernels that can be differentiated twice in place of fused ones; the caller's choice comes back."""
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with sdpa_kernel(SDPBackend.MATH), self._without_fused_recurrence():
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+    @contextmanager
+    def _without_fused_recurrence(self) -> Iterator[None]:
+        if not self._recurrent:
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the flags warn of hardware that is not there
+            with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+                yield
 
     @property
     def _names(self) -> set[str]:
@@ -248,6 +310,15 @@ def _refilled(tree: Any, values: Iterator[Tensor]) -> Any:
     return map_tensors(lambda _: next(values), tree)
 
 
+def _refuse_hooks(module: nn.Module) -> None:
+    for name, child in module.named_modules():
+        if any(type(hook).__name__ == "WeightNorm" for hook in child._forward_pre_hooks.values()):
+            raise UsageError(
+                f"{name!r} uses the old nn.utils.weight_norm, which keeps its weight in a hook: "
+                "use nn.utils.parametrizations.weight_norm"
+            )
+
+
 def _replace_layers(module: nn.Module, context: _Context) -> list[str]:
     """Swap BatchNorm and dropout for their functional forms; return the names of the BatchNorm layers."""
     normalizers: list[str] = []
@@ -267,6 +338,8 @@ def _replace_layers(module: nn.Module, context: _Context) -> list[str]:
                 )
             channels = isinstance(child, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d))
             replacement = _Dropout(child.p, layer, context, whole_channels=channels)
+        elif isinstance(child, _WeightNorm):
+            replacement = _PlainWeightNorm(child.dim)
         elif getattr(child, "dropout", 0) and isinstance(child, (nn.RNNBase, nn.MultiheadAttention)):
             raise UsageError(
                 f"{name!r} has dropout={child.dropout} inside a fused layer, where tasks cannot have streams "
@@ -306,6 +379,11 @@ def select_names(network: Network, adapt: str | Callable[[str], bool]) -> tuple[
         chosen = names
     elif adapt in ("head", "body"):
         head = names[-1].rpartition(".")[0] if names else ""
+        if not head:
+            raise UsageError(
+                f"adapt={adapt!r} needs layers, and the model's last parameter {names[-1:]} stands in none: "
+                "give a name pattern, such as adapt='w2,b2'"
+            )
         chosen = tuple(n for n in names if (n.rpartition(".")[0] == head) == (adapt == "head"))
     else:
         patterns = [pattern.strip() for pattern in adapt.split(",")]
@@ -315,6 +393,84 @@ def select_names(network: Network, adapt: str | Callable[[str], bool]) -> tuple[
             f"adapt={adapt!r} matches no trainable parameter; there are {', '.join(names) or 'none'}"
         )
     return chosen
+
+
+def lora(rank: int) -> str:
+    """Adapt low-rank additions to every linear and convolution layer, and nothing else: a value of `adapt`.
+
+    Each layer's output gains $B A x$ with $A$ of `rank` rows and $B$ zero at first; the layer itself is
+    meta-trained and shared. Hu et al., 2022, *LoRA: Low-Rank Adaptation of Large Language Models*.
+
+    Arguments:
+        rank: rank of the addition, at least 1.
+
+    Returns:
+        What to pass as `adapt`.
+
+    Raises:
+        UsageError: `rank` is not a positive whole number.
+
+    Example:
+        >>> lora(4)
+        'lora(4)'
+    """
+    if not isinstance(rank, int) or rank < 1:
+        raise UsageError(f"rank={rank!r}: give a positive whole number")
+    return f"lora({rank})"
+
+
+class _LowRank(nn.Module):
+    """A linear or convolution layer and a low-rank addition to it."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, rank: int) -> None:
+        super().__init__()
+        self.layer = layer
+        if isinstance(layer, nn.Linear):
+            self.lora_a: nn.Module = nn.Linear(layer.in_features, rank, bias=False)
+            self.lora_b: nn.Module = nn.Linear(rank, layer.out_features, bias=False)
+        else:
+            if layer.groups != 1 or layer.padding_mode != "zeros":
+                raise UsageError("lora: grouped convolutions and padding modes have no low-rank addition")
+            kind: Any = type(layer)
+            size = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+            self.lora_a = kind(layer.in_channels, rank, *size, bias=False)
+            self.lora_b = kind(rank, layer.out_channels, 1, bias=False)
+        nn.init.zeros_(self.lora_b.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x) + self.lora_b(self.lora_a(x))
+        return out
+
+
+def with_adapters(module: nn.Module, adapt: str) -> tuple[nn.Module, Callable[[str], bool]]:
+    """A copy of the module with low-rank additions, and what adapts in it.
+
+    Arguments:
+        module: any module; it is not changed.
+        adapt: what `lora` returned.
+
+    Raises:
+        UsageError: `adapt` cannot be read, or there is no linear or convolution layer.
+
+    Example:
+        >>> module, adapts = with_adapters(nn.Sequential(nn.Linear(2, 3)), lora(1))
+        >>> [name for name, _ in module.named_parameters() if adapts(name)]
+        ['0.lora_a.weight', '0.lora_b.weight']
+    """
+    try:
+        rank = int(adapt.removeprefix("lora(").removesuffix(")"))
+    except ValueError:
+        raise UsageError(f"adapt={adapt!r}: write lora(4) for additions of rank 4") from None
+    lora(rank)
+    module = copy.deepcopy(module)
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    layers = [(name, layer) for name, layer in module.named_modules() if type(layer) in kinds]
+    if not layers or not layers[0][0]:
+        raise UsageError(f"adapt={adapt!r}: the model has no linear or convolution layer inside a module")
+    for name, layer in layers:
+        parent, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(parent), leaf, _LowRank(layer, rank))
+    return module, lambda name: ".lora_a." in name or ".lora_b." in name
 
 
 def _known(argument: str, value: str, allowed: Iterable[str]) -> None:

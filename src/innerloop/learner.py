@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .episodes import Batch, Episode, map_tensors, stack, tensors, unsqueeze
+from .episodes import Batch, Episode, as_tensors, map_tensors, stack, tensors, unsqueeze
 from .errors import DataError, UsageError
 from .functional import Network, Params, fold
 from .heads import Head
@@ -36,6 +36,13 @@ class Learner(Protocol):
         support, batch: rows of `T` stacked tasks.
         adapted: what `adapt` returned; values with a leading axis `T`.
         key: `(T,)` int64, dropout streams of the tasks; `None` for none (prediction, evaluation).
+
+    Example:
+        >>> from innerloop.algorithms import mixed
+        >>> learner = mixed(1)
+        >>> meta, support = learner.init(), Batch(torch.zeros(4, 2, 1), torch.zeros(4, 2, 1))
+        >>> learner.predict(meta, learner.adapt(meta, support), torch.zeros(4, 7, 1)).shape
+        torch.Size([4, 7, 1])
     """
 
     @property
@@ -59,6 +66,9 @@ class Learner(Protocol):
     ) -> Params:
         """The last of `path`."""
 
+    def own_like(self, meta: Params) -> Params:
+        """Values of the names, shapes and types that one task owns, with a leading axis of 1."""
+
     def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
         """Predictions `(T, n, *out)`."""
 
@@ -67,8 +77,45 @@ class Learner(Protocol):
 
 
 Metrics = dict[str, Tensor]
-# (learner, meta, episode, step, key) -> gradient of the mean query loss by name, figures for the log
-MetaGradient = Callable[[Learner, Params, Episode, int, Tensor | None], tuple[Params, Metrics]]
+
+
+def _nothing_to_check(learner: Learner) -> None:
+    return
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """How the gradient comes back.
+
+    Arguments:
+        name: for messages.
+        compute: (learner, meta, episode, step, key) -> the gradient of every meta-parameter by name, and
+            figures for the log, `losses` `(T,)` among them.
+        check: raises `UsageError` for a learner that would run and train nothing, or wrongly.
+    """
+
+    name: str
+    compute: Callable[[Learner, Params, Episode, int, Tensor | None], tuple[Params, Metrics]]
+    check: Callable[[Learner], None] = _nothing_to_check
+
+    def __call__(
+        self, learner: Learner, meta: Params, episode: Episode, step: int = 0, key: Tensor | None = None
+    ) -> tuple[Params, Metrics]:
+        """The meta-gradient at one meta-update; `key` are the dropout streams of the tasks."""
+        return self.compute(learner, meta, episode, step, key)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Fast weights that do not start at meta-parameters: zeros (CAVIA), prototypes (ProtoMAML).
+
+    Arguments:
+        names: of these fast weights.
+        make: (meta, support) -> their values, with a leading task axis.
+    """
+
+    names: tuple[str, ...]
+    make: Callable[[Params, Batch], Params]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +129,7 @@ class GradientLearner:
         fast: names of the parameters that adapt.
         inner_steps: steps taken in training, and at prediction unless told otherwise.
         metagrad: how the gradient comes back.
+        start: fast weights that start elsewhere than at meta-parameters.
         recipe: see `Learner.recipe`.
     """
 
@@ -91,31 +139,41 @@ class GradientLearner:
     fast: tuple[str, ...]
     inner_steps: int
     metagrad: MetaGradient
+    start: Start | None = None
     recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a negative number of steps."""
+        """Refuse a negative number of steps, and parts that do not go together."""
         if self.inner_steps < 0:
             raise UsageError(f"inner_steps={self.inner_steps}: give 0 or more")
+        self.metagrad.check(self)
 
     def init(self) -> Params:
         """The module's initial parameters and what the inner rule learns."""
         params = self.network.params()
-        return {**params, **self.rule.meta({name: params[name] for name in self.fast})}
+        learned = self.rule.meta({name: params[name] for name in self.fast})
+        started = self.start.names if self.start else ()
+        return {name: value for name, value in params.items() if name not in started} | learned
+
+    def own_like(self, meta: Params) -> Params:
+        """See `Learner.own_like`."""
+        like, params = next(iter(meta.values())), self.network.params()
+        own = {name: like.new_zeros(1, *params[name].shape) for name in self.fast}
+        return {**own, **self.network.statistics_like(like)}
 
     def path(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Iterator[Params]:
         """See `Learner.path`."""
         for fast in self._trajectory(meta, support, steps, key):
-            yield self._with_statistics(meta, fast, support)
+            yield self.with_statistics(meta, fast, support)
 
     def adapt(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Params:
         """See `Learner.adapt`."""
         *_, fast = self._trajectory(meta, support, steps, key)
-        return self._with_statistics(meta, fast, support)
+        return self.with_statistics(meta, fast, support)
 
     def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
         """See `Learner.predict`."""
@@ -140,7 +198,11 @@ class GradientLearner:
         self, meta: Params, support: Batch, steps: int | None, key: Tensor | None
     ) -> Iterator[Params]:
         count = support.y.shape[0]
-        fast = {name: meta[name].expand(count, *meta[name].shape) for name in self.fast}
+        started = self.start.make(meta, support) if self.start else {}
+        fast = {
+            name: started[name] if name in started else meta[name].expand(count, *meta[name].shape)
+            for name in self.fast
+        }
         state = self.rule.init(fast, meta)
         yield fast
         for step in range(self.inner_steps if steps is None else steps):
@@ -161,10 +223,8 @@ class GradientLearner:
 
         fast = {name: leaf(value) for name, value in fast.items()}
         with torch.enable_grad():
-            prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key)
-            losses = task_losses(self.criterion, prediction, support)
             values = torch.autograd.grad(
-                losses.sum(),
+                self.support_losses(meta, fast, support, key=key).sum(),
                 list(fast.values()),
                 create_graph=differentiable and not self.rule.first_order,
                 materialize_grads=True,
@@ -172,17 +232,29 @@ class GradientLearner:
             )
         return dict(zip(fast, values, strict=True)), fast
 
-    def _with_statistics(self, meta: Params, fast: Params, support: Batch) -> Params:
+    def support_losses(
+        self, meta: Params, fast: Params, support: Batch, *, key: Tensor | None = None
+    ) -> Tensor:
+        """What the inner loop descends: the mean support loss of each task, `(T,)`."""
+        prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key)
+        return task_losses(self.criterion, prediction, support)
+
+    def with_statistics(self, meta: Params, fast: Params, support: Batch) -> Params:
         """Add the support set's BatchNorm statistics, which the query is normalised with."""
         if not self.network.needs_statistics:
             return fast
-        if next(tensors(support.x)).shape[1] == 0:
-            raise DataError(
-                "batchnorm='support' normalises with the support set, and this task has no support row: "
-                "give at least one labelled row, or use a model without BatchNorm"
-            )
+        _require_support(support)
         _, statistics = self.network(meta, fast, support.x, weight=support.weight)
         return {**fast, **statistics}
+
+
+def _require_support(support: Batch) -> None:
+    empty = next(tensors(support.x)).shape[1] == 0
+    if empty or (support.weight is not None and not support.weight.sum(1).all()):
+        raise DataError(
+            "batchnorm='support' normalises with the support set, and a task has no support row: "
+            "give it a labelled row, or use a model without BatchNorm"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,9 +273,18 @@ class HeadLearner:
     metagrad: MetaGradient
     recipe: Recipe | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse parts that do not go together."""
+        self.metagrad.check(self)
+
     def init(self) -> Params:
         """The network's initial parameters and the head's."""
         return {**self.network.params(), **self.head.init()}
+
+    def own_like(self, meta: Params) -> Params:
+        """See `Learner.own_like`."""
+        like = next(iter(meta.values()))
+        return {**self.head.base(meta, 1), **self.network.statistics_like(like)}
 
     def path(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
@@ -240,9 +321,12 @@ class HeadLearner:
         if self.network.params():
             return None
         features, _ = self.network(meta, {}, rows.x, weight=rows.weight)
-        return {**meta, **self.head.fit(meta, features, rows)}
+        fitted = self.head.fit(meta, features, rows)
+        return None if fitted is None else {**meta, **fitted}
 
     def _support_features(self, meta: Params, support: Batch, key: Tensor | None) -> tuple[Params, Tensor]:
+        if self.network.needs_statistics:
+            _require_support(support)
         stream = None if key is None else fold(key, 0)
         features, statistics = self.network(meta, {}, support.x, weight=support.weight, key=stream)
         return (statistics if self.network.needs_statistics else {}), features
@@ -285,14 +369,14 @@ class Model:
         """Adapt to one task.
 
         Arguments:
-            x: support features `(n, *feature)`.
+            x: support features `(n, *feature)`, tensors or numpy arrays.
             y: support targets `(n, *target)`.
             steps: inner steps; as in training unless given.
 
         Returns:
             A callable from query features to predictions; the model itself does not change.
         """
-        support = self._like(unsqueeze(Batch(x, y)))
+        support = self._like(unsqueeze(Batch(as_tensors(x), as_tensors(y))))
         with torch.no_grad():
             return Adapted(self, self.learner.adapt(self.meta, support, steps=steps))
 
@@ -330,9 +414,14 @@ class Adapted:
         """Predict `(n, *out)` for features `(n, *feature)`: values, or logits of classes."""
         model = self.model
         with torch.no_grad():
-            stacked = model._like(map_tensors(lambda t: t.unsqueeze(0), x))
+            stacked = model._like(map_tensors(lambda t: t.unsqueeze(0), as_tensors(x)))
             own = self.own or next(iter(model.learner.path(model.meta, _no_rows(stacked), steps=0)))
             return map_tensors(lambda t: t.squeeze(0), model.learner.predict(model.meta, own, stacked))
+
+    def classify(self, x: Any) -> Tensor:
+        """The most likely class number of each row, `(n,)`."""
+        found: Tensor = self(x).argmax(-1)
+        return found
 
 
 def _no_rows(x: Any) -> Batch:

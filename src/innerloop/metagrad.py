@@ -1,16 +1,22 @@
 """Meta-gradients: how the query loss reaches the meta-parameters.
 
-A meta-gradient is the only part that sees the query set in training.
+A meta-gradient is the only part that sees the query set in training: multi-step losses, displacements and
+implicit solves live here. Each refuses, when a learner is made, the parts that would run and train nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from .episodes import Episode
+from .episodes import Episode, join_rows
+from .errors import UsageError
 from .functional import Params
-from .learner import Learner, MetaGradient, Metrics
+from .inner import detached
+from .learner import GradientLearner, Learner, MetaGradient, Metrics
 
 
 def unrolled() -> MetaGradient:
@@ -23,20 +29,332 @@ def unrolled() -> MetaGradient:
         The meta-gradient.
 
     Example:
-        >>> callable(unrolled())
-        True
+        >>> unrolled().name
+        'unrolled'
     """
 
-    def metagrad(
+    def losses(learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None) -> Tensor:
+        adapted = learner.adapt(meta, episode.support, key=key)
+        return learner.loss(meta, adapted, episode.query, key=key)
+
+    return MetaGradient("unrolled", _differentiated(losses))
+
+
+def multi_step(anneal_steps: int) -> MetaGradient:
+    r"""Differentiate a weighted sum of the query losses after every inner step.
+
+    $\frac1T \sum_t \sum_s w_s L^{query}_t(\phi_{t,s})$.
+
+    The weights start equal, $w_s = 1/S$. Over `anneal_steps` meta-updates those of earlier steps fall in
+    proportion, but not below $0.03/S$, and the last one takes what they leave; after that only the last step
+    counts. Antoniou, Edwards & Storkey, 2019, *How to Train Your MAML*, section "Multi-Step Loss Optimization".
+
+    Arguments:
+        anneal_steps: meta-updates until only the last step counts, at least 1.
+
+    Returns:
+        The meta-gradient.
+
+    Raises:
+        UsageError: `anneal_steps` is not positive.
+
+    Example:
+        >>> multi_step(100).name
+        'multi_step'
+    """
+    if anneal_steps < 1:
+        raise UsageError(f"anneal_steps={anneal_steps}: give 1 or more")
+
+    def losses(learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None) -> Tensor:
+        path = list(learner.path(meta, episode.support, key=key))
+        weights = step_weights(len(path) - 1, step / anneal_steps)
+        parts = [
+            weight * learner.loss(meta, adapted, episode.query, key=key)
+            for weight, adapted in zip(weights, path[1:] or path, strict=True)
+            if weight > 0
+        ]
+        return torch.stack(parts).sum(0)
+
+    return MetaGradient("multi_step", _differentiated(losses))
+
+
+def step_weights(steps: int, share: float) -> list[float]:
+    """Weights of the losses after steps 1 to `steps`, `share` of the way through the annealing.
+
+    Example:
+        >>> step_weights(2, 0.0), step_weights(2, 1.0)
+        ([0.5, 0.5], [0.0, 1.0])
+    """
+    if share >= 1 or steps < 2:
+        return [0.0] * (steps - 1) + [1.0]
+    early = max((1 - share) / steps, 0.03 / steps)
+    return [early] * (steps - 1) + [1 - early * (steps - 1)]
+
+
+def annealed(metagrad: MetaGradient, first_order_steps: int) -> MetaGradient:
+    """First order for the first meta-updates, then as given: cheaper and steadier at the start.
+
+    Antoniou, Edwards & Storkey, 2019, *How to Train Your MAML*, section "Derivative-Order Annealing".
+
+    Arguments:
+        metagrad: what to use afterwards.
+        first_order_steps: meta-updates of first order.
+
+    Returns:
+        The wrapped meta-gradient.
+
+    Example:
+        >>> annealed(unrolled(), 50).name
+        'unrolled, first order for 50 steps'
+    """
+
+    def compute(
+        learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
+    ) -> tuple[Params, Metrics]:
+        if step < first_order_steps and isinstance(learner, GradientLearner):
+            learner = replace(learner, rule=detached(learner.rule))
+        return metagrad.compute(learner, meta, episode, step, key)
+
+    def check(learner: Learner) -> None:
+        if not isinstance(learner, GradientLearner):
+            raise UsageError(
+                "annealing the derivative order needs inner gradient steps: this learner has none"
+            )
+        metagrad.check(learner)
+
+    return MetaGradient(f"{metagrad.name}, first order for {first_order_steps} steps", compute, check)
+
+
+def displacement(*, rows: str = "all") -> MetaGradient:
+    r"""Reptile: the mean way back from the adapted to the meta-parameters, $\frac1T\sum_t (\theta - \phi_t)$.
+
+    No derivative of the inner loop is taken. With one step it is the step size times the support gradient.
+    Nichol, Achiam & Schulman, 2018, *On First-Order Meta-Learning Algorithms*.
+
+    Arguments:
+        rows: adapt on `all` rows of the episode, as in the paper, where training draws no query set, or on its
+            `support` rows only.
+
+    Returns:
+        The meta-gradient.
+
+    Raises:
+        UsageError: `rows` is unknown.
+
+    Example:
+        >>> displacement().name
+        'displacement'
+    """
+    if rows not in ("all", "support"):
+        raise UsageError(f"rows={rows!r} is unknown: choose all or support")
+
+    def compute(
+        learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
+    ) -> tuple[Params, Metrics]:
+        meta = {name: value.detach() for name, value in meta.items()}
+        seen = join_rows(episode.support, episode.query) if rows == "all" else episode.support
+        with torch.no_grad():
+            adapted = learner.adapt(meta, seen, key=key)
+            losses = learner.loss(meta, adapted, episode.query, key=key)
+        return {name: (value - adapted[name]).mean(0) for name, value in meta.items()}, {"losses": losses}
+
+    def check(learner: Learner) -> None:
+        _require_all_adapt(learner, "displacement", "the rest would never be trained")
+        _require_nothing_learned(learner, "displacement")
+
+    return MetaGradient("displacement", compute, check)
+
+
+def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> MetaGradient:
+    r"""iMAML: the gradient through the solution of the inner problem, however it was found.
+
+    $\frac1T\sum_t (I + \frac1\lambda H_t)^{-1} \nabla L^{query}_t(\phi_t)$.
+
+    $H_t$ is the Hessian of the support loss at the solution of the proximal inner problem; the system is solved
+    by `cg` (conjugate gradients) or `neumann` ($\sum_k (-H/\lambda)^k$, which needs $\lVert H \rVert < \lambda$).
+    Memory does not grow with the inner steps. The relative residual of the solve is reported as `residual`.
+    Rajeswaran, Finn, Kakade & Levine, 2019, *Meta-Learning with Implicit Gradients*; Lorraine, Vicol & Duvenaud,
+    2020, *Optimizing Millions of Hyperparameters by Implicit Differentiation*.
+
+    Arguments:
+        strength: $\lambda$, that of the inner rule's proximal term.
+        solver: `cg` or `neumann`.
+        iterations: products with the Hessian.
+
+    Returns:
+        The meta-gradient.
+
+    Raises:
+        UsageError: the solver is unknown.
+
+    Example:
+        >>> implicit(1.0).name
+        'implicit'
+    """
+    solvers = {"cg": _conjugate_gradients, "neumann": _neumann}
+    if solver not in solvers:
+        raise UsageError(f"solver={solver!r} is unknown: choose one of {', '.join(solvers)}")
+
+    def compute(
+        learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
+    ) -> tuple[Params, Metrics]:
+        if not isinstance(learner, GradientLearner):
+            raise UsageError("implicit gradients need inner gradient steps: this learner has none")
+        meta = {name: value.detach() for name, value in meta.items()}
+        with torch.no_grad():
+            adapted = learner.adapt(meta, episode.support, key=key)
+        fast = {name: adapted[name].detach().requires_grad_() for name in learner.fast}
+        with torch.enable_grad():
+            complete = learner.with_statistics(meta, fast, episode.support)
+            losses = learner.loss(meta, complete, episode.query, key=key)
+            right = _grad(losses.sum(), fast)
+            support = learner.support_losses(meta, fast, episode.support, key=key)
+            slope = _grad(support.sum(), fast, create_graph=True)
+
+        def system(v: Params) -> Params:
+            product = torch.autograd.grad(
+                list(slope.values()),
+                list(fast.values()),
+                list(v.values()),
+                retain_graph=True,
+                materialize_grads=True,
+                allow_unused=True,
+            )
+            return {name: v[name] + h / strength for name, h in zip(v, product, strict=True)}
+
+        solution = solvers[solver](system, right, iterations)
+        rest = _combine(right, system(solution), -1.0)
+        residual = (_dot(rest, rest) / _dot(right, right).clamp(min=1e-300)).sqrt()
+        grads = {name: solution[name].mean(0) for name in meta}
+        return grads, {"losses": losses.detach(), "residual": residual.detach()}
+
+    def check(learner: Learner) -> None:
+        _require_all_adapt(learner, "implicit", "the rest needs another derivative")
+        _require_nothing_learned(learner, "implicit")
+        found = learner.rule.strength if isinstance(learner, GradientLearner) else 0.0
+        if found != strength:
+            raise UsageError(
+                f"implicit(strength={strength}) with an inner rule whose proximal strength is {found}: the "
+                f"strength must be one value; wrap the rule in proximal(rule, {strength})"
+            )
+
+    return MetaGradient("implicit", compute, check)
+
+
+def _differentiated(
+    losses: Callable[[Learner, Params, Episode, int, Tensor | None], Tensor],
+) -> Callable[[Learner, Params, Episode, int, Tensor | None], tuple[Params, Metrics]]:
+    """The gradient of the mean of `losses` over tasks, by automatic differentiation."""
+
+    def compute(
         learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
     ) -> tuple[Params, Metrics]:
         meta = {name: value.detach().requires_grad_() for name, value in meta.items()}
-        with torch.enable_grad():
-            adapted = learner.adapt(meta, episode.support, key=key)
-            losses = learner.loss(meta, adapted, episode.query, key=key)
-            values = torch.autograd.grad(
-                losses.mean(), list(meta.values()), materialize_grads=True, allow_unused=True
-            )
-        return dict(zip(meta, values, strict=True)), {"losses": losses.detach()}
+        try:
+            with torch.enable_grad():
+                found = losses(learner, meta, episode, step, key)
+                if step == 0:
+                    _require_twice_differentiable(found)
+                grads = _grad(found.mean(), meta)
+        except RuntimeError as error:
+            raise _explained(error) from error
+        return grads, {"losses": found.detach()}
 
-    return metagrad
+    return compute
+
+
+def _require_twice_differentiable(losses: Tensor) -> None:
+    """Find functions marked `once_differentiable`: autograd drops their second derivative without a word."""
+    stack, seen = [losses.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::Error":
+            raise UsageError(
+                "a function of the model is marked once_differentiable and cannot be differentiated twice: "
+                "use fomaml or reptile, or a function without the mark"
+            )
+        stack.extend(following for following, _ in node.next_functions)
+
+
+def _explained(error: RuntimeError) -> Exception:
+    """Name the operator that has no second derivative, and the way out."""
+    text = str(error)
+    if "derivative for" not in text and "double backward" not in text and "differentiate twice" not in text:
+        return error
+    return UsageError(
+        f"an operator of the model cannot be differentiated twice ({text.splitlines()[0]}): "
+        "use fomaml, reptile or a model without it"
+    )
+
+
+def _grad(value: Tensor, params: Params, *, create_graph: bool = False) -> Params:
+    found = torch.autograd.grad(
+        value, list(params.values()), create_graph=create_graph, materialize_grads=True, allow_unused=True
+    )
+    return dict(zip(params, found, strict=True))
+
+
+def _require_all_adapt(learner: Learner, name: str, why: str) -> None:
+    if not isinstance(learner, GradientLearner):
+        raise UsageError(f"{name} needs inner gradient steps: this learner has none")
+    rest = [param for param in learner.network.params() if param not in learner.fast]
+    if rest or learner.start is not None:
+        what = repr(rest[0]) if rest else "its start"
+        raise UsageError(
+            f"{name} with a learner that adapts only a part of the model ({what} is left): {why}"
+        )
+
+
+def _require_nothing_learned(learner: Learner, name: str) -> None:
+    learned = [key for key in learner.init() if key.startswith("inner/")]
+    if learned:
+        raise UsageError(f"{name} gives no gradient to {learned[0]!r}: use a rule that learns nothing")
+
+
+def _dot(one: Params, other: Params) -> Tensor:
+    """Inner product of each task, `(T,)`."""
+    return torch.stack([(one[name] * other[name]).flatten(1).sum(1) for name in one]).sum(0)
+
+
+def _combine(one: Params, other: Params, scale: Tensor | float) -> Params:
+    """`one + scale * other`, the scale a number or one a task."""
+
+    def spread(value: Tensor) -> Tensor | float:
+        return scale.reshape(-1, *(1 for _ in value.shape[1:])) if isinstance(scale, Tensor) else scale
+
+    return {name: value + spread(value) * other[name] for name, value in one.items()}
+
+
+_System = Callable[[Params], Params]
+
+
+def _conjugate_gradients(system: _System, right: Params, iterations: int) -> Params:
+    """Solve each task's symmetric system; a task that has converged stays where it is."""
+    solution = {name: torch.zeros_like(value) for name, value in right.items()}
+    rest, direction = right, right
+    square = _dot(rest, rest)
+    for _ in range(iterations):
+        product = system(direction)
+        curvature = _dot(direction, product)
+        done = (square == 0) | (curvature == 0)
+        length = torch.where(done, 0.0, square / torch.where(done, 1.0, curvature))
+        solution = _combine(solution, direction, length)
+        rest = _combine(rest, product, -length)
+        following = _dot(rest, rest)
+        direction = _combine(
+            rest, direction, torch.where(done, 0.0, following / torch.where(done, 1.0, square))
+        )
+        square = following
+    return solution
+
+
+def _neumann(system: _System, right: Params, iterations: int) -> Params:
+    """The truncated series of the inverse."""
+    solution, term = right, right
+    for _ in range(iterations):
+        term = _combine(term, system(term), -1.0)
+        solution = _combine(solution, term, 1.0)
+    return solution

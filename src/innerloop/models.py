@@ -76,7 +76,7 @@ def build(name: str, **settings: Any) -> nn.Module:
 def mlp(
     n_in: int,
     hidden: Sequence[int] = (40, 40),
-    n_out: int = 1,
+    n_out: int | None = 1,
     *,
     activation: str = "tanh",
     output: str | None = None,
@@ -87,30 +87,33 @@ def mlp(
     Arguments:
         n_in: features `F`.
         hidden: width of each hidden layer; empty for a linear model.
-        n_out: outputs.
+        n_out: outputs; `None` ends with the last hidden layer: features for a head.
         activation: `tanh` (smooth, so inner steps behave), `relu`, `silu`, `gelu`, `sigmoid`.
         output: an activation on the output, `None` for plain values or logits.
         dropout: share of hidden units set to 0 in training.
 
     Returns:
-        Module `(n, F) -> (n, n_out)`.
+        Module `(n, F) -> (n, n_out)`, or `(n, hidden[-1])`.
 
     Raises:
-        UsageError: a width is not positive, or an activation is unknown.
+        UsageError: a width is not positive, an activation is unknown, or there is no layer to end with.
 
     Example:
         >>> mlp(10, [16], 2)(torch.zeros(4, 10)).shape
         torch.Size([4, 2])
     """
-    widths = [n_in, *hidden, n_out]
+    widths = [n_in, *hidden, *([] if n_out is None else [n_out])]
+    if n_out is None and (output is not None or not hidden):
+        raise UsageError("mlp: n_out=None ends with the last hidden layer: give hidden widths and no output")
     if any(type(width) is not int or width < 1 for width in widths):
         raise UsageError(f"mlp: widths {widths} must be positive whole numbers")
     layers: list[nn.Module] = []
-    for left, right in itertools.pairwise(widths[:-1]):
+    for left, right in itertools.pairwise([n_in, *hidden]):
         layers += [nn.Linear(left, right), _activation(activation)]
         if dropout:
             layers.append(nn.Dropout(dropout))
-    layers.append(nn.Linear(widths[-2], n_out))
+    if n_out is not None:
+        layers.append(nn.Linear(widths[-2], n_out))
     if output is not None:
         layers.append(_activation(output))
     return nn.Sequential(*layers)
@@ -119,7 +122,7 @@ def mlp(
 @_registered
 def conv4(
     channels: int = 1,
-    n_out: int = 5,
+    n_out: int | None = 5,
     *,
     size: int = 28,
     width: int = 64,
@@ -132,13 +135,13 @@ def conv4(
 
     Arguments:
         channels: image channels.
-        n_out: outputs.
+        n_out: outputs; `None` leaves the linear layer out: features for a head.
         size: height and width of the images in pixels.
         width: channels of each block.
         pool: `stride` or `max`.
 
     Returns:
-        Module `(n, channels, size, size) -> (n, n_out)`.
+        Module `(n, channels, size, size) -> (n, n_out)`, or `(n, F)`.
 
     Raises:
         UsageError: `pool` is unknown or the images are too small.
@@ -163,7 +166,10 @@ def conv4(
         ]
         if pool == "max":
             layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * side * side, n_out))
+    layers.append(nn.Flatten())
+    if n_out is not None:
+        layers.append(nn.Linear(width * side * side, n_out))
+    return nn.Sequential(*layers)
 
 
 class Polynomial(nn.Module):
@@ -182,3 +188,33 @@ def _activation(name: str) -> nn.Module:
     if name not in ACTIVATIONS:
         raise UsageError(f"activation {name!r} is unknown: choose one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]()
+
+
+class Contextual(nn.Module):
+    """A module whose input is widened by a context vector: more features, or more image channels."""
+
+    def __init__(self, module: nn.Module, n_context: int) -> None:
+        super().__init__()
+        self.module = module
+        self.context = nn.Parameter(torch.zeros(n_context))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, F, ...) -> module(n, F + n_context, ...)`."""
+        shape = (x.shape[0], len(self.context), *x.shape[2:])
+        context = self.context.reshape(1, -1, *(1 for _ in x.shape[2:])).expand(shape)
+        out: Tensor = self.module(torch.cat([x, context], 1))
+        return out
+
+
+class BodyHead(nn.Module):
+    """A feature extractor `body` and a linear `head` on its features."""
+
+    def __init__(self, body: nn.Module, n_features: int, n_out: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(n_features, n_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, *feature) -> (n, n_out)`."""
+        out: Tensor = self.head(self.body(x))
+        return out

@@ -6,7 +6,8 @@ directory holds it as JSON and applies it unchanged to rows nobody has seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,54 +15,35 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from .errors import DataError, ModelFileError, UsageError
-from .frames import (
+from .cells import (
     absent_columns,
     distinct,
     is_missing,
     is_number,
     listed,
     match_values,
-    parse,
-    read_table,
+    place,
     refuse_odd,
-    truth,
+    sorted_labels,
+    task_ids,
     where,
 )
+from .columns import (
+    Column,
+    as_float32,
+    constant_in_tasks,
+    encode_column,
+    fit_column,
+    moments,
+    numbers,
+    refuse_stray_text,
+)
+from .errors import DataError, Guard, ModelFileError, UsageError
 from .sources import Targets
 
-__all__ = ["KINDS", "Column", "Schema", "labels", "read_table", "target_kind"]
+__all__ = ["KINDS", "Column", "Schema", "target_kind"]
 
 KINDS = ("regression", "classification")
-
-_MAX_LEVELS = 100
-
-
-@dataclass(frozen=True)
-class Column:
-    """What one column of features means.
-
-    Arguments:
-        name: its name.
-        kind: `number` (standardised), `flag` (0 or 1) or `category` (one column a level, 0 in all
-            for a level that meta-train does not have).
-        mean: mean over meta-train; a gap is filled with it.
-        scale: standard deviation over meta-train, 1 for a constant column.
-        levels: of a category.
-        missing: meta-train has gaps, so an indicator column follows.
-    """
-
-    name: str
-    kind: str
-    mean: float = 0.0
-    scale: float = 1.0
-    levels: tuple[str, ...] = ()
-    missing: bool = False
-
-    @property
-    def width(self) -> int:
-        """Features it becomes."""
-        return len(self.levels) if self.kind == "category" else 1 + self.missing
 
 
 @dataclass(frozen=True)
@@ -76,6 +58,7 @@ class Schema:
         classes: labels as text; class number `i` is `classes[i]`.
         target_mean: of meta-train (regression).
         target_scale: standard deviation of the meta-train targets (regression).
+        more_targets: further target columns (regression), each with its mean and scale.
 
     Example:
         >>> frame = pd.DataFrame({"site": list("aabb"), "dose": [1, 2, 3, 4], "risk": [0.1, 0.2, 0.4, 0.9]})
@@ -93,31 +76,37 @@ class Schema:
     classes: tuple[str, ...] = ()
     target_mean: float = 0.0
     target_scale: float = 1.0
+    more_targets: tuple[Column, ...] = ()
 
     @staticmethod
     def fit(
         frame: pd.DataFrame,
         *,
         task: str | None,
-        target: str,
+        target: str | Sequence[str],
         features: Sequence[str] | None = None,
         ignore: Sequence[str] = (),
         kind: str | None = None,
         categorical: Sequence[str] = (),
         classes: Sequence[str] | None = None,
+        date_format: Sequence[str] = (),
+        guard: Guard = nullcontext,
     ) -> Schema:
         """Find out what the columns mean.
 
         Arguments:
             frame: meta-train rows.
             task: the task column, or `None`.
-            target: the target column; rows without a target count for the features only.
+            target: the target column, or several for regression; rows without a target count for the features
+                only.
             features: columns to use; all but task and target unless given.
             ignore: columns not to use.
             kind: `regression` or `classification`; found out unless given: text, truth values or exactly two
                 values are classes, other numbers are not.
             categorical: columns whose values are names, numbers among them too.
             classes: labels, where more are known than these rows hold.
+            date_format: formats of dates, as `strptime` has them.
+            guard: what goes around each column; `check` gives one that collects the errors.
 
         Returns:
             The schema.
@@ -126,28 +115,31 @@ class Schema:
             DataError: a column is missing or holds what it cannot hold.
             UsageError: an argument has no meaning.
         """
-        used = _choose(
-            frame, task=task, target=target, features=features, ignore=ignore, categorical=categorical
+        names = target_names(target)
+        used = choose(
+            frame, task=task, target=names, features=features, ignore=ignore, categorical=categorical
         )
-        columns = tuple(_fit_column(frame, name, task, name in categorical) for name in used)
+        codes = None if task is None else _task_codes(frame, task)
+        columns: list[Column] = []
+        for name in used:
+            with guard():
+                column = fit_column(
+                    frame, name, task=task, categorical=name in categorical, date_format=date_format
+                )
+                same = codes is not None and constant_in_tasks(frame, name, codes)
+                columns.append(replace(column, constant_in_task=same))
         kind = target_kind(frame, target, kind, task=task)
         if kind == "classification":
-            known = tuple(classes if classes is not None else labels(frame, target))
+            known = tuple(classes if classes is not None else sorted_labels(frame[names[0]]))
             if len(known) < 2:
                 found = repr(known[0]) if known else "none"
-                raise DataError(f"target {target!r} has one class or none ({found}): two or more are needed")
-            return Schema(task, target, kind, columns, known)
-        values = _numbers(frame, target, task)
-        values = values[~np.isnan(values)]
-        if not len(values):
-            raise DataError(f"target {target!r} has no value: give rows with a target")
-        mean, scale = _moments(values)
-        if scale == 0.0:
-            raise DataError(
-                f"target {target!r} is {values[0]:g} in every meta-train row: there is nothing to learn; "
-                "name another target"
-            )
-        return Schema(task, target, kind, columns, (), mean, scale)
+                raise DataError(
+                    f"target {names[0]!r} has one class or none ({found}): two or more are needed",
+                    column=names[0],
+                )
+            return Schema(task, names[0], kind, tuple(columns), known)
+        first, *more = (_fit_target(frame, name, task) for name in names)
+        return Schema(task, first.name, kind, tuple(columns), (), first.mean, first.scale, tuple(more))
 
     @property
     def n_features(self) -> int:
@@ -157,24 +149,45 @@ class Schema:
     @property
     def n_outputs(self) -> int:
         """Outputs a model needs."""
-        return len(self.classes) if self.kind == "classification" else 1
+        return len(self.classes) if self.kind == "classification" else len(self.target_columns)
+
+    @property
+    def target_columns(self) -> tuple[Column, ...]:
+        """Every target with its mean and scale; one for classification."""
+        return (Column(self.target, "number", self.target_mean, self.target_scale), *self.more_targets)
 
     @property
     def targets(self) -> Targets:
         """What the encoded targets are."""
         if self.kind == "classification":
             return Targets(self.kind, self.n_outputs)
-        return Targets(self.kind, 1, (self.target_scale,), (1.0,))
+        scales = tuple(column.scale for column in self.target_columns)
+        return Targets(self.kind, len(scales), scales, (1.0,) * len(scales))
+
+    @property
+    def task_columns(self) -> tuple[str, ...]:
+        """Names of the columns that are constant within every task."""
+        return tuple(column.name for column in self.columns if column.constant_in_task)
 
     def labelled(self, frame: pd.DataFrame) -> np.ndarray:
-        """Rows with a target, `(n,)` bool; none where the frame has no such column."""
-        if self.target not in frame:
+        """Rows with every target, `(n,)` bool; none where the frame lacks such a column."""
+        names = [column.name for column in self.target_columns]
+        if any(name not in frame for name in names):
             return np.zeros(len(frame), dtype=bool)
-        return ~is_missing(frame[self.target])
+        return labelled_rows(frame, names)
 
     def gaps(self, frame: pd.DataFrame) -> dict[str, int]:
         """Columns that are complete in meta-train but not here, and how many gaps `encode` fills."""
         counts = {c.name: int(is_missing(frame[c.name]).sum()) for c in self.columns if not c.missing}
+        return {name: count for name, count in counts.items() if count}
+
+    def unseen(self, frame: pd.DataFrame) -> dict[str, int]:
+        """Columns with categories that meta-train does not have, and in how many rows."""
+        counts = {}
+        for column in self.columns:
+            if column.kind == "category":
+                found, _, codes = match_values(frame[column.name], column.levels)
+                counts[column.name] = int(((found < 0) & (codes >= 0)).sum())
         return {name: count for name, count in counts.items() if count}
 
     def encode(self, frame: pd.DataFrame) -> np.ndarray:
@@ -193,11 +206,11 @@ class Schema:
         if absent:
             raise DataError(absent_columns(absent, frame))
         out = np.empty((len(frame), self.n_features), dtype=np.float32)
-        place = 0
+        at = 0
         for column in self.columns:
-            for values in _encode_column(frame, column, self.task):
-                out[:, place] = values
-                place += 1
+            for values in encode_column(frame, column, self.task):
+                out[:, at] = values
+                at += 1
         return out
 
     def encode_target(self, frame: pd.DataFrame) -> np.ndarray:
@@ -207,46 +220,57 @@ class Schema:
             frame: `n` rows, each with a target.
 
         Returns:
-            `(n, 1)` float32, standardised, for regression; `(n,)` int64 class numbers for classification.
+            `(n, C)` float32, standardised, for regression; `(n,)` int64 class numbers for classification.
 
         Raises:
             DataError: a target is missing, not a number, or a class that meta-train does not have.
         """
-        if self.target not in frame:
-            raise DataError(absent_columns([self.target], frame))
-        gaps = np.flatnonzero(is_missing(frame[self.target]))
-        if len(gaps):
-            raise DataError(f"{where(frame, gaps[0], self.task)}: no value in target {self.target!r}")
+        for column in self.target_columns:
+            if column.name not in frame:
+                raise DataError(absent_columns([column.name], frame))
+            gaps = np.flatnonzero(is_missing(frame[column.name]))
+            if len(gaps):
+                raise DataError(
+                    f"{where(frame, gaps[0], self.task)}: no value in target {column.name!r}",
+                    **place(frame, gaps[0], self.task, column.name),
+                )
         if self.kind == "regression":
-            values = _numbers(frame, self.target, self.task)
-            return _float32((values - self.target_mean) / self.target_scale, frame, self.target, self.task)[
-                :, None
-            ]
-        numbers, texts, codes = match_values(frame[self.target], self.classes)
-        bad = np.flatnonzero(numbers < 0)
+            return np.stack([self._standardised(frame, column) for column in self.target_columns], axis=1)
+        found, texts, codes = match_values(frame[self.target], self.classes)
+        bad = np.flatnonzero(found < 0)
         if len(bad):
-            place, label = where(frame, bad[0], self.task), texts[codes[bad[0]]]
             raise DataError(
-                f"{place}: class {label!r} of target {self.target!r} is none of {listed(self.classes)}: "
-                "correct it, or train on tasks that have it"
+                f"{where(frame, bad[0], self.task)}: class {texts[codes[bad[0]]]!r} of target "
+                f"{self.target!r} is none of {listed(self.classes)}: correct it, or train on tasks with it",
+                **place(frame, bad[0], self.task, self.target),
             )
-        return numbers
+        return found
+
+    def _standardised(self, frame: pd.DataFrame, column: Column) -> np.ndarray:
+        values = (numbers(frame, column.name, self.task) - column.mean) / column.scale
+        return as_float32(values, frame, column.name, self.task)
 
     def decode(self, prediction: Tensor | np.ndarray) -> dict[str, np.ndarray]:
         """Predictions as columns of a table.
 
         Arguments:
-            prediction: `(n, 1)` standardised values, or `(n, C)` logits.
+            prediction: `(n, C)` standardised values, or `(n, C)` logits.
 
         Returns:
-            `prediction` in natural units; or `prediction` as label text, and `probability_<class>` for each.
+            `prediction` in natural units, or `prediction_<target>` for each of several; or `prediction`
+            as label text, and `probability_<class>` for each.
         """
         values = prediction.detach().cpu().numpy() if isinstance(prediction, Tensor) else prediction
         values = np.asarray(values, dtype=np.float64)
         if values.ndim != 2 or values.shape[1] != self.n_outputs:
             raise DataError(f"predictions have shape {values.shape}, expected (rows, {self.n_outputs})")
         if self.kind == "regression":
-            return {"prediction": values[:, 0] * self.target_scale + self.target_mean}
+            return {
+                f"prediction_{column.name}" if self.more_targets else "prediction": values[:, number]
+                * column.scale
+                + column.mean
+                for number, column in enumerate(self.target_columns)
+            }
         shares = np.exp(values - values.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
         names = np.array(self.classes, dtype=object)
@@ -269,17 +293,42 @@ class Schema:
             ModelFileError: the data is not a schema.
         """
         try:
-            columns = tuple(Column(**{**c, "levels": tuple(c["levels"])}) for c in config["columns"])
-            return Schema(**{**config, "columns": columns, "classes": tuple(config["classes"])})
+            lists = {
+                "columns": tuple(_column(entry) for entry in config["columns"]),
+                "classes": tuple(config["classes"]),
+                "more_targets": tuple(_column(entry) for entry in config.get("more_targets", ())),
+            }
+            return Schema(**{**config, **lists})
         except (KeyError, TypeError) as error:
             raise ModelFileError(f"the stored schema is damaged: {error}") from None
 
 
-def target_kind(frame: pd.DataFrame, target: str, kind: str | None = None, *, task: str | None = None) -> str:
+def _column(config: dict[str, Any]) -> Column:
+    return Column(
+        **{**config, "levels": tuple(config["levels"]), "formats": tuple(config.get("formats", ()))}
+    )
+
+
+def target_names(target: str | Sequence[str]) -> list[str]:
+    """One target or several as a list."""
+    return [target] if isinstance(target, str) else list(target)
+
+
+def labelled_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """Rows in which no target is missing, `(n,)` bool."""
+    found: np.ndarray = ~np.any([is_missing(frame[name]) for name in names], axis=0)
+    return found
+
+
+def target_kind(
+    frame: pd.DataFrame, target: str | Sequence[str], kind: str | None = None, *, task: str | None = None
+) -> str:
     """`kind` if given; else text, truth values or exactly two values are classes, other numbers are not.
 
+    Several targets are regression.
+
     Raises:
-        UsageError: the kind is unknown.
+        UsageError: the kind is unknown, or is classification of several targets.
         DataError: the target column is missing, or holds dates, nested values or numbers with some text.
 
     Example:
@@ -288,48 +337,36 @@ def target_kind(frame: pd.DataFrame, target: str, kind: str | None = None, *, ta
     """
     if kind is not None and kind not in KINDS:
         raise UsageError(f"kind={kind!r} is unknown: choose one of {', '.join(KINDS)}")
-    if target not in frame:
-        raise DataError(absent_columns([target], frame))
-    if kind is not None:
-        return kind
-    column = frame[target]
+    names = target_names(target)
+    absent = [name for name in names if name not in frame]
+    if absent:
+        raise DataError(absent_columns(absent, frame))
+    if len(names) > 1 and kind == "classification":
+        raise UsageError(f"several targets ({listed(names)}) are numbers, not classes: give one target")
+    if kind is not None or len(names) > 1:
+        return kind or "regression"
+    column = frame[names[0]]
     if is_number(column):
         return "classification" if column.nunique() == 2 else "regression"
     _, values = distinct(column)
     refuse_odd(column, values)
-    _refuse_stray_text(frame, target, task)
-    numbers = [value for value in values if not isinstance(value, str | bool | np.bool_)]
-    return "regression" if len(numbers) == len(values) > 2 else "classification"
+    refuse_stray_text(frame, names[0], task)
+    plain = [value for value in values if not isinstance(value, str | bool | np.bool_)]
+    return "regression" if len(plain) == len(values) > 2 else "classification"
 
 
-def labels(frame: pd.DataFrame, target: str) -> tuple[str, ...]:
-    """Classes of a column as text: numbers in their order, other labels in alphabetical order.
-
-    Example:
-        >>> labels(pd.DataFrame({"y": [10, 9, 10]}), "y")
-        ('9', '10')
-    """
-    _, values = distinct(frame[target])
-    refuse_odd(frame[target], values)
-    texts = {str(value) for value in values}
-    numeric = {text: parse(text) for text in texts}
-    if all(number is not None for number in numeric.values()):
-        return tuple(sorted(texts, key=lambda text: (numeric[text], text)))
-    return tuple(sorted(texts))
-
-
-def _choose(
+def choose(
     frame: pd.DataFrame,
     *,
     task: str | None,
-    target: str,
+    target: Sequence[str],
     features: Sequence[str] | None,
     ignore: Sequence[str],
     categorical: Sequence[str],
 ) -> list[str]:
     """Names of the feature columns."""
-    special = [target] if task is None else [task, target]
-    if task == target:
+    special = [*target] if task is None else [task, *target]
+    if task in target:
         raise UsageError(f"{task!r} is named as task and as target: they are two columns")
     named = [*special, *(features or ()), *ignore, *categorical]
     absent = [name for name in dict.fromkeys(named) if name not in frame]
@@ -338,7 +375,7 @@ def _choose(
     clash = [name for name in features or () if name in special]
     if clash:
         raise UsageError(
-            f"{clash[0]!r} is the {'target' if clash[0] == target else 'task'}, so it is no feature"
+            f"{clash[0]!r} is the {'target' if clash[0] in target else 'task'}, so it is no feature"
         )
     used = [
         name for name in (frame.columns if features is None else features) if name not in {*special, *ignore}
@@ -348,120 +385,23 @@ def _choose(
     return list(dict.fromkeys(used))
 
 
-def _fit_column(frame: pd.DataFrame, name: str, task: str | None, categorical: bool) -> Column:
-    column = frame[name]
-    kind = (
-        "category"
-        if categorical or isinstance(column.dtype, pd.CategoricalDtype)
-        else _kind(frame, name, task)
-    )
-    if kind == "category":
-        levels = labels(frame, name)
-        if len(levels) > _MAX_LEVELS and not categorical:
-            raise DataError(
-                f"column {name!r} is text with {len(levels)} different values ({listed(levels, 3)}): leave "
-                "it out (ignore), or name it as categorical if each value really is a category"
-            )
-        return Column(name, kind, levels=levels)
-    values = _numbers(frame, name, task, flag=kind == "flag")
-    gaps = np.isnan(values)
-    present = values[~gaps]
-    if not len(present):
-        return Column(name, kind, missing=True)
-    mean, scale = _moments(present)
-    return Column(name, kind, mean, 1.0 if kind == "flag" else scale or 1.0, missing=bool(gaps.any()))
-
-
-def _kind(frame: pd.DataFrame, name: str, task: str | None) -> str:
-    """`number`, `flag` or `category`; refuses a column of numbers with some text in it."""
-    column = frame[name]
-    if is_number(column):
-        return "number"
-    _, values = distinct(column)
-    refuse_odd(column, values)
-    if values and all(
-        isinstance(v, bool | np.bool_) or str(v).strip().lower() in ("true", "false") for v in values
-    ):
-        return "flag"
-    if all(parse(value) is not None for value in values):
-        return "number"
-    _refuse_stray_text(frame, name, task)
-    return "category"
-
-
-def _refuse_stray_text(frame: pd.DataFrame, name: str, task: str | None) -> None:
-    """Refuse a column of numbers with some text in it, or with decimal commas."""
-    codes, values = distinct(frame[name])
-    numeric = np.array([parse(value) is not None for value in values], dtype=bool)
-    if numeric.all():
-        return
-    rows = np.bincount(codes[codes >= 0], minlength=len(values))
-    odd = int(np.flatnonzero(np.isin(codes, np.flatnonzero(~numeric)))[0])
-    text = str(values[codes[odd]])
-    place = f"{where(frame, odd, task)}: {text!r} in column {name!r} is not a number"
-    if text.count(",") == 1 and parse(text.replace(",", ".")) is not None:
-        raise DataError(f"{place}, as it has a decimal comma: write numbers with a decimal point")
-    if rows[numeric].sum() >= rows[~numeric].sum():
+def _fit_target(frame: pd.DataFrame, name: str, task: str | None) -> Column:
+    """Mean and scale of a target."""
+    values = numbers(frame, name, task)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        raise DataError(f"target {name!r} has no value: give rows with a target", column=name)
+    mean, scale = moments(values)
+    if scale == 0.0:
         raise DataError(
-            f"{place}, and most of the column is: correct it or leave it empty; if the column holds names, "
-            "declare it categorical (a target: kind='classification')"
+            f"target {name!r} is {values[0]:g} in every meta-train row: there is nothing to learn; "
+            "name another target",
+            column=name,
         )
+    return Column(name, "number", mean, scale)
 
 
-def _encode_column(frame: pd.DataFrame, column: Column, task: str | None) -> Iterator[np.ndarray]:
-    if column.kind == "category":
-        numbers, _, _ = match_values(frame[column.name], column.levels)
-        for level in range(len(column.levels)):
-            yield numbers == level
-        return
-    values = _numbers(frame, column.name, task, flag=column.kind == "flag")
-    gaps = np.isnan(values)
-    values = np.where(gaps, column.mean, values)
-    if column.kind == "number":
-        values = values / column.scale - column.mean / column.scale
-    yield _float32(values, frame, column.name, task)
-    if column.missing:
-        yield gaps
-
-
-def _moments(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation, 0 where rounding is all there is; no overflow at 1e300."""
-    largest = float(np.abs(values).max())
-    if values.min() == values.max():
-        return float(values[0]), 0.0
-    unit = values / largest
-    mean, scale = float(unit.mean()), float(unit.std())
-    return mean * largest, scale * largest if scale > 1e-15 else 0.0
-
-
-def _numbers(frame: pd.DataFrame, name: str, task: str | None, *, flag: bool = False) -> np.ndarray:
-    """A column as float64, NaN where a value is missing; refuses what is not a finite number."""
-    column = frame[name]
-    if is_number(column) or pd.api.types.is_bool_dtype(column.dtype):
-        found = column.to_numpy(np.float64, na_value=np.nan)
-        parsed = found
-    else:
-        codes, values = distinct(column)
-        refuse_odd(column, values)
-        each = [truth(value) if flag else parse(value) for value in values]
-        parsed = np.array([np.inf if value is None else value for value in each] + [np.nan], dtype=np.float64)
-        found = parsed[codes]
-    allowed = np.isnan(found) | ((found == 0) | (found == 1) if flag else np.isfinite(found))
-    if not allowed.all():
-        row = int(np.flatnonzero(~allowed)[0])
-        wanted = "True or False" if flag else "a finite number"
-        raise DataError(
-            f"{where(frame, row, task)}: {str(column.iloc[row])!r} in column {name!r} is not {wanted}: "
-            "correct it, or leave it empty if it is unknown"
-        )
-    return found
-
-
-def _float32(values: np.ndarray, frame: pd.DataFrame, name: str, task: str | None) -> np.ndarray:
-    bad = np.flatnonzero(~(np.abs(values) < np.finfo(np.float32).max))
-    if len(bad):
-        raise DataError(
-            f"{where(frame, bad[0], task)}: {frame[name].iloc[bad[0]]!r} in column {name!r} is too far from "
-            "the meta-train values to be represented: correct it, or transform the column (logarithm)"
-        )
-    return values.astype(np.float32)
+def _task_codes(frame: pd.DataFrame, task: str) -> np.ndarray:
+    """A number for each row's task; numbers stay numbers, for text takes memory for millions of tasks."""
+    whole = task in frame and is_number(frame[task]) and not frame[task].isna().any()
+    return pd.factorize(frame[task] if whole else task_ids(frame, task))[0]

@@ -187,7 +187,7 @@ def refuse_occupied(folder: Path, *, replace: bool) -> None:
         found = (foreign or [*inside])[0]
         raise UsageError(f"{folder} holds {found!r}, which no model directory does: choose another folder")
     if inside and not replace:
-        raise UsageError(f"{folder} holds a model already: choose another folder, or allow to replace it")
+        raise UsageError(f"{folder} holds a model already: choose another folder, or replace it (--replace)")
 
 
 def _is_plain(path: Path) -> bool:

@@ -102,6 +102,54 @@ def single(
     return Tasks(train, valid_source, test_source, targets, shape, notes=tuple(notes), name="single")
 
 
+def items(data: Any) -> tuple[Tensor, Tensor]:
+    """All rows of a data set: features `(N, *feature)` and targets.
+
+    Images of Pillow become bytes `(channels, height, width)`.
+
+    Raises:
+        DataError: rows are no pairs, or have different shapes.
+        UsageError: this is no data set with a length.
+
+    Example:
+        >>> x, y = items(TensorDataset(torch.rand(6, 2), torch.arange(6)))
+        >>> x.shape, y.shape
+        (torch.Size([6, 2]), torch.Size([6]))
+    """
+    rows = _rows(data)
+    if isinstance(rows.dataset, TensorDataset) and len(rows.dataset.tensors) == 2:
+        return rows.dataset.tensors[0], rows.dataset.tensors[1]
+    xs, ys = [], []
+    # a transform that draws from the global generator must not change the caller's stream
+    with torch.random.fork_rng(devices=[]):
+        for number in range(len(rows.dataset)):
+            row = rows.dataset[number]
+            if not isinstance(row, tuple | list) or len(row) != 2:
+                raise DataError(
+                    f"row {number} of the data set is no pair (x, y): return one from __getitem__"
+                )
+            xs.append(_pixels(row[0]))
+            ys.append(torch.as_tensor(row[1]))
+            if xs[-1].shape != xs[0].shape or ys[-1].shape != ys[0].shape:
+                raise DataError(
+                    f"row {number} of the data set has shape {tuple(xs[-1].shape)}, row 0 "
+                    f"{tuple(xs[0].shape)}: give all rows one shape (a transform that resizes)"
+                )
+    if not xs:
+        raise DataError("the data set has no row: give one with rows")
+    return torch.stack(xs), torch.stack(ys)
+
+
+def _pixels(x: Any) -> Tensor:
+    """A tensor; an image of Pillow has its channels last."""
+    if isinstance(x, Tensor):
+        return x
+    values = _tensor(x)
+    if hasattr(x, "getbands"):
+        return values[None] if values.dim() == 2 else values.permute(2, 0, 1)
+    return values
+
+
 def _rows(data: Any) -> _Rows:
     if isinstance(data, DataLoader):
         if isinstance(data.dataset, IterableDataset):

@@ -16,7 +16,7 @@ from torch import nn
 from .algorithms import build
 from .errors import UsageError
 from .functional import Params
-from .learner import Adapted, GradientLearner, HeadLearner, Learner, Model
+from .learner import Adapted, Learner, Model
 from .losses import Loss
 from .sealed import Sealed, read_sealed, sha256
 from .sources import SupportSize, Targets
@@ -227,28 +227,10 @@ def _require_given(name: str, what: str, stored: Any, given: Any) -> None:
         raise UsageError(f"this model directory names its {what} itself: leave {name}= out")
 
 
-def own_like(learner: Learner, meta: Params) -> Params:
-    """Values of the names, shapes and types that one task of a learner owns."""
-    if isinstance(learner, GradientLearner):
-        own = {name: meta[name].unsqueeze(0) for name in learner.fast}
-    elif isinstance(learner, HeadLearner):
-        own = learner.head.base(meta, 1)
-    else:
-        raise UsageError(
-            f"adapted tasks of a {type(learner).__name__} cannot be stored: store the run instead"
-        )
-    if learner.network.needs_statistics:
-        like = next(iter(meta.values()))
-        for layer in learner.network.normalizers:
-            width = learner.network.module.get_submodule(layer).get_buffer("running_mean").shape[0]
-            own |= {f"{layer}.{name}": like.new_zeros(1, width) for name in ("running_mean", "running_var")}
-    return own
-
-
 def _tasks(model: Model, entries: list[dict[str, Any]] | None, stacks: Params) -> dict[str, Adapted]:
     """What each task predicts with; row `i` of a stack is that of the `i`-th task that owns something."""
     rows = [entry["id"] for entry in entries or [] if not entry["base"]]
-    expected = outline(own_like(model.learner, model.meta)) if rows else {}
+    expected = outline(model.learner.own_like(model.meta)) if rows else {}
     stacked = {name: ((len(rows), *shape[1:]), dtype) for name, (shape, dtype) in expected.items()}
     found = differences(outline(stacks), stacked)
     require(not found, f"values of tasks: {found}")

@@ -10,46 +10,61 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .arrange import layout, numbered, placed, task_splits
+from .cells import distinct, listed, sorted_labels, task_ids
 from .errors import DataError, UsageError
-from .frames import as_frame, is_missing, listed, task_ids
-from .schema import Schema, labels, target_kind
-from .sources import RowSource, SupportSize
-from .splits import SHARES, SPLITS, Tasks, parts
+from .frames import as_frame
+from .schema import Schema, labelled_rows, target_kind, target_names
+from .sources import RowSource, SupportChoice, SupportSize
+from .splits import SHARES, SPLITS, Split, Tasks
 
 
 def table(
     frame: Any,
     *,
     task: str,
-    target: str,
+    target: str | Sequence[str],
     n_support: int | str | None = None,
     n_shot: int | str | None = None,
     features: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     kind: str | None = None,
     categorical: Sequence[str] = (),
-    split: tuple[float, float, float] = SHARES,
+    date_format: Sequence[str] = (),
+    split: Split = SHARES,
+    split_by: str | None = None,
     seed: int = 0,
     n_query: int = 32,
+    support: str | SupportChoice = "random",
 ) -> Tasks:
     """Tasks from one table with a task column; the splits have no task in common.
 
     Arguments:
         frame: path of a CSV file, or a pandas, polars or pyarrow frame of `N` rows; it is not changed.
         task: the column that says which task a row belongs to.
-        target: the column to predict.
+        target: the column to predict, or several for regression.
         n_support: support rows a task, a number or a range such as `1-8`.
         n_shot: support rows a class, for classification; exactly one of the two is given.
         features: columns to use; all others unless given.
         ignore: columns not to use.
         kind: `regression` or `classification`; found out unless given, see `schema.target_kind`.
         categorical: columns whose values are names, numbers among them too.
-        split: shares of the tasks for meta-train, meta-validation and meta-test.
+        date_format: formats of dates, as `strptime` has them; year-month-day, day.month.year and dates with
+            slashes that can be read in one way only are recognised without. A date becomes days.
+        split: shares of the tasks for meta-train, meta-validation and meta-test; or the tasks of each,
+            `{"train": [...], "valid": [...], "test": [...]}`; or a CSV file with the columns task and split; or
+            a `splits.Fold`.
+        split_by: a coarser column than the task, such as the clinic: what is divided are its values, so that
+            all tasks of a clinic are in one split. It is no feature unless it is named in `features`.
         seed: of the split.
         n_query: largest number of query rows of a training episode; evaluation uses all.
+        support: which rows are support: `random` ones; `order:COLUMN`, the first ones by a column, query
+            rows come later (ties keep the order of the table); `block:COLUMN`, those of one block, query rows
+            come from others. A block is no feature unless it is named in `features`. Rows without a value in the
+            column, and tasks with a single block, are dropped and counted.
 
     Returns:
-        The tasks: `x` is `(N, F)` and, for regression, `y` is `(N, 1)`, both standardised on meta-train.
+        The tasks: `x` is `(N, F)` and, for regression, `y` is `(N, C)`, both standardised on meta-train.
 
     Raises:
         DataError: the table cannot be used as it is; the message names the place and the fix.
@@ -61,14 +76,19 @@ def table(
         >>> table(frame, task="site", target="risk", n_support=3)
         Tasks(table: 5 tasks = 3 train + 1 valid + 1 test, 1 feature, regression, n_support=3)
     """
-    support = SupportSize.parse(n_support, n_shot)
+    size = SupportSize.parse(n_support, n_shot, support)
     name = Path(frame).stem if isinstance(frame, str | Path) else "table"
     frame = as_frame(frame, task=task)
     notes = list(frame.attrs.get("notes", ()))
-    kind = _checked_kind(frame, task=task, target=target, kind=kind, per_class=support.per_class, notes=notes)
-    frame, ids = _usable(frame, task, target, notes)
-    names, codes, positions = _divide(ids, task, split, seed)
-    classes = labels(frame, target) if kind == "classification" else None
+    kind = _checked_kind(frame, task=task, target=target, kind=kind, per_class=size.per_class, notes=notes)
+    whole = frame
+    frame, ids = _usable(frame, task, target, size.choice, notes)
+    names, codes = numbered(ids)
+    del ids  # an array of text as long as the table
+    positions = task_splits(frame, whole, codes, names, task=task, split_by=split_by, split=split, seed=seed)
+    if features is None:
+        ignore = [*ignore, *(name for name in (size.block, split_by) if name is not None)]
+    classes = sorted_labels(frame[target_names(target)[0]]) if kind == "classification" else None
     schema = Schema.fit(
         frame[np.isin(codes, positions[0])],
         task=task,
@@ -78,14 +98,12 @@ def table(
         kind=kind,
         categorical=categorical,
         classes=classes,
+        date_format=date_format,
     )
     notes += _gap_notes(schema, frame)
     splits = {part: tuple(names[index].tolist()) for part, index in zip(SPLITS, positions, strict=True)}
-    sources = [
-        _row_source(frame, schema, codes=codes, names=names, index=index, support=support, n_query=n_query)
-        for index in positions
-    ]
-    _check_sizes(sources, support, classes, notes)
+    sources = _row_sources(frame, schema, codes, names, positions, support=size, n_query=n_query)
+    _check_sizes(sources, size, classes, notes)
     train, valid, test = sources
     shape = (schema.n_features,)
     return Tasks(train, valid, test, schema.targets, shape, schema, splits, tuple(notes), name)
@@ -124,7 +142,8 @@ def from_schema(
     if schema.task is None:
         raise UsageError("this schema has no task column: it belongs to a table of classes")
     frame = frame[schema.labelled(frame)]
-    names, codes = np.unique(task_ids(frame, schema.task).astype(str), return_inverse=True)
+    frame, task_of_row, _ = placed(frame, task_ids(frame, schema.task), support.choice)
+    names, codes = numbered(task_of_row)
     rows = np.bincount(codes, minlength=len(names))
     if ids is None:
         index = np.flatnonzero(rows > 1)
@@ -140,70 +159,71 @@ def from_schema(
         raise DataError(
             f"no task in column {schema.task!r} has two labelled rows: support and query need one each"
         )
-    return _row_source(frame, schema, codes=codes, names=names, index=index, support=support, n_query=n_query)
+    wanted = np.isin(codes, index)
+    frame, codes = frame[wanted], codes[wanted]
+    return _row_sources(frame, schema, codes, names, [index], support=support, n_query=n_query)[0]
 
 
-def _divide(
-    ids: np.ndarray, task: str, split: Sequence[float], seed: int
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Names of the tasks, which one each row belongs to, and the tasks of each split."""
-    names, codes = np.unique(ids.astype(str), return_inverse=True)
-    if len(names) < 3:
-        raise DataError(
-            f"column {task!r} has {len(names)} task(s) with two labelled rows or more "
-            f"({listed(names.tolist())}): the three splits need at least one each; is this the task column?"
-        )
-    return names, codes, parts(len(names), split, seed)
-
-
-def _row_source(
+def _row_sources(
     frame: pd.DataFrame,
     schema: Schema,
-    *,
     codes: np.ndarray,
     names: np.ndarray,
-    index: np.ndarray,
+    parts: Sequence[np.ndarray],
+    *,
     support: SupportSize,
     n_query: int,
-) -> RowSource:
-    """The tasks at `index` of `names`, in that order; `codes` is the task of each row."""
-    rank = np.full(len(names), -1)
-    rank[index] = np.arange(len(index))
-    of_row = rank[codes]
-    order = np.argsort(of_row, kind="stable")[int((of_row < 0).sum()) :]
-    part = frame.iloc[order]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(of_row[order], minlength=len(index)))])
-    x = torch.from_numpy(schema.encode(part))
-    y = torch.from_numpy(schema.encode_target(part))
-    return RowSource(x, y, starts, tuple(names[index].tolist()), support, schema.targets, n_query)
+) -> list[RowSource]:
+    """For each part, the tasks at its positions in `names`, in that order; `codes` is the task of each row."""
+    x, y = torch.from_numpy(schema.encode(frame)), torch.from_numpy(schema.encode_target(frame))
+    sources = []
+    for index in parts:
+        rank = np.full(len(names), -1)
+        rank[index] = np.arange(len(index))
+        of_row = rank[codes]
+        order, blocks = layout(frame, str(schema.task), of_row, support.choice)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(of_row[order], minlength=len(index)))])
+        ids = tuple(names[index].tolist())
+        sources.append(
+            RowSource(x[order], y[order], starts, ids, support, schema.targets, n_query, blocks=blocks)
+        )
+    return sources
 
 
 def _checked_kind(
-    frame: pd.DataFrame, *, task: str, target: str, kind: str | None, per_class: bool, notes: list[str]
+    frame: pd.DataFrame,
+    *,
+    task: str,
+    target: str | Sequence[str],
+    kind: str | None,
+    per_class: bool,
+    notes: list[str],
 ) -> str:
     found = target_kind(frame, target, kind, task=task)
-    if kind is None:
-        count = frame[target].nunique()
-        notes.append(f"target {target!r} has {count} different values: {found}")
+    for name in target_names(target) if kind is None else ():
+        notes.append(f"target {name!r} has {len(distinct(frame[name])[1])} different values: {found}")
     if per_class and found == "regression":
         raise UsageError(f"n_shot counts rows a class, but target {target!r} is a number: give n_support")
     return found
 
 
-def _usable(frame: pd.DataFrame, task: str, target: str, notes: list[str]) -> tuple[pd.DataFrame, np.ndarray]:
+def _usable(
+    frame: pd.DataFrame, task: str, target: str | Sequence[str], choice: SupportChoice, notes: list[str]
+) -> tuple[pd.DataFrame, np.ndarray]:
     """Labelled rows of tasks that have two or more, and the task of each."""
     ids = task_ids(frame, task)
-    labelled = ~is_missing(frame[target])
+    labelled = labelled_rows(frame, target_names(target))
     if not labelled.all():
-        notes.append(f"{int((~labelled).sum())} of {len(frame)} rows have no {target!r} and were dropped")
+        what = listed(target_names(target))
+        notes.append(f"{int((~labelled).sum())} of {len(frame)} rows have no {what} and were dropped")
         frame, ids = frame[labelled], ids[labelled]
+    frame, ids, dropped = placed(frame, ids, choice)
+    notes += dropped
     codes, names = pd.factorize(ids)
     small = np.bincount(codes, minlength=len(names)) < 2
     if small.any():
-        dropped = listed(np.sort(np.asarray(names[small]).astype(str)).tolist(), 5)
-        notes.append(
-            f"{int(small.sum())} tasks have fewer than two labelled rows and were dropped: {dropped}"
-        )
+        few = listed(np.sort(np.asarray(names[small]).astype(str)).tolist(), 5)
+        notes.append(f"{int(small.sum())} tasks have fewer than two labelled rows and were dropped: {few}")
         frame, ids = frame[~small[codes]], ids[~small[codes]]
     return frame, ids
 
@@ -218,6 +238,12 @@ def _gap_notes(schema: Schema, frame: pd.DataFrame) -> list[str]:
         notes.append(
             f"missing values in {listed(marked)} were filled with the mean and marked in a column each"
         )
+    notes += [
+        f"{count} rows have a value of {name!r} that no meta-train row has: it counts as none of its values"
+        for name, count in schema.unseen(frame).items()
+    ]
+    if schema.task_columns:
+        notes.append(f"task columns, constant within every task: {listed(schema.task_columns)}")
     return notes
 
 

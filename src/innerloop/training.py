@@ -39,6 +39,12 @@ class Run:
         best_step: the step the returned parameters come from.
         skipped: tasks left out because their loss was not finite.
         seconds: time taken.
+
+    Example:
+        >>> import innerloop as il
+        >>> run = il.meta_train(il.mixed(1), il.tasks.sinusoid().train, device="cpu")
+        >>> run.best_step, run.skipped
+        (0, 0)
     """
 
     model: Model
@@ -98,10 +104,7 @@ def meta_train(
         >>> len(meta_train(learner, tasks.train, steps=3, device="cpu").log)
         3
     """
-    if steps < 0 or meta_batch_size < 1:
-        raise UsageError(f"steps={steps}, meta_batch_size={meta_batch_size}: give positive numbers")
-    if schedule not in SCHEDULES:
-        raise UsageError(f"schedule={schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
+    _require_sense(steps, meta_batch_size, meta_lr, schedule, clip, validate_every, seed)
     began = time.perf_counter()
     place = resolve_device(device)
     if meta is None:
@@ -118,6 +121,28 @@ def meta_train(
             loop, source, valid, steps, meta_batch_size, every, seed, place, callbacks
         )
     return Run(Model(learner, best), log, best_step, loop.skipped, time.perf_counter() - began)
+
+
+def _require_sense(
+    steps: int,
+    meta_batch_size: int,
+    meta_lr: float,
+    schedule: str,
+    clip: float | None,
+    validate_every: int | None,
+    seed: int,
+) -> None:
+    """Refuse arguments without a meaning before anything is computed."""
+    whole = {"steps": (steps, 0), "meta_batch_size": (meta_batch_size, 1), "seed": (seed, 0)}
+    whole["validate_every"] = (1 if validate_every is None else validate_every, 1)
+    for name, (value, least) in whole.items():
+        if value < least:
+            raise UsageError(f"{name}={value}: give {least} or more")
+    for name, number in {"meta_lr": meta_lr, "clip": 1.0 if clip is None else clip}.items():
+        if not 0 < number < math.inf:
+            raise UsageError(f"{name}={number}: give a positive number")
+    if schedule not in SCHEDULES:
+        raise UsageError(f"schedule={schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
 
 
 def _descend(
@@ -177,7 +202,8 @@ class _OuterLoop:
             if self.failed >= _PATIENCE_NONFINITE:
                 raise DivergedError(
                     f"the meta-gradient was not finite for {self.failed} steps in a row, up to step "
-                    f"{step + 1}: lower inner_lr or meta_lr, or clip inner gradients (clip=1.0)"
+                    f"{step + 1}: lower inner_lr or meta_lr, or limit the inner gradients (--inner-clip 1; "
+                    "in Python clip=1.0 of the algorithm)"
                 )
             return {"loss": math.nan, "meta_lr": rate}
         self.failed = 0
@@ -239,7 +265,10 @@ def resolve_device(device: str) -> torch.device:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device={device!r} cannot be used: {str(error).splitlines()[0]}") from None
+        # torch answers an unknown name with a list of everything it was ever built for
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        why = "torch knows no such device" if reason.startswith("Expected one of") else reason
+        raise UsageError(f"device={device!r} cannot be used ({why}): choose auto, cpu, cuda, ...") from None
     return place
 
 

@@ -170,12 +170,13 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def support_of(config: dict[str, Any]) -> SupportSize | None:
-    """How many rows formed a support set."""
+    """How many rows formed a support set, and which."""
     if (stored := config["support"]) is None:
         return None
-    _require_fields(stored, {"rows": str, "per_class": bool}, "support")
+    stored = {"choice": "random", **stored}
+    _require_fields(stored, {"rows": str, "per_class": bool, "choice": str}, "support")
     rows = stored["rows"]
-    return SupportSize.parse(*((None, rows) if stored["per_class"] else (rows, None)))
+    return SupportSize.parse(*((None, rows) if stored["per_class"] else (rows, None)), stored["choice"])
 
 
 def targets_of(config: dict[str, Any]) -> Targets | None:

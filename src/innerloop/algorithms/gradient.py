@@ -1,17 +1,114 @@
-"""Algorithms that adapt by gradient steps: a partition, an inner rule and a meta-gradient each."""
+"""Algorithms that adapt by gradient steps: a partition, an inner rule and a meta-gradient each.
+
+Arguments they share:
+    module: any `nn.Module`.
+    loss: see `losses.task_losses`.
+    inner_lr: inner step size, or where learned ones start.
+    inner_steps: inner steps.
+    learn_lr: learn the step size: one for `all`, one a `tensor` or one a `weight`; `None` keeps it fixed.
+    clip: largest norm of a task's inner gradient; `None` for no limit.
+    adapt: what adapts, see `functional.select_names`.
+    inner: the inner rule: `sgd`, `momentum` (0.9), `adam`, `adamw` or `rmsprop`.
+    batchnorm: where BatchNorm takes its statistics, see `functional.Network`.
+    mapping: `vmap` or `loop` over tasks, the same result.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
-from ..functional import Network, select_names
-from ..inner import InnerRule, clipped, detached, learned_sgd, sgd
-from ..learner import GradientLearner, Learner
+from .. import inner as rules
+from ..errors import UsageError
+from ..functional import Network, Params, select_names, with_adapters
+from ..inner import InnerRule, clipped, curvature, detached, masked, sgd
+from ..learner import GradientLearner, Learner, MetaGradient, Start
 from ..losses import Loss
-from ..metagrad import unrolled
+from ..metagrad import annealed, displacement, multi_step, unrolled
+from ..models import BodyHead, Contextual
 from .registry import registered
+
+RULES: dict[str, Callable[..., InnerRule]] = {
+    "sgd": sgd,
+    "momentum": lambda lr, **options: sgd(lr, momentum=0.9, **options),
+    "adam": rules.adam,
+    "adamw": rules.adamw,
+    "rmsprop": rules.rmsprop,
+}
+
+
+def gradient_learner(
+    module: nn.Module,
+    loss: Loss,
+    rule: InnerRule,
+    inner_steps: int,
+    *,
+    metagrad: MetaGradient,
+    adapt: str | Callable[[str], bool] = "all",
+    batchnorm: str = "support",
+    mapping: str = "vmap",
+    start: Start | None = None,
+) -> GradientLearner:
+    """Assemble a learner from parts of your own; every preset of this file is a call of it.
+
+    Arguments:
+        module: any `nn.Module`.
+        loss: see `losses.task_losses`.
+        rule: the inner rule.
+        inner_steps: inner steps.
+        metagrad: how the gradient comes back.
+        adapt: what adapts.
+        batchnorm: see `functional.Network`.
+        mapping: `vmap` or `loop`.
+        start: fast weights that start elsewhere than at meta-parameters.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: parts that run and train nothing, or wrongly, are put together.
+
+    Example:
+        >>> from innerloop.models import build
+        >>> rule = rules.detached(rules.adam(0.01))
+        >>> gradient_learner(build("mlp", n_in=1), "mse", rule, 3, metagrad=unrolled()).inner_steps
+        3
+    """
+    if isinstance(adapt, str) and adapt.startswith("lora("):
+        module, adapt = with_adapters(module, adapt)
+    network = Network(module, batchnorm=batchnorm, mapping=mapping)
+    fast = select_names(network, adapt)
+    return GradientLearner(network, loss, rule, fast, inner_steps, metagrad, start)
+
+
+def inner_rule(
+    name: str, inner_lr: float, learn_lr: str | None, clip: float | None, *, steps: int | None = None
+) -> InnerRule:
+    """The inner rule of a preset.
+
+    Arguments:
+        name: one of `RULES`.
+        inner_lr: step size.
+        learn_lr: what is learned of it.
+        clip: largest norm of an inner gradient.
+        steps: learn rates of their own for this many steps.
+
+    Returns:
+        The rule.
+
+    Raises:
+        UsageError: a name is unknown or a number has no meaning.
+
+    Example:
+        >>> inner_rule("sgd", 0.1, None, 1.0).first_order
+        False
+    """
+    if name not in RULES:
+        raise UsageError(f"inner={name!r} is unknown: choose one of {', '.join(RULES)}")
+    rule = RULES[name](inner_lr, learn=learn_lr, steps=steps)
+    return rule if clip is None else clipped(rule, clip)
 
 
 @registered
@@ -23,6 +120,7 @@ def maml(
     inner_steps: int = 5,
     learn_lr: str | None = None,
     clip: float | None = None,
+    inner: str = "sgd",
     adapt: str | Callable[[str], bool] = "all",
     batchnorm: str = "support",
     mapping: str = "vmap",
@@ -30,20 +128,10 @@ def maml(
     r"""MAML: an initialisation from which a few gradient steps reach every task.
 
     $\phi_t = \theta - \alpha \nabla L^{support}_t(\theta)$ (repeated), and $\theta$ descends
-    $\frac1T \sum_t L^{query}_t(\phi_t)$ through the steps.
+    $\frac1T \sum_t L^{query}_t(\phi_t)$ through the steps. The first choice where tasks differ in shape.
     Finn, Abbeel & Levine, 2017, *Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks*.
 
-    Arguments:
-        module: any `nn.Module`.
-        loss: see `losses.task_losses`.
-        inner_lr: inner step size.
-        inner_steps: inner steps.
-        learn_lr: learn the step size: one for `all`, one a `tensor` or one a `weight`; `None` keeps it fixed,
-            as in the paper.
-        clip: largest norm of a task's inner gradient; `None` for no limit, as in the paper.
-        adapt: what adapts, see `functional.select_names`.
-        batchnorm: see `functional.Network`.
-        mapping: `vmap` or `loop`, the same result.
+    Arguments: see the head of this file; with the defaults it is the algorithm of the paper.
 
     Returns:
         The learner.
@@ -57,8 +145,9 @@ def maml(
         >>> len(learner.init())
         6
     """
-    rule = _gradient_rule(inner_lr, learn_lr, clip)
-    return _gradient_learner(module, loss, rule, inner_steps, adapt, batchnorm, mapping)
+    rule = inner_rule(inner, inner_lr, learn_lr, clip)
+    options: dict[str, Any] = {"adapt": adapt, "batchnorm": batchnorm, "mapping": mapping}
+    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
 
 
 @registered
@@ -70,26 +159,18 @@ def fomaml(
     inner_steps: int = 5,
     learn_lr: str | None = None,
     clip: float | None = None,
+    inner: str = "sgd",
     adapt: str | Callable[[str], bool] = "all",
     batchnorm: str = "support",
     mapping: str = "vmap",
 ) -> Learner:
     r"""First-order MAML: MAML that takes the inner gradients for constants.
 
-    The meta-gradient is the query gradient at the adapted point, $\nabla L^{query}_t(\phi_t)$: cheaper in
-    time and memory, and close to MAML where curvature matters little.
+    The meta-gradient is the query gradient at the adapted point, $\nabla L^{query}_t(\phi_t)$: cheaper in time and
+    memory, and close to MAML where curvature matters little.
     Finn, Abbeel & Levine, 2017, section 5.2; Nichol, Achiam & Schulman, 2018, *On First-Order Meta-Learning*.
 
-    Arguments:
-        module: any `nn.Module`.
-        loss: see `losses.task_losses`.
-        inner_lr: inner step size.
-        inner_steps: inner steps.
-        learn_lr: see `maml`.
-        clip: see `maml`.
-        adapt: what adapts, see `functional.select_names`.
-        batchnorm: see `functional.Network`.
-        mapping: `vmap` or `loop`.
+    Arguments: see the head of this file.
 
     Returns:
         The learner.
@@ -102,23 +183,361 @@ def fomaml(
         >>> fomaml(build("mlp", n_in=1), loss="mse").rule.first_order
         True
     """
-    rule = detached(_gradient_rule(inner_lr, learn_lr, clip))
-    return _gradient_learner(module, loss, rule, inner_steps, adapt, batchnorm, mapping)
+    rule = detached(inner_rule(inner, inner_lr, learn_lr, clip))
+    options: dict[str, Any] = {"adapt": adapt, "batchnorm": batchnorm, "mapping": mapping}
+    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
 
 
-def _gradient_rule(inner_lr: float, learn_lr: str | None, clip: float | None) -> InnerRule:
-    rule = sgd(inner_lr) if learn_lr is None else learned_sgd(inner_lr, per=learn_lr)
-    return rule if clip is None else clipped(rule, clip)
-
-
-def _gradient_learner(
+@registered
+def reptile(
     module: nn.Module,
+    *,
     loss: Loss,
-    rule: InnerRule,
-    inner_steps: int,
-    adapt: str | Callable[[str], bool],
-    batchnorm: str,
-    mapping: str,
-) -> GradientLearner:
-    network = Network(module, batchnorm=batchnorm, mapping=mapping)
-    return GradientLearner(network, loss, rule, select_names(network, adapt), inner_steps, unrolled())
+    inner_lr: float = 0.01,
+    inner_steps: int = 5,
+    clip: float | None = None,
+    inner: str = "sgd",
+    rows: str = "all",
+    batchnorm: str = "support",
+    mapping: str = "vmap",
+) -> Learner:
+    r"""Reptile: move the initialisation towards where adaptation ends.
+
+    $\theta \leftarrow \theta + \epsilon\,(\phi_t - \theta)$.
+
+    No second derivative and no query loss; the cheapest of the family, with more inner steps.
+    Nichol, Achiam & Schulman, 2018, *On First-Order Meta-Learning Algorithms*.
+
+    Arguments: see the head of this file; `rows` see `metagrad.displacement`.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> from innerloop.models import build
+        >>> reptile(build("mlp", n_in=1), loss="mse").metagrad.name
+        'displacement'
+    """
+    # no derivative is taken through the steps: constants cost nothing
+    rule = detached(inner_rule(inner, inner_lr, None, clip))
+    options: dict[str, Any] = {"batchnorm": batchnorm, "mapping": mapping}
+    return gradient_learner(module, loss, rule, inner_steps, metagrad=displacement(rows=rows), **options)
+
+
+@registered
+def anil(
+    module: nn.Module,
+    *,
+    loss: Loss,
+    inner_lr: float = 0.01,
+    inner_steps: int = 5,
+    learn_lr: str | None = None,
+    clip: float | None = None,
+    inner: str = "sgd",
+    batchnorm: str = "support",
+    mapping: str = "vmap",
+) -> Learner:
+    """ANIL: MAML whose inner loop moves the last layer only; the body is meta-trained and shared.
+
+    Much faster than MAML and often as good: features are reused rather than relearned.
+    Raghu, Raghu, Bengio & Vinyals, 2020, *Rapid Learning or Feature Reuse?*.
+
+    Arguments: see the head of this file.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> from innerloop.models import build
+        >>> anil(build("mlp", n_in=1), loss="mse").fast
+        ('4.weight', '4.bias')
+    """
+    rule = inner_rule(inner, inner_lr, learn_lr, clip)
+    options: dict[str, Any] = {"adapt": "head", "batchnorm": batchnorm, "mapping": mapping}
+    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
+
+
+@registered
+def boil(
+    module: nn.Module,
+    *,
+    loss: Loss,
+    inner_lr: float = 0.01,
+    inner_steps: int = 5,
+    learn_lr: str | None = None,
+    clip: float | None = None,
+    inner: str = "sgd",
+    batchnorm: str = "support",
+    mapping: str = "vmap",
+) -> Learner:
+    """BOIL: MAML whose inner loop moves everything but the last layer.
+
+    The counterpart of ANIL, for tasks whose inputs differ more than their labels.
+    Oh, Yoo, Kim & Yun, 2021, *BOIL: Towards Representation Change for Few-shot Learning*.
+
+    Arguments: see the head of this file.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: an argument has no meaning, or the model has a single layer.
+
+    Example:
+        >>> from innerloop.models import build
+        >>> boil(build("mlp", n_in=1, hidden=[4]), loss="mse").fast
+        ('0.weight', '0.bias')
+    """
+    rule = inner_rule(inner, inner_lr, learn_lr, clip)
+    options: dict[str, Any] = {"adapt": "body", "batchnorm": batchnorm, "mapping": mapping}
+    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
+
+
+@registered
+def meta_sgd(
+    module: nn.Module,
+    *,
+    loss: Loss,
+    inner_lr: float = 0.01,
+    inner_steps: int = 1,
+    clip: float | None = None,
+    adapt: str | Callable[[str], bool] = "all",
+    batchnorm: str = "support",
+    mapping: str = "vmap",
+) -> Learner:
+    r"""Meta-SGD: MAML with a learned step size for every weight, $\phi = \theta - \alpha \circ \nabla L(\theta)$.
+
+    Li, Zhou, Chen & Li, 2017, *Meta-SGD: Learning to Learn Quickly for Few-Shot Learning*.
+
+    Arguments: see the head of this file; one inner step, as in the paper.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> from innerloop.models import build
+        >>> meta_sgd(build("mlp", n_in=1, hidden=[4]), loss="mse").init()["inner/lr/0.weight"].shape
+        torch.Size([4, 1])
+    """
+    rule = inner_rule("sgd", inner_lr, "weight", clip)
+    options: dict[str, Any] = {"adapt": adapt, "batchnorm": batchnorm, "mapping": mapping}
+    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
+
+
+@registered
+def maml_plus_plus(
+    module: nn.Module,
+    *,
+    loss: Loss,
+    inner_lr: float = 0.1,
+    inner_steps: int = 5,
+    multi_step_until: int = 300,
+    first_order_until: int = 100,
+    clip: float | None = None,
+    batchnorm: str = "support",
+    mapping: str = "vmap",
+) -> Learner:
+    """MAML++: rates a layer and step, a loss after every step, first order at first.
+
+    Its parts can be used alone: `inner.sgd(learn="tensor", steps=S)`, `metagrad.multi_step`,
+    `metagrad.annealed`; the cosine meta-rate is the default of `meta_train`.
+    Antoniou, Edwards & Storkey, 2019, *How to Train Your MAML*.
+
+    Arguments: see the head of this file, and:
+        multi_step_until: meta-updates until only the loss after the last step counts.
+        first_order_until: meta-updates of first order at the start.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> from innerloop.models import build
+        >>> maml_plus_plus(build("mlp", n_in=1), loss="mse").init()["inner/lr/0.bias"].shape
+        torch.Size([5])
+    """
+    rule = inner_rule("sgd", inner_lr, "tensor", clip, steps=max(inner_steps, 1))
+    metagrad = annealed(multi_step(multi_step_until), first_order_until)
+    options: dict[str, Any] = {"batchnorm": batchnorm, "mapping": mapping}
+    return gradient_learner(module, loss, rule, inner_steps, metagrad=metagrad, **options)
+
+
+@registered
+def meta_curvature(
+    module: nn.Module,
+    *,
+    loss: Loss,
+    inner_lr: float = 0.01,
+    inner_steps: int = 1,
+    clip: float | None = None,
+    batchnorm: str = "support",
+    mapping: str = "vmap",
+) -> Learner:
+    """Meta-Curvature: MAML whose inner gradient passes learned matrices, one an axis of each tensor.
+
+    Park & Oliva, 2019, *Meta-Curvature*.
+
+    Arguments: see the head of this file.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> from innerloop.models import build
+        >>> len(meta_curvature(build("mlp", n_in=1, hidden=[4]), loss="mse").init())
+        10
+    """
+    rule = curvature(inner_lr)
+    rule = rule if clip is None else clipped(rule, clip)
+    options: dict[str, Any] = {"batchnorm": batchnorm, "mapping": mapping}
+    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
+
+
+@registered
+def sparse_maml(
+    module: nn.Module,
+    *,
+    loss: Loss,
+    inner_lr: float = 0.01,
+    inner_steps: int = 5,
+    learn_lr: str | None = None,
+    clip: float | None = None,
+    batchnorm: str = "support",
+    mapping: str = "vmap",
+) -> Learner:
+    """sparse-MAML: MAML that learns which weights may move in the inner loop.
+
+    von Oswald, Zhao, Kobayashi et al., 2021, *Learning where to learn: Gradient sparsity in meta and continual
+    learning*.
+
+    Arguments: see the head of this file.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> from innerloop.models import build
+        >>> "inner/mask/0.bias" in sparse_maml(build("mlp", n_in=1), loss="mse").init()
+        True
+    """
+    rule = masked(inner_rule("sgd", inner_lr, learn_lr, None))
+    rule = rule if clip is None else clipped(rule, clip)
+    options: dict[str, Any] = {"batchnorm": batchnorm, "mapping": mapping}
+    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
+
+
+@registered
+def cavia(
+    module: nn.Module,
+    *,
+    loss: Loss,
+    n_context: int = 5,
+    inner_lr: float = 1.0,
+    inner_steps: int = 2,
+    clip: float | None = None,
+    batchnorm: str = "support",
+    mapping: str = "vmap",
+) -> Learner:
+    """CAVIA: tasks adapt a short context vector that is fed to the model beside its input; all else is shared.
+
+    The context starts at zero. Few numbers a task, and no way to overfit with them.
+    Zintgraf, Shiarlis, Kurin, Hofmann & Whiteson, 2019, *Fast Context Adaptation via Meta-Learning*.
+
+    Arguments: see the head of this file, and:
+        n_context: length of the context; the module takes this many features (or image channels) more than the
+            data have.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> from innerloop.models import build
+        >>> cavia(build("mlp", n_in=1 + 5), loss="mse").fast
+        ('context',)
+    """
+    if n_context < 1:
+        raise UsageError(f"n_context={n_context}: give 1 or more")
+
+    def zeros(meta: Params, support: Any) -> Params:
+        like = next(iter(meta.values()))
+        return {"context": like.new_zeros(support.y.shape[0], n_context)}
+
+    rule = inner_rule("sgd", inner_lr, None, clip)
+    options: dict[str, Any] = {"adapt": "context", "batchnorm": batchnorm, "mapping": mapping}
+    start = Start(("context",), zeros)
+    contextual = Contextual(module, n_context)
+    return gradient_learner(contextual, loss, rule, inner_steps, metagrad=unrolled(), start=start, **options)
+
+
+@registered
+def protomaml(
+    module: nn.Module,
+    *,
+    n_features: int,
+    n_way: int,
+    loss: Loss = "cross_entropy",
+    inner_lr: float = 0.01,
+    inner_steps: int = 5,
+    learn_lr: str | None = None,
+    clip: float | None = None,
+    batchnorm: str = "support",
+    mapping: str = "vmap",
+) -> Learner:
+    r"""ProtoMAML: MAML whose last layer starts as the prototypes of the support set.
+
+    $w_k = 2 c_k,\; b_k = -\lVert c_k \rVert^2$ make the layer a prototypical network before the first step.
+    Triantafillou et al., 2020, *Meta-Dataset: A Dataset of Datasets for Learning to Learn from Few Examples*.
+
+    Arguments: see the head of this file, and:
+        module: turns `x` into features `(n, n_features)`.
+        n_features: features.
+        n_way: classes.
+
+    Returns:
+        The learner; classification only.
+
+    Raises:
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> protomaml(nn.Linear(4, 8), n_features=8, n_way=3).start.names
+        ('head.weight', 'head.bias')
+    """
+    whole = BodyHead(module, n_features, n_way)
+    body = Network(module, batchnorm=batchnorm, mapping=mapping)
+
+    def prototypes(meta: Params, support: Any) -> Params:
+        inside = {
+            name.removeprefix("body."): value for name, value in meta.items() if name.startswith("body.")
+        }
+        features, _ = body(inside, {}, support.x, weight=support.weight)
+        member = nn.functional.one_hot(support.y.long(), n_way).to(features.dtype)
+        if support.weight is not None:
+            member = member * support.weight.unsqueeze(-1)
+        centre = member.mT @ features / member.sum(1).clamp(min=1).unsqueeze(-1)
+        return {"head.weight": 2 * centre, "head.bias": -centre.square().sum(-1)}
+
+    rule = inner_rule("sgd", inner_lr, learn_lr, clip)
+    start = Start(("head.weight", "head.bias"), prototypes)
+    options: dict[str, Any] = {"batchnorm": batchnorm, "mapping": mapping}
+    return gradient_learner(whole, loss, rule, inner_steps, metagrad=unrolled(), start=start, **options)

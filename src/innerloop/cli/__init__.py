@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import csv
+import inspect as inspection
+import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import cyclopts
-from rich.console import Console
 
 from ..errors import InnerloopError, UsageError
-from . import adapt, demo, evaluate, inspect, list_, predict, train
+from . import adapt, check, demo, evaluate, inspect, list_, predict, train
 
-EPILOGUE = """Examples:
-
-  innerloop train schools.csv --task school --target exam --n-support 10 --out runs/schools
-
+EXAMPLES = """Examples:
+  innerloop train schools.csv --task school --target exam --out runs/schools
   innerloop evaluate runs/schools
-
   innerloop predict runs/schools new_schools.csv --out predictions.csv
+  innerloop train --help
 
-Every option can stand in a TOML file: innerloop train --config schools.toml
-Exit codes: 0 ok, 1 our bug, 2 usage, 3 data, 4 model directory, 5 resources, 6 diverged."""
+Options can stand in a TOML file, in a table for each verb:
+  innerloop train schools.csv --config schools.toml
+
+Exit codes: 0 ok, 1 our bug, 2 usage, 3 data, 4 model directory, 5 resources,
+6 diverged. --debug shows where an error arose."""
+
+VERBS: dict[str, Callable[..., Any]] = {
+    "check": check.check,
+    "train": train.train,
+    "evaluate": evaluate.evaluate,
+    "adapt": adapt.adapt,
+    "predict": predict.predict,
+    "list": list_.list_,
+    "inspect": inspect.inspect,
+    "demo": demo.demo,
+}
 
 
 def _version() -> str:
@@ -37,17 +51,23 @@ def _version() -> str:
 app = cyclopts.App(
     name="innerloop",
     help="Meta-learning for people with many small related tasks.",
-    help_epilogue=EPILOGUE,
+    help_epilogue=EXAMPLES,
     help_format="plaintext",
     version=_version,
+    suppress_keyboard_interrupt=False,  # `run` says it in one line
 )
-app.command(train.train)
-app.command(evaluate.evaluate)
-app.command(adapt.adapt)
-app.command(predict.predict)
-app.command(list_.list_, name="list")
-app.command(inspect.inspect)
-app.command(demo.demo)
+
+
+def _add(name: str, verb: Callable[..., Any]) -> None:
+    """Its docstring is its help; what begins with "Examples:" goes below the options, line by line."""
+    about, _, examples = inspection.cleandoc(verb.__doc__ or "").partition("\n\nExamples:\n")
+    # the other paragraphs are wrapped for the source, not for the terminal
+    paragraphs = [" ".join(paragraph.split()) for paragraph in about.split("\n\n")]
+    app.command(verb, name=name, help="\n\n".join(paragraphs), help_epilogue=f"Examples:\n{examples}")
+
+
+for _name, _verb in VERBS.items():
+    _add(_name, _verb)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,23 +86,19 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        app.config = _configuration(arguments)
         app(
-            arguments,
+            _with_file(arguments),
             exit_on_error=False,
             print_error=False,
-            error_console=Console(stderr=True),
             result_action="return_value",
         )
         sys.stdout.flush()
     except cyclopts.CycloptsError as error:
-        return _complain(_first_line(error), 2)
+        return _complain(f"{error} ({_help_of(arguments)} shows what there is)", 2)
     except InnerloopError as error:
         if debug:
             raise
         return _complain(str(error), error.exit_code)
-    except MemoryError:
-        return _complain("out of memory: lower --meta-batch-size or --inner-steps, or use fomaml", 5)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except BrokenPipeError:
@@ -92,41 +108,110 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        if _is_memory(error):
+            return _complain("out of memory: lower --meta-batch-size or --inner-steps, or use fomaml", 5)
         return _complain(
             f"this is a bug in innerloop: {type(error).__name__}: {error}; --debug shows where", 1
         )
     return 0
 
 
-def _configuration(arguments: list[str]) -> list[Any]:
-    """Take `--config FILE` out of the arguments; cyclopts reads the table `[verb]` of that file."""
+def _is_memory(error: Exception) -> bool:
+    """Python, torch on a GPU and torch on a CPU each say it in their own way."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def _with_file(arguments: list[str]) -> list[str]:
+    """The arguments with what `--config FILE` holds for the verb; the command line comes before the file."""
+    rest, path = _config_path(arguments)
+    verb = next((argument for argument in rest if argument in VERBS), None)
+    if path is None or verb is None:
+        return rest
+    found = _table(path, verb)
+    known = inspection.signature(VERBS[verb]).parameters
+    added = []
+    for key, value in found.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UsageError(f"--config {path}: innerloop {verb} has no option {key!r}{hint}")
+        if known[name].kind is not inspection.Parameter.KEYWORD_ONLY:
+            raise UsageError(
+                f"--config {path}: {key!r} is given on the command line: innerloop {verb} {name.upper()}"
+            )
+        option = f"--{name.replace('_', '-')}"
+        if not any(argument.partition("=")[0] == option for argument in rest):
+            added += _as_option(option, value, path)
+    place = rest.index(verb) + 1
+    return [*rest[:place], *added, *rest[place:]]
+
+
+def _config_path(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """The arguments without `--config FILE`, and FILE."""
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name != "--config":
             continue
         if not equals and place + 1 == len(arguments):
             raise UsageError("--config needs a TOML file")
-        path = Path(value if equals else arguments[place + 1])
-        del arguments[place : place + (1 if equals else 2)]
-        if not path.is_file():
-            raise UsageError(f"--config {path}: there is no such file")
-        import tomllib
+        rest = arguments[:place] + arguments[place + (1 if equals else 2) :]
+        return rest, Path(value if equals else arguments[place + 1])
+    return arguments, None
 
-        try:
-            tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"--config {path}: not a TOML file: {error}") from None
-        return [cyclopts.config.Toml(path, must_exist=True)]
-    return []
+
+def _table(path: Path, verb: str) -> dict[str, Any]:
+    """The options of a verb in a TOML file: its table, or the whole file where that has no tables."""
+    import tomllib
+
+    if not path.is_file():
+        raise UsageError(f"--config {path}: there is no such file")
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: not a TOML file: {error}") from None
+    except OSError as error:
+        raise UsageError(f"--config {path}: cannot be read: {error.strerror}") from None
+    tables = {key: value for key, value in found.items() if isinstance(value, dict)}
+    for key in tables:
+        if key not in VERBS:
+            raise UsageError(f"--config {path}: table [{key}] is no verb: the verbs are {', '.join(VERBS)}")
+    if tables and len(tables) < len(found):
+        loose = next(key for key in found if key not in tables)
+        raise UsageError(
+            f"--config {path}: {loose!r} stands outside the table of a verb: move it into [{verb}]"
+        )
+    return tables.get(verb, {}) if tables else found
+
+
+def _as_option(option: str, value: Any, path: Path) -> list[str]:
+    if isinstance(value, bool):
+        return [option] if value else []
+    if isinstance(value, list):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="").writerow(value)
+        value = text.getvalue()
+    if not isinstance(value, str | int | float):
+        raise UsageError(
+            f"--config {path}: {option[2:]} is {value!r}: give text, a number, true, false or a list"
+        )
+    return [f"{option}={value}"]
+
+
+def _help_of(arguments: list[str]) -> str:
+    verb = next((argument for argument in arguments if argument in VERBS), None)
+    return f"innerloop {verb} --help" if verb else "innerloop --help"
 
 
 def _complain(message: str, code: int) -> int:
     print(f"innerloop: {' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-def _first_line(error: cyclopts.CycloptsError) -> str:
-    return f"{error} (innerloop --help shows the options)"
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -8,7 +8,19 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ..errors import DataError, UsageError
-from .common import OUTPUT, Device, Json, Notes, Quiet, emit, stored_run
+from .common import (
+    OUTPUT,
+    Device,
+    Json,
+    Notes,
+    Quiet,
+    Replace,
+    Steps,
+    emit,
+    require_place,
+    require_steps,
+    stored_run,
+)
 from .rows import by_task, read_rows, task_support
 
 
@@ -18,23 +30,29 @@ def adapt(
     /,
     *,
     out: Annotated[Path, Parameter(group=OUTPUT, help="Directory for the adapted tasks.")],
-    inner_steps: Annotated[int | None, Parameter(help="Inner steps; as in training unless given.")] = None,
-    replace: Annotated[bool, Parameter(negative="", group=OUTPUT, help="Replace a model directory.")] = False,
+    inner_steps: Steps = None,
+    replace: Replace = False,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Adapt to every task of a table of labelled rows, once, for many predictions later.
+    """Adapt a model to the tasks of a table and keep the result.
 
-    innerloop adapt runs/schools known_pupils.csv --out adapted/schools
+    Every task of the table is adapted to once, by its labelled rows; predict then needs no labelled rows.
 
-    innerloop predict adapted/schools new_pupils.csv
+    Examples:
+      innerloop adapt runs/schools known_pupils.csv --out adapted/schools
+      innerloop predict adapted/schools new_pupils.csv
     """
+    import torch
+
     from ..checkpoint import save_adapted
     from ..sealed import refuse_occupied
 
     notes = Notes(quiet=quiet)
+    require_steps(inner_steps)
     refuse_occupied(out, replace=replace)
+    require_place(out)
     stored = stored_run(directory, device)
     if stored.kind == "adapted":
         raise UsageError(f"{directory} is adapted already: give the run it was adapted from")
@@ -43,9 +61,10 @@ def adapt(
     if labelled.empty:
         raise DataError(f"{support} has no row with a value in the target {schema.target!r}")
     groups = by_task(schema, labelled)
+    x = torch.from_numpy(schema.encode(labelled))
     adapted = {}
     for name, rows in groups.items():
-        batch = task_support(schema, labelled.iloc[rows])
+        batch = task_support(schema, labelled.iloc[rows], x[rows])
         adapted[name] = stored.model.adapt(batch.x, batch.y, steps=inner_steps)
     counts = {name: len(rows) for name, rows in groups.items()}
     settings = {"support": str(support), "inner_steps": inner_steps}

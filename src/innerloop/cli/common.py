@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json as json_module
+import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from ..checkpoint import Stored
     from ..evaluation import Evaluation
+    from ..sources import Source
     from ..splits import Tasks
 
 SCHEMA_VERSION = 1
@@ -26,26 +30,31 @@ ALGORITHM = Group("Algorithm", sort_key=2)
 TRAINING = Group("Training", sort_key=3)
 OUTPUT = Group("Output", sort_key=4)
 
-Json = Annotated[bool, Parameter(negative="", group=OUTPUT, help="Print one JSON object on stdout.")]
-Quiet = Annotated[bool, Parameter(negative="", group=OUTPUT, help="No progress and no notes on stderr.")]
-Device = Annotated[str, Parameter(group=TRAINING, help="auto (a GPU if there is one), cpu, cuda, ...")]
-Names = Annotated[str | None, Parameter(group=DATA)]
+FLAG = Parameter(negative="", group=OUTPUT, show_default=False)
+Json = Annotated[bool, FLAG, Parameter(help="Print one JSON object on stdout.")]
+Quiet = Annotated[bool, FLAG, Parameter(help="No progress and no notes on stderr.")]
+Replace = Annotated[bool, FLAG, Parameter(help="Replace the model that is in the directory.")]
+Device = Annotated[str, Parameter(help="auto (a GPU if there is one), cpu, cuda, ...")]
+Steps = Annotated[int | None, Parameter(help="Inner steps; as in training unless given.")]
 
 # settings of `train` that say which tasks there are; stored with the model: `evaluate` finds them again
 DATA_SETTINGS = (
     "tasks", "task", "target", "n_support", "n_shot", "n_way", "n_query", "features", "ignore", "categorical",
-    "kind", "split", "seed",
+    "kind", "support", "split", "split_by", "date_format", "labels", "image_size", "skip_bad", "data", "seed",
 )  # fmt: skip
 
 
 def names(text: str | None) -> list[str] | None:
-    """Column names separated by commas.
+    """Column names separated by commas; a name that holds a comma stands in quotation marks.
 
     Example:
-        >>> names("a, b")
-        ['a', 'b']
+        >>> names('a, b, "age, years"')
+        ['a', 'b', 'age, years']
     """
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+    if text is None:
+        return None
+    parts = next(csv.reader([text], skipinitialspace=True), [])
+    return [part.strip() for part in parts if part.strip()]
 
 
 def read_tasks(settings: dict[str, Any]) -> Tasks:
@@ -57,21 +66,31 @@ def read_tasks(settings: dict[str, Any]) -> Tasks:
     """
     from .. import datasets
 
-    given = {k: settings[k] for k in DATA_SETTINGS if settings.get(k) is not None and k != "tasks"}
+    found = {key: settings.get(key) for key in DATA_SETTINGS if key != "tasks"}
+    given = {key: value for key, value in found.items() if value is not None and value is not False}
     name = str(settings["tasks"])
     if name in datasets.DATASETS:
         return datasets.load(name, **_known_options(name, given))
     path = Path(name)
     if not path.exists() and path.suffix == "" and "/" not in name:
         return datasets.load(name)  # says what is known
-    if "target" not in given:
-        raise UsageError("a table needs --target COLUMN, the column to predict")
-    for key in ("features", "ignore", "categorical"):
-        if key in given:
-            given[key] = names(given[key])
-    if "split" in given:
-        given["split"] = shares(given["split"])
-    return _table(path, given)
+    from ..layouts import open_tasks
+
+    return open_tasks(path, **data_options(given))
+
+
+def data_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Settings as text become what `layouts.open_tasks` takes."""
+    options = dict(given)
+    for key in ("features", "ignore", "categorical", "date_format"):
+        if key in options:
+            options[key] = names(options[key])
+    targets = names(options.get("target"))
+    if targets and len(targets) > 1:
+        options["target"] = targets
+    if "split" in options and "," in options["split"]:
+        options["split"] = shares(options["split"])
+    return options
 
 
 def _known_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -83,42 +102,25 @@ def _known_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
     options = dict(given)
     if "seed" not in accepted:
         options.pop("seed", None)
-    if "split" in options:
+    senseless = [key for key in options if key not in accepted]
+    if senseless:
+        known = ", ".join(option_name(key) for key in accepted if key in DATA_SETTINGS)
+        raise UsageError(
+            f"{option_name(senseless[0])} has no meaning for the built-in {name!r}, which knows {known}"
+        )
+    if "split" in options and "," in options["split"]:
         options["split"] = shares(options["split"])
     return options
 
 
-def _table(path: Path, given: dict[str, Any]) -> Tasks:
-    from .. import tasks
+def option_name(key: str) -> str:
+    """The name of a setting on the command line.
 
-    if "n_way" in given:
-        if "task" in given:
-            raise UsageError("--n-way draws tasks from classes: leave --task out, or leave --n-way out")
-        if "n_support" in given:
-            raise UsageError("--n-way goes with --n-shot, rows a class, not with --n-support")
-        for key in ("kind",):
-            given.pop(key, None)
-        return tasks.class_table(path, **given)
-    if "task" not in given:
-        raise UsageError(
-            "a table needs --task COLUMN, which says the task of each row, or --n-way N to draw tasks "
-            "from classes"
-        )
-    if "n_support" not in given and "n_shot" not in given:
-        given |= _default_support(path, given)
-    return tasks.table(path, **given)
-
-
-def _default_support(path: Path, given: dict[str, Any]) -> dict[str, int]:
-    """5 rows a task, or 3 rows a class."""
-    from ..frames import as_frame
-    from ..schema import target_kind
-
-    frame = as_frame(path, task=given["task"])
-    if given["target"] not in frame:
-        return {"n_support": 5}
-    kind = target_kind(frame, given["target"], given.get("kind"), task=given["task"])
-    return {"n_support": 5} if kind == "regression" else {"n_shot": 3}
+    Example:
+        >>> option_name("n_support")
+        '--n-support'
+    """
+    return f"--{key.replace('_', '-')}"
 
 
 def shares(text: str | tuple[float, ...]) -> tuple[float, float, float]:
@@ -240,6 +242,10 @@ def cell(value: tuple[float, float, float], metric: str) -> str:
         '93.1 % [92.0, 94.0]'
     """
     mean, low, high = value
+    if not math.isfinite(mean):
+        return "undefined"
+    if not math.isfinite(low):
+        return f"{100 * mean:.1f} %" if metric == "accuracy" else f"{mean:.3f}"
     if metric == "accuracy":
         return f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
     digits = 2 if abs(mean) >= 10 else 3
@@ -268,6 +274,34 @@ def steps_table(found: Evaluation) -> str:
         label = f"{steps} (before adaptation)" if steps == 0 else str(steps)
         rows.append([label, *(cell(found.metric(metric, position), metric) for metric in metrics)])
     return columns(rows)
+
+
+def scored(found: Evaluation, source: Source) -> str:
+    """What was scored: how many tasks, and what each adapted on."""
+    count, support = len(found.ids), found.support
+    what = "held-out tasks"
+    if source.n_tasks is None:
+        what = "episodes of held-out classes" if hasattr(source, "n_way") else "episodes"
+    unit = "class" if support.per_class else "task"
+    rows = "row" if support.high == 1 else "rows"
+    return f"{count} {what}, support {support} {rows} a {unit}, 95 % intervals over them"
+
+
+def require_steps(inner_steps: int | None) -> None:
+    """Refuse a negative number of inner steps."""
+    if inner_steps is not None and inner_steps < 0:
+        raise UsageError(f"--inner-steps {inner_steps}: give 0 or more")
+
+
+def require_place(place: Path) -> None:
+    """Refuse a place nothing can be written to, before hours of work and not after them."""
+    folder = place.absolute().parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UsageError(f"{place}: {folder} is a file, not a folder: choose another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ResourceError(f"{place}: you may not write to {folder}: choose another place")
 
 
 def require_rows(frame: Any, what: str) -> None:

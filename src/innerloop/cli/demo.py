@@ -41,12 +41,14 @@ def demo(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn life expectancy across countries, then predict it for new ones from 3 rows each.
+    """Show the whole way on real data: life expectancy of countries.
 
     142 countries with 12 rows each are the tasks. Countries are split into meta-train, meta-validation and
     meta-test; every method is scored on the same episodes of the meta-test countries.
 
-    innerloop demo
+    Examples:
+      innerloop demo
+      innerloop demo --seed 1 --json
     """
     from ..datasets import gapminder
 
@@ -77,12 +79,12 @@ def demo(
 
 def first_rows(tasks: Tasks) -> Tasks:
     """The same tasks with the first rows of each as support and the later ones as query."""
-    from ..sources import RowSource
+    from ..sources import RowSource, SupportChoice
 
     def ordered(source: Source) -> RowSource:
         if not isinstance(source, RowSource):
             raise TypeError("only rows of a table have an order")
-        return replace(source, ordered=True)
+        return replace(source, support=source.support._replace(choice=SupportChoice("order")))
 
     return replace(tasks, train=ordered(tasks.train), valid=ordered(tasks.valid), test=ordered(tasks.test))
 
@@ -102,7 +104,7 @@ def compare(
     from ..training import meta_train
 
     count, size = tasks.n_features, tasks.train.support.high
-    ordered = bool(getattr(tasks.train, "ordered", False))
+    ordered = tasks.train.support.choice.how == "order"
     opponents = {
         "pooled": baselines.pooled(count),
         "alone_ridge": baselines.alone_ridge(count, n_support=size, ordered=ordered),

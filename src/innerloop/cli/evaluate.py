@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from ..errors import DataError, UsageError
-from .common import DATA_SETTINGS, Device, Json, Notes, Quiet, emit, read_tasks, steps_table, stored_run
+from .common import (
+    DATA_SETTINGS,
+    Device,
+    Json,
+    Notes,
+    Quiet,
+    Steps,
+    emit,
+    read_tasks,
+    require_steps,
+    scored,
+    steps_table,
+    stored_run,
+)
 
 if TYPE_CHECKING:
     from ..checkpoint import Stored
@@ -22,22 +35,25 @@ def evaluate(
     ] = None,
     /,
     *,
-    inner_steps: Annotated[
-        int | None, Parameter(help="Inner steps to go to; as in training unless given.")
-    ] = None,
+    inner_steps: Steps = None,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a model on tasks it was not trained on, before adaptation and after every inner step.
+    """Score a model on tasks it has not met, by number of inner steps.
 
-    innerloop evaluate runs/schools
+    Without TASKS these are the meta-test tasks of its training data. Of another table they are all tasks
+    that training has not met.
 
-    innerloop evaluate runs/schools other_schools.csv --inner-steps 10 --json
+    Examples:
+      innerloop evaluate runs/schools
+      innerloop evaluate runs/schools --inner-steps 10
+      innerloop evaluate runs/schools other_schools.csv --json
     """
     from ..evaluation import evaluate as score
 
     notes = Notes(quiet=quiet)
+    require_steps(inner_steps)
     stored = stored_run(directory, device)
     if stored.kind == "adapted":
         raise UsageError(f"{directory} holds adapted tasks: evaluate the run they were adapted from")
@@ -49,7 +65,7 @@ def evaluate(
         settings |= {"batchnorm": stored.config["learner"]["settings"].get("batchnorm")}
         emit("evaluate", stored.config["settings"].get("seed"), notes, settings, scores=found.scores(method))
         return
-    print(f"{method} on {len(found.ids)} held-out tasks, support {found.support}, 95 % intervals over tasks")
+    print(f"{method}: {scored(found, source)}")
     print(steps_table(found))
 
 
@@ -69,7 +85,8 @@ def _held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
 
 
 def _other_table(stored: Stored, tasks: str, settings: dict[str, Any], notes: Notes) -> Source:
-    from ..frames import as_frame, task_ids
+    from ..cells import task_ids
+    from ..frames import as_frame
     from ..tasks import classes_from_schema, from_schema
 
     schema, support = stored.schema, stored.support

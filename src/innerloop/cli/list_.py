@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+import textwrap
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from .common import Json, Notes, columns, emit
+from .common import Json, Notes, emit
 
 
 def list_(
-    what: Annotated[Literal["algorithms", "models", "data", "all"], Parameter(help="What to list.")] = "all",
+    what: Annotated[
+        Literal["algorithms", "models", "baselines", "data", "all"], Parameter(help="What to list.")
+    ] = "all",
     /,
     *,
     json: Json = False,
 ) -> None:
-    """List algorithms, models and built-in data sets.
+    """List algorithms, models, baselines and built-in data sets.
 
-    innerloop list algorithms
-
-    innerloop list data --json
+    Examples:
+      innerloop list
+      innerloop list algorithms
+      innerloop list data --json
     """
     from ..algorithms import ALGORITHMS
     from ..baselines import BASELINES
@@ -28,10 +33,18 @@ def list_(
 
     notes = Notes(quiet=True)
     found = {
-        "algorithms": [_entry(name, item) for name, item in {**ALGORITHMS, **BASELINES}.items()],
+        "algorithms": [_entry(name, item) for name, item in ALGORITHMS.items()],
         "models": [_entry(name, item) for name, item in MODELS.items()],
+        "baselines": [_entry(name, item) for name, item in BASELINES.items()],
         "data": [
-            {"name": d.name, "about": d.about, "size": d.size, "licence": d.licence, "needs": d.needs}
+            {
+                "name": d.name,
+                "about": d.about,
+                "size": d.size,
+                "licence": d.licence,
+                "needs": "" if (here := d.here()) else d.needs,
+                "here": here,
+            }
             for d in DATASETS.values()
         ],
     }
@@ -41,12 +54,23 @@ def list_(
         return
     for title, entries in chosen.items():
         print(title)
-        rows = [
-            [f"  {e['name']}", e["about"], *(e[k] for k in ("size", "needs") if e.get(k))] for e in entries
-        ]
-        width = max(len(row) for row in rows)
-        print(columns([row + [""] * (width - len(row)) for row in rows]))
+        width = max(len(entry["name"]) for entry in entries) + 4
+        for entry in entries:
+            print(_lines(entry, width))
 
 
-def _entry(name: str, item: object) -> dict[str, str]:
-    return {"name": name, "about": (item.__doc__ or "").strip().splitlines()[0]}
+def _lines(entry: dict[str, Any], indent: int) -> str:
+    """An entry in lines of at most 100 columns, what it is beside its name."""
+    needs = f"needs: {entry['needs']}" if entry.get("needs") else ""
+    data = f"{entry['size']}; licence: {entry['licence']}" if "size" in entry else ""
+    state = "" if "here" not in entry else "here" if entry["here"] else "not here"
+    parts = [entry["about"], data, f"{state}, {needs}" if needs else state]
+    lines = [line for part in parts for line in textwrap.wrap(part, 100 - indent)]
+    head = f"  {entry['name']}".ljust(indent)
+    return "\n".join([head + lines[0], *(" " * indent + line for line in lines[1:])])
+
+
+def _entry(name: str, item: object) -> dict[str, Any]:
+    first = (item.__doc__ or "").strip().splitlines()[0]
+    # an equation is for the documentation, not for a terminal
+    return {"name": name, "about": re.sub(r",? *\$[^$]*\$", "", first)}

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from .common import OUTPUT, Device, Json, Notes, Quiet, emit, stored_run
-from .rows import by_task, read_rows, task_support
+from ..errors import DataError, UsageError
+from .common import (
+    OUTPUT,
+    Device,
+    Json,
+    Notes,
+    Quiet,
+    Steps,
+    emit,
+    require_place,
+    require_steps,
+    stored_run,
+)
+from .rows import as_written, by_task, read_rows, schema_tasks, task_support
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,43 +40,56 @@ def predict(
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="CSV file to write; stdout unless given.")
     ] = None,
-    inner_steps: Annotated[int | None, Parameter(help="Inner steps; as in training unless given.")] = None,
+    inner_steps: Steps = None,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict for every row without a target, adapted to the rows of its task that have one.
+    """Predict the rows of a table that have no target.
 
-    The output keeps the rows and their order and adds the prediction, the probability of each class, and
-    n_support, the support rows of the task; 0 means the base prediction, without any adaptation.
+    Rows of the same task that have one are its support. The output keeps all rows and their order and adds
+    the prediction, the probability of each class, and n_support, the number of support rows of the task;
+    0 means the base prediction, without any adaptation. A directory that adapt left needs no support rows,
+    and every row is predicted.
 
-    innerloop predict runs/schools mixed.csv --out predictions.csv
-
-    innerloop predict adapted/schools new_pupils.csv
+    Examples:
+      innerloop predict runs/schools mixed.csv --out predictions.csv
+      innerloop predict adapted/schools new_pupils.csv
+      innerloop predict runs/schools mixed.csv --json
     """
     notes = Notes(quiet=quiet)
+    require_steps(inner_steps)
+    if out is not None:
+        require_place(out)
+        if out.exists() and out.samefile(rows):
+            raise UsageError(f"--out {out}: this is the table itself: choose another file")
     stored = stored_run(directory, device)
+    if stored.kind == "adapted" and inner_steps is not None:
+        raise UsageError("--inner-steps: this model is adapted already; give the number to innerloop adapt")
     schema, frame = read_rows(stored, rows, notes)
     if stored.kind == "adapted":
         wanted, values, counts = _from_adapted(stored, schema, frame, notes)
     else:
         wanted, values, counts = _from_run(stored, schema, frame, inner_steps)
-    table = _filled(schema, frame, wanted, values, counts)
+    added = _added(schema, frame, wanted, values, counts)
     base = int((counts[wanted] == 0).sum())
     if base:
         notes(f"note: {base} rows belong to tasks without a support row: base prediction, n_support=0")
+    if not wanted.any():
+        notes(f"note: every row has a {schema.target!r}, so there is nothing to predict: leave some empty")
     if out is not None:
         from ..files import write_bytes
 
-        write_bytes(out, table.to_csv(index=False).encode())
+        write_bytes(out, _csv(rows, frame, added).encode())
     if json:
         settings = {"directory": str(directory), "rows": str(rows), "inner_steps": inner_steps}
-        content = {"out": str(out)} if out else {"predictions": _records(table)}
+        content = {"out": str(out)} if out else {"predictions": _records(frame, added)}
         emit("predict", None, notes, settings, n_predicted=int(wanted.sum()), n_base=base, **content)
     elif out is None:
-        table.to_csv(sys.stdout, index=False)
+        print(_csv(rows, frame, added), end="")
     else:
-        print(f"predicted {int(wanted.sum())} rows of {len(by_task(schema, frame))} tasks: {out}")
+        count = len({*schema_tasks(schema, frame[wanted])})
+        print(f"predicted {int(wanted.sum())} rows of {count} tasks: {out}")
 
 
 def _from_run(
@@ -78,14 +102,15 @@ def _from_run(
     from ..learner import predict_tasks
 
     labelled = schema.labelled(frame)
+    x = torch.from_numpy(schema.encode(frame))
     counts = np.zeros(len(frame), dtype=np.int64)
     supports, queries, places = [], [], []
     for rows in by_task(schema, frame).values():
         support, query = rows[labelled[rows]], rows[~labelled[rows]]
         counts[rows] = len(support)
         if len(query):
-            supports.append(task_support(schema, frame.iloc[support]))
-            queries.append(torch.from_numpy(schema.encode(frame.iloc[query])))
+            supports.append(task_support(schema, frame.iloc[support], x[support]))
+            queries.append(x[query])
             places.append(query)
     values = np.zeros((len(frame), schema.n_outputs))
     model = stored.model if inner_steps is None else _with_steps(stored, inner_steps)
@@ -97,7 +122,6 @@ def _from_run(
 def _with_steps(stored: Stored, inner_steps: int) -> Any:
     from dataclasses import replace
 
-    from ..errors import UsageError
     from ..learner import GradientLearner, Model
 
     if not isinstance(stored.model.learner, GradientLearner):
@@ -115,30 +139,55 @@ def _from_adapted(
     labelled = schema.labelled(frame)
     if labelled.any():
         notes(f"note: {int(labelled.sum())} rows have a target; an adapted model predicts them all the same")
+    x = torch.from_numpy(schema.encode(frame))
     counts = np.zeros(len(frame), dtype=np.int64)
     values = np.zeros((len(frame), schema.n_outputs))
     for name, rows in by_task(schema, frame).items():
         task = stored.tasks.get(name) or stored.model.base()
         counts[rows] = support.get(name, 0)
-        values[rows] = task(torch.from_numpy(schema.encode(frame.iloc[rows]))).cpu().numpy()
+        values[rows] = task(x[rows]).cpu().numpy()
     return np.ones(len(frame), dtype=bool), values, counts
 
 
-def _filled(
+def _added(
     schema: Schema, frame: pd.DataFrame, wanted: np.ndarray, values: np.ndarray, counts: np.ndarray
 ) -> pd.DataFrame:
-    """The table with the predictions added; empty where a row was support."""
+    """The new columns; a prediction is missing where a row was support.
+
+    Raises:
+        DataError: the table has one of these columns already.
+    """
     import pandas as pd
 
-    table = frame.copy()
-    for name, column in schema.decode(values).items():
-        table[name] = pd.Series(column, index=frame.index).where(wanted)
-    table["n_support"] = counts
-    return table
+    columns = {
+        name: pd.Series(column, index=frame.index).where(wanted)
+        for name, column in schema.decode(values).items()
+    }
+    columns["n_support"] = pd.Series(counts, index=frame.index)
+    taken = [name for name in columns if name in frame]
+    if taken:
+        raise DataError(f"the table has a column {taken[0]!r} already: rename it or leave it out")
+    return pd.DataFrame(columns)
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    import json
+def _csv(path: Path, frame: pd.DataFrame, added: pd.DataFrame) -> str:
+    """The table as it was written, with the new columns behind."""
+    import pandas as pd
 
-    records: list[dict[str, Any]] = json.loads(table.to_json(orient="records"))
-    return records
+    table = as_written(path, frame)
+    text: str = pd.concat([table, added.set_axis(table.index)], axis=1).to_csv(
+        index=False, lineterminator="\n"
+    )
+    return text
+
+
+def _records(frame: pd.DataFrame, added: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values; what is missing is `None`."""
+    import pandas as pd
+
+    table = pd.concat([frame, added], axis=1)
+    columns = {
+        str(name): [None if gap else value for value, gap in zip(column.tolist(), column.isna(), strict=True)]
+        for name, column in table.items()
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

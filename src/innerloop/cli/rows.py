@@ -11,6 +11,7 @@ from .common import Notes, require_rows
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from torch import Tensor
 
     from ..checkpoint import Stored
     from ..episodes import Batch
@@ -41,28 +42,60 @@ def read_rows(stored: Stored, path: Path, notes: Notes) -> tuple[Schema, pd.Data
     return schema, frame
 
 
+def schema_tasks(schema: Schema, frame: pd.DataFrame) -> np.ndarray:
+    """The task of each row as text."""
+    from ..cells import task_ids
+
+    return task_ids(frame, str(schema.task)).astype(str)
+
+
 def by_task(schema: Schema, frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """Positions of the rows of each task, tasks in the order of their first row."""
     import numpy as np
 
-    from ..frames import task_ids
-
-    names, first, codes = np.unique(
-        task_ids(frame, str(schema.task)).astype(str), return_index=True, return_inverse=True
-    )
+    names, first, codes = np.unique(schema_tasks(schema, frame), return_index=True, return_inverse=True)
     order = np.argsort(codes, kind="stable")
     groups = np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
     return {str(names[task]): groups[task] for task in np.argsort(first)}
 
 
-def task_support(schema: Schema, frame: pd.DataFrame) -> Batch:
-    """Labelled rows of one task as a support set; there may be none."""
+def as_written(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells of a text file as they stand there: `007`, `1.50` and `NA` stay what they are.
+
+    What cannot be read so to the same rows and columns (a folder, Parquet) is given as it was understood.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        return frame
+    separator = frame.attrs.get("separator")
+    if separator is None:
+        return frame
+    try:
+        text = pd.read_csv(
+            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        )
+    except (ValueError, OSError, pd.errors.ParserError):
+        return frame
+    if text.columns.tolist() == frame.columns.tolist() and len(text) == len(frame):
+        return text
+    return frame
+
+
+def task_support(schema: Schema, frame: pd.DataFrame, x: Tensor) -> Batch:
+    """Labelled rows of one task as a support set; there may be none.
+
+    Arguments:
+        schema: what the columns mean.
+        frame: the rows.
+        x: their encoded features `(n, F)`.
+    """
     import torch
 
     from ..episodes import Batch
 
-    x = torch.from_numpy(schema.encode(frame))
     if len(frame):
         return Batch(x, torch.from_numpy(schema.encode_target(frame)))
-    empty = torch.zeros(0, 1) if schema.kind == "regression" else torch.zeros(0, dtype=torch.int64)
-    return Batch(x, empty)
+    regression = schema.kind == "regression"
+    shape = (0, schema.n_outputs) if regression else (0,)
+    return Batch(x, torch.zeros(shape, dtype=x.dtype if regression else torch.int64))

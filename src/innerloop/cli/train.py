@@ -10,15 +10,20 @@ from cyclopts import Parameter
 from .common import (
     ALGORITHM,
     DATA,
+    LABELS,
     OUTPUT,
     TRAINING,
     Device,
     Json,
     Notes,
     Quiet,
+    Replace,
     cell,
     emit,
+    option_name,
     read_tasks,
+    require_place,
+    scored,
     steps_table,
 )
 
@@ -26,11 +31,16 @@ D, A, T = (Parameter(group=group) for group in (DATA, ALGORITHM, TRAINING))
 
 
 def train(
-    tasks: Annotated[str, Parameter(help="A CSV file, or a built-in name: sinusoid, gapminder, alphabets.")],
+    tasks: Annotated[
+        str,
+        Parameter(help="A table, a folder of tables or images, an npz file, or a built-in name: gapminder."),
+    ],
     /,
     *,
     task: Annotated[str | None, D, Parameter(help="Column that says the task of each row.")] = None,
-    target: Annotated[str | None, D, Parameter(help="Column to predict.")] = None,
+    target: Annotated[
+        str | None, D, Parameter(help="Column to predict; several for regression: A,B.")
+    ] = None,
     n_support: Annotated[
         str | None, D, Parameter(help="Support rows a task: 5, or a range such as 1-8.")
     ] = None,
@@ -47,8 +57,27 @@ def train(
     kind: Annotated[
         str | None, D, Parameter(help="regression or classification; found out unless given.")
     ] = None,
+    support: Annotated[
+        str | None, D, Parameter(help="Which rows are support: random, order:COLUMN or block:COLUMN.")
+    ] = None,
     split: Annotated[
-        str | None, D, Parameter(help="Shares for train, validation, test: 0.7,0.15,0.15.")
+        str | None, D, Parameter(help="Shares for train, validation, test: 0.7,0.15,0.15; or a CSV file.")
+    ] = None,
+    split_by: Annotated[
+        str | None, D, Parameter(help="Column whose values are divided instead of tasks: clinic.")
+    ] = None,
+    date_format: Annotated[
+        str | None, D, Parameter(help="How dates are written, where it is not clear: %d/%m/%Y.")
+    ] = None,
+    labels: Annotated[
+        str | None, D, Parameter(help="shared: folders task/class/image, classes as in every task.")
+    ] = None,
+    image_size: Annotated[int | None, D, Parameter(help="Side of the images in pixels.")] = None,
+    skip_bad: Annotated[
+        bool, D, Parameter(negative="", help="Leave damaged images out, and count them.")
+    ] = False,
+    data: Annotated[
+        str | None, D, Parameter(help="Folder of built-in data that is not part of the package.")
     ] = None,
     algorithm: Annotated[str, A, Parameter(help="See: innerloop list algorithms.")] = "maml",
     model: Annotated[str | None, A, Parameter(help="mlp or conv4; by the data unless given.")] = None,
@@ -74,22 +103,32 @@ def train(
     schedule: Annotated[str, T, Parameter(help="cosine or constant.")] = "cosine",
     clip: Annotated[float, T, Parameter(help="Largest norm of the meta-gradient; 0 for none.")] = 10.0,
     validate_every: Annotated[int | None, T, Parameter(help="Steps between validations.")] = None,
+    composition: Annotated[
+        str | None, T, Parameter(help="Training tasks: fixed, permuted, recombined or fresh (default).")
+    ] = None,
+    augment: Annotated[
+        str | None, T, Parameter(help="Of training tasks: rotate, flip, crop, permute, noise, mix.")
+    ] = None,
     seed: Annotated[int, T, Parameter(help="Of the split, the initial parameters and the episodes.")] = 0,
-    device: Device = "auto",
+    device: Annotated[Device, T] = "auto",
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Model directory; runs/NAME-ALGORITHM unless given.")
     ] = None,
-    replace: Annotated[bool, Parameter(negative="", group=OUTPUT, help="Replace a model directory.")] = False,
+    replace: Replace = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Meta-train on many tasks; adapt, predict and evaluate with what it leaves.
+    """Meta-train a model on many tasks.
 
-    innerloop train schools.csv --task school --target exam --n-support 10 --out runs/schools
+    It leaves a model directory, which evaluate, adapt, predict and inspect take. Tasks are split into
+    meta-train, meta-validation and meta-test; the scores printed at the end are those of meta-test.
 
-    innerloop train letters.csv --target label --n-way 5 --n-shot 1
-
-    innerloop train alphabets --n-way 5 --n-shot 1 --steps 300
+    Examples:
+      innerloop train schools.csv --task school --target exam --out runs/schools
+      innerloop train activity.csv --task user --target activity --n-shot 3
+      innerloop train letters.csv --target label --n-way 5 --n-shot 1
+      innerloop train sinusoid --n-support 5 --algorithm fomaml
+      innerloop train schools.csv --config schools.toml
     """
     settings = {
         key: value for key, value in locals().items() if key not in ("json", "quiet", "out", "replace")
@@ -100,27 +139,35 @@ def train(
 def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: bool, quiet: bool) -> Path:
     """Train by settings, score on meta-test, write the directory."""
     from ..assemble import sound_settings
+    from ..augment import augmented, named
     from ..checkpoint import save
+    from ..compose import composed
     from ..evaluation import evaluate
     from ..sealed import refuse_occupied
     from ..training import meta_train
 
     notes = Notes(quiet=quiet)
+    _require_sense(settings)
     data = read_tasks(settings)
     directory = out or Path("runs") / f"{data.name}-{settings['algorithm']}"
     refuse_occupied(directory, replace=replace)
+    require_place(directory)
     notes(repr(data))
     for note in data.notes:
         notes(f"note: {note}")
     learner = _learner(data, settings)
+    training = composed(data.train, settings["composition"] or "fresh", seed=settings["seed"])
+    training = augmented(training, *named(settings["augment"] or ""))
     sound = sound_settings(data)
     steps: int = sound.steps if settings["steps"] is None else settings["steps"]
-    meta_lr: float = settings["meta_lr"] or sound.meta_lr
-    meta_batch_size: int = settings["meta_batch_size"] or sound.meta_batch_size
+    meta_lr: float = sound.meta_lr if settings["meta_lr"] is None else settings["meta_lr"]
+    meta_batch_size: int = (
+        sound.meta_batch_size if settings["meta_batch_size"] is None else settings["meta_batch_size"]
+    )
     with notes.progress(f"{settings['algorithm']} on {data.name}", steps) as callback:
         run = meta_train(
             learner,
-            data.train,
+            training,
             valid=data.valid,
             schedule=settings["schedule"],
             clip=settings["clip"] or None,
@@ -159,11 +206,34 @@ def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: 
         )  # fmt: skip
         return directory
     headline = found.metrics[0]
-    print(f"meta-test: {len(found.ids)} tasks, support {found.support}, 95 % intervals over tasks")
+    print(f"meta-test: {scored(found, data.test)}")
     print(steps_table(found))
-    print(f"{headline} after adaptation: {cell(found.metric(headline), headline)}")
+    print(f"{LABELS[headline]} after adaptation: {cell(found.metric(headline), headline)}")
     print(f"model: {directory}")
     return directory
+
+
+def _require_sense(settings: dict[str, Any]) -> None:
+    """Refuse what can be refused before any data is read."""
+    from ..baselines import BASELINES
+    from ..errors import UsageError
+
+    for key, least in {
+        "seed": 0,
+        "steps": 0,
+        "meta_batch_size": 1,
+        "validate_every": 1,
+        "n_query": 1,
+    }.items():
+        if settings[key] is not None and settings[key] < least:
+            raise UsageError(f"{option_name(key)} {settings[key]}: give {least} or more")
+    if settings["task"] is not None and settings["task"] == settings["target"]:
+        raise UsageError(f"{settings['task']!r} is named as task and as target: they are two columns")
+    if settings["algorithm"] in BASELINES:
+        raise UsageError(
+            f"{settings['algorithm']} is a baseline to compare with, which leaves no model: use it from "
+            "Python (innerloop.baselines), or choose one of: innerloop list algorithms"
+        )
 
 
 def _learner(data: Any, settings: dict[str, Any]) -> Any:

@@ -1,47 +1,21 @@
-"""Heads: closed forms that turn support features into predictions.
+"""The Gaussian head: Bayesian linear regression with a learned prior.
 
-The Gaussian head is Bayesian linear regression with a learned prior. With the features of the table itself it
-is the linear mixed model; with learned features it is ALPaCA.
+With the features of the table itself it is the linear mixed model; with learned features it is ALPaCA.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .episodes import Batch
-from .errors import UsageError
-from .functional import Params
-from .losses import mean_rows
-
-COVARIANCES = ("full", "diagonal", "auto")
-
-
-class Head(Protocol):
-    """A closed form on features `(T, n, F)` of stacked tasks."""
-
-    def init(self) -> Params:
-        """The head's meta-parameters."""
-
-    def base(self, meta: Params, count: int) -> Params:
-        """What `count` tasks predict with before they have seen a target."""
-
-    def solve(self, meta: Params, features: Tensor, support: Batch) -> Params:
-        """What each task predicts with after its support set."""
-
-    def predict(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
-        """Predictions `(T, n, *out)`."""
-
-    def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
-        """Mean loss of each task, `(T,)`."""
-
-    def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params:
-        """The head's meta-parameters by direct optimisation on all rows of the tasks."""
+from ..episodes import Batch
+from ..functional import Params
+from ..losses import mean_rows
+from .base import COVARIANCES, check_known, check_sizes, factored, prior_root, row_weights, with_constant
 
 
 @dataclass(frozen=True)
@@ -62,7 +36,7 @@ class GaussianHead:
             (only `fit` can choose; trained by gradients it is full).
 
     Raises:
-        UsageError: `covariance` is unknown.
+        UsageError: `covariance` is unknown, or a size is no positive number.
 
     Example:
         >>> head = GaussianHead(2, 1)
@@ -78,11 +52,9 @@ class GaussianHead:
     covariance: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown covariance."""
-        if self.covariance not in COVARIANCES:
-            raise UsageError(
-                f"covariance={self.covariance!r} is unknown: choose one of {', '.join(COVARIANCES)}"
-            )
+        """Refuse what has no meaning."""
+        check_known("covariance", self.covariance, COVARIANCES)
+        check_sizes("the Gaussian head", n_features=self.n_features, n_outputs=self.n_outputs)
 
     def init(self) -> Params:
         """Prior mean 0, covariance 1, noise 1."""
@@ -103,38 +75,42 @@ class GaussianHead:
 
     def solve(self, meta: Params, features: Tensor, support: Batch) -> Params:
         r"""The posterior, as its mean and a root of $V_n$; finite for a singular prior and for no rows."""
-        design, target = _with_constant(features), support.y
-        weighted = design if support.weight is None else design * support.weight.unsqueeze(-1)
-        root = self._root(meta)
-        mean = meta["head/mean"]
+        design, target = with_constant(features).double(), support.y.double()
+        weighted = design * row_weights(support, design).unsqueeze(-1)
+        root, mean = self._root(meta).double(), meta["head/mean"].double()
         gram = weighted.mT @ design
         # V_n = L (I + L' G L)^-1 L' with V = L L': no inverse of V
         middle = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device) + root.mT @ gram @ root
-        factor = torch.linalg.cholesky(middle)
-        spread = torch.linalg.solve_triangular(factor, root.mT.expand_as(middle), upper=False).mT
+        spread = torch.linalg.solve_triangular(factored(middle), root.mT.expand_as(middle), upper=False).mT
         weights = mean + spread @ (spread.mT @ (weighted.mT @ (target - design @ mean)))
-        return {"head/weights": weights, "head/spread": spread}
+        return {"head/weights": weights.to(features.dtype), "head/spread": spread.to(features.dtype)}
 
     def predict(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
         """Posterior mean `(T, n, C)`."""
-        return _with_constant(features) @ adapted["head/weights"]
+        return with_constant(features) @ adapted["head/weights"]
 
     def variance(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
         r"""Predictive variance $\sigma^2 (1 + \phi^\top V_n \phi)$ of a new row, `(T, n, C)`."""
-        leverage = (_with_constant(features) @ adapted["head/spread"]).square().sum(-1, keepdim=True)
+        leverage = (with_constant(features) @ adapted["head/spread"]).square().sum(-1, keepdim=True)
         return meta["head/log_noise"].mul(2).exp() * (1 + leverage)
+
+    def uncertainty(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """See `variance`."""
+        return self.variance(meta, adapted, features)
+
+    def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
+        """Log density of each row's targets, `(T, n)`."""
+        variance = self.variance(meta, adapted, features)
+        error = (batch.y - self.predict(meta, adapted, features)).square()
+        return -0.5 * (error / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
 
     def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
         """Mean negative log density of each row's target, `(T,)`."""
-        variance = self.variance(meta, adapted, features)
-        error = (batch.y - self.predict(meta, adapted, features)).square()
-        return mean_rows(
-            (0.5 * (error / variance + variance.log() + math.log(2 * math.pi))).sum(-1), batch.weight
-        )
+        return mean_rows(-self.log_density(meta, adapted, features, batch), batch.weight)
 
     def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params:
         """Maximum likelihood of all rows, by L-BFGS in float64 from pooled least squares."""
-        moments = _Moments.of(_with_constant(features).double(), rows)
+        moments = _Moments.of(with_constant(features).double(), rows)
         diagonal = self.covariance == "diagonal"
         value, params = self._maximise(moments, diagonal=diagonal or self.covariance == "auto")
         extra = self.n_features * (self.n_features + 1) / 2
@@ -148,9 +124,7 @@ class GaussianHead:
 
     def _root(self, meta: Params) -> Tensor:
         """Lower triangular L with a positive diagonal, V = L L'."""
-        raw = meta["head/root"]
-        lower = torch.zeros_like(raw) if self.covariance == "diagonal" else torch.tril(raw, -1)
-        return lower + torch.diag_embed(torch.diagonal(raw, dim1=-2, dim2=-1).exp())
+        return prior_root(meta["head/root"], diagonal=self.covariance == "diagonal")
 
     def _maximise(
         self, moments: _Moments, *, diagonal: bool, start: Params | None = None
@@ -207,10 +181,10 @@ class _Moments:
     @staticmethod
     def of(design: Tensor, rows: Batch) -> _Moments:
         target = rows.y.double()
-        weight = torch.ones(target.shape[:2]) if rows.weight is None else rows.weight
-        weighted = design * weight.to(design).unsqueeze(-1)
-        square = (target.square() * weight.to(design).unsqueeze(-1)).sum(1)
-        return _Moments(weighted.mT @ design, weighted.mT @ target, square, weight.double().sum(1))
+        weight = row_weights(rows, design)
+        weighted = design * weight.unsqueeze(-1)
+        square = (target.square() * weight.unsqueeze(-1)).sum(1)
+        return _Moments(weighted.mT @ design, weighted.mT @ target, square, weight.sum(1))
 
     def pooled(self) -> tuple[Tensor, Tensor]:
         """Least squares on all rows together, `(D, C)`, and its noise variance `(C,)`."""
@@ -255,8 +229,4 @@ def pooled_least_squares(features: Tensor, rows: Batch) -> tuple[Tensor, Tensor]
         >>> pooled_least_squares(rows.x, rows)[0].flatten().tolist()
         [0.0, 1.0]
     """
-    return _Moments.of(_with_constant(features).double(), rows).pooled()
-
-
-def _with_constant(features: Tensor) -> Tensor:
-    return torch.cat([features, torch.ones_like(features[..., :1])], -1)
+    return _Moments.of(with_constant(features).double(), rows).pooled()

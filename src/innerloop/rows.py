@@ -1,0 +1,256 @@
+"""Rows of a table, grouped by task, as a source of episodes. Drawing is vectorised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .draws import Indices, distinct, outside, pack, ragged
+from .episodes import Batch, Episode
+from .errors import DataError
+from .support import SupportSize, Targets, stream
+
+# rows, padding included, that one stack of evaluation episodes may hold
+ROWS_AT_ONCE = 65_536
+
+# rows, padding included, that a direct fit of all tasks may hold
+_WHOLE = 2**24
+
+
+class _Cells(NamedTuple):
+    """Rows sorted by class within a task (or a block of it).
+
+    Arguments:
+        rows: `(N,)` row numbers in that order.
+        starts: first place of each class of each task, and `N`.
+        first: first cell of each task, and the number of cells.
+    """
+
+    rows: Indices
+    starts: Indices
+    first: Indices
+
+
+class _Drawn(NamedTuple):
+    """Support rows of each task, as places within it: `inside` `(T, most)`, of them the first `counts`.
+
+    The other places are for the query: all but `hole` ones from `begin` on, or all but `inside` where the
+    support rows lie scattered (`begin` is `None`).
+    """
+
+    inside: Indices
+    counts: Indices
+    begin: Indices | None
+    hole: Indices
+
+
+@dataclass(frozen=True, eq=False)
+class RowSource:
+    """Rows of a table, grouped by task.
+
+    Arguments:
+        x: `(N, *feature)`, sorted by task; within a task in order, or by block, where `support` asks for it.
+        y: `(N, C)` floating targets or `(N,)` class numbers.
+        starts: first row of each task, and `N`.
+        ids: name of each task.
+        support: how many rows form a support set, and which ones.
+        targets: what `y` means.
+        n_query: largest number of query rows of a training episode; evaluation uses all.
+        draws: support sets drawn for each task in evaluation.
+        blocks: first row of each block, and `N`, where support comes from one block.
+
+    Raises:
+        DataError: a task has fewer than two rows, or fewer than two blocks.
+
+    Example:
+        >>> x, y = torch.arange(10.0)[:, None], torch.zeros(10, 1)
+        >>> size, targets = SupportSize(2, 2), Targets("regression", 1)
+        >>> source = RowSource(x, y, np.array([0, 6, 10]), ("a", "b"), size, targets)
+        >>> source.sample(2, stream(0)).support.x.shape
+        torch.Size([2, 2, 1])
+    """
+
+    x: Tensor
+    y: Tensor
+    starts: Indices
+    ids: tuple[str, ...]
+    support: SupportSize
+    targets: Targets
+    n_query: int = 32
+    draws: int = 10
+    blocks: Indices | None = None
+
+    def __post_init__(self) -> None:
+        """Every task must give a support and a query row."""
+        by_block = self.support.choice.how == "block"
+        what = "block" if by_block else "row"
+        if by_block and self.blocks is None:
+            raise DataError(f"support={str(self.support.choice)!r} needs to know where each block starts")
+        counts = np.diff(self._first_block) if by_block else np.diff(self.starts)
+        if len(counts) and counts.min() < 2:
+            task = int(counts.argmin())
+            raise DataError(
+                f"task {self.ids[task]!r} has {counts[task]} {what}: support and query need 2 or more"
+            )
+        if self.support.per_class:
+            _ = self._cells  # sorted now, so that the first draw is as quick as the others
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.ids)
+
+    def sample(self, count: int, generator: torch.Generator) -> Episode:
+        """See `Source.sample`; distinct tasks as long as there are enough."""
+        if count <= self.n_tasks:
+            chosen = distinct(np.array([self.n_tasks]), np.array([count]), generator)[0]
+        else:
+            chosen = torch.randint(self.n_tasks, (count,), generator=generator).numpy()
+        return self._episode(chosen, generator, self.n_query)
+
+    def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
+        """See `Source.fixed`: `draws` supports of each task, all its other rows are query."""
+        rows = np.diff(self.starts)
+        order = np.argsort(rows, kind="stable")
+        # there is one way to take a number of first rows
+        once = self.support.choice.how == "order" and self.support.low == self.support.high
+        for draw in range(1 if once else self.draws):
+            for number, tasks in enumerate(_stacks(order, rows)):
+                episode = self._episode(tasks, stream(seed, draw, number), None)
+                yield [self.ids[task] for task in tasks], episode
+
+    def whole(self) -> Batch:
+        """All rows of every task, stacked and padded; of huge tasks a part, drawn once, in the same order."""
+        counts = np.diff(self.starts)
+        longest = max(64, _WHOLE // max(len(counts), 1))
+        place = np.arange(min(int(counts.max()), longest)) + np.zeros((len(counts), 1), dtype=np.int64)
+        long = counts > longest
+        if long.any():
+            part = np.full(int(long.sum()), longest)
+            place[long] = np.sort(distinct(counts[long], part, stream(0)), axis=1)
+        return self._rows(self.starts[:-1, None] + place, np.minimum(counts, longest))
+
+    def _episode(self, tasks: Indices, generator: torch.Generator, n_query: int | None) -> Episode:
+        starts, rows = self.starts[tasks], self.starts[tasks + 1] - self.starts[tasks]
+        size = torch.randint(
+            self.support.low, self.support.high + 1, (len(tasks),), generator=generator
+        ).numpy()
+        drawn = self._draw_support(tasks, size, generator)
+        left = rows - drawn.hole
+        if n_query is None:
+            count = left
+            ranks = np.broadcast_to(np.arange(int(left.max())), (len(tasks), int(left.max())))
+        else:
+            count = np.minimum(left, n_query)
+            ranks = distinct(left, count, generator)
+        if drawn.begin is None:
+            query = outside(ranks, drawn.inside, drawn.counts)
+        else:
+            query = ranks + np.where(ranks >= drawn.begin[:, None], drawn.hole[:, None], 0)
+        return Episode(
+            self._rows(self._place(starts[:, None] + drawn.inside), drawn.counts),
+            self._rows(self._place(starts[:, None] + query), count),
+        )
+
+    def _draw_support(self, tasks: Indices, size: Indices, generator: torch.Generator) -> _Drawn:
+        starts, rows = self.starts[tasks], self.starts[tasks + 1] - self.starts[tasks]
+        how = self.support.choice.how
+        if how == "order":
+            counts = np.minimum(size, rows - 1)
+            first = np.broadcast_to(np.arange(int(counts.max())), (len(tasks), int(counts.max())))
+            return _Drawn(first, counts, np.zeros_like(counts), counts)
+        if how == "block":
+            assert self.blocks is not None
+            first, stop = self._first_block[tasks], self._first_block[tasks + 1]
+            share = torch.rand(len(tasks), generator=generator, dtype=torch.float64).numpy()
+            block = first + (share * (stop - first)).astype(np.int64)
+            begin, length = self.blocks[block] - starts, self.blocks[block + 1] - self.blocks[block]
+            if self.support.per_class:
+                inside, counts = self._by_class(block, size, None, generator)
+                return _Drawn(inside - starts[:, None], counts, begin, length)
+            counts = np.minimum(size, length)
+            return _Drawn(begin[:, None] + distinct(length, counts, generator), counts, begin, length)
+        if self.support.per_class:
+            inside, counts = self._by_class(tasks, size, rows, generator)
+            return _Drawn(inside - starts[:, None], counts, None, counts)
+        counts = np.minimum(size, rows - 1)
+        return _Drawn(distinct(rows, counts, generator), counts, None, counts)
+
+    def _by_class(
+        self, units: Indices, shots: Indices, rows: Indices | None, generator: torch.Generator
+    ) -> tuple[Indices, Indices]:
+        """Places, in the order of `_cells`, of `shots` rows of each class of a task or block, and how many.
+
+        With `rows`, the rows of each task, the query comes from the same rows: then every class keeps a query
+        row where it has two or more, and every task keeps one.
+        """
+        cells = self._cells
+        first, n_cells = cells.first[units], cells.first[units + 1] - cells.first[units]
+        cell = ragged(first, n_cells)
+        size = cells.starts[cell + 1] - cells.starts[cell]
+        most = size if rows is None else np.maximum(size - 1, 1)
+        shot = np.minimum(np.repeat(shots, n_cells), most)
+        task = np.repeat(np.arange(len(units)), n_cells)
+        counts = np.bincount(task, shot, minlength=len(units)).astype(np.int64)
+        full = np.zeros(0, dtype=np.int64) if rows is None else np.flatnonzero(counts >= rows)
+        if len(full):
+            # single rows of every class: one class, any of them, gives its row to the query
+            share = torch.rand(len(full), generator=generator, dtype=torch.float64).numpy()
+            offset = np.cumsum(n_cells) - n_cells
+            shot[offset[full] + (share * n_cells[full]).astype(np.int64)] = 0
+            counts[full] -= 1
+        drawn = cells.starts[cell][:, None] + distinct(size, shot, generator)
+        return pack(drawn[np.arange(drawn.shape[1]) < shot[:, None]], counts), counts
+
+    @cached_property
+    def _first_block(self) -> Indices:
+        """First block of each task, and the number of blocks."""
+        return np.searchsorted(np.asarray(self.blocks), self.starts)
+
+    @cached_property
+    def _cells(self) -> _Cells:
+        units = self.starts if self.blocks is None else self.blocks
+        unit = np.repeat(np.arange(len(units) - 1), np.diff(units))
+        label = self.y.numpy()
+        rows = np.lexsort((label, unit))
+        label = label[rows]
+        new = np.ones(len(rows), dtype=bool)
+        new[1:] = (label[1:] != label[:-1]) | (unit[1:] != unit[:-1])
+        starts = np.append(np.flatnonzero(new), len(rows))
+        return _Cells(rows, starts, np.searchsorted(starts, units))
+
+    def _place(self, index: Indices) -> Indices:
+        """Row numbers of places; they differ where rows are counted by class."""
+        index = np.clip(index, 0, len(self.y) - 1)
+        return self._cells.rows[index] if self.support.per_class else index
+
+    def _rows(self, index: Indices, counts: Indices) -> Batch:
+        width = index.shape[1]
+        rows = torch.from_numpy(np.minimum(index, len(self.y) - 1))
+        x, y = self.x[rows], self.y[rows]
+        if len(counts) == 0 or counts.min() == width:
+            return Batch(x, y)
+        kept = torch.from_numpy(np.arange(width) < counts[:, None])
+        return Batch(_masked(x, kept), _masked(y, kept), kept.to(x.dtype))
+
+
+def _stacks(order: Indices, rows: Indices) -> Iterator[Indices]:
+    """Tasks of about equal size in stacks of bounded padded size; `order` sorts them by size."""
+    start = 0
+    while start < len(order):
+        sizes = rows[order[start : start + ROWS_AT_ONCE]]
+        # sizes grow, so the last task of a stack sets its width
+        fitting = np.searchsorted(sizes * np.arange(1, len(sizes) + 1), ROWS_AT_ONCE, side="right")
+        stop = start + max(1, int(fitting))
+        yield order[start:stop]
+        start = stop
+
+
+def _masked(values: Tensor, kept: Tensor) -> Tensor:
+    return values * kept.reshape(*kept.shape, *(1 for _ in values.shape[2:])).to(values.dtype)
