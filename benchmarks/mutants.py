@@ -32,7 +32,7 @@ class Mutant(NamedTuple):
 IDENTITIES, FORMULAS, MODULES = "test_identities.py", "test_formulas.py", "test_modules.py"
 MUTANTS = [
     Mutant("first order without saying so", "learner.py", "create_graph=differentiable and not self.rule.first_order", "create_graph=False", IDENTITIES),
-    Mutant("second order in first-order MAML", "inner.py", "{name: grad.detach() for name, grad in grads.items()}, state", "grads, state", IDENTITIES),
+    Mutant("second order in first-order MAML", "inner.py", "return rule._replace(update=update, first_order=True)", "return rule", IDENTITIES),
     Mutant("query scored on the support set", "metagrad.py", "return learner.loss(meta, adapted, episode.query, key=key)", "return learner.loss(meta, adapted, episode.support, key=key)", IDENTITIES),
     Mutant("adapting on the query set", "metagrad.py", "adapted = learner.adapt(meta, episode.support, key=key)\n        return", "adapted = learner.adapt(meta, episode.query, key=key)\n        return", IDENTITIES),
     Mutant("uphill inner step", "inner.py", "moved[name] = value - rate.at(name, step, meta) * along", "moved[name] = value + rate.at(name, step, meta) * along", IDENTITIES),

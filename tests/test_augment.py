@@ -253,28 +253,28 @@ def test_noise_is_one_offset_a_task():
 
 
 def test_a_mixed_row_lies_between_rows_of_the_same_class():
-    episode = n_way().sample(3, stream(0))
-    found = mix(episode, stream(1))
-    shares = {}
-    for before, after in zip(episode, found, strict=True):
+    """Every drawing is an axis of its own, so a mixed row names its two rows and their shares."""
+    shape, labels = (3, 4, 1, 6, 6), torch.tensor([0, 0, 1, 1]).repeat(3, 1)
+    axes = torch.eye(36)[: 3 * 4 * 2].reshape(2, *shape)
+    episode = Episode(*(Batch(x, labels) for x in axes))
+    shares = torch.zeros(2, 3, 4)
+    for number, (before, after) in enumerate(zip(episode, mix(episode, stream(1)), strict=True)):
         assert torch.equal(before.y, after.y)
         for task in range(3):
-            for row in range(before.y.shape[1]):
-                own, new = before.x[task, row].flatten(), after.x[task, row].flatten()
-                fits = []
-                for other in {0, 1, 2} - {task}:
-                    for partner in torch.nonzero(before.y[other] == before.y[task, row])[:, 0]:
-                        direction = before.x[other, partner].flatten() - own
-                        step = torch.dot(new - own, direction) / direction.square().sum()
-                        if torch.allclose(own + step * direction, new, atol=1e-5):
-                            fits.append(1 - step.item())
-                # the other tasks may hold the same drawing
-                assert fits
-                assert max(fits) - min(fits) < 1e-4
-                shares.setdefault(task, []).append(fits[0])
-    for values in shares.values():
-        assert max(values) - min(values) < 1e-4, "one share for all rows of a task"
-        assert 0.5 <= values[0] <= 1
+            for row in range(4):
+                parts = after.x[task, row].flatten()
+                (first, second) = torch.nonzero(parts)[:, 0].tolist()
+                assert parts.sum() == pytest.approx(1)
+                tasks = {(place % 12) // 4 for place in (first, second)}
+                assert task in tasks
+                assert len(tasks) == 2
+                assert {place // 12 for place in (first, second)} == {number}, "support with support"
+                assert {int(labels[0, place % 4]) for place in (first, second)} == {int(labels[0, row])}
+                shares[number, task, row] = parts[number * 12 + task * 4 + row]
+    assert (shares >= 0.5).all()
+    assert (shares <= 1).all()
+    assert (shares - shares[:1, :, :1]).abs().max() < 1e-6, "one share for all rows of a task"
+    assert len(set(shares[0, :, 0].tolist())) == 3
 
 
 def test_features_and_targets_of_regression_are_mixed_alike():

@@ -32,7 +32,7 @@ class Sound(NamedTuple):
 # a head solves for the weights of all features at once, and more of them cost it little
 _FEATURE_WIDTHS = (64, 64)
 VECTORS = Sound("mlp", 0.05, 5, "tensor", 10.0, 3e-3, 32, 1000)
-IMAGES = Sound("conv4", 0.4, 3, "tensor", 10.0, 6e-3, 16, 300)
+IMAGES = Sound("conv4", 0.4, 1, "tensor", 10.0, 8e-3, 32, 300)
 
 
 def sound_settings(tasks: Tasks) -> Sound:

@@ -93,7 +93,8 @@ class _PlainWeightNorm(nn.Module):
 
     def forward(self, weight_g: Tensor, weight_v: Tensor) -> Tensor:
         dims = tuple(d for d in range(weight_v.dim()) if d != self.dim % weight_v.dim() or self.dim == -1)
-        return weight_v * (weight_g / torch.linalg.vector_norm(weight_v, dim=dims, keepdim=True))
+        length: Tensor = torch.linalg.vector_norm(weight_v, dim=dims, keepdim=True)
+        return weight_v * (weight_g / length)
 
 
 class _Dropout(nn.Module):
@@ -414,7 +415,7 @@ def lora(rank: int) -> str:
         >>> lora(4)
         'lora(4)'
     """
-    if not isinstance(rank, int) or rank < 1:
+    if rank < 1:
         raise UsageError(f"rank={rank!r}: give a positive whole number")
     return f"lora({rank})"
 
@@ -426,8 +427,8 @@ class _LowRank(nn.Module):
         super().__init__()
         self.layer = layer
         if isinstance(layer, nn.Linear):
-            self.lora_a: nn.Module = nn.Linear(layer.in_features, rank, bias=False)
-            self.lora_b: nn.Module = nn.Linear(rank, layer.out_features, bias=False)
+            self.lora_a: Any = nn.Linear(layer.in_features, rank, bias=False)
+            self.lora_b: Any = nn.Linear(rank, layer.out_features, bias=False)
         else:
             if layer.groups != 1 or layer.padding_mode != "zeros":
                 raise UsageError("lora: grouped convolutions and padding modes have no low-rank addition")

@@ -31,7 +31,7 @@ def harmonic(
 ) -> Tasks:
     """Sines with three unknowns: amplitude 0.1 to 5, frequency 0.5 to 2, phase 0 to 2 pi, `x` from -5 to 5.
 
-    A fixed population of 5,000 tasks (2,813 train, 937 valid, 1,250 test) with noise of a hundredth of the
+    A fixed population of 5,000 tasks (2,812 train, 938 valid, 1,250 test) with noise of a hundredth of the
     amplitude: the setting of Tossou et al., 2019, *Adaptive Deep Kernel Learning*, after Kim et al., 2018,
     *Bayesian MAML*. How many rows a task has is not stated there; here it is 50 unless given.
 
@@ -50,7 +50,7 @@ def harmonic(
 
     Example:
         >>> harmonic(n_support=5)
-        Tasks(harmonic: 5000 tasks = 2813 train + 937 valid + 1250 test, 1 feature, regression, n_support=5)
+        Tasks(harmonic: 5000 tasks = 2812 train + 938 valid + 1250 test, 1 feature, regression, n_support=5)
     """
     support = SupportSize.parse(n_support, None)
     if rows <= support.high or n_query < 1 or draws < 1:

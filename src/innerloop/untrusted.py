@@ -176,7 +176,8 @@ def support_of(config: dict[str, Any]) -> SupportSize | None:
     stored = {"choice": "random", **stored}
     _require_fields(stored, {"rows": str, "per_class": bool, "choice": str}, "support")
     rows = stored["rows"]
-    return SupportSize.parse(*((None, rows) if stored["per_class"] else (rows, None)), stored["choice"])
+    n_support, n_shot = (None, rows) if stored["per_class"] else (rows, None)
+    return SupportSize.parse(n_support, n_shot, stored["choice"])
 
 
 def targets_of(config: dict[str, Any]) -> Targets | None:
