@@ -216,12 +216,13 @@ class RowSource:
     @cached_property
     def _cells(self) -> _Cells:
         units = self.starts if self.blocks is None else self.blocks
-        unit = np.repeat(np.arange(len(units) - 1), np.diff(units))
-        label = self.y.numpy()
-        rows = np.lexsort((label, unit))
-        label = label[rows]
+        # one key a row, for arrays as long as the table are what loading takes memory for
+        key = np.repeat(np.arange(len(units) - 1) * self.targets.n_outputs, np.diff(units))
+        key += self.y.numpy()
+        rows = np.argsort(key, kind="stable")
+        key = key[rows]
         new = np.ones(len(rows), dtype=bool)
-        new[1:] = (label[1:] != label[:-1]) | (unit[1:] != unit[:-1])
+        new[1:] = key[1:] != key[:-1]
         starts = np.append(np.flatnonzero(new), len(rows))
         return _Cells(rows, starts, np.searchsorted(starts, units))
 
