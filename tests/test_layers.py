@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "innerloop"
 # A new module gets its place here, as low as its imports allow.
 LAYERS = (
     ("errors", "files", "sealed"),
-    ("functional", "episodes", "losses"),
+    ("functional", "episodes", "losses", "threads"),
     (
         *("tasks", "schema", "frames", "splits", "tables", "single", "sources", "datasets", "alphabets"),
         *(

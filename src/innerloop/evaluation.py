@@ -16,6 +16,7 @@ from .errors import DataError, UsageError
 from .learner import Model
 from .losses import mean_rows
 from .sources import Source, SupportSize, Targets
+from .threads import threads_for
 
 EVALUATION_SEED = 20_240_229
 
@@ -147,10 +148,11 @@ def evaluate(
     for ids, raw in source.fixed(seed):
         episode = to(raw, reference.device, reference.dtype)
         spread.add(raw.query, source.targets)
-        measured = [
-            _measure(model, adapted, episode.query, source.targets)
-            for adapted in _path(model, episode, steps)
-        ]
+        with threads_for(model.meta):
+            measured = [
+                _measure(model, adapted, episode.query, source.targets)
+                for adapted in _path(model, episode, steps)
+            ]
         for row, task in enumerate(ids):
             counts[task] = counts.get(task, 0) + 1
             for name in measured[0]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +17,7 @@ from .evaluation import mean_loss
 from .functional import Params
 from .learner import Learner, Model
 from .sources import RowSource, Source, stream
+from .threads import threads_for
 
 SCHEDULES = ("cosine", "constant")
 
@@ -110,11 +110,12 @@ def meta_train(
     if meta is None:
         meta = learner.init()
     meta = {name: value.to(place) for name, value in meta.items()}
-    fitted = _direct_fit(learner, meta, source)
+    with threads_for(meta):
+        fitted = _direct_fit(learner, meta, source)
     if fitted is not None:
         return Run(Model(learner, fitted), [], 0, 0, time.perf_counter() - began)
 
-    with one_thread() if _is_small(meta, place) else nullcontext():
+    with threads_for(meta):
         loop = _OuterLoop(learner, meta, meta_lr, schedule, steps, clip)
         every = validate_every or max(1, steps // 20)
         best, best_step, log = _descend(
@@ -270,19 +271,3 @@ def resolve_device(device: str) -> torch.device:
         why = "torch knows no such device" if reason.startswith("Expected one of") else reason
         raise UsageError(f"device={device!r} cannot be used ({why}): choose auto, cpu, cuda, ...") from None
     return place
-
-
-def _is_small(meta: Params, place: torch.device) -> bool:
-    """Whether the work is so little that threads would only wait for each other: small matrices only."""
-    return place.type == "cpu" and all(value.dim() <= 2 and value.numel() < 40_000 for value in meta.values())
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run small tensor work on one thread, where several only wait for each other; restored afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
