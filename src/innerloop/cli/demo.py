@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..splits import Tasks
     from ..training import Run
 
-STEPS = 600
+STEPS = 400
 QUESTIONS = {
     "random": "from 3 random years, predict the other 9",
     "first": "from the first 3 years (1952-1962), predict the later 9",
