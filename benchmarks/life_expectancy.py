@@ -18,13 +18,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--inner-steps", type=int, default=10)
     options = parser.parse_args()
     for question, text in QUESTIONS.items():
         errors: dict[str, list[float]] = {}
         for seed in range(options.splits):
             tasks = gapminder(seed=seed)
             _, found = compare(
-                tasks if question == "random" else first_rows(tasks), steps=options.steps, seed=seed
+                tasks if question == "random" else first_rows(tasks),
+                steps=options.steps,
+                seed=seed,
+                inner_steps=options.inner_steps,
             )
             for name, result in found.items():
                 errors.setdefault(name, []).append(result.metric("error_over_variance")[0])

@@ -84,7 +84,8 @@ def meta_train(
         meta_lr: step size of the outer Adam.
         schedule: `cosine` (to zero) or `constant`.
         clip: largest norm of the meta-gradient; `None` for no limit.
-        validate_every: steps between validations; a twentieth of `steps` unless given.
+        validate_every: steps between validations; a twentieth of `steps` unless given, a fifth where tasks never
+            repeat.
         seed: of everything random.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
         meta: where to start; `learner.init()` unless given.
@@ -117,7 +118,8 @@ def meta_train(
 
     with threads_for(meta):
         loop = _OuterLoop(learner, meta, meta_lr, schedule, steps, clip)
-        every = validate_every or max(1, steps // 20)
+        # tasks without end are scored on many episodes each time, which training must not wait for
+        every = validate_every or max(1, steps // (20 if source.n_tasks else 5))
         best, best_step, log = _descend(
             loop, source, valid, steps, meta_batch_size, every, seed, place, callbacks
         )

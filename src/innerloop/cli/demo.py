@@ -95,11 +95,12 @@ def compare(
     steps: int = STEPS,
     seed: int = 0,
     callback: Callable[[dict[str, Any]], None] | None = None,
+    inner_steps: int | None = None,
 ) -> tuple[Run, dict[str, Evaluation]]:
     """MAML and its opponents, trained on the same tasks and scored on the same episodes."""
     from .. import baselines
     from ..algorithms import mixed
-    from ..assemble import learner_for
+    from ..assemble import learner_for, sound_settings
     from ..evaluation import evaluate
     from ..training import meta_train
 
@@ -113,7 +114,7 @@ def compare(
         "mixed_squares": mixed(count, squares=True),
     }
     run = meta_train(
-        learner_for(tasks, seed=seed),
+        learner_for(tasks, seed=seed, inner_steps=inner_steps or sound_settings(tasks).inner_steps),
         tasks.train,
         valid=tasks.valid,
         steps=steps,
