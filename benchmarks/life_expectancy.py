@@ -2,7 +2,7 @@
 
     python benchmarks/life_expectancy.py
 
-takes about ten minutes on two cores and prints the table that stands in docs/benchmarks.md.
+takes about fifteen minutes on two cores and prints the table that stands in docs/benchmarks.md.
 """
 
 import argparse
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--inner-steps", type=int, default=10)
+    parser.add_argument("--inner-steps", type=int, default=5)
     options = parser.parse_args()
     for question, text in QUESTIONS.items():
         errors: dict[str, list[float]] = {}

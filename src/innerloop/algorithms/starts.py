@@ -1,0 +1,119 @@
+"""Algorithms whose fast weights start elsewhere than at meta-parameters: CAVIA and ProtoMAML.
+
+The arguments they share with others are explained in `algorithms.gradient`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..errors import UsageError
+from ..functional import Network, Params
+from ..learner import Learner, Start
+from ..losses import Loss
+from ..metagrad import unrolled
+from ..models import BodyHead, Contextual
+from .gradient import gradient_learner, inner_rule
+from .registry import registered
+
+
+@registered
+def cavia(
+    module: nn.Module,
+    *,
+    loss: Loss,
+    n_context: int = 5,
+    inner_lr: float = 1.0,
+    inner_steps: int = 2,
+    clip: float | None = None,
+    batchnorm: str = "support",
+    mapping: str = "vmap",
+) -> Learner:
+    """CAVIA: tasks adapt a short context vector that is fed to the model beside its input; all else is shared.
+
+    The context starts at zero. Few numbers a task, and no way to overfit with them.
+    Zintgraf, Shiarlis, Kurin, Hofmann & Whiteson, 2019, *Fast Context Adaptation via Meta-Learning*.
+
+    Arguments: see `algorithms.gradient`, and:
+        n_context: length of the context; the module takes this many features (or image channels) more than the
+            data have.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> from innerloop.models import build
+        >>> cavia(build("mlp", n_in=1 + 5), loss="mse").fast
+        ('context',)
+    """
+    if n_context < 1:
+        raise UsageError(f"n_context={n_context}: give 1 or more")
+
+    def zeros(meta: Params, support: Any) -> Params:
+        like = next(iter(meta.values()))
+        return {"context": like.new_zeros(support.y.shape[0], n_context)}
+
+    rule = inner_rule("sgd", inner_lr, None, clip)
+    options: dict[str, Any] = {"adapt": "context", "batchnorm": batchnorm, "mapping": mapping}
+    start = Start(("context",), zeros)
+    contextual = Contextual(module, n_context)
+    return gradient_learner(contextual, loss, rule, inner_steps, metagrad=unrolled(), start=start, **options)
+
+
+@registered
+def protomaml(
+    module: nn.Module,
+    *,
+    n_features: int,
+    n_way: int,
+    loss: Loss = "cross_entropy",
+    inner_lr: float = 0.01,
+    inner_steps: int = 5,
+    learn_lr: str | None = None,
+    clip: float | None = None,
+    batchnorm: str = "support",
+    mapping: str = "vmap",
+) -> Learner:
+    r"""ProtoMAML: MAML whose last layer starts as the prototypes of the support set.
+
+    $w_k = 2 c_k,\; b_k = -\lVert c_k \rVert^2$ make the layer a prototypical network before the first step.
+    Triantafillou et al., 2020, *Meta-Dataset: A Dataset of Datasets for Learning to Learn from Few Examples*.
+
+    Arguments: see `algorithms.gradient`, and:
+        module: turns `x` into features `(n, n_features)`.
+        n_features: features.
+        n_way: classes.
+
+    Returns:
+        The learner; classification only.
+
+    Raises:
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> protomaml(nn.Linear(4, 8), n_features=8, n_way=3).start.names
+        ('head.weight', 'head.bias')
+    """
+    whole = BodyHead(module, n_features, n_way)
+    body = Network(module, batchnorm=batchnorm, mapping=mapping)
+
+    def prototypes(meta: Params, support: Any) -> Params:
+        inside = {
+            name.removeprefix("body."): value for name, value in meta.items() if name.startswith("body.")
+        }
+        features, _ = body(inside, {}, support.x, weight=support.weight)
+        member = nn.functional.one_hot(support.y.long(), n_way).to(features.dtype)
+        if support.weight is not None:
+            member = member * support.weight.unsqueeze(-1)
+        centre = member.mT @ features / member.sum(1).clamp(min=1).unsqueeze(-1)
+        return {"head.weight": 2 * centre, "head.bias": -centre.square().sum(-1)}
+
+    rule = inner_rule("sgd", inner_lr, learn_lr, clip)
+    start = Start(("head.weight", "head.bias"), prototypes)
+    options: dict[str, Any] = {"batchnorm": batchnorm, "mapping": mapping}
+    return gradient_learner(whole, loss, rule, inner_steps, metagrad=unrolled(), start=start, **options)
