@@ -119,7 +119,8 @@ def meta_train(
     with threads_for(meta):
         loop = _OuterLoop(learner, meta, meta_lr, schedule, steps, clip)
         # tasks without end are scored on many episodes each time, which training must not wait for
-        every = validate_every or max(1, steps // (20 if source.n_tasks else 5))
+        endless = valid is not None and valid.n_tasks is None
+        every = validate_every or max(1, steps // (5 if endless else 20))
         best, best_step, log = _descend(
             loop, source, valid, steps, meta_batch_size, every, seed, place, callbacks
         )
