@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from innerloop.alphabets import draw_alphabets
+from innerloop.data.alphabets import draw_alphabets
 from innerloop.errors import UsageError
 
 

@@ -8,10 +8,10 @@ from torch import nn
 from innerloop import tasks as front
 from innerloop.algorithms import maml
 from innerloop.augment import AUGMENTATIONS, augmented, chain, crop, flip, mix, named, noise, permute, rotate
-from innerloop.compose import COMPOSITIONS, composed
+from innerloop.data.compose import COMPOSITIONS, composed
+from innerloop.data.sources import RowSource, SupportSize, Targets, stream
 from innerloop.episodes import Batch, Episode, select, stack
 from innerloop.errors import UsageError
-from innerloop.sources import RowSource, SupportSize, Targets, stream
 from oracles import doubled, largest_error
 
 IMAGES = ("rotate", "flip", "crop", "mix", "permute")

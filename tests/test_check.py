@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from innerloop.check import check
 from innerloop.cli import run
+from innerloop.data.check import check
 
 
 def visits() -> pd.DataFrame:

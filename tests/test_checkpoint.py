@@ -17,10 +17,10 @@ from torch import nn
 from innerloop import models, sealed
 from innerloop.algorithms import fomaml, maml, mixed
 from innerloop.checkpoint import describe, load, save, save_adapted
+from innerloop.data.schema import Schema
+from innerloop.data.sources import SupportSize, Targets
 from innerloop.errors import DivergedError, ModelFileError, ResourceError, UsageError
 from innerloop.learner import GradientLearner, Model
-from innerloop.schema import Schema
-from innerloop.sources import SupportSize, Targets
 
 FILES = ["config.json", "log.jsonl", "model.safetensors", "manifest.json"]
 

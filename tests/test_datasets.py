@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from innerloop import datasets, imagesets
+from innerloop import datasets
 from innerloop.cli import run
+from innerloop.data import imagesets
+from innerloop.data.sources import stream
 from innerloop.errors import DataError, UsageError
-from innerloop.sources import stream
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ import torch
 from hypothesis import given, settings
 from PIL import Image
 
-from innerloop.check import check
+from innerloop.data.check import check
+from innerloop.data.layouts import open_tasks
+from innerloop.data.splits import Tasks
+from innerloop.data.support import stream
 from innerloop.errors import DataError, InnerloopError, UsageError
-from innerloop.layouts import open_tasks
-from innerloop.splits import Tasks
-from innerloop.support import stream
 
 NAN = float("nan")
 

@@ -11,14 +11,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import innerloop as il
-from innerloop.dates import days
+from innerloop.data.dates import days
+from innerloop.data.frames import read_table
+from innerloop.data.images import read_images
+from innerloop.data.layouts import open_tasks, recognise
+from innerloop.data.schema import Schema
+from innerloop.data.support import stream
 from innerloop.episodes import Batch, Episode
 from innerloop.errors import DataError, UsageError
-from innerloop.frames import read_table
-from innerloop.images import read_images
-from innerloop.layouts import open_tasks, recognise
-from innerloop.schema import Schema
-from innerloop.support import stream
 
 
 def visits(tasks: int = 8, rows: int = 6) -> pd.DataFrame:

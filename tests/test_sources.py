@@ -15,13 +15,13 @@ from torch import nn
 
 from innerloop import tasks as front
 from innerloop.algorithms import maml
-from innerloop.arrange import order_values
-from innerloop.draws import distinct, outside
+from innerloop.data.arrange import order_values
+from innerloop.data.draws import distinct, outside
+from innerloop.data.sources import ClassSource, RowSource, SupportChoice, SupportSize, Targets, stream
 from innerloop.episodes import select
 from innerloop.errors import DataError, UsageError
 from innerloop.evaluation import evaluate
 from innerloop.learner import Model
-from innerloop.sources import ClassSource, RowSource, SupportChoice, SupportSize, Targets, stream
 
 
 def source_of(sizes, *, n_query=32, draws=10, classes=None, blocks=None, **support):

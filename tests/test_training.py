@@ -149,8 +149,8 @@ def test_a_task_that_is_not_finite_is_left_out_and_counted():
 
 
 def test_the_others_of_the_step_count_as_if_it_had_not_been_there():
+    from innerloop.data.support import stream
     from innerloop.episodes import select
-    from innerloop.support import stream
     from innerloop.training import _OuterLoop, task_keys
 
     tasks, learner = tasks_of_lines(), learner_of()

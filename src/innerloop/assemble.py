@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from . import algorithms, baselines, models
+from .data.splits import Tasks
 from .errors import UsageError
 from .learner import Learner
-from .splits import Tasks
 
 
 class Sound(NamedTuple):

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cells import close_names, meant
+from .data.cells import close_names, meant
+from .data.sources import Source, SupportSize, Targets
 from .episodes import Batch, Episode, map_tensors, select, tensors
 from .errors import UsageError
-from .sources import Source, SupportSize, Targets
 
 Augmentation = Callable[[Episode, torch.Generator], Episode]
 
@@ -221,7 +221,7 @@ def augmented(source: Source, *augmentations: Augmentation) -> Source:
     """The source with its training episodes augmented, one augmentation after the other.
 
     Example:
-        >>> from innerloop.sources import stream
+        >>> from innerloop.data.sources import stream
         >>> from innerloop.tasks import sinusoid
         >>> source = augmented(sinusoid(n_support=5).train, noise, mix)
         >>> source.sample(4, stream(0)).support.x.shape

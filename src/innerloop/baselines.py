@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .data.sources import stream
 from .episodes import Batch
 from .functional import Network, Params
 from .heads import GaussianHead, pooled_least_squares
@@ -20,7 +21,6 @@ from .learner import HeadLearner, Learner
 from .losses import mean_rows
 from .metagrad import unrolled
 from .models import Polynomial
-from .sources import stream
 
 BASELINES: dict[str, Callable[..., Learner]] = {}
 

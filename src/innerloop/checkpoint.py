@@ -17,16 +17,16 @@ import numpy as np
 import torch
 
 from .algorithms import ALGORITHMS
+from .data.sources import SupportSize, Targets
 from .errors import DivergedError, ModelFileError, UsageError
 from .functional import Params
 from .learner import Adapted, Model
 from .sealed import EXTRA_FILES, SCHEMA_VERSION, parse_json, write_sealed
-from .sources import SupportSize, Targets
 from .stored import TASKS, Stored, describe, differences, frozen, load, outline, precision
 from .untrusted import require_config
 
 if TYPE_CHECKING:
-    from .schema import Schema
+    from .data.schema import Schema
 
 __all__ = ["Stored", "describe", "load", "save", "save_adapted"]
 

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import alphabets as drawing
-from .cells import close_names, meant
+from .data import alphabets as drawing
+from .data.cells import close_names, meant
+from .data.frames import read_table
+from .data.functions import sinusoid
+from .data.imagesets import IMAGE_SETS, cifar_fs, folder_of, mini_imagenet, omniglot
+from .data.nway import classes
+from .data.samplesets import digits, harmonic, letters, letters_file
+from .data.splits import SHARES, Split, Tasks
+from .data.tables import table
 from .errors import DataError, InnerloopError, UsageError
 from .files import write_bytes
-from .frames import read_table
-from .functions import sinusoid
-from .imagesets import IMAGE_SETS, cifar_fs, folder_of, mini_imagenet, omniglot
-from .nway import classes
-from .samplesets import digits, harmonic, letters, letters_file
-from .splits import SHARES, Split, Tasks
-from .tables import table
 
 _ALPHABETS, _CHARACTERS, _DRAWINGS, _SIZE = 28, 24, 20, 28
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .data.sources import Source, SupportSize, Targets
 from .episodes import Batch, Episode, to
 from .errors import DataError, UsageError
 from .learner import Model
 from .losses import mean_rows
-from .sources import Source, SupportSize, Targets
 from .threads import threads_for
 
 EVALUATION_SEED = 20_240_229

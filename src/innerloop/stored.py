@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from .algorithms import build
+from .data.sources import SupportSize, Targets
 from .errors import UsageError
 from .functional import Params
 from .learner import Adapted, Learner, Model
 from .losses import Loss
 from .sealed import Sealed, read_sealed, sha256
-from .sources import SupportSize, Targets
 from .untrusted import (
     blaming,
     read_config,
@@ -32,7 +32,7 @@ from .untrusted import (
 )
 
 if TYPE_CHECKING:
-    from .schema import Schema
+    from .data.schema import Schema
 
 TASKS = "tasks/"  # before the names of what tasks own; parameters of modules have no slash so early
 _SHOWN = ("kind", "targets", "settings", "data", "versions", "best_step", "scores", "parent", "tasks")

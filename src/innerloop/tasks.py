@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .arrays import arrays
-from .check import check
-from .functions import function, sinusoid
-from .layouts import open_tasks as open
-from .nway import class_table, classes, classes_from_schema
-from .single import single
-from .splits import Tasks
-from .tables import from_schema, table
+from .data.arrays import arrays
+from .data.check import check
+from .data.functions import function, sinusoid
+from .data.layouts import open_tasks as open
+from .data.nway import class_table, classes, classes_from_schema
+from .data.single import single
+from .data.splits import Tasks
+from .data.tables import from_schema, table
 
 __all__ = [
     "Tasks",

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .data.sources import RowSource, Source, stream
 from .episodes import Episode, select, to
 from .errors import DivergedError, UsageError
 from .evaluation import mean_loss
 from .functional import Params
 from .learner import Learner, Model
-from .sources import RowSource, Source, stream
 from .threads import threads_for
 
 SCHEDULES = ("cosine", "constant")

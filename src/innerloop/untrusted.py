@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .algorithms import ALGORITHMS
+from .data.sources import SupportSize, Targets
 from .errors import ModelFileError
 from .functional import Params
 from .losses import LOSSES
 from .models import MODELS
 from .sealed import DAMAGED, EXTRA_FILES, MODEL_FILES, Sealed, check_version, parse_json
-from .sources import SupportSize, Targets
 
 if TYPE_CHECKING:
-    from .schema import Schema
+    from .data.schema import Schema
 
 KINDS = ("run", "adapted", "refined")
 
@@ -192,7 +192,7 @@ def schema_of(config: dict[str, Any]) -> Schema | None:
     """What the columns of the table mean."""
     if config["schema"] is None:
         return None
-    from .schema import Schema
+    from .data.schema import Schema
 
     schema = Schema.from_config(config["schema"])
     require(_fits(schema, Schema), "the schema holds a value of another type than its columns have")

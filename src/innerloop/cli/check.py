@@ -42,7 +42,7 @@ def check(tasks: str, /, *, json: Json = False, quiet: Quiet = False, **settings
       innerloop check photos --skip-bad --json
     """
     from .. import datasets
-    from ..check import check as look
+    from ..data.check import check as look
 
     if tasks in datasets.DATASETS:
         raise DataError(f"{tasks} is built in, so there is nothing to check: give data of your own")

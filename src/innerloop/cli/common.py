@@ -19,9 +19,9 @@ from ..errors import DataError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from ..checkpoint import Stored
+    from ..data.sources import Source
+    from ..data.splits import Tasks
     from ..evaluation import Evaluation
-    from ..sources import Source
-    from ..splits import Tasks
 
 SCHEMA_VERSION = 1
 
@@ -74,7 +74,7 @@ def read_tasks(settings: dict[str, Any]) -> Tasks:
     path = Path(name)
     if not path.exists() and path.suffix == "" and "/" not in name:
         return datasets.load(name)  # says what is known
-    from ..layouts import open_tasks
+    from ..data.layouts import open_tasks
 
     return open_tasks(path, **data_options(given))
 

@@ -12,9 +12,9 @@ from cyclopts import Parameter
 from .common import OUTPUT, TRAINING, Json, Notes, Quiet, cell, columns, emit
 
 if TYPE_CHECKING:
+    from ..data.sources import Source
+    from ..data.splits import Tasks
     from ..evaluation import Evaluation
-    from ..sources import Source
-    from ..splits import Tasks
     from ..training import Run
 
 STEPS = 400
@@ -79,7 +79,7 @@ def demo(
 
 def first_rows(tasks: Tasks) -> Tasks:
     """The same tasks with the first rows of each as support and the later ones as query."""
-    from ..sources import RowSource, SupportChoice
+    from ..data.sources import RowSource, SupportChoice
 
     def ordered(source: Source) -> RowSource:
         if not isinstance(source, RowSource):

@@ -25,7 +25,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from ..checkpoint import Stored
-    from ..sources import Source
+    from ..data.sources import Source
 
 
 def evaluate(
@@ -85,8 +85,8 @@ def _held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
 
 
 def _other_table(stored: Stored, tasks: str, settings: dict[str, Any], notes: Notes) -> Source:
-    from ..cells import task_ids
-    from ..frames import as_frame
+    from ..data.cells import task_ids
+    from ..data.frames import as_frame
     from ..tasks import classes_from_schema, from_schema
 
     schema, support = stored.schema, stored.support

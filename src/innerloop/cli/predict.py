@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..checkpoint import Stored
-    from ..schema import Schema
+    from ..data.schema import Schema
 
 
 def predict(

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..checkpoint import Stored
+    from ..data.schema import Schema
     from ..episodes import Batch
-    from ..schema import Schema
 
 
 def read_rows(stored: Stored, path: Path, notes: Notes) -> tuple[Schema, pd.DataFrame]:
@@ -25,7 +25,7 @@ def read_rows(stored: Stored, path: Path, notes: Notes) -> tuple[Schema, pd.Data
         UsageError: the model was not trained on a table with a task column.
         DataError: the table cannot be used.
     """
-    from ..frames import read_table
+    from ..data.frames import read_table
 
     schema = stored.schema
     if schema is None or schema.task is None:
@@ -44,7 +44,7 @@ def read_rows(stored: Stored, path: Path, notes: Notes) -> tuple[Schema, pd.Data
 
 def schema_tasks(schema: Schema, frame: pd.DataFrame) -> np.ndarray:
     """The task of each row as text."""
-    from ..cells import task_ids
+    from ..data.cells import task_ids
 
     return task_ids(frame, str(schema.task)).astype(str)
 

@@ -141,7 +141,7 @@ def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: 
     from ..assemble import sound_settings
     from ..augment import augmented, named
     from ..checkpoint import save
-    from ..compose import composed
+    from ..data.compose import composed
     from ..evaluation import evaluate
     from ..sealed import refuse_occupied
     from ..training import meta_train

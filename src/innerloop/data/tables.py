@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..errors import DataError, UsageError
 from .arrange import layout, numbered, placed, task_splits
 from .cells import distinct, listed, sorted_labels, task_ids
-from .errors import DataError, UsageError
 from .frames import as_frame
 from .schema import Schema, labelled_rows, target_kind, target_names
 from .sources import RowSource, SupportChoice, SupportSize

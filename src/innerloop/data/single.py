@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
-from .episodes import tensors
-from .errors import DataError, UsageError
+from ..episodes import tensors
+from ..errors import DataError, UsageError
 from .sources import SingleSource, Targets
 from .splits import SHARES, SPLITS, Tasks, parts
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from .episodes import Batch, Episode, stack
-from .errors import DataError, UsageError
+from ..episodes import Batch, Episode, stack
+from ..errors import DataError, UsageError
 from .sources import FunctionSource, SupportSize, Targets, observed_variance, stream
 from .splits import Tasks
 

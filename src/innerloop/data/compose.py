@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .augment import augmented, known, permute
+from ..augment import augmented, known, permute
+from ..episodes import Episode, select
+from ..errors import UsageError
 from .draws import distinct
-from .episodes import Episode, select
-from .errors import UsageError
 from .sources import ClassSource, Source, SupportSize, Targets, stream
 
 # of tasks that never repeat, a fixed set holds this many

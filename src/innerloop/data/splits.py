@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import DataError, UsageError
 from .cells import absent_columns, close_names, listed, meant, task_ids, where
-from .errors import DataError, UsageError
 from .frames import as_frame
 from .schema import Schema
 from .sources import ClassSource, Source, Targets
@@ -284,7 +284,7 @@ def folds(count: int, load: Callable[..., Tasks], *arguments: Any, **options: An
 
     Example:
         >>> import pandas as pd
-        >>> from innerloop.tables import table
+        >>> from innerloop.data.tables import table
         >>> frame = pd.DataFrame({"site": list("aabbccddee"), "dose": range(10), "risk": range(10)})
         >>> for tasks in folds(5, table, frame, task="site", target="risk", n_support=1):
         ...     print(*tasks.splits["test"], end=" ")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .errors import Collector, DataError, Guard
+from ..errors import Collector, DataError, Guard
 from .frames import entries
 from .images import SUFFIXES, read_images
 from .splits import SPLITS

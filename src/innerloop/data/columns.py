@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..errors import DataError
 from . import dates
 from .cells import (
     distinct,
@@ -21,7 +22,6 @@ from .cells import (
     truth,
     where,
 )
-from .errors import DataError
 
 KINDS = ("number", "flag", "category", "date")
 

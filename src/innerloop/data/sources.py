@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..episodes import Batch, Episode, map_tensors, stack, tensors
+from ..errors import DataError
 from .draws import distinct
-from .episodes import Batch, Episode, map_tensors, stack, tensors
-from .errors import DataError
 from .rows import ROWS_AT_ONCE, RowSource
 from .support import SupportChoice, SupportSize, Targets, stream
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..errors import Collector, InnerloopError
 from . import leaks
 from .cells import task_ids
 from .columns import Column
-from .errors import Collector, InnerloopError
 from .folders import load_images
 from .frames import as_frame, read_table
 from .layouts import open_tasks, recognise

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..errors import DataError
 from .cells import absent_columns, distinct
 from .delimited import read_existing
-from .errors import DataError
 from .nway import as_array, feature_tensor
 from .schema import labelled_rows, target_kind, target_names
 from .sources import RowSource, Source

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ..errors import DataError
 from .cells import absent_columns, distinct, is_missing, is_number, listed, parse, task_ids, where
-from .errors import DataError
 from .splits import Split, divide
 from .support import SupportChoice
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .errors import DataError
+from ..errors import DataError
 from .frames import read_table
 from .images import SUFFIXES, read_images
 from .nway import classes

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .errors import DataError, UsageError
+from ..errors import DataError, UsageError
 from .frames import as_frame
 from .nway import class_table, classes
 from .rows import RowSource

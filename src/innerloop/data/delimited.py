@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..errors import DataError, UsageError
+from ..files import explained, read_bytes
 from .cells import close_names, meant
-from .errors import DataError, UsageError
-from .files import explained, read_bytes
 
 # spellings of "no value" in a file; of the task column only the empty cell, because NA is also Namibia
 _GAPS = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "none", "<NA>", "#N/A"]

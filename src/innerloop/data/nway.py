@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..errors import DataError, UsageError
 from .cells import close_names, listed, meant, sorted_labels
-from .errors import DataError, UsageError
 from .frames import as_frame
 from .schema import Schema
 from .sources import ClassSource, SupportSize

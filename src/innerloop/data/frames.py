@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..errors import DataError, Guard
+from ..files import explained
 from .cells import listed
 from .delimited import SEPARATORS, Piece, parse_pieces, read_existing, read_piece, refuse_name
-from .errors import DataError, Guard
-from .files import explained
 
 _PARQUET = (".parquet", ".pq")
 TABLES = (".csv", ".tsv", ".txt", *_PARQUET)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..episodes import Batch, Episode
+from ..errors import DataError
 from .draws import Indices, distinct, outside, pack, ragged
-from .episodes import Batch, Episode
-from .errors import DataError
 from .support import SupportSize, Targets, stream
 
 # rows, padding included, that one stack of evaluation episodes may hold

@@ -24,11 +24,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from ..errors import DataError, UsageError
+from ..files import explained
 from .arrays import arrays, read_npz, sound_support
 from .cells import listed
 from .delimited import refuse_name
-from .errors import DataError, UsageError
-from .files import explained
 from .folders import ImageFolder, find_images, load_images
 from .frames import TABLES, as_frame, entries
 from .functions import from_any_function

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .errors import UsageError
+from ..errors import UsageError
 
 
 def stream(seed: int, *path: int) -> torch.Generator:

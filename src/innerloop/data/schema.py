@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from ..errors import DataError, Guard, ModelFileError, UsageError
 from .cells import (
     absent_columns,
     distinct,
@@ -38,7 +39,6 @@ from .columns import (
     numbers,
     refuse_stray_text,
 )
-from .errors import DataError, Guard, ModelFileError, UsageError
 from .sources import Targets
 
 __all__ = ["KINDS", "Column", "Schema", "target_kind"]

@@ -1,0 +1,1 @@
+"""From what people have to episodes: reading, understanding, splitting and drawing."""
