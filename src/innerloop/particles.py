@@ -57,6 +57,11 @@ class ParticleLearner:
             )
         if self.criterion not in LOSSES:
             raise UsageError(f"loss={self.criterion!r}: particles need one of {', '.join(LOSSES)}")
+        if self.network.keeps_statistics:
+            raise UsageError(
+                "batchnorm='per_step' with particles: choose 'support' or 'transductive'; a particle has no "
+                "scales of its own a step"
+            )
         self.metagrad.check(self)
 
     def init(self) -> Params:
@@ -111,6 +116,10 @@ class ParticleLearner:
         """Loss of the mean prediction, `(T,)`."""
         rows = LOSSES[self.criterion](self.predict(meta, adapted, batch.x, key=key), batch.y)
         return mean_rows(rows, batch.weight)
+
+    def observe(self, meta: Params, episode: Episode) -> Params:
+        """See `Learner.observe`."""
+        return {}
 
     def outputs(self, adapted: Params, x: Any, *, key: Tensor | None = None) -> Tensor:
         """What each particle predicts, `(T, P, n, *out)`."""

@@ -287,6 +287,27 @@ def scored(found: Evaluation, source: Source) -> str:
     return f"{count} {what}, support {support} {rows} a {unit}, 95 % intervals over them"
 
 
+_NORMALISED = {
+    "support": "each task's support set; a prediction does not depend on the other queries",
+    "per_step": "running averages of training, for each inner step; a prediction does not depend on the others",
+    "transductive": "the rows at hand: a prediction depends on the other queries asked with it",
+}
+
+
+def batchnorm_line(learner: Any) -> str:
+    """A line that says what BatchNorm normalises queries with; empty for a model without it.
+
+    Example:
+        >>> from innerloop import maml, models
+        >>> batchnorm_line(maml(models.mlp(1), loss="mse"))
+        ''
+    """
+    network = learner.network
+    if not network.normalizers:
+        return ""
+    return f"BatchNorm: {network.batchnorm} ({_NORMALISED[network.batchnorm]})\n"
+
+
 def require_steps(inner_steps: int | None) -> None:
     """Refuse a negative number of inner steps."""
     if inner_steps is not None and inner_steps < 0:

@@ -18,6 +18,7 @@ from .common import (
     Notes,
     Quiet,
     Replace,
+    batchnorm_line,
     cell,
     emit,
     option_name,
@@ -95,7 +96,7 @@ def train(
     ] = None,
     adapt: Annotated[str | None, A, Parameter(help="What adapts: all, head, body or a name pattern.")] = None,
     batchnorm: Annotated[
-        str | None, A, Parameter(help="BatchNorm statistics: support or transductive.")
+        str | None, A, Parameter(help="BatchNorm statistics: support, transductive or per_step.")
     ] = None,
     steps: Annotated[int | None, T, Parameter(help="Meta-updates.")] = None,
     meta_lr: Annotated[float | None, T, Parameter(help="Outer step size (Adam).")] = None,
@@ -207,7 +208,7 @@ def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: 
         return directory
     headline = found.metrics[0]
     print(f"meta-test: {scored(found, data.test)}")
-    print(steps_table(found))
+    print(batchnorm_line(learner) + steps_table(found))
     print(f"{LABELS[headline]} after adaptation: {cell(found.metric(headline), headline)}")
     print(f"model: {directory}")
     return directory
