@@ -18,7 +18,7 @@ from torch import Tensor
 from .episodes import Batch, Episode, as_tensors, map_tensors, stack, tensors, unsqueeze
 from .errors import DataError, UsageError
 from .functional import Network, Params, fold
-from .heads import Head
+from .heads import Head, Spread
 from .inner import InnerRule
 from .losses import Loss, task_losses
 
@@ -77,6 +77,9 @@ class Learner(Protocol):
 
     def observe(self, meta: Params, episode: Episode) -> Params:
         """New values of the meta-parameters `state/...`, which learn by watching training, not by gradients."""
+
+    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+        """Predictive variance of the values `(T, n, C)`, noise included; `None` where nothing is said of it."""
 
 
 Metrics = dict[str, Tensor]
@@ -264,6 +267,10 @@ class GradientLearner:
         """See `Learner.observe`."""
         return _observed(self, self.network, meta, episode)
 
+    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+        """Gradient steps say nothing of it."""
+        return None
+
 
 # share of the newest statistics in a running average; the first ones are averaged evenly
 _NEWEST = 0.1
@@ -372,6 +379,12 @@ class HeadLearner:
         """See `Learner.observe`."""
         return _observed(self, self.network, meta, episode)
 
+    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+        """See `Learner.variance`; some heads give it."""
+        if not isinstance(self.head, Spread):
+            return None
+        return self.head.variance(meta, adapted, self._query_features(meta, adapted, x, None, None))
+
     def fit(self, meta: Params, rows: Batch) -> Params | None:
         """Meta-parameters by direct optimisation where nothing but the head is trained, else `None`.
 
@@ -478,9 +491,40 @@ class Adapted:
         """Predict `(n, *out)` for features `(n, *feature)`: values, or logits of classes."""
         model = self.model
         with torch.no_grad():
-            stacked = model._like(map_tensors(lambda t: t.unsqueeze(0), as_tensors(x)))
-            own = self.own or next(iter(model.learner.path(model.meta, _no_rows(stacked), steps=0)))
+            own, stacked = self._prepared(x)
             return map_tensors(lambda t: t.squeeze(0), model.learner.predict(model.meta, own, stacked))
+
+    def deviation(self, x: Any) -> Tensor:
+        """Predictive standard deviation of each value, `(n, C)`, in the units of the targets adapted to.
+
+        Raises:
+            UsageError: the algorithm says nothing of it.
+
+        Example:
+            >>> from innerloop.algorithms import mixed
+            >>> learner = mixed(1)
+            >>> task = Model(learner, learner.init()).adapt(torch.zeros(3, 1), torch.ones(3, 1))
+            >>> round(
+            ...     task.deviation(torch.zeros(1, 1)).item(), 3
+            ... )  # noise 1, and a mean known from 3 rows and a prior
+            1.118
+        """
+        model = self.model
+        with torch.no_grad():
+            own, stacked = self._prepared(x)
+            variance = model.learner.variance(model.meta, own, stacked)
+        if variance is None:
+            raise UsageError(
+                "this learner does not say how sure it is of a value: use gaussian, mixed or bmaml; of classes, "
+                "every learner gives probabilities"
+            )
+        return variance.squeeze(0).sqrt()
+
+    def _prepared(self, x: Any) -> tuple[Params, Any]:
+        """Values of the task and features as a stack of one."""
+        model = self.model
+        stacked = model._like(map_tensors(lambda t: t.unsqueeze(0), as_tensors(x)))
+        return self.own or next(iter(model.learner.path(model.meta, _no_rows(stacked), steps=0))), stacked
 
     def classify(self, x: Any) -> Tensor:
         """The most likely class number of each row, `(n,)`."""

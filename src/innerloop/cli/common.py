@@ -231,6 +231,9 @@ LABELS = {
     "error_over_variance": "error / variance",
     "accuracy": "accuracy",
     "loss": "loss",
+    "log_likelihood": "log likelihood",
+    "coverage_90": "in 90 % interval",
+    "coverage_95": "in 95 % interval",
 }
 
 
@@ -245,8 +248,8 @@ def cell(value: tuple[float, float, float], metric: str) -> str:
     if not math.isfinite(mean):
         return "undefined"
     if not math.isfinite(low):
-        return f"{100 * mean:.1f} %" if metric == "accuracy" else f"{mean:.3f}"
-    if metric == "accuracy":
+        return f"{100 * mean:.1f} %" if metric in _SHARES else f"{mean:.3f}"
+    if metric in _SHARES:
         return f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
     digits = 2 if abs(mean) >= 10 else 3
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -265,9 +268,14 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+# how sure a learner says it is, and what of it is right
+_SURE = ("log_likelihood", "coverage_90", "coverage_95")
+_SHARES = ("accuracy", "coverage_90", "coverage_95")
+
+
 def steps_table(found: Evaluation) -> str:
     """Scores by number of inner steps."""
-    metrics = found.metrics[:3]
+    metrics = (*found.metrics[:3], *(name for name in _SURE if name in found.metrics))
     head = ["inner steps", *(LABELS[metric] for metric in metrics)]
     rows = [head]
     for position, steps in enumerate(found.steps):
