@@ -18,6 +18,7 @@ from oracles import (
     class_episode,
     difference_error,
     doubled,
+    fourth_order_difference,
     largest_error,
     random_direction,
     regression_episode,
@@ -55,6 +56,15 @@ def test_every_algorithm_says_what_it_is(name):
 def test_the_meta_gradient_is_the_derivative_of_the_mean_query_loss(case):
     learner = case.make()
     assert difference_error(learner, case.episode, generic(learner)) < 1e-8
+
+
+@exact
+def test_the_meta_gradient_equals_fourth_order_differences(case):
+    learner = case.make()
+    worst = difference_error(
+        learner, case.episode, generic(learner), directions=1, difference=fourth_order_difference
+    )
+    assert worst < 1e-9
 
 
 @every
