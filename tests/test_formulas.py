@@ -380,6 +380,8 @@ def learner_with(metagrad, rule, **options):
         (lambda: replace(anil(net(), loss="mse"), metagrad=displacement()), "only a part"),
         (lambda: inner.sgd(0.1, steps=3), "must be learned"),
         (lambda: maml(net(), loss="mse", inner="lion"), "inner='lion' is unknown"),
+        (lambda: maml(net(), loss="huber"), "loss='huber' is unknown: choose one of mse, cross_entropy"),
+        (lambda: maml(net(), loss=3), "loss=3 is neither"),
         (lambda: maml(net(), loss="mse", inner_lr=-1.0), "give a positive number"),
         (lambda: maml(net(), loss="mse", inner_steps=-1), "0 or more"),
         (lambda: bmaml(net(), loss="mse", particles=1), "two particles"),

@@ -20,7 +20,7 @@ from .errors import DataError, UsageError
 from .functional import Network, Params, fold
 from .heads import Head, Spread
 from .inner import InnerRule
-from .losses import Loss, task_losses
+from .losses import Loss, require_loss, task_losses
 
 Recipe = dict[str, Any]
 
@@ -155,7 +155,8 @@ class GradientLearner:
     recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a negative number of steps, and parts that do not go together."""
+        """Refuse an unknown loss, a negative number of steps, and parts that do not go together."""
+        require_loss(self.criterion)
         if self.inner_steps < 0:
             raise UsageError(f"inner_steps={self.inner_steps}: give 0 or more")
         self.metagrad.check(self)
