@@ -77,6 +77,9 @@ def train(
     date_format: Annotated[
         str | None, D, Parameter(help="How dates are written, where it is not clear: %d/%m/%Y.")
     ] = None,
+    decimal: Annotated[
+        str | None, D, Parameter(help="What numbers are written with: a point, or a comma as in 1,5.")
+    ] = None,
     labels: Annotated[
         str | None, D, Parameter(help="shared: folders task/class/image, classes as in every task.")
     ] = None,
