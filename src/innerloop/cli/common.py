@@ -231,6 +231,8 @@ LABELS = {
     "r2": "R2",
     "error_over_variance": "error / variance",
     "accuracy": "accuracy",
+    "auc": "AUC",
+    "calibration_error": "calibration error",
     "loss": "loss",
     "log_likelihood": "log likelihood",
     "coverage_90": "in 90 % interval",

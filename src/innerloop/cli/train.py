@@ -31,6 +31,7 @@ from .common import (
 if TYPE_CHECKING:
     from ..data.splits import Tasks
     from ..evaluation import Evaluation
+    from ..learner import Learner
     from ..training import Run
 
 D, A, T = (Parameter(group=group) for group in (DATA, ALGORITHM, TRAINING))
@@ -172,7 +173,7 @@ def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: 
             training_seconds=round(run.seconds, 3), remarks=list(data.notes),
         )  # fmt: skip
     else:
-        _show(found, data)
+        _show(found, data, run.model.learner)
         print(f"model: {directory}")
     return directory
 
@@ -234,7 +235,7 @@ def _keep(
     )
 
 
-def _show(found: Evaluation, data: Tasks) -> None:
+def _show(found: Evaluation, data: Tasks, learner: Learner) -> None:
     """Scores for people."""
     headline = found.metrics[0]
     print(f"meta-test: {scored(found, data.test)}")
