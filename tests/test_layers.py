@@ -18,7 +18,7 @@ LAYERS = (
     ("learner", "metagrad", "particles"),
     ("algorithms",),
     ("engine",),
-    ("training", "evaluation", "checkpoint", "stored", "untrusted", "distributed"),
+    ("training", "evaluation", "checkpoint", "stored", "untrusted", "distributed", "learned"),
     ("baselines", "search", "refine", "estimators", "figures", "report", "assemble", "compare"),
     ("cli",),
 )
