@@ -19,7 +19,7 @@ LAYERS = (
     ("algorithms",),
     ("engine",),
     ("training", "evaluation", "checkpoint", "stored", "untrusted", "distributed", "learned"),
-    ("baselines", "search", "refine", "estimators", "figures", "report", "assemble", "compare"),
+    ("baselines", "search", "refine", "estimators", "figures", "report", "assemble", "compare", "shown"),
     ("cli",),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
