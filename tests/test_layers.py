@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "innerloop"
 # A new module gets its place here, as low as its imports allow.
 LAYERS = (
     ("errors", "files", "sealed"),
-    ("functional", "episodes", "losses", "threads"),
+    ("functional", "episodes", "losses", "metrics", "threads"),
     ("data", "tasks", "datasets", "augment", "models", "inner", "heads"),
     ("learner", "metagrad", "particles"),
     ("algorithms",),

@@ -230,6 +230,8 @@ LABELS = {
     "r2": "R2",
     "error_over_variance": "error / variance",
     "accuracy": "accuracy",
+    "auc": "AUC",
+    "calibration_error": "calibration error",
     "loss": "loss",
 }
 
