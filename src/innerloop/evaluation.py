@@ -16,6 +16,7 @@ from .episodes import Batch, Episode, to
 from .errors import DataError, UsageError
 from .learner import Model
 from .losses import mean_rows
+from .metrics import accuracy, auc, calibration_gaps
 from .threads import threads_for
 
 EVALUATION_SEED = 20_240_229
@@ -26,6 +27,8 @@ _BOUNDS = {
     "coverage_90": (0.0, 1.0),
     "coverage_95": (0.0, 1.0),
     "accuracy": (0.0, 1.0),
+    "auc": (0.0, 1.0),
+    "calibration_error": (0.0, 1.0),
     "squared_error": (0.0, math.inf),
     "error_over_variance": (0.0, math.inf),
 }
@@ -38,10 +41,11 @@ class Evaluation:
     Arguments:
         ids: tasks.
         steps: numbers of inner steps that were scored; 0 is before adaptation.
-        values: per metric an array `(tasks, len(steps))`: `loss`, and `accuracy`, or `squared_error` (natural
-            units, mean over targets) and `error_over_variance`, of learners with a predictive variance also
-            `log_likelihood` (of a query row, in natural units), `coverage_90` and `coverage_95` (share of the query
-            values inside their predictive interval).
+        values: per metric an array `(tasks, len(steps))`: `loss`, and `accuracy` and `auc` (NaN for a task of one
+            class), or `squared_error` (natural units, mean over targets) and `error_over_variance`, of learners with
+            a predictive variance also `log_likelihood` (of a query row, in natural units), `coverage_90` and
+            `coverage_95` (share of the query values inside their predictive interval); for classification also
+            `calibration_gaps` `(tasks, len(steps), bins)`.
         targets: what the targets are.
         support: rows of a support set.
         query_variance: variance of the query targets over that of the meta-train targets (regression).
@@ -51,7 +55,7 @@ class Evaluation:
         >>> tasks = il.tasks.sinusoid(episodes=5)
         >>> learner = il.mixed(1)
         >>> found = il.evaluate(il.Model(learner, learner.init()), tasks.test)
-        >>> found.metrics, found.steps, len(found.ids)
+        >>> found.metrics[:4], found.steps, len(found.ids)
         (('rmse', 'r2', 'error_over_variance', 'loss'), (0, 1), 5)
     """
 
@@ -65,8 +69,9 @@ class Evaluation:
     def metric(self, name: str, step: int = -1) -> tuple[float, float, float]:
         """Mean and 95 % interval over tasks of a metric at one of `steps`, by position (default: the last).
 
-        `rmse` and `r2` are computed from the mean squared error and its interval. What is undefined is NaN:
-        the interval of a single task, `r2` of targets that do not vary.
+        `rmse` and `r2` are computed from the mean squared error and its interval, `auc` from the tasks with two
+        classes or more, `calibration_error` from the gaps of all tasks together. What is undefined is NaN: the
+        interval of a single task, `r2` of targets that do not vary.
 
         Raises:
             UsageError: the metric is unknown.
@@ -78,12 +83,27 @@ class Evaluation:
             if self.query_variance <= 0:
                 return math.nan, math.nan, math.nan  # the targets do not vary
             return tuple(1 - v / self.query_variance for v in (mean, high, low))  # type: ignore[return-value]
-        if name not in self.values:
-            raise UsageError(f"metric {name!r} is unknown: there are {', '.join(self.metrics)}")
-        mean, low, high = interval(self.values[name][:, step])
+        mean, low, high = interval(self.of_tasks(name, step))
         # a bound of what can be at all loses no coverage
         least, most = _BOUNDS.get(name, (-math.inf, math.inf))
         return mean, max(low, least), min(high, most)
+
+    def of_tasks(self, name: str, step: int = -1) -> np.ndarray:
+        """What a metric is the mean of: a value for each task that has one.
+
+        The calibration error is not a mean over tasks; linearised, it is one of these.
+
+        Raises:
+            UsageError: the metric is unknown.
+        """
+        if name == "calibration_error" and "calibration_gaps" in self.values:
+            gaps = self.values["calibration_gaps"][:, step]
+            found: np.ndarray = gaps @ np.sign(gaps.mean(0))
+            return found
+        if name not in self.values or name == "calibration_gaps":
+            raise UsageError(f"metric {name!r} is unknown: there are {', '.join(self.metrics)}")
+        found = self.values[name][:, step]
+        return found[~np.isnan(found)] if name == "auc" else found
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -91,7 +111,7 @@ class Evaluation:
         if self.targets.kind == "regression":
             said = tuple(name for name in ("log_likelihood", *_INTERVALS) if name in self.values)
             return ("rmse", "r2", "error_over_variance", "loss", *said)
-        return ("accuracy", "loss")
+        return ("accuracy", "auc", "calibration_error", "loss")
 
     def at(self, step: int) -> Evaluation:
         """The same evaluation stopped at one of `steps` (by position), as a method of its own."""
@@ -154,7 +174,7 @@ def evaluate(
         raise UsageError(f"steps={steps}: give 0 or more")
     reference = next(iter(model.meta.values()))
     sums: dict[str, dict[str, np.ndarray]] = {}
-    counts: dict[str, int] = {}
+    counts: dict[str, dict[str, np.ndarray]] = {}
     spread = _Spread()
     for ids, raw in source.fixed(seed):
         episode = to(raw, reference.device, reference.dtype)
@@ -165,17 +185,23 @@ def evaluate(
                 for adapted in _path(model, episode, steps)
             ]
         for row, task in enumerate(ids):
-            counts[task] = counts.get(task, 0) + 1
             for name in measured[0]:
                 scored = np.array([step[name][row] for step in measured])
-                total = sums.setdefault(name, {})
-                total[task] = total[task] + scored if task in total else scored
-    if not counts:
+                # a draw whose query has one class has no area under the curve; other draws of the task may have
+                defined = ~np.isnan(scored) if name == "auc" else np.ones(scored.shape)
+                total, count = sums.setdefault(name, {}), counts.setdefault(name, {})
+                total[task] = total.get(task, 0.0) + (np.nan_to_num(scored) if name == "auc" else scored)
+                count[task] = count.get(task, 0.0) + defined
+    if not sums:
         raise DataError("there is no task to evaluate on: this split is empty")
-    values = {name: np.stack([total[task] / counts[task] for task in counts]) for name, total in sums.items()}
-    n_steps = next(iter(values.values())).shape[1]
+    with np.errstate(invalid="ignore"):
+        values = {
+            name: np.stack([total[task] / counts[name][task] for task in total])
+            for name, total in sums.items()
+        }
+    scored_tasks, n_steps = tuple(sums["loss"]), values["loss"].shape[1]
     return Evaluation(
-        tuple(counts), tuple(range(n_steps)), values, source.targets, source.support, spread.relative
+        scored_tasks, tuple(range(n_steps)), values, source.targets, source.support, spread.relative
     )
 
 
@@ -215,13 +241,15 @@ def _path(model: Model, episode: Episode, steps: int | None) -> Any:
 
 
 def _measure(model: Model, adapted: Any, query: Batch, targets: Targets) -> dict[str, np.ndarray]:
-    """Metrics of each task of a stack, `(T,)`."""
+    """Metrics of each task of a stack, `(T,)`, or several values a task."""
+    scores: dict[str, np.ndarray] = {}
     with torch.no_grad():
         prediction = model.learner.predict(model.meta, adapted, query.x)
         found = {"loss": model.learner.loss(model.meta, adapted, query)}
         if targets.kind == "classification":
-            right = (prediction.argmax(-1) == query.y).to(prediction.dtype)
-            found["accuracy"] = mean_rows(right, query.weight)
+            found["accuracy"] = accuracy(prediction, query)
+            scores["auc"] = auc(prediction, query)
+            scores["calibration_gaps"] = calibration_gaps(prediction, query)
         else:
             squares = (prediction - query.y).double().square()
             scale = torch.tensor(targets.scale, dtype=torch.float64, device=squares.device)
@@ -231,7 +259,7 @@ def _measure(model: Model, adapted: Any, query: Batch, targets: Targets) -> dict
             spread = model.learner.variance(model.meta, adapted, query.x)
             if spread is not None:
                 found |= _predictive(squares, spread.double(), scale, query)
-    return {name: value.double().cpu().numpy() for name, value in found.items()}
+    return scores | {name: value.double().cpu().numpy() for name, value in found.items()}
 
 
 def _predictive(squares: Tensor, variance: Tensor, scale: Tensor, query: Batch) -> dict[str, Tensor]:

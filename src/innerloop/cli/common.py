@@ -39,8 +39,9 @@ Steps = Annotated[int | None, Parameter(help="Inner steps; as in training unless
 
 # settings of `train` that say which tasks there are; stored with the model: `evaluate` finds them again
 DATA_SETTINGS = (
-    "tasks", "task", "target", "n_support", "n_shot", "n_way", "n_query", "features", "ignore", "categorical",
-    "kind", "support", "split", "split_by", "date_format", "labels", "image_size", "skip_bad", "data", "seed",
+    "tasks", "task", "target", "n_support", "n_shot", "n_way", "n_query", "features", "ignore",
+    "categorical", "kind", "support", "split", "split_by", "date_format", "decimal", "labels", "image_size",
+    "skip_bad", "data", "seed",
 )  # fmt: skip
 
 
@@ -230,6 +231,8 @@ LABELS = {
     "r2": "R2",
     "error_over_variance": "error / variance",
     "accuracy": "accuracy",
+    "auc": "AUC",
+    "calibration_error": "calibration error",
     "loss": "loss",
     "log_likelihood": "log likelihood",
     "coverage_90": "in 90 % interval",

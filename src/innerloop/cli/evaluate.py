@@ -94,7 +94,7 @@ def _other_table(stored: Stored, tasks: str, settings: dict[str, Any], notes: No
     if schema is None or support is None:
         raise UsageError("this model directory does not hold what its columns mean")
     seen = {name for part in ("train", "valid") for name in (stored.config["splits"] or {}).get(part, ())}
-    frame = as_frame(Path(tasks), task=schema.task or schema.target)
+    frame = as_frame(Path(tasks), task=schema.task or schema.target, decimal=schema.decimal)
     names = (
         task_ids(frame, schema.task).astype(str)
         if schema.task
