@@ -13,7 +13,7 @@ from innerloop.evaluation import evaluate, mean_loss, query_dependence
 from innerloop.functional import Network
 from innerloop.learner import Model, predict_tasks
 from innerloop.training import task_keys
-from oracles import class_episode, doubled, largest_error
+from oracles import class_episode, doubled, largest_error, within
 
 
 class Centred(nn.Module):
@@ -85,7 +85,7 @@ def test_tasks_of_different_sizes_are_as_each_by_itself(name, layer):
     found, figures = learner.metagrad(learner, meta, stack(alone), 0, key)
     parts = [learner.metagrad(learner, meta, stack([e]), 0, key[t : t + 1]) for t, e in enumerate(alone)]
     mean = {entry: sum(grad[entry] for grad, _ in parts) / 4 for entry in meta}
-    assert largest_error(found, mean) < 1e-12
+    within(largest_error(found, mean), 1e-12)
     for entry, value in figures.items():
         each = [part[entry] for _, part in parts]
         truth = sum(each) / 4 if entry.startswith("state/") else torch.cat(each)
@@ -117,13 +117,13 @@ def test_scores_and_predictions_do_not_see_padding(case):
         one = evaluate(model, Fixed(stack([task])))
         place = whole.ids.index(f"task {t}")
         for name in ("loss", "accuracy"):
-            assert abs(whole.values[name][place] - one.values[name][0]).max() < 1e-12
+            within(abs(whole.values[name][place] - one.values[name][0]).max(), 1e-12)
     losses = [mean_loss(model, Fixed(stack([task]))) for task in alone]
-    assert abs(mean_loss(model, Fixed(stack(alone))) - sum(losses) / 4) < 1e-12
+    within(abs(mean_loss(model, Fixed(stack(alone))) - sum(losses) / 4), 1e-12)
     found = predict_tasks(model, [e.support for e in alone], [e.query.x for e in alone])
     for task, prediction in zip(alone, found, strict=True):
         truth = model.adapt(task.support.x, task.support.y)(task.query.x)
-        assert (prediction - truth).abs().max() < 1e-12
+        within((prediction - truth).abs().max(), 1e-12)
 
 
 def test_the_leak_test_tells_dependent_predictions_from_independent_ones():
@@ -134,9 +134,9 @@ def test_the_leak_test_tells_dependent_predictions_from_independent_ones():
         learner = a.maml(net(layer), loss="cross_entropy", inner_lr=0.1, **options)
         return query_dependence(Model(learner, doubled(learner.init())), source)
 
-    assert dependence(nn.Identity()) < 1e-12
-    assert dependence(nn.BatchNorm1d(6)) < 1e-12
-    assert dependence(nn.BatchNorm1d(6), batchnorm="per_step") < 1e-12
+    within(dependence(nn.Identity()), 1e-12)
+    within(dependence(nn.BatchNorm1d(6)), 1e-12)
+    within(dependence(nn.BatchNorm1d(6), batchnorm="per_step"), 1e-12)
     assert dependence(nn.BatchNorm1d(6), batchnorm="transductive") > 1e-2
     assert dependence(Centred()) > 1e-2
 
