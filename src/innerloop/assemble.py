@@ -17,7 +17,7 @@ from .learner import Learner
 
 
 class Sound(NamedTuple):
-    """Settings that work untuned on a kind of data; measured by `benchmarks/defaults.py`."""
+    """Settings that work untuned on a kind of data."""
 
     model: str
     inner_lr: float
@@ -35,15 +35,20 @@ VECTORS = Sound("mlp", 0.05, 5, "tensor", 10.0, 3e-3, 32, 1000)
 IMAGES = Sound("conv4", 0.4, 1, "tensor", 10.0, 8e-3, 32, 300)
 
 
-def sound_settings(tasks: Tasks) -> Sound:
-    """Settings for data of this shape: vectors or images.
+# few numbers and a smooth likelihood: a prior over coefficients is found in fewer, longer steps
+PRIOR = {"meta_lr": 1e-2, "steps": 300}
+
+
+def sound_settings(tasks: Tasks, algorithm: str = "maml") -> Sound:
+    """Settings for data of this shape, vectors or images, and for an algorithm that needs others.
 
     Example:
         >>> from innerloop.tasks import sinusoid
         >>> sound_settings(sinusoid()).model
         'mlp'
     """
-    return IMAGES if len(tasks.feature_shape) == 3 else VECTORS
+    sound = IMAGES if len(tasks.feature_shape) == 3 else VECTORS
+    return sound._replace(**PRIOR) if algorithm == "mixed" else sound  # type: ignore[arg-type]
 
 
 def learner_for(
