@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .algorithms import ridge as ridge
     from .checkpoint import load as load
     from .checkpoint import save as save
+    from .engine import fast as fast
     from .episodes import Batch as Batch
     from .episodes import Episode as Episode
     from .evaluation import Evaluation as Evaluation
@@ -44,6 +45,7 @@ _HOME: dict[str, str | None] = {
     "baselines": None,
     "datasets": None,
     "evaluate": "evaluation",
+    "fast": "engine",
     "fomaml": "algorithms",
     "gaussian": "algorithms",
     "inner": None,
