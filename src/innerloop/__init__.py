@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .episodes import Episode as Episode
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
+    from .evaluation import query_dependence as query_dependence
     from .learner import Learner as Learner
     from .learner import Model as Model
     from .training import Run as Run
@@ -55,6 +56,7 @@ _HOME: dict[str, str | None] = {
     "mixed": "algorithms",
     "models": None,
     "protonet": "algorithms",
+    "query_dependence": "evaluation",
     "ridge": "algorithms",
     "save": "checkpoint",
     "tasks": None,
