@@ -187,8 +187,7 @@ def divide(
         [6, 2, 2]
     """
     if isinstance(split, str | Path):
-        is_fold = re.fullmatch(r"\d+/\d+", str(split)) and not Path(split).exists()
-        split = Fold.parse(str(split)) if is_fold else read_split(split)
+        split = _named(split)
     if isinstance(split, Mapping):
         return _by_name(names, split, what, dropped)
     if isinstance(split, Fold):
@@ -199,6 +198,20 @@ def divide(
         rest = np.setdiff1d(np.arange(len(names)), np.concatenate([test, valid]))
         return [rest, np.sort(valid), np.sort(test)]
     return parts(len(names), split, seed)
+
+
+def _named(split: str | Path) -> Split:
+    """A fold, or what the file says."""
+    if Path(split).exists():
+        return read_split(split)
+    if re.fullmatch(r"\d+/\d+", str(split)):
+        return Fold.parse(str(split))
+    if Path(split).suffix == "":
+        raise UsageError(
+            f"split={str(split)!r} is unknown: give three shares such as 0.7,0.15,0.15, a fold such as 2/5, or a CSV "
+            "file with the columns task and split"
+        )
+    return read_split(split)
 
 
 def _by_name(
