@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "files", "sealed"),
     ("functional", "episodes", "losses", "threads"),
     ("data", "tasks", "datasets", "augment", "models", "inner", "heads"),
-    ("learner", "metagrad", "particles"),
+    ("learner", "metagrad", "particles", "pertask"),
     ("algorithms",),
     ("engine",),
     ("training", "evaluation", "checkpoint", "stored", "untrusted", "distributed"),

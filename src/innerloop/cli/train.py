@@ -88,7 +88,9 @@ def train(
         str | None, D, Parameter(help="What numbers are written with: a point, or a comma as in 1,5.")
     ] = None,
     labels: Annotated[
-        str | None, D, Parameter(help="shared: folders task/class/image, classes as in every task.")
+        str | None,
+        D,
+        Parameter(help="shared: a class is the same in every task; per_task: each task has its own."),
     ] = None,
     image_size: Annotated[int | None, D, Parameter(help="Side of the images in pixels.")] = None,
     skip_bad: Annotated[
@@ -101,6 +103,9 @@ def train(
     model: Annotated[str | None, A, Parameter(help="mlp or conv4; by the data unless given.")] = None,
     hidden: Annotated[str | None, A, Parameter(help="Hidden widths of the mlp: 40,40.")] = None,
     width: Annotated[int | None, A, Parameter(help="Channels of the conv4.")] = None,
+    scaling: Annotated[
+        str, A, Parameter(help="Of numbers: shared by all tasks, or per_task, by each support.")
+    ] = "shared",
     inner_lr: Annotated[
         float | None, A, Parameter(help="Inner step size (where it starts, if learned).")
     ] = None,
@@ -327,6 +332,7 @@ def _learner(data: Any, settings: dict[str, Any]) -> Any:
         model=settings["model"],
         hidden=hidden,
         width=settings["width"],
+        scaling=settings["scaling"],
         seed=settings["seed"],
         **wanted,
     )

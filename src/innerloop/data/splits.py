@@ -107,6 +107,11 @@ class Tasks:
         """Outputs a model needs."""
         return self.targets.n_outputs
 
+    @property
+    def own_classes(self) -> bool:
+        """Each task has classes of its own, numbered anew in each."""
+        return self.schema is not None and self.schema.n_way > 0
+
     def renamed(self, name: str) -> Tasks:
         """The same tasks under another name."""
         return replace(self, name=name)
@@ -200,7 +205,7 @@ def divide(
     return parts(len(names), split, seed)
 
 
-def _named(split: str | Path) -> Split:
+def _named(split: str | Path) -> Fold | dict[str, list[str]]:
     """A fold, or what the file says."""
     if Path(split).exists():
         return read_split(split)
