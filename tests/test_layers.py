@@ -13,13 +13,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "innerloop"
 # A new module gets its place here, as low as its imports allow.
 LAYERS = (
     ("errors", "files", "sealed"),
-    ("functional", "episodes", "losses", "threads"),
+    ("functional", "episodes", "losses", "metrics", "threads"),
     ("data", "tasks", "datasets", "augment", "models", "inner", "heads"),
     ("learner", "metagrad", "particles", "pertask"),
     ("algorithms",),
     ("engine",),
-    ("training", "evaluation", "checkpoint", "stored", "untrusted", "distributed"),
-    ("baselines", "search", "refine", "estimators", "figures", "report", "assemble"),
+    ("training", "evaluation", "checkpoint", "stored", "untrusted", "distributed", "learned"),
+    ("baselines", "search", "refine", "estimators", "figures", "report", "assemble", "compare", "shown"),
     ("cli",),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}

@@ -90,9 +90,7 @@ class PerTask:
         def compute(
             _: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
         ) -> tuple[Params, Metrics]:
-            own = self._own(episode.support)
-            seen = Episode(*(self._seen(own, batch) for batch in episode))
-            return inside(self.learner, meta, seen, step, key)
+            return inside.compute(self.learner, meta, self._inside(episode), step, key)
 
         return MetaGradient(inside.name, compute)
 
@@ -142,6 +140,21 @@ class PerTask:
         """See `Learner.loss`; in units of the task where targets are scaled."""
         own, inside = _apart(adapted)
         return self.learner.loss(meta, inside, self._seen(own, batch), key=key)
+
+    def observe(self, meta: Params, episode: Episode) -> Params:
+        """See `Learner.observe`."""
+        return self.learner.observe(meta, self._inside(episode))
+
+    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+        """See `Learner.variance`."""
+        own, inside = _apart(adapted)
+        found = self.learner.variance(meta, inside, self._scaled(own, "x", x))
+        return found if found is None or not self.n_targets else found * own[f"{_PREFIX}y_scale"].square()
+
+    def _inside(self, episode: Episode) -> Episode:
+        """Episodes as the learner inside sees them."""
+        own = self._own(episode.support)
+        return Episode(*(self._seen(own, batch) for batch in episode))
 
     def _own(self, support: Batch) -> Params:
         """What the support of each task says, with a leading task axis."""

@@ -15,6 +15,7 @@ from .common import (
     Notes,
     Quiet,
     Steps,
+    batchnorm_line,
     emit,
     read_tasks,
     require_steps,
@@ -66,7 +67,7 @@ def evaluate(
         emit("evaluate", stored.config["settings"].get("seed"), notes, settings, scores=found.scores(method))
         return
     print(f"{method}: {scored(found, source)}")
-    print(steps_table(found))
+    print(batchnorm_line(stored.model.learner) + steps_table(found))
 
 
 def _held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:

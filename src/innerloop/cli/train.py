@@ -20,6 +20,7 @@ from .common import (
     Notes,
     Quiet,
     Replace,
+    batchnorm_line,
     cell,
     emit,
     option_name,
@@ -32,6 +33,7 @@ from .common import (
 if TYPE_CHECKING:
     from ..data.splits import Tasks
     from ..evaluation import Evaluation
+    from ..learner import Learner
     from ..training import Run
 
 D, A, T = (Parameter(group=group) for group in (DATA, ALGORITHM, TRAINING))
@@ -118,7 +120,7 @@ def train(
     ] = None,
     adapt: Annotated[str | None, A, Parameter(help="What adapts: all, head, body or a name pattern.")] = None,
     batchnorm: Annotated[
-        str | None, A, Parameter(help="BatchNorm statistics: support or transductive.")
+        str | None, A, Parameter(help="BatchNorm statistics: support, transductive or per_step.")
     ] = None,
     steps: Annotated[int | None, T, Parameter(help="Meta-updates.")] = None,
     meta_lr: Annotated[float | None, T, Parameter(help="Outer step size (Adam).")] = None,
@@ -190,7 +192,7 @@ def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: 
             training_seconds=round(run.seconds, 3), remarks=list(data.notes), **({"folds": means} if folds else {}),
         )  # fmt: skip
     else:
-        _show(total, data, means)
+        _show(total, data, run.model.learner, means)
         print(f"model: {directory}{' (of the first fold)' if folds else ''}")
     return directory
 
@@ -266,7 +268,7 @@ def _keep(
     )
 
 
-def _show(found: Evaluation, data: Tasks, folds: Sequence[float]) -> None:
+def _show(found: Evaluation, data: Tasks, learner: Learner, folds: Sequence[float]) -> None:
     """Scores for people; `folds` are the means of the headline, one a fold."""
     import numpy as np
 
@@ -274,7 +276,7 @@ def _show(found: Evaluation, data: Tasks, folds: Sequence[float]) -> None:
 
     headline = found.metrics[0]
     print(f"meta-test{f' of {len(folds)} folds' if len(folds) > 1 else ''}: {scored(found, data.test)}")
-    print(steps_table(found))
+    print(batchnorm_line(learner) + steps_table(found))
     if len(folds) > 1:
         each = ", ".join(cell((mean, math.nan, math.nan), headline) for mean in folds)
         print(
