@@ -22,7 +22,8 @@ class Batch(NamedTuple):
     Arguments:
         x: features `(n, *feature)`, or a dict, list or tuple of such tensors; stacked `(T, n, *feature)`.
         y: targets `(n, *target)`; stacked `(T, n, *target)`.
-        weight: `(n,)` or `(T, n)`, 0 marks padding; `None` where every row counts.
+        weight: `(n,)` or `(T, n)`, 0 marks padding; `None` where every row counts. Of a support set also
+            `(T, n, draws)`: inner steps use the draws in turn, see `at_step`.
 
     Example:
         >>> Batch(torch.zeros(3, 2), torch.zeros(3, 1)).rows
@@ -148,6 +149,28 @@ def stack(episodes: Sequence[Episode]) -> Episode:
         _stack_batches([episode.support for episode in episodes]),
         _stack_batches([episode.query for episode in episodes]),
     )
+
+
+def at_step(support: Batch, step: int) -> Batch:
+    """The support rows that one inner step uses.
+
+    Example:
+        >>> support = Batch(
+        ...     torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        ... )
+        >>> [at_step(support, step).weight.tolist() for step in range(3)]
+        [[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]]
+    """
+    if support.weight is None or support.weight.dim() < 3:
+        return support
+    return support._replace(weight=support.weight[..., step % support.weight.shape[2]])
+
+
+def all_draws(support: Batch) -> Batch:
+    """The support rows that any inner step may use."""
+    if support.weight is None or support.weight.dim() < 3:
+        return support
+    return support._replace(weight=support.weight.amax(2))
 
 
 def join_rows(one: Batch, other: Batch) -> Batch:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .episodes import Batch, Episode, as_tensors, map_tensors, stack, tensors, unsqueeze
+from .episodes import Batch, Episode, all_draws, as_tensors, at_step, map_tensors, stack, tensors, unsqueeze
 from .errors import DataError, UsageError
 from .functional import Network, Params, fold
 from .heads import Head, Spread
@@ -211,7 +211,7 @@ class GradientLearner:
         self, meta: Params, support: Batch, steps: int | None, key: Tensor | None
     ) -> Iterator[Params]:
         count = support.y.shape[0]
-        started = self.start.make(meta, support) if self.start else {}
+        started = self.start.make(meta, all_draws(support)) if self.start else {}
         fast = {
             name: started[name] if name in started else meta[name].expand(count, *meta[name].shape)
             for name in self.fast
@@ -221,7 +221,7 @@ class GradientLearner:
         for step in range(self.inner_steps if steps is None else steps):
             stream = None if key is None else fold(key, step)
             scaled = {**meta, **self.network.at_step(meta, step)}
-            grads, fast = self._support_gradient(scaled, fast, support, stream)
+            grads, fast = self._support_gradient(scaled, fast, at_step(support, step), stream)
             fast, state = self.rule.update(grads, state, fast, meta)
             yield fast
 
@@ -250,6 +250,7 @@ class GradientLearner:
         self, meta: Params, fast: Params, support: Batch, *, key: Tensor | None = None
     ) -> Tensor:
         """What the inner loop descends: the mean support loss of each task, `(T,)`."""
+        support = all_draws(support)
         prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key)
         return task_losses(self.criterion, prediction, support)
 
@@ -259,6 +260,7 @@ class GradientLearner:
             return fast
         if self.network.keeps_statistics:
             return {**fast, **_owned(self.network.at_step(meta, step), support)}
+        support = all_draws(support)
         _require_support(support)
         _, statistics = self.network(meta, fast, support.x, weight=support.weight)
         return {**fast, **statistics}
@@ -354,6 +356,7 @@ class HeadLearner:
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Iterator[Params]:
         """The head before (step 0) and after its solution (step 1)."""
+        support = all_draws(support)
         statistics, features = self._support_features(meta, support, key)
         yield {**statistics, **self.head.base(meta, support.y.shape[0])}
         if steps != 0:

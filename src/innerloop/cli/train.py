@@ -129,7 +129,9 @@ def train(
     clip: Annotated[float, T, Parameter(help="Largest norm of the meta-gradient; 0 for none.")] = 10.0,
     validate_every: Annotated[int | None, T, Parameter(help="Steps between validations.")] = None,
     composition: Annotated[
-        str | None, T, Parameter(help="Training tasks: fixed, permuted, recombined or fresh (default).")
+        str | None,
+        T,
+        Parameter(help="Training tasks: fixed, permuted, recombined, fresh (default) or resplit."),
     ] = None,
     augment: Annotated[
         str | None, T, Parameter(help="Of training tasks: rotate, flip, crop, permute, noise, mix.")
