@@ -187,10 +187,27 @@ def _csv(path: Path, frame: pd.DataFrame, added: pd.DataFrame) -> str:
     import pandas as pd
 
     table = as_written(path, frame)
+    added = added.rename(columns=_harmless)
+    if "prediction" in added and not pd.api.types.is_numeric_dtype(added["prediction"]):
+        added["prediction"] = added["prediction"].map(_harmless, na_action="ignore")
     text: str = pd.concat([table, added.set_axis(table.index)], axis=1).to_csv(
         index=False, lineterminator="\n"
     )
     return text
+
+
+def _harmless(label: str) -> str:
+    """A label that a spreadsheet program would run as a formula, marked as text; numbers stay as they are.
+
+    The rows of the user are not changed, but labels come from the training data of somebody else, perhaps.
+
+    Example:
+        >>> _harmless("=1+1"), _harmless("-1"), _harmless("plain")
+        ("'=1+1", '-1', 'plain')
+    """
+    from ..data.cells import parse
+
+    return f"'{label}" if label[:1] in tuple("=+-@\t\r") and parse(label) is None else label
 
 
 def _records(frame: pd.DataFrame, added: pd.DataFrame) -> list[dict[str, Any]]:

@@ -233,6 +233,13 @@ def _usable(
     """Labelled rows of tasks that have two or more, and the task of each."""
     ids = task_ids(frame, task)
     labelled = labelled_rows(frame, target_names(target))
+    if not labelled.any():
+        what = listed(target_names(target))
+        raise DataError(
+            f"none of the {len(frame)} rows has a value in the target {what}: training needs rows with a target; to "
+            "predict these, give them to innerloop predict",
+            column=target_names(target)[0],
+        )
     if not labelled.all():
         what = listed(target_names(target))
         notes.append(f"{int((~labelled).sum())} of {len(frame)} rows have no {what} and were dropped")
