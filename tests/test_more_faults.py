@@ -151,11 +151,11 @@ def test_f25_arrays_however_they_lie_in_memory(how: str, tmp_path: Path) -> None
         x, y, task = torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(task)
     else:
         x = torch.from_numpy(x).requires_grad_()
-    before = np.array(x.detach() if isinstance(x, torch.Tensor) else x)
+    before = np.array(x.detach().numpy() if isinstance(x, torch.Tensor) else x)
     tasks = open_tasks({"x": x, "y": y, "task": task})
     assert tasks.splits == plain.splits
     torch.testing.assert_close(tasks.train.x, plain.train.x, atol=2e-3, rtol=0)
-    np.testing.assert_array_equal(np.array(x.detach() if isinstance(x, torch.Tensor) else x), before)
+    np.testing.assert_array_equal(np.array(x.detach().numpy() if isinstance(x, torch.Tensor) else x), before)
 
 
 def test_f25_sparse_and_object_arrays_are_refused_with_the_way_out() -> None:
