@@ -358,6 +358,8 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     from scipy.special import stdtrit
 
     count = len(values)
+    if not count:
+        return math.nan, math.nan, math.nan
     with np.errstate(invalid="ignore", over="ignore"):
         mean = float(np.mean(values))
     if count < 2 or not np.isfinite(values).all():
