@@ -19,7 +19,7 @@ LAYERS = (
     ("algorithms",),
     ("engine",),
     ("training", "evaluation", "checkpoint", "stored", "untrusted", "distributed"),
-    ("baselines", "search", "refine", "estimators", "figures", "report", "assemble"),
+    ("baselines", "search", "refining", "estimators", "figures", "report", "assemble"),
     ("cli",),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}

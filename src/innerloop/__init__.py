@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from .evaluation import evaluate as evaluate
     from .learner import Learner as Learner
     from .learner import Model as Model
+    from .refining import Refined as Refined
+    from .refining import refine as refine
+    from .refining import state_dict as state_dict
     from .training import Run as Run
     from .training import meta_train as meta_train
 
@@ -40,6 +43,7 @@ _HOME: dict[str, str | None] = {
     "Evaluation": "evaluation",
     "Learner": "learner",
     "Model": "learner",
+    "Refined": "refining",
     "Run": "training",
     "baselines": None,
     "datasets": None,
@@ -53,8 +57,10 @@ _HOME: dict[str, str | None] = {
     "mixed": "algorithms",
     "models": None,
     "protonet": "algorithms",
+    "refine": "refining",
     "ridge": "algorithms",
     "save": "checkpoint",
+    "state_dict": "refining",
     "tasks": None,
 }
 
