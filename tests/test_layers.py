@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "innerloop"
 LAYERS = (
     ("errors", "files", "sealed"),
     ("functional", "episodes", "losses", "threads"),
-    ("data", "tasks", "datasets", "augment", "models", "inner", "heads"),
+    ("data", "tasks", "datasets", "augment", "models", "inner", "heads", "weights"),
     ("learner", "metagrad", "particles"),
     ("algorithms",),
     ("engine",),
