@@ -14,7 +14,7 @@ from innerloop.cli import VERBS, run
 HEAD = {"schema_version", "command", "seed", "seconds", "settings"}
 ROW = {"method", "split", "n_support", "inner_steps", "metric", "mean", "ci95", "n_tasks", "headline"}
 REGRESSION = {"rmse", "r2", "error_over_variance", "loss"}
-CLASSIFICATION = {"accuracy", "loss"}
+CLASSIFICATION = {"accuracy", "auc", "calibration_error", "loss"}
 COLUMNS = ["--task", "site", "--target", "y"]
 
 

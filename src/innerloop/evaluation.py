@@ -16,11 +16,22 @@ from .episodes import Batch, Episode, to
 from .errors import DataError, UsageError
 from .learner import Model
 from .losses import mean_rows
+from .metrics import accuracy, auc, calibration_gaps
 from .threads import threads_for
 
 EVALUATION_SEED = 20_240_229
 
-_BOUNDS = {"accuracy": (0.0, 1.0), "squared_error": (0.0, math.inf), "error_over_variance": (0.0, math.inf)}
+# shares of the query values that predictive intervals should hold, and half their width in deviations
+_INTERVALS = {"coverage_90": 1.6448536269514722, "coverage_95": 1.959963984540054}
+_BOUNDS = {
+    "coverage_90": (0.0, 1.0),
+    "coverage_95": (0.0, 1.0),
+    "accuracy": (0.0, 1.0),
+    "auc": (0.0, 1.0),
+    "calibration_error": (0.0, 1.0),
+    "squared_error": (0.0, math.inf),
+    "error_over_variance": (0.0, math.inf),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +41,11 @@ class Evaluation:
     Arguments:
         ids: tasks.
         steps: numbers of inner steps that were scored; 0 is before adaptation.
-        values: per metric an array `(tasks, len(steps))`: `loss`, and `accuracy`, or `squared_error` (natural
-            units, mean over targets) and `error_over_variance`.
+        values: per metric an array `(tasks, len(steps))`: `loss`, and `accuracy` and `auc` (NaN for a task of one
+            class), or `squared_error` (natural units, mean over targets) and `error_over_variance`, of learners with
+            a predictive variance also `log_likelihood` (of a query row, in natural units), `coverage_90` and
+            `coverage_95` (share of the query values inside their predictive interval); for classification also
+            `calibration_gaps` `(tasks, len(steps), bins)`.
         targets: what the targets are.
         support: rows of a support set.
         query_variance: variance of the query targets over that of the meta-train targets (regression).
@@ -41,7 +55,7 @@ class Evaluation:
         >>> tasks = il.tasks.sinusoid(episodes=5)
         >>> learner = il.mixed(1)
         >>> found = il.evaluate(il.Model(learner, learner.init()), tasks.test)
-        >>> found.metrics, found.steps, len(found.ids)
+        >>> found.metrics[:4], found.steps, len(found.ids)
         (('rmse', 'r2', 'error_over_variance', 'loss'), (0, 1), 5)
     """
 
@@ -55,8 +69,9 @@ class Evaluation:
     def metric(self, name: str, step: int = -1) -> tuple[float, float, float]:
         """Mean and 95 % interval over tasks of a metric at one of `steps`, by position (default: the last).
 
-        `rmse` and `r2` are computed from the mean squared error and its interval. What is undefined is NaN:
-        the interval of a single task, `r2` of targets that do not vary.
+        `rmse` and `r2` are computed from the mean squared error and its interval, `auc` from the tasks with two
+        classes or more, `calibration_error` from the gaps of all tasks together. What is undefined is NaN: the
+        interval of a single task, `r2` of targets that do not vary.
 
         Raises:
             UsageError: the metric is unknown.
@@ -68,19 +83,35 @@ class Evaluation:
             if self.query_variance <= 0:
                 return math.nan, math.nan, math.nan  # the targets do not vary
             return tuple(1 - v / self.query_variance for v in (mean, high, low))  # type: ignore[return-value]
-        if name not in self.values:
-            raise UsageError(f"metric {name!r} is unknown: there are {', '.join(self.metrics)}")
-        mean, low, high = interval(self.values[name][:, step])
+        mean, low, high = interval(self.of_tasks(name, step))
         # a bound of what can be at all loses no coverage
         least, most = _BOUNDS.get(name, (-math.inf, math.inf))
         return mean, max(low, least), min(high, most)
+
+    def of_tasks(self, name: str, step: int = -1) -> np.ndarray:
+        """What a metric is the mean of: a value for each task that has one.
+
+        The calibration error is not a mean over tasks; linearised, it is one of these.
+
+        Raises:
+            UsageError: the metric is unknown.
+        """
+        if name == "calibration_error" and "calibration_gaps" in self.values:
+            gaps = self.values["calibration_gaps"][:, step]
+            found: np.ndarray = gaps @ np.sign(gaps.mean(0))
+            return found
+        if name not in self.values or name == "calibration_gaps":
+            raise UsageError(f"metric {name!r} is unknown: there are {', '.join(self.metrics)}")
+        found = self.values[name][:, step]
+        return found[~np.isnan(found)] if name == "auc" else found
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics, the headline first."""
         if self.targets.kind == "regression":
-            return ("rmse", "r2", "error_over_variance", "loss")
-        return ("accuracy", "loss")
+            said = tuple(name for name in ("log_likelihood", *_INTERVALS) if name in self.values)
+            return ("rmse", "r2", "error_over_variance", "loss", *said)
+        return ("accuracy", "auc", "calibration_error", "loss")
 
     def at(self, step: int) -> Evaluation:
         """The same evaluation stopped at one of `steps` (by position), as a method of its own."""
@@ -143,7 +174,7 @@ def evaluate(
         raise UsageError(f"steps={steps}: give 0 or more")
     reference = next(iter(model.meta.values()))
     sums: dict[str, dict[str, np.ndarray]] = {}
-    counts: dict[str, int] = {}
+    counts: dict[str, dict[str, np.ndarray]] = {}
     spread = _Spread()
     for ids, raw in source.fixed(seed):
         episode = to(raw, reference.device, reference.dtype)
@@ -154,17 +185,23 @@ def evaluate(
                 for adapted in _path(model, episode, steps)
             ]
         for row, task in enumerate(ids):
-            counts[task] = counts.get(task, 0) + 1
             for name in measured[0]:
                 scored = np.array([step[name][row] for step in measured])
-                total = sums.setdefault(name, {})
-                total[task] = total[task] + scored if task in total else scored
-    if not counts:
+                # a draw whose query has one class has no area under the curve; other draws of the task may have
+                defined = ~np.isnan(scored) if name == "auc" else np.ones(scored.shape)
+                total, count = sums.setdefault(name, {}), counts.setdefault(name, {})
+                total[task] = total.get(task, 0.0) + (np.nan_to_num(scored) if name == "auc" else scored)
+                count[task] = count.get(task, 0.0) + defined
+    if not sums:
         raise DataError("there is no task to evaluate on: this split is empty")
-    values = {name: np.stack([total[task] / counts[task] for task in counts]) for name, total in sums.items()}
-    n_steps = next(iter(values.values())).shape[1]
+    with np.errstate(invalid="ignore"):
+        values = {
+            name: np.stack([total[task] / counts[name][task] for task in total])
+            for name, total in sums.items()
+        }
+    scored_tasks, n_steps = tuple(sums["loss"]), values["loss"].shape[1]
     return Evaluation(
-        tuple(counts), tuple(range(n_steps)), values, source.targets, source.support, spread.relative
+        scored_tasks, tuple(range(n_steps)), values, source.targets, source.support, spread.relative
     )
 
 
@@ -204,20 +241,42 @@ def _path(model: Model, episode: Episode, steps: int | None) -> Any:
 
 
 def _measure(model: Model, adapted: Any, query: Batch, targets: Targets) -> dict[str, np.ndarray]:
-    """Metrics of each task of a stack, `(T,)`."""
+    """Metrics of each task of a stack, `(T,)`, or several values a task."""
+    scores: dict[str, np.ndarray] = {}
     with torch.no_grad():
         prediction = model.learner.predict(model.meta, adapted, query.x)
         found = {"loss": model.learner.loss(model.meta, adapted, query)}
         if targets.kind == "classification":
-            right = (prediction.argmax(-1) == query.y).to(prediction.dtype)
-            found["accuracy"] = mean_rows(right, query.weight)
+            found["accuracy"] = accuracy(prediction, query)
+            scores["auc"] = auc(prediction, query)
+            scores["calibration_gaps"] = calibration_gaps(prediction, query)
         else:
             squares = (prediction - query.y).double().square()
             scale = torch.tensor(targets.scale, dtype=torch.float64, device=squares.device)
             variance = torch.tensor(targets.variance, dtype=torch.float64, device=squares.device)
             found["squared_error"] = mean_rows((squares * scale**2).mean(-1), query.weight)
             found["error_over_variance"] = mean_rows((squares / variance).mean(-1), query.weight)
-    return {name: value.double().cpu().numpy() for name, value in found.items()}
+            spread = model.learner.variance(model.meta, adapted, query.x)
+            if spread is not None:
+                found |= _predictive(squares, spread.double(), scale, query)
+    return scores | {name: value.double().cpu().numpy() for name, value in found.items()}
+
+
+def _predictive(squares: Tensor, variance: Tensor, scale: Tensor, query: Batch) -> dict[str, Tensor]:
+    """How good the predicted normal distributions are, `(T,)` each.
+
+    Arguments:
+        squares: squared errors `(T, n, C)` of standardised targets.
+        variance: predictive variances, likewise.
+        scale: natural units of a standardised one, `(C,)`.
+        query: the rows.
+    """
+    density = -0.5 * (squares / variance + (2 * math.pi * variance * scale**2).log()).sum(-1)
+    found = {"log_likelihood": mean_rows(density, query.weight)}
+    for name, width in _INTERVALS.items():
+        inside = (squares <= width**2 * variance).to(squares.dtype).mean(-1)
+        found[name] = mean_rows(inside, query.weight)
+    return found
 
 
 class _Spread:

@@ -1,0 +1,327 @@
+"""What a comparison found, as plain values: the contract between what computes, prints and draws.
+
+Everything is a frozen dataclass of numbers, text, tuples and dicts, so that it goes to JSON and back unchanged.
+A float that is undefined is NaN, in JSON null.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ..errors import DataError
+
+SCHEMA_VERSION = 1
+
+KINDS = {
+    "none": "one model for all, not adapted",
+    "alone": "each task on its own",
+    "shared": "shared and adapted",
+}
+AXES = ("support", "train_tasks", "inner_steps")
+
+Scores = tuple[tuple[float, ...], ...]
+
+
+class Estimate(NamedTuple):
+    """A value with its 95 % interval; the ends are NaN where there is none.
+
+    Example:
+        >>> Estimate(0.5, 0.4, 0.6).low
+        0.4
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a comparison.
+
+    Arguments:
+        name: stable name, such as `maml`, `pooled`, `shrunken_ridge`.
+        label: the name for people.
+        kind: one of `KINDS`.
+        family: `meta` (a meta-learner), `baseline` or `incontext`.
+        scores: headline metric `(tasks, seeds)`, tasks in the order of `Comparison.tasks`.
+        metrics: every metric with its interval over tasks, means over seeds.
+        settings: what the search chose, in the first fold.
+        tried: settings tried.
+        seconds: time taken to search, train and score.
+        log: learning curve of the first training: `step`, `loss`, and `valid_loss` where it was measured.
+        before: headline metric before adaptation, for methods that have such a state.
+    """
+
+    name: str
+    label: str
+    kind: str
+    family: str
+    scores: Scores
+    metrics: dict[str, Estimate]
+    settings: dict[str, Any] = field(default_factory=dict)
+    tried: int = 1
+    seconds: float = 0.0
+    log: tuple[dict[str, Any], ...] = ()
+    before: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of the headline metric, `ours` minus `theirs`, on the same tasks.
+
+    Arguments:
+        ours: method.
+        theirs: method.
+        difference: with a two-way bootstrap interval over tasks and seeds.
+        gain: relative gain of ours: the share of the error of theirs that ours saves (error is one minus
+            accuracy in classification); positive is better.
+        p: two-sided p value of no difference.
+        p_holm: the same, corrected by Holm for all differences of the comparison.
+    """
+
+    ours: str
+    theirs: str
+    difference: Estimate
+    gain: Estimate
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The headline metric of a method along an axis.
+
+    Arguments:
+        method: name.
+        axis: `support` (rows a task or shots a class), `train_tasks` (meta-train tasks) or `inner_steps`.
+        at: values of the axis, ascending.
+        labels: how to write them (`all` for the last support size).
+        estimates: one for each of `at`.
+    """
+
+    method: str
+    axis: str
+    at: tuple[float, ...]
+    labels: tuple[str, ...]
+    estimates: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where the curve of one method meets that of another.
+
+    Arguments:
+        axis: as in `Curve`.
+        ours: the method that is better for small values.
+        theirs: the one that catches up.
+        at: where they meet; `None` if they do not within the curve.
+        low: lower end of the 95 % interval; `None`: below the smallest value.
+        high: upper end; `None`: above the largest value.
+        sentence: what that means.
+    """
+
+    axis: str
+    ours: str
+    theirs: str
+    at: float | None
+    low: float | None
+    high: float | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the factorial.
+
+    Arguments:
+        learning: `meta` or `conventional`.
+        augmentation: name, `none` among them.
+        dropout: share of units left out in training.
+        score: headline metric with its interval over tasks.
+    """
+
+    learning: str
+    augmentation: str
+    dropout: float
+    score: Estimate
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A main effect or an interaction of the factorial, in the headline metric.
+
+    Arguments:
+        factors: the levels it belongs to, one factor for a main effect, two for an interaction:
+            `("learning=meta",)`, `("learning=meta", "dropout=0.2")`.
+        effect: how much the metric changes against the first level of each factor, averaged over the others;
+            for an interaction how much one change changes the other.
+        p_holm: two-sided p value, corrected by Holm for all effects.
+    """
+
+    factors: tuple[str, ...]
+    effect: Estimate
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One meta-test episode to show.
+
+    Arguments:
+        task: its name.
+        features: names of the feature columns, where they have names.
+        support_x: rows of features, or images as rows of pixels (`(channels, height, width)` nested) in [0, 1].
+        support_y: targets in natural units, or class names.
+        query_x: as `support_x`.
+        query_y: as `support_y`.
+        predictions: query predictions by method name, as `query_y`.
+    """
+
+    task: str
+    features: tuple[str, ...]
+    support_x: tuple[Any, ...]
+    support_y: tuple[Any, ...]
+    query_x: tuple[Any, ...]
+    query_y: tuple[Any, ...]
+    predictions: dict[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a comparison found.
+
+    Arguments:
+        settings: what was asked for, and the command to ask again under `command`.
+        data: what the data is: `name`, `kind` (regression or classification), `n_tasks`, `n_features`,
+            `feature_shape`, `support` as text, `unit` (row or class), `folds`, `seeds`, `cluster` (column or None).
+        metric: the headline metric: `error_over_variance` or `accuracy`.
+        lower_is_better: of the headline metric.
+        tasks: ids of the meta-test tasks, in the order of the scores.
+        clusters: the cluster of each task, where the split is by a coarser column; else empty.
+        methods: best first.
+        skipped: methods that did not run, with the reason.
+        differences: of the best method to every other one, of every adapting method to the pooled model, and of
+            nets to the mixed model.
+        curves: see `Curve`.
+        crossings: see `Crossing`.
+        cells: of the factorial, empty without it.
+        effects: of the factorial.
+        verdict: `helps`, `net_over_mixed` (true, false or null), `best`, `over`, `difference`, `ci95`, `sentence`.
+        episodes: to show.
+        notes: remarks, one sentence each.
+        versions: of the packages used.
+        seconds: the whole took.
+
+    Example:
+        >>> found = Comparison({}, {"name": "x"}, "accuracy", False, ("a",), (), ())
+        >>> Comparison.from_json(found.to_json()) == found
+        True
+    """
+
+    settings: dict[str, Any]
+    data: dict[str, Any]
+    metric: str
+    lower_is_better: bool
+    tasks: tuple[str, ...]
+    clusters: tuple[str, ...]
+    methods: tuple[Method, ...]
+    skipped: dict[str, str] = field(default_factory=dict)
+    differences: tuple[Difference, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
+    cells: tuple[Cell, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    verdict: dict[str, Any] = field(default_factory=dict)
+    episodes: tuple[Shown, ...] = ()
+    notes: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def method(self, name: str) -> Method:
+        """The method of a name.
+
+        Raises:
+            DataError: the comparison has none of this name.
+        """
+        found = next((method for method in self.methods if method.name == name), None)
+        if found is None:
+            known = ", ".join(method.name for method in self.methods)
+            raise DataError(f"this comparison has no method {name!r}: it has {known}")
+        return found
+
+    def to_json(self) -> str:
+        """The comparison as one JSON object."""
+        content = {"schema_version": SCHEMA_VERSION, **_encode(self)}
+        return json.dumps(content, allow_nan=False, ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str) -> Comparison:
+        """What `to_json` wrote.
+
+        Raises:
+            DataError: it is none, or made by a newer version.
+        """
+        try:
+            content = json.loads(text)
+            version = content.pop("schema_version")
+        except (TypeError, ValueError, AttributeError, KeyError):
+            raise DataError(
+                "this is no comparison: innerloop compare writes one as comparison.json"
+            ) from None
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"this comparison has schema version {version}, and {SCHEMA_VERSION} is known: update innerloop"
+            )
+        try:
+            found: Comparison = _decode(content, Comparison)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise DataError(f"this comparison is damaged: {error}") from None
+        return found
+
+
+def _encode(value: Any) -> Any:
+    """Plain JSON values; what is not finite is null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _encode(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _decode(value: Any, kind: Any) -> Any:
+    """A JSON value as the type that a field is declared with."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _decode(value, next(k for k in inner if k is not type(None)))
+    if kind is float:
+        return math.nan if value is None else float(value)
+    if origin is tuple:
+        return tuple(_decode(entry, inner[0]) for entry in value)
+    if origin is dict:
+        return {key: _decode(entry, inner[1]) for key, entry in value.items()}
+    if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return kind(*(_decode(entry, float) for entry in value))
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _decode(entry, hints[name]) for name, entry in value.items()})  # type: ignore[operator]
+    return _frozen(value)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists inside free-form values become tuples, as everywhere in a comparison."""
+    if isinstance(value, list):
+        return tuple(_frozen(entry) for entry in value)
+    if isinstance(value, dict):
+        return {key: _frozen(entry) for key, entry in value.items()}
+    return value
