@@ -173,7 +173,8 @@ class Network:
         self._context.observes = batchnorm == "per_step"
         _refuse_hooks(module)
         self.module = copy.deepcopy(module)
-        self._entries = dict(self.module.state_dict(keep_vars=True))
+        # of the module as it was given, before layers are replaced
+        self.entries = dict(self.module.state_dict(keep_vars=True))
         self.normalizers = _replace_layers(self.module, self._context)
         self.module.eval()
         # vmap has no rule for fused recurrence: these models run task by task
@@ -225,25 +226,6 @@ class Network:
         shapes = {n: buffers[n].shape for layer in self.normalizers for n in _statistics(layer)}
         shapes |= {name: value.shape for name, value in self._scales().items()}
         return {name: like.new_zeros(1, *shape) for name, shape in shapes.items()}
-
-    def running_statistics(self) -> Params:
-        """The BatchNorm statistics that the original module keeps, by name; 0 and 1 where it keeps none."""
-        names = [f"{layer}.{kind}" for layer in self.normalizers for kind in ("running_mean", "running_var")]
-        found = {**dict(self.module.named_buffers()), **self._entries}
-        return {name: found[name].detach().clone() for name in names}
-
-    def without_statistics(self) -> list[str]:
-        """The BatchNorm layers of the original module that keep no running statistics."""
-        return [layer for layer in self.normalizers if f"{layer}.running_mean" not in self._entries]
-
-    def state_dict(self, values: Params) -> Params:
-        """The state dict of the original module with these values in it: its keys, its types."""
-        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
-        named = {key: names.get(id(value), key) for key, value in self._entries.items()}
-        return {
-            key: values.get(named[key], value).detach().to(value.dtype, copy=True)
-            for key, value in self._entries.items()
-        }
 
     @property
     def needs_statistics(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..episodes import Batch
+from ..episodes import Batch, Episode
 from ..functional import Network, Params
 from ..learner import Learner, MetaGradient, Recipe
 from ..losses import Loss, task_losses
@@ -66,6 +66,14 @@ class PlainLearner:
         """See `Learner.loss`."""
         return task_losses(self.criterion, self.predict(meta, adapted, batch.x, key=key), batch)
 
+    def observe(self, meta: Params, episode: Episode) -> Params:
+        """See `Learner.observe`: nothing is learned by watching."""
+        return {}
+
+    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+        """See `Learner.variance`: nothing is said of it."""
+        return None
+
 
 @registered
 def plain(module: nn.Module, *, loss: Loss, mapping: str = "vmap") -> Learner:
@@ -110,4 +118,11 @@ def plain_learner(network: Network, loss: Loss, recipe: Recipe | None = None) ->
         >>> plain_learner(Network(nn.Sequential(nn.Linear(1, 1))), "mse").statistics
         {}
     """
-    return PlainLearner(network, loss, unrolled(), network.running_statistics(), recipe)
+    return PlainLearner(network, loss, unrolled(), _running_statistics(network), recipe)
+
+
+def _running_statistics(network: Network) -> Params:
+    """The BatchNorm statistics that the original module keeps, by name; 0 and 1 where it keeps none."""
+    names = [f"{layer}.{kind}" for layer in network.normalizers for kind in ("running_mean", "running_var")]
+    found = {**dict(network.module.named_buffers()), **network.entries}
+    return {name: found[name].detach().clone() for name in names}

@@ -45,6 +45,11 @@ class Refined:
         stopped: why the rounds ended, in words.
         scores: `before` and `after`: mean loss, and accuracy for classes, of the test rows; empty without any.
         seconds: time taken.
+
+    Example:
+        >>> found = refine(nn.Sequential(nn.Linear(3, 2)), (torch.rand(8, 3), torch.arange(8) % 2), rounds=1)
+        >>> found.model.base()(torch.rand(5, 3)).shape
+        torch.Size([5, 2])
     """
 
     model: Model
@@ -90,7 +95,12 @@ def state_dict(model: Model) -> Params:
     network = getattr(model.learner, "network", None)
     if network is None or not network.params():
         raise UsageError("this model has no module with parameters, so there is no state dict to give back")
-    found: Params = network.state_dict(model.meta)
+    # a parameter that stands twice, under two names, is named once by the module
+    names = {id(parameter): name for name, parameter in network.module.named_parameters()}
+    found = {
+        key: model.meta.get(names.get(id(value), key), value).detach().to(value.dtype, copy=True)
+        for key, value in network.entries.items()
+    }
     added = [name for name in found if ".lora_a." in name]
     if added:
         raise UsageError(
@@ -282,6 +292,11 @@ def _ordinary(model: nn.Module | Model, loss: Loss | None, y: Tensor, mapping: s
     if not isinstance(model, Model):
         raise UsageError(f"refine(model, data) takes a module or a Model, not {type(model).__name__}")
     given = model.learner
+    if isinstance(given, GradientLearner) and given.network.keeps_statistics:
+        raise UsageError(
+            "this model has BatchNorm statistics and scales of its own for every inner step (batchnorm='per_step'), "
+            "so it is no ordinary model: refine one that was trained with batchnorm='support'"
+        )
     if isinstance(given, PlainLearner) and loss in (None, given.criterion):
         return given, model.meta
     if not isinstance(given, PlainLearner | GradientLearner) or getattr(given, "start", None) is not None:
@@ -322,7 +337,8 @@ def _like(rows: Batch, meta: Params, loss: Loss) -> Batch:
 
 def _missing_statistics(model: nn.Module | Model, learner: PlainLearner, meta: Params, rows: Batch) -> Params:
     """Statistics of the rows for BatchNorm layers that keep none of their own."""
-    layers = learner.network.without_statistics()
+    network = learner.network
+    layers = [layer for layer in network.normalizers if f"{layer}.running_mean" not in network.entries]
     known = isinstance(model, Model) and set(learner.statistics) <= set(model.meta)
     return mean_statistics(learner, meta, rows, layers) if layers and not known else {}
 
