@@ -15,11 +15,11 @@ LAYERS = (
     ("errors", "files", "sealed", "tracing"),
     ("engine",),
     ("functional", "episodes", "losses", "metrics", "threads"),
-    ("data", "tasks", "datasets", "augment", "models", "inner", "heads", "weights"),
+    ("data", "tasks", "datasets", "augment", "models", "inner", "heads"),
     ("learner", "metagrad", "particles"),
     ("algorithms",),
     ("outer", "memory"),
-    ("training", "evaluation", "checkpoint", "stored", "untrusted", "distributed", "learned"),
+    ("training", "evaluation", "checkpoint", "stored", "untrusted", "weights", "distributed", "learned"),
     ("baselines", "search", "refining", "estimators", "figures", "report", "assemble", "compare", "shown"),
     ("cli",),
 )

@@ -19,6 +19,8 @@ from . import models
 from .errors import ModelFileError, UsageError
 from .files import read_bytes, write_bytes
 from .functional import Params
+from .sealed import read_sealed
+from .untrusted import read_tensors
 
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
 _STATISTICS = (".running_mean", ".running_var")
@@ -241,3 +243,34 @@ def _conv4_settings(state: Params) -> dict[str, Any]:
 def _listed(state: Params) -> str:
     shown = [f"{name} {tuple(value.shape)}" for name, value in list(state.items())[:6]]
     return ", ".join(shown) + (f" and {len(state) - 6} more" if len(state) > 6 else "")
+
+
+def begun(meta: Params, path: Path) -> tuple[Params, list[str]]:
+    """Meta-parameters that begin with trained weights.
+
+    Arguments:
+        meta: initial meta-parameters; what an algorithm learns beside the module (`inner/...`) stays as it is.
+        path: a safetensors file, or a model directory.
+
+    Returns:
+        The meta-parameters, and the names of those of the last layer that have another shape there.
+
+    Raises:
+        ModelFileError: the weights are not those of this model.
+        ResourceError: the directory cannot be read.
+    """
+    own = {name: value for name, value in meta.items() if "/" not in name and not name.endswith(_STATISTICS)}
+    if not own:
+        raise UsageError(
+            "this algorithm trains no network, so there is nothing that could start from weights"
+        )
+    state = _tensors_of(path) if path.is_dir() else read_state_dict(path)
+    names = fitted(state, own, but_head=True)
+    start = {name: state[key].to(meta[name].dtype) for name, key in names.items()}
+    return {**meta, **start}, [name for name in own if name not in names]
+
+
+def _tensors_of(directory: Path) -> Params:
+    """The parameters in a model directory, verified; whatever module they belong to."""
+    found = read_tensors(read_sealed(directory))
+    return {name: value for name, value in found.items() if "/" not in name}
