@@ -2,6 +2,7 @@
 
     python benchmarks/refine.py                 # everything, about 35 minutes on one core; goes on where it stopped
     python benchmarks/refine.py --only digits   # one data set
+    python benchmarks/refine.py --more          # only what is not a comparison of methods
     python benchmarks/refine.py --tables        # the tables of what is there, nothing is computed
 
 Classifiers are trained in the ordinary way, then given a few new rows a class, with and without a shift: digits
@@ -18,8 +19,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import functools
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -27,12 +30,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
+from scipy import ndimage, stats
 from sklearn.datasets import load_digits
 from torch import nn
 
 import innerloop as il
 from innerloop.data.alphabets import draw_alphabets
+from innerloop.refining import Settings
 
 RESULTS = Path(__file__).parent / "results" / "refine.jsonl"
 SHOTS, DEVELOPMENT = (1, 2, 5, 10, 50), (100, 101)
@@ -42,11 +46,11 @@ SHIFTS = {
     "table": ("none", "another site"),
     "alphabets": ("none", "new drawers"),
 }
-CHECKPOINTS, RATES = (5, 10, 20, 40, 80), (1e-3, 3e-3, 1e-2)
+CHECKPOINTS, RATES = (5, 10, 20, 40, 80), (1e-3, 3e-3, 1e-2, 3e-2)
 SELECTED = ("gradient", "agreement", "snr", "learned", "static", "random")
 GRIDS = {
     "fine-tuning": [{"lr": lr} for lr in (3e-4, *RATES)],
-    "last layer": [{"lr": lr} for lr in (*RATES, 3e-2)],
+    "last layer": [{"lr": lr} for lr in RATES],
     "dropout": [{"lr": lr, "dropout": p} for lr in RATES for p in (0.1, 0.2, 0.5)],
     "augmentation": [{"lr": lr} for lr in (3e-4, *RATES)],
     "all": [{"lr": lr} for lr in (3e-4, *RATES)],
@@ -198,6 +202,7 @@ def finetuned(method, net, rows, test, setting, rounds):
 def refined(method, net, rows, test, setting, rounds):
     """The same of `innerloop.refine`."""
     options = {"score": method, "decay": 0.0, "tolerance": 0.0, **setting}
+    options["batch_size"] = 200 if rows[0].dim() > 2 else 512
     found = il.refine(net, rows, valid=test, rounds=max(rounds), worse=10**6, **options)
     return {step: found.log[step - 1]["valid_accuracy"] for step in rounds}
 
@@ -233,8 +238,8 @@ def methods(name):
     if name != "alphabets":
         return GRIDS
     few = {method: GRIDS[method] for method in ("fine-tuning", "last layer", "augmentation", "dropout")}
-    few["all"] = [{"lr": lr} for lr in RATES[:2]]
-    chosen = [{"lr": lr, "budget": b} for lr in RATES[:2] for b in (0.03, 0.3)]
+    few["all"] = [{"lr": lr} for lr in RATES[1:3]]
+    chosen = [{"lr": lr, "budget": 0.3} for lr in RATES[1:3]]
     return few | dict.fromkeys(("gradient", "static", "random"), chosen)
 
 
@@ -264,11 +269,11 @@ def compute(results, name):
         for shots in SHOTS:
             for draw in range(DRAWS[name]):
                 net, _, test = cell(name, shift, shots, draw)
-                results(["test", name, shift, shots, "not touched", draw], lambda: accuracy(net, test))  # noqa: B023
+                results(["test", name, shift, shots, "not touched", {}, 0, draw], lambda: accuracy(net, test))  # noqa: B023
             for method in methods(name):
                 setting, step = tuned(results, name, shift, method, shots)
                 for draw in range(DRAWS[name]):
-                    key = ["test", name, shift, shots, method, draw]
+                    key = ["test", name, shift, shots, method, setting, step, draw]
                     results(
                         key,
                         lambda: curve(name, shift, shots, draw, method, setting, (step,))[str(step)],  # noqa: B023
@@ -278,16 +283,155 @@ def compute(results, name):
             )
 
 
+def as_it_comes(results, name):
+    """`innerloop.refine(net, rows)` with nothing chosen: how many rounds is found from the rows themselves."""
+    settings = dataclasses.asdict(Settings())
+    for shift in SHIFTS[name]:
+        for shots in (1, 5, 50):
+            for draw in range(3):
+                net, rows, test = cell(name, shift, shots, draw)
+                key = ["default", name, shift, shots, settings, draw]
+                results(key, lambda: il.refine(net, rows, test=test).scores["after"]["accuracy"])  # noqa: B023
+
+
+VARIANTS = {
+    "folds 2": {"folds": 2},
+    "folds 10": {"folds": 10},
+    "moves few": {"moves": "few"},
+    "moves bootstrap": {"moves": "bootstrap"},
+    "candidate_lr 0": {"candidate_lr": 0.0},
+    "reach 0.01": {"reach": 0.01},
+    "noise laplace": {"noise": "laplace"},
+    "scope tensor": {"scope": "tensor"},
+    "scope neuron": {"scope": "neuron"},
+    "score fisher": {"score": "fisher"},
+    "rule sgd": {"rule": "sgd", "lr": 0.1},
+}
+
+
+def vary(results):
+    """One option at a time, 5 examples a class, from the setting that was chosen for the score `snr`."""
+    for name, shift in (("digits", "turned"), ("table", "another site")):
+        setting, step = tuned(results, name, shift, "snr", 5)
+        for change in VARIANTS.values():
+            for draw in range(DRAWS[name]):
+                varied = setting | change
+                key = ["vary", name, shift, change, varied, step, draw]
+                method = varied.get("score", "snr")
+                results(key, lambda: curve(name, shift, 5, draw, method, varied, (step,))[str(step)])  # noqa: B023
+
+
+# ------------------------------------------------------------------------------------------------------ tables
+
+
+def scores(results, name, shift, method, shots):
+    """Accuracy in per cent on every draw."""
+    setting, step = ({}, 0) if method == "not touched" else tuned(results, name, shift, method, shots)
+    keys = [["test", name, shift, shots, method, setting, step, draw] for draw in range(DRAWS[name])]
+    return np.array([100 * results(key, not_there) for key in keys])
+
+
+def not_there():
+    raise SystemExit("not everything is computed yet: run it without --tables")
+
+
+def interval(differences):
+    """Mean and 95 % interval of paired differences."""
+    mean, count = np.mean(differences), len(differences)
+    half = stats.t.ppf(0.975, count - 1) * np.std(differences, ddof=1) / math.sqrt(count)
+    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+
+
+def tables(results, names):
+    for name in names:
+        for shift in SHIFTS[name]:
+            print(
+                f"\n{name}, {'no shift' if shift == 'none' else shift}: accuracy in per cent by examples a class\n"
+            )
+            print(f"| method | {' | '.join(map(str, SHOTS))} |\n|---|{'---|' * len(SHOTS)}")
+            for method in ("not touched", *methods(name)):
+                means = [scores(results, name, shift, method, shots).mean() for shots in SHOTS]
+                print(f"| {method} | {' | '.join(f'{mean:.1f}' for mean in means)} |")
+    for opponent in ("fine-tuning", "random"):
+        print(f"\nPoints of accuracy above {opponent}: mean and 95 % interval over data sets and draws\n")
+        print("| method | no shift, 1 to 5 | no shift, 10 and 50 | shift, 1 to 5 | shift, 10 and 50 |")
+        print("|---|---|---|---|---|")
+        for method in ("not touched", *GRIDS):
+            if method != opponent:
+                cells = [paired(results, names, method, opponent, *part) for part in PARTS]
+                print(f"| {method} | {' | '.join(cells)} |")
+
+
+PARTS = [(shifted, shots) for shifted in (False, True) for shots in (SHOTS[:3], SHOTS[3:])]
+
+
+def paired(results, names, method, opponent, shifted, shots):
+    """A unit is a draw of a data set under a shift, its mean over the numbers of examples."""
+    units = []
+    for name in names:
+        if method != "not touched" and method not in methods(name):
+            continue
+        for shift in SHIFTS[name]:
+            if (shift != "none") == shifted:
+                gaps = [
+                    scores(results, name, shift, method, k) - scores(results, name, shift, opponent, k)
+                    for k in shots
+                ]
+                units += np.mean(gaps, axis=0).tolist()
+    return interval(units)
+
+
+def more_tables(results):
+    settings = dataclasses.asdict(Settings())
+    print("\nNothing chosen: points above not touched, and above tuned fine-tuning\n")
+    print("| data | examples a class | not touched | as it comes | above not touched | above fine-tuning |")
+    print("|---|---|---|---|---|---|")
+    for name in ("digits", "table"):
+        for shift in SHIFTS[name]:
+            for shots in (1, 5, 50):
+                keys = [["default", name, shift, shots, settings, draw] for draw in range(3)]
+                found = np.array([100 * results(key, not_there) for key in keys])
+                still, tuned_ones = (
+                    scores(results, name, shift, method, shots)[:3]
+                    for method in ("not touched", "fine-tuning")
+                )
+                print(
+                    f"| {name}, {shift} | {shots} | {still.mean():.1f} | {found.mean():.1f} | "
+                    f"{interval(found - still)} | {interval(found - tuned_ones)} |"
+                )
+    print("\nOne option at a time, 5 examples a class: points above the setting as chosen\n")
+    print("| option | digits, turned | table, another site |\n|---|---|---|")
+    for label, change in VARIANTS.items():
+        cells = []
+        for name, shift in (("digits", "turned"), ("table", "another site")):
+            setting, step = tuned(results, name, shift, "snr", 5)
+            keys = [
+                ["vary", name, shift, change, setting | change, step, draw] for draw in range(DRAWS[name])
+            ]
+            found = np.array([100 * results(key, not_there) for key in keys])
+            cells.append(interval(found - scores(results, name, shift, "snr", 5)))
+        print(f"| {label} | {' | '.join(cells)} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=SHIFTS)
-    parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--more", action="store_true", help="only what is not a comparison of methods")
+    parser.add_argument("--tables", action="store_true", help="compute nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     results, names = Results(), [arguments.only] if arguments.only else [*SHIFTS]
     if not arguments.tables:
-        for name in names:
+        for name in [] if arguments.more else names:
             compute(results, name)
+        if not arguments.only:
+            for name in ("digits", "table"):
+                as_it_comes(results, name)
+            vary(results)
+    if not arguments.more:
+        tables(results, names)
+    if not arguments.only:
+        more_tables(results)
 
 
 if __name__ == "__main__":

@@ -115,10 +115,9 @@ def refine(
     else. It leaves a model directory, and with --weights a state dict for the program that the model comes from.
 
     Examples:
-      innerloop refine model.safetensors --architecture mlp --activation relu --data digits.npz
-      innerloop refine model.safetensors --architecture conv4 --data photos --test new_photos
+      innerloop refine net.safetensors --architecture conv4 --data photos
+      innerloop refine net.safetensors --data digits.npz --config net.toml
       innerloop refine runs/schools --data new_school.csv --out runs/refined
-      innerloop refine model.safetensors --architecture mlp --activation relu --data rows.csv --target label
     """
     settings = {
         key: value
