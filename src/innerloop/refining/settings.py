@@ -54,11 +54,11 @@ class Settings:
     moves: str = "most"
     noise: str = "none"
     tau: float = 1e4
-    score: str = "gradient"
-    budget: float = 0.1
+    score: str = "snr"
+    budget: float = 0.3
     scope: str = "global"
     rule: str = "adam"
-    lr: float = 1e-3
+    lr: float = 5e-3
     candidate_lr: float = 0.01
     reach: float = 1e-3
     decay: float = 0.01
