@@ -145,6 +145,9 @@ def train(
     memory: Annotated[
         str, T, Parameter(help="What tasks that are worked on at once may keep: 512MB.")
     ] = "512MB",
+    init: Annotated[
+        Path | None, A, Parameter(help="Start from trained weights: a model directory, or safetensors.")
+    ] = None,
     seed: Annotated[int, T, Parameter(help="Of the split, the initial parameters and the episodes.")] = 0,
     device: Annotated[Device, T] = "auto",
     out: Annotated[
@@ -249,6 +252,7 @@ def _trained(data: Tasks, settings: dict[str, Any], notes: Notes, what: str = ""
             training,
             valid=data.valid,
             callbacks=[callback],
+            meta=_start(learner, settings["init"], notes),
             clip=settings["clip"] or None,
             **{key: settings[key] for key in _TRAINING},
         )
@@ -256,6 +260,19 @@ def _trained(data: Tasks, settings: dict[str, Any], notes: Notes, what: str = ""
     if run.skipped:
         notes(f"note: {run.skipped} tasks were left out of their step because their loss was not finite")
     return run
+
+
+def _start(learner: Learner, init: Path | None, notes: Notes) -> dict[str, Any] | None:
+    """Meta-parameters that begin with the weights of a file or model directory."""
+    if init is None:
+        return None
+    from ..weights import begun
+
+    meta, left = begun(learner.init(), init)
+    notes(f"note: training starts from the weights of {init}")
+    if left:
+        notes(f"note: {', '.join(left)} have another shape there and start anew")
+    return meta
 
 
 def _keep(
