@@ -18,8 +18,8 @@ LAYERS = (
     ("learner", "metagrad", "particles"),
     ("algorithms",),
     ("engine",),
-    ("training", "evaluation", "checkpoint", "stored", "untrusted", "distributed"),
-    ("baselines", "search", "refine", "estimators", "figures", "report", "assemble", "compare"),
+    ("training", "evaluation", "checkpoint", "stored", "untrusted", "distributed", "learned"),
+    ("baselines", "search", "refine", "estimators", "figures", "report", "assemble", "compare", "shown"),
     ("cli",),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}

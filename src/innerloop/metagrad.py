@@ -205,7 +205,7 @@ def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> Met
             adapted = learner.adapt(meta, episode.support, key=key)
         fast = {name: adapted[name].detach().requires_grad_() for name in learner.fast}
         with torch.enable_grad():
-            complete = learner.with_statistics(meta, fast, episode.support)
+            complete = learner.with_statistics(meta, fast, episode.support, learner.inner_steps)
             losses = learner.loss(meta, complete, episode.query, key=key)
             right = _grad(losses.sum(), fast)
             support = learner.support_losses(meta, fast, episode.support, key=key)
@@ -309,9 +309,12 @@ def _require_all_adapt(learner: Learner, name: str, why: str) -> None:
 
 
 def _require_nothing_learned(learner: Learner, name: str) -> None:
-    learned = [key for key in learner.init() if key.startswith("inner/")]
+    learned = [key for key in learner.init() if key.startswith(("inner/", "state/"))]
     if learned:
-        raise UsageError(f"{name} gives no gradient to {learned[0]!r}: use a rule that learns nothing")
+        what = (
+            "a BatchNorm policy other than per_step" if "/bn/" in learned[0] else "a rule that learns nothing"
+        )
+        raise UsageError(f"{name} gives no gradient to {learned[0]!r}: use {what}")
 
 
 def _dot(one: Params, other: Params) -> Tensor:

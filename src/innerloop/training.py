@@ -16,7 +16,7 @@ from .episodes import Episode, select, to
 from .errors import DivergedError, UsageError
 from .evaluation import mean_loss
 from .functional import Params
-from .learner import Learner, Model
+from .learner import Learner, Metrics, Model
 from .threads import threads_for
 
 SCHEDULES = ("cosine", "constant")
@@ -200,7 +200,8 @@ class _OuterLoop:
         if self.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * step / self.steps))
         self.optimizer.param_groups[0]["lr"] = rate
-        grads, losses = self._finite_gradient(episode, step, key)
+        grads, metrics = self._finite_gradient(episode, step, key)
+        losses = metrics["losses"]
         if grads is None:
             self.failed += 1
             if self.failed >= _PATIENCE_NONFINITE:
@@ -218,21 +219,23 @@ class _OuterLoop:
         for value, grad in zip(self.meta.values(), values, strict=True):
             value.grad = grad
         self.optimizer.step()
+        for name in self.meta.keys() & metrics.keys():
+            self.meta[name].copy_(metrics[name])  # what learns by watching, see `Learner.observe`
         return {"loss": losses.mean().item(), "meta_lr": rate}
 
-    def _finite_gradient(self, episode: Episode, step: int, key: Tensor) -> tuple[Params | None, Tensor]:
+    def _finite_gradient(self, episode: Episode, step: int, key: Tensor) -> tuple[Params | None, Metrics]:
         """The meta-gradient over the tasks whose loss is finite; `None` where there is none."""
         grads, metrics = self.learner.metagrad(self.learner, self.meta, episode, step, key)
         finite = torch.isfinite(metrics["losses"])
         if not finite.all():
             self.skipped += int((~finite).sum())
             if not finite.any():
-                return None, metrics["losses"]
+                return None, metrics
             grads, metrics = self.learner.metagrad(
                 self.learner, self.meta, select(episode, finite), step, key[finite]
             )
         total = torch.stack([grad.sum() for grad in grads.values()]).sum()
-        return (grads if torch.isfinite(total) else None), metrics["losses"]
+        return (grads if torch.isfinite(total) else None), metrics
 
 
 def _direct_fit(learner: Learner, meta: Params, source: Source) -> Params | None:

@@ -1,0 +1,203 @@
+"""How figures look: colours, markers and sizes.
+
+Colours are told apart with any kind of colour blindness and in grey; where several mean something, a marker or
+a dash says it too. Sizes suit a phone: a figure is as wide as its screen, text about as large as that around it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# name of a colour -> on white paper, on a dark screen
+COLOURS = {
+    "ink": ("#1c2127", "#e4e8ec"),
+    "muted": ("#5b646e", "#a3adb8"),
+    "grid": ("#dde2e8", "#333b44"),
+    "paper": ("#fefefe", "#14181d"),
+    "blue": ("#1453a3", "#4f95f5"),
+    "orange": ("#c86400", "#f0a04b"),
+    "green": ("#2aa673", "#8ff5cb"),
+    "purple": ("#63196f", "#b26fc4"),
+    "red": ("#a01414", "#e8605a"),
+}
+INK, MUTED, GRID, PAPER = (COLOURS[name][0] for name in ("ink", "muted", "grid", "paper"))
+SERIES = ("blue", "orange", "green", "purple", "red", "ink")
+
+
+class Mark(NamedTuple):
+    """How one of several things is drawn: by colour, and without colour by marker and dash."""
+
+    colour: str
+    marker: str
+    dash: Any = "-"
+
+
+MARKS = tuple(
+    Mark(COLOURS[name][0], marker, dash)
+    for name, marker, dash in zip(
+        SERIES,
+        "osD^vX",
+        ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 3))),
+        strict=True,
+    )
+)
+OTHERS = Mark(MUTED, ".", "-")
+# what kind of method it is
+KINDS = {
+    "none": ("not adapted", Mark(MUTED, "D")),
+    "alone": ("each task alone", Mark(COLOURS["orange"][0], "s")),
+    "shared": ("shared, then adapted", Mark(COLOURS["green"][0], "^")),
+    "meta": ("meta-learned", Mark(COLOURS["blue"][0], "o")),
+    "incontext": ("in-context model", Mark(COLOURS["purple"][0], "v")),
+}
+
+WIDTH = 4.6  # inches
+HEIGHT = 2.9
+
+STYLE: Any = {
+    "figure.figsize": (WIDTH, HEIGHT),
+    "figure.facecolor": PAPER,
+    "figure.constrained_layout.use": True,
+    "axes.facecolor": PAPER,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "text.color": INK,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "axes.labelsize": 9.5,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+    # names come from data: a dollar sign in them is no formula
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+}
+
+METRICS = {
+    "error_over_variance": "error / variance",
+    "squared_error": "squared error",
+    "accuracy": "accuracy",
+    "rmse": "root mean squared error",
+    "r2": "R2",
+    "auc": "area under the ROC curve",
+    "calibration_error": "calibration error",
+    "loss": "loss",
+}
+
+
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """A function that draws in this style, whatever the settings of matplotlib are, and leaves those alone."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
+        import matplotlib as mpl
+
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def axes_for(ax: Axes | None, *, height: float = HEIGHT) -> Axes:
+    """Axes to draw on: those given, or new ones of a pyplot figure, which notebooks show by themselves.
+
+    Arguments:
+        ax: Axes, or none.
+        height: in inches, of a figure that holds nothing else.
+    """
+    from matplotlib.figure import Figure
+
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots(figsize=(WIDTH, height))[1]
+    elif isinstance(ax.figure, Figure) and len(ax.figure.axes) == 1:
+        ax.figure.set_size_inches(ax.figure.get_figwidth(), height)
+    return ax
+
+
+def legend(ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, columns: int = 2) -> None:
+    """A legend above the Axes; labels are shown as they are, whatever they begin with."""
+    from matplotlib.transforms import blended_transform_factory
+
+    found = ax.legend(
+        handles,
+        [str(number) for number in range(len(labels))],
+        # from the left edge of the figure, where there is more room than above the Axes
+        bbox_transform=blended_transform_factory(ax.figure.transFigure, ax.transAxes),
+        bbox_to_anchor=(0.015, 1.03),
+        loc="lower left",
+        ncols=columns,
+        borderaxespad=0,
+        handlelength=2.2,
+        columnspacing=1.2,
+    )
+    for text, label in zip(found.get_texts(), labels, strict=True):
+        text.set_text(short(label, 60 // columns - 4))
+
+
+def name_rows(ax: Axes, labels: Sequence[str]) -> None:
+    """One row a label, the first on top."""
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(max(len(labels), 1) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+
+
+def rows(numbers: pd.DataFrame) -> list[Any]:
+    """The rows of a frame, cells by the name of their column."""
+    return list(numbers.itertuples(index=False))
+
+
+def short(text: str, most: int = 30) -> str:
+    """Text of at most `most` characters, its middle left out.
+
+    Example:
+        >>> short("a very long name of a task", 12)
+        'a very … task'
+    """
+    text = " ".join(str(text).split())
+    if len(text) <= most:
+        return text
+    tail = (most - 1) * 2 // 5
+    head = text[: most - 1 - tail].rstrip()
+    return f"{head} … {text[-tail:].lstrip()}" if tail > 2 else text[:most]
+
+
+def wrapped(text: str, width: int = 20, lines: int = 2) -> str:
+    r"""Text on at most `lines` lines of `width` characters.
+
+    Example:
+        >>> wrapped("ridge shrunk to the pooled line", 20)
+        'ridge shrunk to the\npooled line'
+    """
+    import textwrap
+
+    found = textwrap.wrap(short(text, width * lines), width)
+    if len(found) > lines:
+        found[lines - 1 :] = [short(" ".join(found[lines - 1 :]), width)]
+    return "\n".join(found)
