@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.sources import RowSource, Source, Targets, stream
-from ..episodes import Batch
+from ..episodes import Batch, Episode
 from ..functional import Params
 from ..learner import MetaGradient, Recipe
 from ..losses import task_losses
@@ -97,6 +97,14 @@ class EstimatorLearner:
         """Mean squared error or mean negative log probability of each task, `(T,)`."""
         name = "mse" if self.targets.kind == "regression" else "cross_entropy"
         return task_losses(name, self.predict(meta, adapted, batch.x), batch)
+
+    def observe(self, meta: Params, episode: Episode) -> Params:
+        """Nothing is learned by watching."""
+        return {}
+
+    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+        """Estimators say nothing of it."""
+        return None
 
     def _fit(self, x: Array, y: Array) -> Any:
         if not len(x):

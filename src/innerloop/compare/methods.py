@@ -48,6 +48,7 @@ class Entrant:
         grid: settings to try, the sound ones first.
         refuses: why it does not apply to some tasks; `None` where it does.
         trained: it takes meta-updates, so that seeds differ.
+        reuses: it starts from the pooled net, which is trained once: a try costs no training.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Entrant:
     grid: tuple[Settings, ...] = ({},)
     refuses: Callable[[Tasks], str | None] = lambda tasks: None
     trained: bool = False
+    reuses: bool = False
 
 
 LABELS = {
@@ -308,9 +310,9 @@ _COMMON = {
                 ({"n_estimators": 30}, {"n_estimators": 10}, {"n_estimators": 30, "max_depth": 1},
                  {"n_estimators": 100, "learning_rate": 0.03}), _needs_vectors),
         Entrant("fine_tuned", "pooled net, fine-tuned", "shared", "baseline", _fine_tuned, _STEP_SIZES,
-                _needs_meaning, trained=True),
+                _needs_meaning, trained=True, reuses=True),
         Entrant("linear_head", "pooled features, linear head", "shared", "baseline", _linear_head,
-                ({},), _needs_meaning, trained=True),
+                ({},), _needs_meaning, trained=True, reuses=True),
         Entrant("tabicl", "TabICL, each task alone", "alone", "incontext", _alone(_tabicl), ({},),
                 _both(_needs_tabicl, _needs_vectors)),
     )

@@ -15,7 +15,7 @@ import torch
 from ..algorithms.gradient import inner_rule
 from ..assemble import learner_for, sound_settings
 from ..baselines import RidgeHead
-from ..data.sources import Source
+from ..data.sources import RowSource, Source
 from ..data.splits import Tasks
 from ..episodes import to
 from ..evaluation import EVALUATION_SEED
@@ -29,6 +29,9 @@ from ..training import Run, meta_train
 from .linear import with_best_spread
 
 OUTER = ("meta_lr", "meta_batch_size")
+
+# support sets of each meta-validation task that a step is chosen by
+_DRAWS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +61,7 @@ class Bench:
         return meta_train(
             learner,
             source or self.tasks.train,
-            valid=self.tasks.valid,
+            valid=_fewer(self.tasks.valid),
             steps=self.steps,
             meta_lr=settings.get("meta_lr", sound.meta_lr),
             meta_batch_size=settings.get("meta_batch_size", sound.meta_batch_size),
@@ -81,6 +84,11 @@ class Bench:
             learner = self.learner("maml", {"inner_steps": 0, "learn_lr": None, "clip": None, **settings})
             self.kept[key] = self.train(learner, settings)
         return self.kept[key]
+
+
+def _fewer(source: Source) -> Source:
+    """The same tasks with few support sets of each: enough to choose a step by."""
+    return replace(source, draws=_DRAWS) if isinstance(source, RowSource) else source
 
 
 def fine_tuned(bench: Bench, settings: Mapping[str, Any], *, most: int = 30) -> Model:
@@ -119,7 +127,7 @@ def _descending(learner: Any, rule: str, inner_lr: float) -> GradientLearner:
 
 
 def _stopped(bench: Bench, learner: GradientLearner, meta: Any, most: int) -> Model:
-    steps = best_stop(Model(learner, meta), bench.tasks.valid, most)
+    steps = best_stop(Model(learner, meta), _fewer(bench.tasks.valid), most)
     return Model(replace(learner, inner_steps=steps), meta)
 
 

@@ -57,7 +57,8 @@ def search(entrant: Entrant, bench: Bench, *, tries: int, share: float = 0.25) -
     grid = entrant.grid[: max(1, tries)]
     if len(grid) == 1:
         return Chosen(grid[0], 1, np.nan)
-    short = replace(bench, steps=max(1, round(bench.steps * share)), kept={}) if entrant.trained else bench
+    in_part = entrant.trained and not entrant.reuses
+    short = replace(bench, steps=max(1, round(bench.steps * share)), kept={}) if in_part else bench
     errors = [_error(entrant, short, settings) for settings in grid]
     best = int(np.argmin(errors))
     return Chosen(grid[best], len(grid), errors[best])
