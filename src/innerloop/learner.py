@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from .functional import Network, Params, fold
 from .heads import Head, Spread
 from .inner import InnerRule
 from .losses import Loss, task_losses
+from .tracing import tracing
 
 Recipe = dict[str, Any]
 
@@ -89,6 +90,22 @@ def _nothing_to_check(learner: Learner) -> None:
     return
 
 
+def _one_phase(step: int) -> int:
+    return 0
+
+
+class Step(NamedTuple):
+    """Which meta-update it is, for meta-gradients that change in the course of training.
+
+    Arguments:
+        number: from 0; a tensor `()` where one graph serves several updates.
+        phase: number of the first update that is computed in the same way.
+    """
+
+    number: int | Tensor
+    phase: int
+
+
 @dataclass(frozen=True)
 class MetaGradient:
     """How the gradient comes back.
@@ -98,19 +115,27 @@ class MetaGradient:
         compute: (learner, meta, episode, step, key) -> the gradient of every meta-parameter by name, and
             figures for the log, `losses` `(T,)` among them.
         check: raises `UsageError` for a learner that would run and train nothing, or wrongly.
+        phase: number of a meta-update -> that of the first one which is computed in the same way.
     """
 
     name: str
-    compute: Callable[[Learner, Params, Episode, int, Tensor | None], tuple[Params, Metrics]]
+    compute: Callable[[Learner, Params, Episode, Step, Tensor | None], tuple[Params, Metrics]]
     check: Callable[[Learner], None] = _nothing_to_check
+    phase: Callable[[int], int] = _one_phase
 
     def __call__(
-        self, learner: Learner, meta: Params, episode: Episode, step: int = 0, key: Tensor | None = None
+        self,
+        learner: Learner,
+        meta: Params,
+        episode: Episode,
+        step: int | Step = 0,
+        key: Tensor | None = None,
     ) -> tuple[Params, Metrics]:
         """The meta-gradient at one meta-update; `key` are the dropout streams of the tasks.
 
         New values of the entries `state/...` are among the figures, under their names; their gradient is 0.
         """
+        step = step if isinstance(step, Step) else Step(step, self.phase(step))
         grads, metrics = self.compute(learner, meta, episode, step, key)
         with torch.no_grad():
             state = learner.observe(meta, episode)
@@ -312,9 +337,15 @@ def _owned(values: Params, support: Batch) -> Params:
     return {name: value.expand(count, *value.shape) for name, value in values.items()}
 
 
+def empty(batch: Batch) -> bool:
+    """Whether some task has no row; not known, and taken for false, while tracing."""
+    if next(tensors(batch.x)).shape[1] == 0:
+        return True
+    return batch.weight is not None and not tracing() and not bool(batch.weight.sum(1).all())
+
+
 def _require_support(support: Batch) -> None:
-    empty = next(tensors(support.x)).shape[1] == 0
-    if empty or (support.weight is not None and not support.weight.sum(1).all()):
+    if empty(support):
         raise DataError(
             "batchnorm='support' normalises with the support set, and a task has no support row: "
             "give it a labelled row, or use a model without BatchNorm"

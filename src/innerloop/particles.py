@@ -13,7 +13,7 @@ from torch import Tensor
 from .episodes import Batch, Episode, join_rows, map_tensors
 from .errors import UsageError
 from .functional import Network, Params, fold
-from .learner import Learner, MetaGradient, Metrics, Recipe, running_average
+from .learner import Learner, MetaGradient, Metrics, Recipe, Step, running_average
 from .losses import LOSSES, mean_rows
 
 _QUERY = 1 << 20
@@ -268,7 +268,7 @@ def chaser(leader_steps: int = 1) -> MetaGradient:
         raise UsageError(f"leader_steps={leader_steps}: give 1 or more")
 
     def compute(
-        learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
+        learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
         meta = {name: value.detach().requires_grad_() for name, value in _weights(meta).items()}
         with torch.enable_grad():
