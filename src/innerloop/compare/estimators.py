@@ -36,6 +36,10 @@ class Fitted(dict[str, Tensor]):
         self.estimators = estimators
         self.last: tuple[Any, Tensor] | None = None
 
+    def __bool__(self) -> bool:
+        """An empty dict is what a task without support has; this is not one."""
+        return True
+
 
 @dataclass(frozen=True, eq=False)
 class EstimatorLearner:
