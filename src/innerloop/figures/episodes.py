@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..compare.result import Shown
-from .style import COLOURS, INK, MARKS, MUTED, WIDTH, axes_for, legend, short, styled
+from .style import COLOURS, INK, MARKS, MUTED, axes_for, legend, short, styled, width_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -170,7 +170,7 @@ def images(episode: Shown, method: str | None = None, *, ax: Axes | None = None)
     middle = -_ROW * -(-len(support) // _ACROSS) - 0.4
     bottom = middle - _ROW * -(-len(query) // _ACROSS)
     across, high = _ACROSS * _COLUMN, 0.45 - bottom
-    ax = axes_for(ax, height=WIDTH * high / across)
+    ax = axes_for(ax, height=width_of(ax) * high / across)
     ax.set_axis_off()
     ax.text(0, 0.12, "support", color=MUTED, va="bottom")
     for number, (x, label) in enumerate(support):
