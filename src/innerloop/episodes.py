@@ -150,6 +150,31 @@ def stack(episodes: Sequence[Episode]) -> Episode:
     )
 
 
+def bucketed(episode: Episode) -> Episode:
+    """The same episode, with the rows of padded batches rounded up, so that few different shapes occur.
+
+    Example:
+        >>> rows = Batch(torch.ones(1, 5, 2), torch.ones(1, 5), torch.ones(1, 5))
+        >>> bucketed(Episode(rows, rows)).query.weight.tolist()
+        [[1.0, 1.0, 1.0, 1.0, 1.0, 0.0]]
+    """
+    return Episode(_rounded(episode.support), _rounded(episode.query))
+
+
+def _rounded(batch: Batch) -> Batch:
+    if batch.weight is None:
+        return batch
+    rows = batch.y.shape[1]
+    octave = 1 << max(rows.bit_length() - 2, 0)
+    more = -(-rows // octave) * octave - rows  # two bits count: 4, 6, 8, 12, 16, 24, ...
+    if not more:
+        return batch
+    padded: Batch = map_tensors(
+        lambda t: torch.cat([t, t.new_zeros(t.shape[0], more, *t.shape[2:])], 1), batch
+    )
+    return padded
+
+
 def join_rows(one: Batch, other: Batch) -> Batch:
     """The rows of two stacked batches of the same tasks together.
 

@@ -21,7 +21,11 @@ from .threads import threads_for
 
 EVALUATION_SEED = 20_240_229
 
+# shares of the query values that predictive intervals should hold, and half their width in deviations
+_INTERVALS = {"coverage_90": 1.6448536269514722, "coverage_95": 1.959963984540054}
 _BOUNDS = {
+    "coverage_90": (0.0, 1.0),
+    "coverage_95": (0.0, 1.0),
     "accuracy": (0.0, 1.0),
     "auc": (0.0, 1.0),
     "calibration_error": (0.0, 1.0),
@@ -38,8 +42,10 @@ class Evaluation:
         ids: tasks.
         steps: numbers of inner steps that were scored; 0 is before adaptation.
         values: per metric an array `(tasks, len(steps))`: `loss`, and `accuracy` and `auc` (NaN for a task of one
-            class), or `squared_error` (natural units, mean over targets) and `error_over_variance`; for
-            classification also `calibration_gaps` `(tasks, len(steps), bins)`.
+            class), or `squared_error` (natural units, mean over targets) and `error_over_variance`, of learners with
+            a predictive variance also `log_likelihood` (of a query row, in natural units), `coverage_90` and
+            `coverage_95` (share of the query values inside their predictive interval); for classification also
+            `calibration_gaps` `(tasks, len(steps), bins)`.
         targets: what the targets are.
         support: rows of a support set.
         query_variance: variance of the query targets over that of the meta-train targets (regression).
@@ -49,7 +55,7 @@ class Evaluation:
         >>> tasks = il.tasks.sinusoid(episodes=5)
         >>> learner = il.mixed(1)
         >>> found = il.evaluate(il.Model(learner, learner.init()), tasks.test)
-        >>> found.metrics, found.steps, len(found.ids)
+        >>> found.metrics[:4], found.steps, len(found.ids)
         (('rmse', 'r2', 'error_over_variance', 'loss'), (0, 1), 5)
     """
 
@@ -103,7 +109,8 @@ class Evaluation:
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics, the headline first."""
         if self.targets.kind == "regression":
-            return ("rmse", "r2", "error_over_variance", "loss")
+            said = tuple(name for name in ("log_likelihood", *_INTERVALS) if name in self.values)
+            return ("rmse", "r2", "error_over_variance", "loss", *said)
         return ("accuracy", "auc", "calibration_error", "loss")
 
     def at(self, step: int) -> Evaluation:
@@ -249,7 +256,27 @@ def _measure(model: Model, adapted: Any, query: Batch, targets: Targets) -> dict
             variance = torch.tensor(targets.variance, dtype=torch.float64, device=squares.device)
             found["squared_error"] = mean_rows((squares * scale**2).mean(-1), query.weight)
             found["error_over_variance"] = mean_rows((squares / variance).mean(-1), query.weight)
+            spread = model.learner.variance(model.meta, adapted, query.x)
+            if spread is not None:
+                found |= _predictive(squares, spread.double(), scale, query)
     return scores | {name: value.double().cpu().numpy() for name, value in found.items()}
+
+
+def _predictive(squares: Tensor, variance: Tensor, scale: Tensor, query: Batch) -> dict[str, Tensor]:
+    """How good the predicted normal distributions are, `(T,)` each.
+
+    Arguments:
+        squares: squared errors `(T, n, C)` of standardised targets.
+        variance: predictive variances, likewise.
+        scale: natural units of a standardised one, `(C,)`.
+        query: the rows.
+    """
+    density = -0.5 * (squares / variance + (2 * math.pi * variance * scale**2).log()).sum(-1)
+    found = {"log_likelihood": mean_rows(density, query.weight)}
+    for name, width in _INTERVALS.items():
+        inside = (squares <= width**2 * variance).to(squares.dtype).mean(-1)
+        found[name] = mean_rows(inside, query.weight)
+    return found
 
 
 class _Spread:

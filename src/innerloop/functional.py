@@ -31,7 +31,7 @@ from .errors import UsageError
 
 Params = dict[str, Tensor]
 
-BATCHNORM_POLICIES = ("support", "transductive", "refuse")
+BATCHNORM_POLICIES = ("support", "transductive", "per_step", "refuse")
 MAPPINGS = ("vmap", "loop")
 
 
@@ -42,6 +42,7 @@ class _Context:
         self.weight: Tensor | None = None
         self.key: Tensor | None = None
         self.given = False
+        self.observes = False
         self.statistics: Params = {}
 
 
@@ -60,16 +61,20 @@ class _Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shape = (1, -1, *(1 for _ in x.shape[2:]))
-        if self.context.given:
-            mean, var = self.running_mean, self.running_var
-        else:
-            mean, var = _moments(x, self.context.weight)
-            self.context.statistics[f"{self.name}.running_mean"] = mean
-            self.context.statistics[f"{self.name}.running_var"] = var
+        mean, var = self.running_mean, self.running_var
+        if not self.context.given or self.context.observes:
+            seen = _moments(x, self.context.weight)
+            self.context.statistics |= dict(zip(_statistics(self.name), seen, strict=True))
+            mean, var = (mean, var) if self.context.given else seen
         x = (x - mean.reshape(shape)) * torch.rsqrt(var + self.eps).reshape(shape)
         if self.weight is None:
             return x
         return x * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
+def _statistics(layer: str) -> tuple[str, str]:
+    """Names of the mean and the variance of a BatchNorm layer."""
+    return f"{layer}.running_mean", f"{layer}.running_var"
 
 
 def _moments(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -142,7 +147,9 @@ class Network:
     Arguments:
         module: any `nn.Module`; it is copied and never changed.
         batchnorm: where BatchNorm takes its statistics: `support` (the task's support set, so that a single
-            query can be predicted), `transductive` (the rows at hand, the papers' practice), `refuse`.
+            query can be predicted), `transductive` (the rows at hand, the papers' practice), `per_step`
+            (support rows their own; query rows running averages kept for each inner step, with scales and
+            biases of their own a step, as in MAML++), `refuse`.
         mapping: `vmap` runs the tasks of a stack at once, `loop` one by one with the same result.
 
     Raises:
@@ -163,6 +170,7 @@ class Network:
         _known("mapping", mapping, MAPPINGS)
         self.batchnorm, self.mapping = batchnorm, mapping
         self._context = _Context()
+        self._context.observes = batchnorm == "per_step"
         _refuse_hooks(module)
         self.module = copy.deepcopy(module)
         self.normalizers = _replace_layers(self.module, self._context)
@@ -172,7 +180,7 @@ class Network:
         if self.normalizers and batchnorm == "refuse":
             raise UsageError(
                 f"batchnorm='refuse', but the model has BatchNorm at {self.normalizers[0]!r}: "
-                "choose 'support' or 'transductive', or use GroupNorm"
+                "choose 'support', 'transductive' or 'per_step', or use GroupNorm"
             )
         self._constants = {
             name: value.detach()
@@ -181,22 +189,59 @@ class Network:
         }
 
     def params(self) -> Params:
-        """Copies of the trainable parameters, by name."""
+        """Copies of the trainable parameters, by name; scales that are learned a step are not among them."""
+        scales = self._scales()
         named = self.module.named_parameters()
-        return {name: value.detach().clone() for name, value in named if value.requires_grad}
+        return {n: value.detach().clone() for n, value in named if value.requires_grad and n not in scales}
+
+    def step_params(self, rows: int) -> Params:
+        """What policy `per_step` adds to the meta-parameters: `rows` of everything, one an inner step.
+
+        Scales and biases `inner/bn/...` learn by gradients, statistics `state/bn/...` by watching.
+        """
+        if not self.keeps_statistics:
+            return {}
+        found = {f"inner/bn/{n}": v.detach().repeat(rows, 1) for n, v in self._scales().items()}
+        buffers = dict(self.module.named_buffers())
+        for name in (name for layer in self.normalizers for name in _statistics(layer)):
+            found[f"state/bn/{name}"] = buffers[name].repeat(rows, 1)
+        return found | {"state/updates": torch.zeros(())}
+
+    def at_step(self, meta: Params, step: int) -> Params:
+        """The row of `step_params` for a step, by the names of the module; later steps use the last."""
+        found = {}
+        for name, value in meta.items() if self.keeps_statistics else ():
+            kind, _, rest = name.partition("/bn/")
+            if kind in ("inner", "state") and rest:
+                found[rest] = value[min(step, len(value) - 1)]
+        return found
 
     def statistics_like(self, like: Tensor) -> Params:
-        """Zeros in the shape of the BatchNorm statistics that one task owns, with a leading axis of 1."""
+        """Zeros in the shape of the BatchNorm values that one task owns, with a leading axis of 1."""
         if not self.needs_statistics:
             return {}
         buffers = dict(self.module.named_buffers())
-        names = [f"{layer}.{kind}" for layer in self.normalizers for kind in ("running_mean", "running_var")]
-        return {name: like.new_zeros(1, *buffers[name].shape) for name in names}
+        shapes = {n: buffers[n].shape for layer in self.normalizers for n in _statistics(layer)}
+        shapes |= {name: value.shape for name, value in self._scales().items()}
+        return {name: like.new_zeros(1, *shape) for name, shape in shapes.items()}
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether query predictions need the support set's BatchNorm statistics."""
-        return bool(self.normalizers) and self.batchnorm == "support"
+        """Whether query rows are normalised with statistics that a task owns."""
+        return bool(self.normalizers) and self.batchnorm in ("support", "per_step")
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether these are running averages, kept among the meta-parameters."""
+        return bool(self.normalizers) and self.batchnorm == "per_step"
+
+    def _scales(self) -> Params:
+        """Trainable scales and biases of BatchNorm layers, where each step has its own."""
+        if not self.keeps_statistics:
+            return {}
+        params = dict(self.module.named_parameters())
+        names = [f"{layer}.{kind}" for layer in self.normalizers for kind in ("weight", "bias")]
+        return {name: params[name] for name in names if name in params and params[name].requires_grad}
 
     def __call__(
         self,
@@ -219,7 +264,8 @@ class Network:
             given_statistics: take BatchNorm statistics from `own` instead of from `x`.
 
         Returns:
-            Predictions `(T, n, *out)` and the BatchNorm statistics used, by buffer name, leading axis `T`.
+            Predictions `(T, n, *out)` and the BatchNorm statistics of these rows, by buffer name, leading axis
+            `T`; none where they are given, unless running averages are kept.
         """
         names = self._names
         base = {k: v for k, v in shared.items() if k in names and k not in own}

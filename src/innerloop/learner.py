@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +18,10 @@ from torch import Tensor
 from .episodes import Batch, Episode, as_tensors, map_tensors, stack, tensors, unsqueeze
 from .errors import DataError, UsageError
 from .functional import Network, Params, fold
-from .heads import Head
+from .heads import Head, Spread
 from .inner import InnerRule
 from .losses import Loss, task_losses
+from .tracing import tracing
 
 Recipe = dict[str, Any]
 
@@ -75,12 +76,34 @@ class Learner(Protocol):
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
         """Mean loss of each task, `(T,)`."""
 
+    def observe(self, meta: Params, episode: Episode) -> Params:
+        """New values of the meta-parameters `state/...`, which learn by watching training, not by gradients."""
+
+    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+        """Predictive variance of the values `(T, n, C)`, noise included; `None` where nothing is said of it."""
+
 
 Metrics = dict[str, Tensor]
 
 
 def _nothing_to_check(learner: Learner) -> None:
     return
+
+
+def _one_phase(step: int) -> int:
+    return 0
+
+
+class Step(NamedTuple):
+    """Which meta-update it is, for meta-gradients that change in the course of training.
+
+    Arguments:
+        number: from 0; a tensor `()` where one graph serves several updates.
+        phase: number of the first update that is computed in the same way.
+    """
+
+    number: int | Tensor
+    phase: int
 
 
 @dataclass(frozen=True)
@@ -92,17 +115,31 @@ class MetaGradient:
         compute: (learner, meta, episode, step, key) -> the gradient of every meta-parameter by name, and
             figures for the log, `losses` `(T,)` among them.
         check: raises `UsageError` for a learner that would run and train nothing, or wrongly.
+        phase: number of a meta-update -> that of the first one which is computed in the same way.
     """
 
     name: str
-    compute: Callable[[Learner, Params, Episode, int, Tensor | None], tuple[Params, Metrics]]
+    compute: Callable[[Learner, Params, Episode, Step, Tensor | None], tuple[Params, Metrics]]
     check: Callable[[Learner], None] = _nothing_to_check
+    phase: Callable[[int], int] = _one_phase
 
     def __call__(
-        self, learner: Learner, meta: Params, episode: Episode, step: int = 0, key: Tensor | None = None
+        self,
+        learner: Learner,
+        meta: Params,
+        episode: Episode,
+        step: int | Step = 0,
+        key: Tensor | None = None,
     ) -> tuple[Params, Metrics]:
-        """The meta-gradient at one meta-update; `key` are the dropout streams of the tasks."""
-        return self.compute(learner, meta, episode, step, key)
+        """The meta-gradient at one meta-update; `key` are the dropout streams of the tasks.
+
+        New values of the entries `state/...` are among the figures, under their names; their gradient is 0.
+        """
+        step = step if isinstance(step, Step) else Step(step, self.phase(step))
+        grads, metrics = self.compute(learner, meta, episode, step, key)
+        with torch.no_grad():
+            state = learner.observe(meta, episode)
+        return grads | {n: torch.zeros_like(meta[n]) for n in state}, metrics | state
 
 
 @dataclass(frozen=True)
@@ -152,6 +189,7 @@ class GradientLearner:
         """The module's initial parameters and what the inner rule learns."""
         params = self.network.params()
         learned = self.rule.meta({name: params[name] for name in self.fast})
+        learned |= self.network.step_params(self.inner_steps + 1)
         started = self.start.names if self.start else ()
         return {name: value for name, value in params.items() if name not in started} | learned
 
@@ -165,15 +203,15 @@ class GradientLearner:
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Iterator[Params]:
         """See `Learner.path`."""
-        for fast in self._trajectory(meta, support, steps, key):
-            yield self.with_statistics(meta, fast, support)
+        for step, fast in enumerate(self._trajectory(meta, support, steps, key)):
+            yield self.with_statistics(meta, fast, support, step)
 
     def adapt(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Params:
         """See `Learner.adapt`."""
         *_, fast = self._trajectory(meta, support, steps, key)
-        return self.with_statistics(meta, fast, support)
+        return self.with_statistics(meta, fast, support, self.inner_steps if steps is None else steps)
 
     def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
         """See `Learner.predict`."""
@@ -207,7 +245,8 @@ class GradientLearner:
         yield fast
         for step in range(self.inner_steps if steps is None else steps):
             stream = None if key is None else fold(key, step)
-            grads, fast = self._support_gradient(meta, fast, support, stream)
+            scaled = {**meta, **self.network.at_step(meta, step)}
+            grads, fast = self._support_gradient(scaled, fast, support, stream)
             fast, state = self.rule.update(grads, state, fast, meta)
             yield fast
 
@@ -239,18 +278,74 @@ class GradientLearner:
         prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key)
         return task_losses(self.criterion, prediction, support)
 
-    def with_statistics(self, meta: Params, fast: Params, support: Batch) -> Params:
-        """Add the support set's BatchNorm statistics, which the query is normalised with."""
+    def with_statistics(self, meta: Params, fast: Params, support: Batch, step: int) -> Params:
+        """Add the BatchNorm statistics that query rows are normalised with after a step."""
         if not self.network.needs_statistics:
             return fast
+        if self.network.keeps_statistics:
+            return {**fast, **_owned(self.network.at_step(meta, step), support)}
         _require_support(support)
         _, statistics = self.network(meta, fast, support.x, weight=support.weight)
         return {**fast, **statistics}
 
+    def observe(self, meta: Params, episode: Episode) -> Params:
+        """See `Learner.observe`."""
+        return _observed(self, self.network, meta, episode)
+
+    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+        """Gradient steps say nothing of it."""
+        return None
+
+
+# share of the newest statistics in a running average; the first ones are averaged evenly
+_NEWEST = 0.1
+
+
+def running_average(meta: Params, seen: Params) -> Params:
+    """New values of `state/...` entries: a little of what was just seen, and the count of updates.
+
+    Example:
+        >>> meta = {"state/updates": torch.tensor(0.0), "state/a": torch.tensor(1.0)}
+        >>> running_average(meta, {"state/a": torch.tensor(3.0)})["state/a"]
+        tensor(3.)
+    """
+    count = meta["state/updates"]
+    share = (1 / (count + 1)).clamp(min=_NEWEST)
+    moved = {name: meta[name] + share * (value - meta[name]) for name, value in seen.items()}
+    return {**moved, "state/updates": count + 1}
+
+
+def _observed(learner: Learner, network: Network, meta: Params, episode: Episode) -> Params:
+    """Running BatchNorm statistics: for each step the mean over tasks of those of the query rows."""
+    if not network.keeps_statistics:
+        return {}
+    query, steps = episode.query, []
+    for adapted in learner.path(meta, episode.support):
+        _, seen = network(meta, adapted, query.x, weight=query.weight, given_statistics=True)
+        steps.append({name: value.detach().mean(0) for name, value in seen.items()})
+    kept = {name: meta[f"state/bn/{name}"] for name in steps[0]}
+    rows = {
+        f"state/bn/{name}": torch.stack([step[name] for step in steps[: len(value)]])
+        for name, value in kept.items()
+    }
+    return running_average(meta, rows)
+
+
+def _owned(values: Params, support: Batch) -> Params:
+    """Shared values as those of each task."""
+    count = support.y.shape[0]
+    return {name: value.expand(count, *value.shape) for name, value in values.items()}
+
+
+def empty(batch: Batch) -> bool:
+    """Whether some task has no row; not known, and taken for false, while tracing."""
+    if next(tensors(batch.x)).shape[1] == 0:
+        return True
+    return batch.weight is not None and not tracing() and not bool(batch.weight.sum(1).all())
+
 
 def _require_support(support: Batch) -> None:
-    empty = next(tensors(support.x)).shape[1] == 0
-    if empty or (support.weight is not None and not support.weight.sum(1).all()):
+    if empty(support):
         raise DataError(
             "batchnorm='support' normalises with the support set, and a task has no support row: "
             "give it a labelled row, or use a model without BatchNorm"
@@ -279,7 +374,7 @@ class HeadLearner:
 
     def init(self) -> Params:
         """The network's initial parameters and the head's."""
-        return {**self.network.params(), **self.head.init()}
+        return {**self.network.params(), **self.network.step_params(1), **self.head.init()}
 
     def own_like(self, meta: Params) -> Params:
         """See `Learner.own_like`."""
@@ -311,6 +406,16 @@ class HeadLearner:
         features = self._query_features(meta, adapted, batch.x, batch.weight, key)
         return self.head.loss(meta, adapted, features, batch)
 
+    def observe(self, meta: Params, episode: Episode) -> Params:
+        """See `Learner.observe`."""
+        return _observed(self, self.network, meta, episode)
+
+    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+        """See `Learner.variance`; some heads give it."""
+        if not isinstance(self.head, Spread):
+            return None
+        return self.head.variance(meta, adapted, self._query_features(meta, adapted, x, None, None))
+
     def fit(self, meta: Params, rows: Batch) -> Params | None:
         """Meta-parameters by direct optimisation where nothing but the head is trained, else `None`.
 
@@ -325,11 +430,14 @@ class HeadLearner:
         return None if fitted is None else {**meta, **fitted}
 
     def _support_features(self, meta: Params, support: Batch, key: Tensor | None) -> tuple[Params, Tensor]:
-        if self.network.needs_statistics:
+        kept = self.network.at_step(meta, 0)
+        if self.network.needs_statistics and not kept:
             _require_support(support)
         stream = None if key is None else fold(key, 0)
-        features, statistics = self.network(meta, {}, support.x, weight=support.weight, key=stream)
-        return (statistics if self.network.needs_statistics else {}), features
+        features, seen = self.network({**meta, **kept}, {}, support.x, weight=support.weight, key=stream)
+        if not self.network.needs_statistics:
+            return {}, features
+        return (_owned(kept, support) if kept else seen), features
 
     def _query_features(
         self, meta: Params, adapted: Params, x: Any, weight: Tensor | None, key: Tensor | None
@@ -414,9 +522,40 @@ class Adapted:
         """Predict `(n, *out)` for features `(n, *feature)`: values, or logits of classes."""
         model = self.model
         with torch.no_grad():
-            stacked = model._like(map_tensors(lambda t: t.unsqueeze(0), as_tensors(x)))
-            own = self.own or next(iter(model.learner.path(model.meta, _no_rows(stacked), steps=0)))
+            own, stacked = self._prepared(x)
             return map_tensors(lambda t: t.squeeze(0), model.learner.predict(model.meta, own, stacked))
+
+    def deviation(self, x: Any) -> Tensor:
+        """Predictive standard deviation of each value, `(n, C)`, in the units of the targets adapted to.
+
+        Raises:
+            UsageError: the algorithm says nothing of it.
+
+        Example:
+            >>> from innerloop.algorithms import mixed
+            >>> learner = mixed(1)
+            >>> task = Model(learner, learner.init()).adapt(torch.zeros(3, 1), torch.ones(3, 1))
+            >>> round(
+            ...     task.deviation(torch.zeros(1, 1)).item(), 3
+            ... )  # noise 1, and a mean known from 3 rows and a prior
+            1.118
+        """
+        model = self.model
+        with torch.no_grad():
+            own, stacked = self._prepared(x)
+            variance = model.learner.variance(model.meta, own, stacked)
+        if variance is None:
+            raise UsageError(
+                "this learner does not say how sure it is of a value: use gaussian, mixed or bmaml; of classes, "
+                "every learner gives probabilities"
+            )
+        return variance.squeeze(0).sqrt()
+
+    def _prepared(self, x: Any) -> tuple[Params, Any]:
+        """Values of the task and features as a stack of one."""
+        model = self.model
+        stacked = model._like(map_tensors(lambda t: t.unsqueeze(0), as_tensors(x)))
+        return self.own or next(iter(model.learner.path(model.meta, _no_rows(stacked), steps=0))), stacked
 
     def classify(self, x: Any) -> Tensor:
         """The most likely class number of each row, `(n,)`."""

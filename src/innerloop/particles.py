@@ -13,10 +13,16 @@ from torch import Tensor
 from .episodes import Batch, Episode, join_rows, map_tensors
 from .errors import UsageError
 from .functional import Network, Params, fold
-from .learner import Learner, MetaGradient, Metrics, Recipe
+from .learner import Learner, MetaGradient, Metrics, Recipe, Step, running_average
 from .losses import LOSSES, mean_rows
 
 _QUERY = 1 << 20
+_LEAST_NOISE = 1e-6
+
+
+def _weights(meta: Params) -> Params:
+    """The meta-parameters that are particles."""
+    return {name: value for name, value in meta.items() if not name.startswith("state/")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +63,11 @@ class ParticleLearner:
             )
         if self.criterion not in LOSSES:
             raise UsageError(f"loss={self.criterion!r}: particles need one of {', '.join(LOSSES)}")
+        if self.network.keeps_statistics:
+            raise UsageError(
+                "batchnorm='per_step' with particles: choose 'support' or 'transductive'; a particle has no "
+                "scales of its own a step"
+            )
         self.metagrad.check(self)
 
     def init(self) -> Params:
@@ -68,11 +79,16 @@ class ParticleLearner:
             noise = torch.randn((self.particles, *value.shape), generator=generator, dtype=value.dtype)
             return value + spread.clamp(min=0.01) * noise.to(value.device)
 
-        return {name: around(value) for name, value in self.network.params().items()}
+        found = {name: around(value) for name, value in self.network.params().items()}
+        if self.criterion == "mse":
+            like = next(iter(found.values()))
+            found |= {"state/noise": like.new_ones(()), "state/updates": like.new_zeros(())}
+        return found
 
     def own_like(self, meta: Params) -> Params:
         """See `Learner.own_like`."""
         like = next(iter(meta.values()))
+        meta = _weights(meta)
         statistics = self.network.statistics_like(like).items()
         wide = {name: value.repeat(1, self.particles, 1) for name, value in statistics}
         return {name: torch.zeros_like(value).unsqueeze(0) for name, value in meta.items()} | wide
@@ -82,7 +98,7 @@ class ParticleLearner:
     ) -> Iterator[Params]:
         """See `Learner.path`; values have axes `(T, P, ...)`."""
         count = support.y.shape[0]
-        fast = {name: value.expand(count, *value.shape) for name, value in meta.items()}
+        fast = {name: value.expand(count, *value.shape) for name, value in _weights(meta).items()}
         yield self._with_statistics(fast, support)
         for step in range(self.inner_steps if steps is None else steps):
             fast = self._step(fast, support, None if key is None else fold(key, step))
@@ -102,15 +118,31 @@ class ParticleLearner:
             return outputs.log_softmax(-1).logsumexp(1) - math.log(self.particles)
         return outputs.mean(1)
 
-    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor:
+    def disagreement(self, meta: Params, adapted: Params, x: Any) -> Tensor:
         """Variance over the particles of values, or of probabilities, `(T, n, *out)`."""
         outputs = self.outputs(adapted, x)
         return (outputs.softmax(-1) if self.criterion == "cross_entropy" else outputs).var(1, unbiased=False)
+
+    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+        """Disagreement of the particles plus a noise: what it left unexplained of the query errors of training."""
+        if self.criterion == "cross_entropy":
+            return None
+        return self.disagreement(meta, adapted, x) + meta["state/noise"]
 
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
         """Loss of the mean prediction, `(T,)`."""
         rows = LOSSES[self.criterion](self.predict(meta, adapted, batch.x, key=key), batch.y)
         return mean_rows(rows, batch.weight)
+
+    def observe(self, meta: Params, episode: Episode) -> Params:
+        """The noise of values, a running average: mean squared error of the prediction less the disagreement."""
+        if self.criterion == "cross_entropy":
+            return {}
+        query, adapted = episode.query, self.adapt(meta, episode.support)
+        error = (self.predict(meta, adapted, query.x) - query.y).square()
+        left = (error - self.disagreement(meta, adapted, query.x)).flatten(2).mean(-1)
+        moved = running_average(meta, {"state/noise": mean_rows(left, query.weight).mean()})
+        return moved | {"state/noise": moved["state/noise"].clamp(min=_LEAST_NOISE)}
 
     def outputs(self, adapted: Params, x: Any, *, key: Tensor | None = None) -> Tensor:
         """What each particle predicts, `(T, P, n, *out)`."""
@@ -236,9 +268,9 @@ def chaser(leader_steps: int = 1) -> MetaGradient:
         raise UsageError(f"leader_steps={leader_steps}: give 1 or more")
 
     def compute(
-        learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
+        learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
-        meta = {name: value.detach().requires_grad_() for name, value in meta.items()}
+        meta = {name: value.detach().requires_grad_() for name, value in _weights(meta).items()}
         with torch.enable_grad():
             adapted = learner.adapt(meta, episode.support, key=key)
             following = {name: adapted[name] for name in meta}

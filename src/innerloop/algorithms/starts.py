@@ -103,9 +103,8 @@ def protomaml(
     body = Network(module, batchnorm=batchnorm, mapping=mapping)
 
     def prototypes(meta: Params, support: Any) -> Params:
-        inside = {
-            name.removeprefix("body."): value for name, value in meta.items() if name.startswith("body.")
-        }
+        inside = {name.replace("body.", "", 1): value for name, value in meta.items() if "body." in name}
+        inside |= body.at_step(inside, 0)
         features, _ = body(inside, {}, support.x, weight=support.weight)
         member = nn.functional.one_hot(support.y.long(), n_way).to(features.dtype)
         if support.weight is not None:

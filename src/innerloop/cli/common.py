@@ -39,8 +39,9 @@ Steps = Annotated[int | None, Parameter(help="Inner steps; as in training unless
 
 # settings of `train` that say which tasks there are; stored with the model: `evaluate` finds them again
 DATA_SETTINGS = (
-    "tasks", "task", "target", "n_support", "n_shot", "n_way", "n_query", "features", "ignore", "categorical",
-    "kind", "support", "split", "split_by", "date_format", "labels", "image_size", "skip_bad", "data", "seed",
+    "tasks", "task", "target", "n_support", "n_shot", "n_way", "n_query", "features", "ignore",
+    "categorical", "kind", "support", "split", "split_by", "date_format", "decimal", "labels", "image_size",
+    "skip_bad", "data", "seed",
 )  # fmt: skip
 
 
@@ -233,6 +234,9 @@ LABELS = {
     "auc": "AUC",
     "calibration_error": "calibration error",
     "loss": "loss",
+    "log_likelihood": "log likelihood",
+    "coverage_90": "in 90 % interval",
+    "coverage_95": "in 95 % interval",
 }
 
 
@@ -247,8 +251,8 @@ def cell(value: tuple[float, float, float], metric: str) -> str:
     if not math.isfinite(mean):
         return "undefined"
     if not math.isfinite(low):
-        return f"{100 * mean:.1f} %" if metric == "accuracy" else f"{mean:.3f}"
-    if metric == "accuracy":
+        return f"{100 * mean:.1f} %" if metric in _SHARES else f"{mean:.3f}"
+    if metric in _SHARES:
         return f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
     digits = 2 if abs(mean) >= 10 else 3
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -267,9 +271,14 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+# how sure a learner says it is, and what of it is right
+_SURE = ("log_likelihood", "coverage_90", "coverage_95")
+_SHARES = ("accuracy", "coverage_90", "coverage_95")
+
+
 def steps_table(found: Evaluation) -> str:
     """Scores by number of inner steps."""
-    metrics = found.metrics[:3]
+    metrics = (*found.metrics[:3], *(name for name in _SURE if name in found.metrics))
     head = ["inner steps", *(LABELS[metric] for metric in metrics)]
     rows = [head]
     for position, steps in enumerate(found.steps):
@@ -287,6 +296,27 @@ def scored(found: Evaluation, source: Source) -> str:
     unit = "class" if support.per_class else "task"
     rows = "row" if support.high == 1 else "rows"
     return f"{count} {what}, support {support} {rows} a {unit}, 95 % intervals over them"
+
+
+_NORMALISED = {
+    "support": "each task's support set; a prediction does not depend on the other queries",
+    "per_step": "running averages of training, for each inner step; a prediction does not depend on the others",
+    "transductive": "the rows at hand: a prediction depends on the other queries asked with it",
+}
+
+
+def batchnorm_line(learner: Any) -> str:
+    """A line that says what BatchNorm normalises queries with; empty for a model without it.
+
+    Example:
+        >>> from innerloop import maml, models
+        >>> batchnorm_line(maml(models.mlp(1), loss="mse"))
+        ''
+    """
+    network = learner.network
+    if not network.normalizers:
+        return ""
+    return f"BatchNorm: {network.batchnorm} ({_NORMALISED[network.batchnorm]})\n"
 
 
 def require_steps(inner_steps: int | None) -> None:

@@ -15,6 +15,7 @@ from .common import (
     Notes,
     Quiet,
     Steps,
+    batchnorm_line,
     emit,
     read_tasks,
     require_steps,
@@ -66,7 +67,7 @@ def evaluate(
         emit("evaluate", stored.config["settings"].get("seed"), notes, settings, scores=found.scores(method))
         return
     print(f"{method}: {scored(found, source)}")
-    print(steps_table(found))
+    print(batchnorm_line(stored.model.learner) + steps_table(found))
 
 
 def _held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
@@ -93,7 +94,7 @@ def _other_table(stored: Stored, tasks: str, settings: dict[str, Any], notes: No
     if schema is None or support is None:
         raise UsageError("this model directory does not hold what its columns mean")
     seen = {name for part in ("train", "valid") for name in (stored.config["splits"] or {}).get(part, ())}
-    frame = as_frame(Path(tasks), task=schema.task or schema.target)
+    frame = as_frame(Path(tasks), task=schema.task or schema.target, decimal=schema.decimal)
     names = (
         task_ids(frame, schema.task).astype(str)
         if schema.task

@@ -33,7 +33,7 @@ def read_rows(stored: Stored, path: Path, notes: Notes) -> tuple[Schema, pd.Data
             f"{stored.path} was not trained on a table with a task column: "
             "use innerloop.load(...).model.adapt(x, y) from Python"
         )
-    frame = read_table(path, task=schema.task)
+    frame = read_table(path, task=schema.task, decimal=schema.decimal)
     require_rows(frame, str(path))
     for note in frame.attrs.get("notes", ()):
         notes(f"note: {note}")
@@ -77,7 +77,9 @@ def as_written(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
         )
     except (ValueError, OSError, pd.errors.ParserError):
         return frame
-    if text.columns.tolist() == frame.columns.tolist() and len(text) == len(frame):
+    # lines that hold nothing were left out, and names lost the space around them
+    text = text[(text != "").any(axis=1)]
+    if [name.strip() for name in text.columns] == frame.columns.tolist() and len(text) == len(frame):
         return text
     return frame
 

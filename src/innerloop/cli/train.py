@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -18,6 +18,7 @@ from .common import (
     Notes,
     Quiet,
     Replace,
+    batchnorm_line,
     cell,
     emit,
     option_name,
@@ -27,7 +28,16 @@ from .common import (
     steps_table,
 )
 
+if TYPE_CHECKING:
+    from ..data.splits import Tasks
+    from ..evaluation import Evaluation
+    from ..learner import Learner
+    from ..training import Run
+
 D, A, T = (Parameter(group=group) for group in (DATA, ALGORITHM, TRAINING))
+
+# settings that `meta_train` takes as they are
+_TRAINING = ("steps", "meta_lr", "meta_batch_size", "schedule", "validate_every", "seed", "device")
 
 
 def train(
@@ -69,6 +79,9 @@ def train(
     date_format: Annotated[
         str | None, D, Parameter(help="How dates are written, where it is not clear: %d/%m/%Y.")
     ] = None,
+    decimal: Annotated[
+        str | None, D, Parameter(help="What numbers are written with: a point, or a comma as in 1,5.")
+    ] = None,
     labels: Annotated[
         str | None, D, Parameter(help="shared: folders task/class/image, classes as in every task.")
     ] = None,
@@ -95,7 +108,7 @@ def train(
     ] = None,
     adapt: Annotated[str | None, A, Parameter(help="What adapts: all, head, body or a name pattern.")] = None,
     batchnorm: Annotated[
-        str | None, A, Parameter(help="BatchNorm statistics: support or transductive.")
+        str | None, A, Parameter(help="BatchNorm statistics: support, transductive or per_step.")
     ] = None,
     steps: Annotated[int | None, T, Parameter(help="Meta-updates.")] = None,
     meta_lr: Annotated[float | None, T, Parameter(help="Outer step size (Adam).")] = None,
@@ -138,13 +151,8 @@ def train(
 
 def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: bool, quiet: bool) -> Path:
     """Train by settings, score on meta-test, write the directory."""
-    from ..assemble import sound_settings
-    from ..augment import augmented, named
-    from ..checkpoint import save
-    from ..data.compose import composed
     from ..evaluation import evaluate
     from ..sealed import refuse_occupied
-    from ..training import meta_train
 
     notes = Notes(quiet=quiet)
     _require_sense(settings)
@@ -152,37 +160,65 @@ def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: 
     directory = out or Path("runs") / f"{data.name}-{settings['algorithm']}"
     refuse_occupied(directory, replace=replace)
     require_place(directory)
-    notes(repr(data))
-    for note in data.notes:
-        notes(f"note: {note}")
+    for line in (repr(data), *(f"note: {note}" for note in data.notes)):
+        notes(line)
+    settings = _complete(settings, data)
+    run = _trained(data, settings, notes)
+    found = evaluate(run.model, data.test)
+    _keep(directory, run, data, settings, found, replace=replace)
+    if json:
+        emit(
+            "train", settings["seed"], notes, settings, out=str(directory),
+            scores=found.scores(settings["algorithm"]), best_step=run.best_step,
+            training_seconds=round(run.seconds, 3), remarks=list(data.notes),
+        )  # fmt: skip
+    else:
+        _show(found, data, run.model.learner)
+        print(f"model: {directory}")
+    return directory
+
+
+def _complete(settings: dict[str, Any], data: Tasks) -> dict[str, Any]:
+    """The settings with those that follow from the data, where they were not given."""
+    from ..assemble import sound_settings
+
+    sound, support = sound_settings(data), data.train.support
+    missing = {
+        key: getattr(sound, key) for key in ("steps", "meta_lr", "meta_batch_size") if settings[key] is None
+    }
+    size = {"n_support": None, "n_shot": None, "n_shot" if support.per_class else "n_support": str(support)}
+    return settings | missing | size
+
+
+def _trained(data: Tasks, settings: dict[str, Any], notes: Notes) -> Run:
+    """Meta-train on the tasks, with progress on stderr."""
+    from ..augment import augmented, named
+    from ..data.compose import composed
+    from ..training import meta_train
+
     learner = _learner(data, settings)
     training = composed(data.train, settings["composition"] or "fresh", seed=settings["seed"])
     training = augmented(training, *named(settings["augment"] or ""))
-    sound = sound_settings(data)
-    steps: int = sound.steps if settings["steps"] is None else settings["steps"]
-    meta_lr: float = sound.meta_lr if settings["meta_lr"] is None else settings["meta_lr"]
-    meta_batch_size: int = (
-        sound.meta_batch_size if settings["meta_batch_size"] is None else settings["meta_batch_size"]
-    )
-    with notes.progress(f"{settings['algorithm']} on {data.name}", steps) as callback:
+    with notes.progress(f"{settings['algorithm']} on {data.name}", settings["steps"]) as callback:
         run = meta_train(
             learner,
             training,
             valid=data.valid,
-            schedule=settings["schedule"],
-            clip=settings["clip"] or None,
-            validate_every=settings["validate_every"],
-            seed=settings["seed"],
-            device=settings["device"],
             callbacks=[callback],
-            steps=steps,
-            meta_lr=meta_lr,
-            meta_batch_size=meta_batch_size,
+            clip=settings["clip"] or None,
+            **{key: settings[key] for key in _TRAINING},
         )
-    found = evaluate(run.model, data.test)
-    settings |= {"steps": steps, "meta_lr": meta_lr, "meta_batch_size": meta_batch_size}
-    settings |= {"n_support": None, "n_shot": None} | _support(data)
-    scores = found.scores(settings["algorithm"])
+    if run.skipped:
+        notes(f"note: {run.skipped} tasks were left out of their step because their loss was not finite")
+    return run
+
+
+def _keep(
+    directory: Path, run: Run, data: Tasks, settings: dict[str, Any], found: Evaluation, *, replace: bool
+) -> None:
+    """Write the model directory."""
+    from ..checkpoint import save
+
     save(
         directory,
         run.model,
@@ -192,25 +228,19 @@ def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: 
         targets=data.targets,
         settings={key: value for key, value in settings.items() if value is not None},
         data=_data(settings),
-        scores=scores,
+        scores=found.scores(settings["algorithm"]),
         best_step=run.best_step,
         log=run.log,
         replace=replace,
     )
-    if run.skipped:
-        notes(f"note: {run.skipped} tasks were left out of their step because their loss was not finite")
-    if json:
-        emit(
-            "train", settings["seed"], notes, settings, out=str(directory), scores=scores,
-            best_step=run.best_step, training_seconds=round(run.seconds, 3), remarks=list(data.notes),
-        )  # fmt: skip
-        return directory
+
+
+def _show(found: Evaluation, data: Tasks, learner: Learner) -> None:
+    """Scores for people."""
     headline = found.metrics[0]
     print(f"meta-test: {scored(found, data.test)}")
-    print(steps_table(found))
+    print(batchnorm_line(learner) + steps_table(found))
     print(f"{LABELS[headline]} after adaptation: {cell(found.metric(headline), headline)}")
-    print(f"model: {directory}")
-    return directory
 
 
 def _require_sense(settings: dict[str, Any]) -> None:
@@ -262,11 +292,6 @@ def _learner(data: Any, settings: dict[str, Any]) -> Any:
         seed=settings["seed"],
         **wanted,
     )
-
-
-def _support(data: Any) -> dict[str, str]:
-    support = data.train.support
-    return {"n_shot" if support.per_class else "n_support": str(support)}
 
 
 def _data(settings: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A message about a cell names its task and its row; rows that were read from a fi
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -181,6 +182,16 @@ def close_names(name: str, known: Iterable[str]) -> list[str]:
 def meant(near: Sequence[str]) -> str:
     """` (did you mean 'a'?)`, or nothing."""
     return f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
+
+
+def quoted(name: str) -> str:
+    """A column name as an option of the command takes it.
+
+    Example:
+        >>> print(quoted("dose"), quoted("Promo %"), quoted("age, years"))
+        dose 'Promo %' '"age, years"'
+    """
+    return shlex.quote(f'"{name}"' if "," in name else name)
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import Collector, InnerloopError
+from ..errors import Collector, InnerloopError, UsageError
 from . import leaks
-from .cells import task_ids
+from .cells import listed, task_ids
 from .columns import Column
 from .folders import load_images
 from .frames import as_frame, read_table
-from .layouts import open_tasks, recognise
+from .layouts import WANTED, open_tasks, recognise
 from .schema import Schema, target_kind, target_names
 from .sources import ClassSource, RowSource
 from .splits import Tasks
@@ -157,9 +157,10 @@ def _frame(data: Any, given: dict[str, Any], guard: Collector) -> pd.DataFrame:
     target = given.get("target")
     task = given.get("task") or (target if isinstance(target, str) else None)
     if not isinstance(data, str | Path):
-        return as_frame(data, task=task)
+        return as_frame(data, task=task, decimal=given.get("decimal", "."))
     folder = Path(data).is_dir() and "n_way" not in given
-    return read_table(data, task=given.get("task", "task") if folder else task, guard=guard)
+    task = given.get("task", "task") if folder else task
+    return read_table(data, task=task, decimal=given.get("decimal", "."), guard=guard)
 
 
 def _look_at(
@@ -172,12 +173,16 @@ def _look_at(
         return []  # `open_tasks` says so
     task = given.get("task") or ("task" if "task" in frame and "n_way" not in given else None)
     ids = None
+    if task is None and "n_way" not in given:
+        with guard():
+            raise UsageError(f"{WANTED}; it has {listed(list(frame.columns), 12)}")
     if task is not None:
         with guard():
             ids = task_ids(frame, task)
             seen["tasks"] = len(set(ids))
     with guard():
-        seen["kind"] = target_kind(frame, target, given.get("kind"), task=task)
+        known = task if ids is not None else None
+        seen["kind"] = target_kind(frame, target, given.get("kind"), task=known)
     if any(name not in frame for name in (*target_names(target), *filter(None, [task]))):
         return []
     choice: dict[str, Any] = {
@@ -204,14 +209,20 @@ def _suspicions(
     frame: pd.DataFrame, task: str | None, ids: np.ndarray | None, target: Any, features: list[str]
 ) -> list[Finding]:
     found = []
+    used = [*features, *target_names(target)]
     if task is not None and ids is not None:
-        kept = frame[[task, *features, *target_names(target)]]
+        kept = frame[[task, *used]]
         for name, text in [
-            *leaks.twin_ids(frame, task),
+            *leaks.twin_values(frame, task, "task ids", "one task"),
             *leaks.repeated_rows(kept, task, ids),
             *leaks.copied_tasks(kept, task, ids),
         ]:
             found.append(_warning(text, task=name))
+    for name in used:
+        for _, text in leaks.twin_values(frame, name, f"in column {name!r} the values", "one name"):
+            found.append(_warning(text, column=name))
+        for text in leaks.stand_ins(frame, name):
+            found.append(_warning(text, column=name))
     for each in target_names(target):
         for name, text in leaks.telling_columns(frame, each, features):
             found.append(_warning(text, column=name))

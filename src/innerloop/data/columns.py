@@ -17,11 +17,13 @@ from .cells import (
     match_values,
     parse,
     place,
+    quoted,
     refuse_odd,
     sorted_labels,
     truth,
     where,
 )
+from .spelling import refuse_stray_text
 
 KINDS = ("number", "flag", "category", "date")
 
@@ -64,6 +66,7 @@ def fit_column(
     name: str,
     *,
     task: str | None,
+    whole: pd.DataFrame | None = None,
     categorical: bool = False,
     date_format: Sequence[str] = (),
 ) -> Column:
@@ -73,6 +76,7 @@ def fit_column(
         frame: meta-train rows.
         name: the column.
         task: the task column, for messages.
+        whole: the table they are from, which says what kind of values the column holds.
         categorical: its values are names, numbers among them too.
         date_format: formats of dates, as `strptime` has them, to be tried before those that are recognised.
 
@@ -88,13 +92,15 @@ def fit_column(
     """
     column = frame[name]
     names = categorical or isinstance(column.dtype, pd.CategoricalDtype)
-    kind, formats = ("category", ()) if names else _kind(frame, name, task, date_format)
+    whole = frame if whole is None else whole
+    kind, formats = ("category", ()) if names else _kind(whole, name, task, date_format)
     if kind == "category":
-        levels = sorted_labels(column)
-        if len(levels) > _MAX_LEVELS and not categorical:
+        levels, every = sorted_labels(column), sorted_labels(whole[name])
+        if len(every) > _MAX_LEVELS and not categorical:
             raise DataError(
-                f"column {name!r} is text with {len(levels)} different values ({listed(levels, 3)}): leave "
-                f"it out (--ignore {name}), or say that each value really is a name (--categorical {name})",
+                f"column {name!r} is text with {len(every)} different values ({listed(every, 3)}): leave "
+                f"it out (--ignore {quoted(name)}), or say that each value really is a name "
+                f"(--categorical {quoted(name)})",
                 column=name,
             )
         return Column(name, kind, levels=levels)
@@ -152,34 +158,6 @@ def encode_column(frame: pd.DataFrame, column: Column, task: str | None) -> Iter
     yield as_float32(values, frame, column.name, task)
     if column.missing:
         yield gaps
-
-
-def refuse_stray_text(frame: pd.DataFrame, name: str, task: str | None) -> None:
-    """Refuse a column of numbers with some text in it, or with decimal commas or thousands marks."""
-    codes, values = distinct(frame[name])
-    numeric = np.array([parse(value) is not None for value in values], dtype=bool)
-    if numeric.all():
-        return
-    rows = np.bincount(codes[codes >= 0], minlength=len(values))
-    odd = np.flatnonzero(np.isin(codes, np.flatnonzero(~numeric)))
-    text = str(values[codes[odd[0]]])
-    spot = place(frame, odd[0], task, name)
-    what = f"{where(frame, odd[0], task)}: {text!r} in column {name!r} is not a number"
-    more = f" ({len(odd)} such cells)" if len(odd) > 1 else ""
-    commas = [parse(str(value).replace(",", ".")) is not None for value in values]
-    if text.count(",") == 1 and all(commas):
-        raise DataError(
-            f"{what}, as it has a decimal comma{more}: write numbers with a decimal point", **spot
-        )
-    plain = [parse(_without_marks(str(value))) is not None for value in values]
-    if any(mark in text for mark in ", '\u00a0\u202f") and all(plain):
-        raise DataError(f"{what}, as it has thousands marks{more}: write numbers without them", **spot)
-    if rows[numeric].sum() >= rows[~numeric].sum():
-        raise DataError(
-            f"{what}, and most of the column is{more}: correct it or leave it empty; if the column holds "
-            f"names, say so (--categorical {name}; of a target, --kind classification)",
-            **spot,
-        )
 
 
 def numbers(
@@ -248,10 +226,9 @@ def _kind(
         _refuse_unclear_dates(frame, name, task, formats, given)
         return "date", formats
     refuse_odd(column, values)
-    if values and all(
-        isinstance(v, bool | np.bool_) or str(v).strip().lower() in ("true", "false") for v in values
-    ):
-        return "flag", ()
+    if values and all(truth(value) in (0, 1) for value in values):
+        # 0 and 1 alone are numbers, beside a truth value they are what it is
+        return ("number" if all(parse(value) is not None for value in values) else "flag"), ()
     if all(parse(value) is not None for value in values):
         return "number", ()
     refuse_stray_text(frame, name, task)
@@ -283,16 +260,3 @@ def _refuse_unclear_dates(
                 f"most dates there are: write all dates one way, or name both (--date-format {named})",
                 **place(frame, row, task, name),
             )
-
-
-def _without_marks(text: str) -> str:
-    """`1,234,567` or `1 234 567` without the marks; other text unchanged."""
-    for mark in (",", " ", "'", "\u00a0", "\u202f"):
-        groups = text.lstrip("+-").split(mark)
-        if (
-            len(groups) > 1
-            and 1 <= len(groups[0]) <= 3
-            and all(len(g.split(".")[0]) == 3 for g in groups[1:])
-        ):
-            return text.replace(mark, "")
-    return text

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -44,13 +45,14 @@ _REFUSED = (
 
 
 class Piece(NamedTuple):
-    """One file of text: its bytes, and the line in which each row starts."""
+    """One file of text: its bytes, the line in which each row starts, and how many lines held no value."""
 
     path: Path
     data: bytes
     separator: str
     header: tuple[str, ...]
     lines: np.ndarray
+    empty: int = 0
 
 
 def read_piece(path: Path) -> Piece:
@@ -63,10 +65,24 @@ def read_piece(path: Path) -> Piece:
     data = _read_bytes(path)
     separator = _separator(data)
     header, lines = _records(path, data, separator)
-    return Piece(path, data, separator, tuple(header), lines)
+    data, empty = _without_bare(data, (separator * (len(header) - 1)).encode(), lines)
+    if empty.all():
+        raise DataError(f"{path} has a header and no row: add rows", file=str(path))
+    return Piece(path, data, separator, tuple(header), lines[~empty], int(empty.sum()))
 
 
-def parse_pieces(pieces: Sequence[Piece], task: str | None) -> pd.DataFrame:
+def _without_bare(data: bytes, bare: bytes, lines: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """Without the rows that are separators only, as spreadsheet programs leave them; and which rows these are."""
+    empty = np.zeros(len(lines), dtype=bool)
+    if any(b"\n" + bare + end in data for end in (b"\n", b"\r")) or data.endswith(b"\n" + bare):
+        text = list(io.StringIO(data.decode("utf-8"), newline=""))
+        empty = np.array([text[line - 1].strip("\r\n").encode() == bare for line in lines], dtype=bool)
+        left_out = set((lines[empty] - 1).tolist())
+        data = "".join(line for number, line in enumerate(text) if number not in left_out).encode()
+    return data, empty
+
+
+def parse_pieces(pieces: Sequence[Piece], task: str | None, decimal: str = ".") -> pd.DataFrame:
     """The rows of files with one header, which are read as one, so that a column has one type."""
     first = pieces[0]
     header, separator = first.header, first.separator
@@ -76,6 +92,9 @@ def parse_pieces(pieces: Sequence[Piece], task: str | None) -> pd.DataFrame:
         frame = pd.read_csv(
             io.BytesIO(data),
             sep=separator,
+            decimal=decimal,
+            names=list(header),
+            header=0,
             dtype={task: str} if task in header else None,
             keep_default_na=False,
             na_values={name: [""] if name == task else _GAPS for name in header},
@@ -91,7 +110,7 @@ def parse_pieces(pieces: Sequence[Piece], task: str | None) -> pd.DataFrame:
     frame = pd.DataFrame({name: _plain(frame[name]) for name in header})
     for name in header:
         if pd.api.types.is_bool_dtype(frame[name].dtype):
-            frame[name] = _written_flags(data, separator, name, frame[name])
+            frame[name] = _written_flags(data, separator, header, name, frame[name])
     frame.index = pd.Index(lines if len(lines) == len(frame) else np.arange(2, len(frame) + 2), name="line")
     return frame
 
@@ -100,8 +119,8 @@ def _joined(pieces: Sequence[Piece]) -> bytes:
     """One header and the rows of all files, which have no quotation marks."""
     bodies = []
     for piece in pieces:
-        rows = piece.data.split(b"\n")
-        bodies += [row for row in rows[int(piece.lines[0]) - 1 :] if row.strip(_BLANK.encode())]
+        rows = [row for row in piece.data.split(b"\n") if row.strip(_BLANK.encode())]
+        bodies += rows[1:]
     head = piece.separator.join(piece.header).encode()
     return b"\n".join([head, *bodies, b""])
 
@@ -159,15 +178,20 @@ def _read_bytes(path: Path) -> bytes:
     data = read_existing(path)
     refuse_bytes(path, data[:16])
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path} is not UTF-8 (it looks like UTF-16): save it as CSV UTF-8")
+        raise DataError(
+            f"{path} is not UTF-8 (it looks like UTF-16): save it as CSV UTF-8 (iconv -f UTF-16 -t UTF-8)",
+            file=str(path),
+        )
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
+        byte = data[error.start : error.start + 1]
         raise DataError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 (Latin-1 perhaps): "
-            "save it as CSV UTF-8"
+            f"{path}, line {line}: byte 0x{byte.hex()} is not UTF-8 ({byte.decode('latin-1')!r} in Latin-1): save "
+            "the file as CSV UTF-8 (iconv -f CP1252 -t UTF-8)",
+            file=str(path),
         ) from None
     if b"\0" in data:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
@@ -203,20 +227,13 @@ def _records(path: Path, data: bytes, separator: str) -> tuple[list[str], np.nda
         lines, widths = _quoted_records(path, data, separator)
     else:
         lines, widths = _plain_records(data, separator)
-    header = next(_filled(data.decode("utf-8"), separator))
+    header = [name.strip() for name in next(_filled(data.decode("utf-8"), separator))]
     if len(header) == 1:
         raise DataError(
             f"{path} has one column, {header[0]!r}: values are separated by commas, semicolons or tabs, "
             "and a table needs a target and a feature at least"
         )
-    for number, name in enumerate(header):
-        if not name.strip():
-            raise DataError(
-                f"{path}: column {number + 1} has no name: name it in the header line, or leave it out "
-                "(pandas: to_csv(index=False))"
-            )
-        if name in header[:number]:
-            raise DataError(f"{path}: two columns are called {name!r}: rename one")
+    _require_names(path, header)
     wrong = np.flatnonzero(widths != len(header))
     if len(wrong):
         raise DataError(
@@ -226,6 +243,26 @@ def _records(path: Path, data: bytes, separator: str) -> tuple[list[str], np.nda
     if len(lines) == 1:
         raise DataError(f"{path} has a header and no row: add rows")
     return header, lines[1:]
+
+
+def _require_names(path: Path, header: Sequence[str]) -> None:
+    """Refuse a header in which a column has no name, or two have the same."""
+    if len(header) > 2 and header[0] and not any(header[1:]):
+        raise DataError(
+            f"{path}: its first line is a title, {header[0]!r}, and names no columns: remove the lines above "
+            "the names of the columns",
+            file=str(path),
+        )
+    faults = [f"column {number} has no name" for number, name in enumerate(header, 1) if not name]
+    faults += [
+        f"two columns are called {name!r}" for name, count in Counter(header).items() if name and count > 1
+    ]
+    if faults:
+        raise DataError(
+            f"{path}: {' and '.join(faults[:5])}: name or rename it in the header line, or leave it out (an "
+            "index that pandas wrote: to_csv(index=False))",
+            file=str(path),
+        )
 
 
 def _plain_records(data: bytes, separator: str) -> tuple[np.ndarray, np.ndarray]:
@@ -270,9 +307,12 @@ def _plain(column: pd.Series[Any]) -> pd.Series[Any]:
     return pd.Series(column.to_numpy(column.dtype.numpy_dtype))  # type: ignore[union-attr]
 
 
-def _written_flags(data: bytes, separator: str, name: str, flags: pd.Series[Any]) -> pd.Series[Any]:
+def _written_flags(
+    data: bytes, separator: str, header: Sequence[str], name: str, flags: pd.Series[Any]
+) -> pd.Series[Any]:
     """The column as text unless truth is written `True` and `False`, so that labels come back as written."""
     written = pd.read_csv(
-        io.BytesIO(data), sep=separator, usecols=[name], dtype=str, keep_default_na=False, na_values=_GAPS
-    )[name]
+        io.BytesIO(data), sep=separator, names=list(header), header=0, usecols=[name], dtype=str,
+        keep_default_na=False, na_values=_GAPS,
+    )[name]  # fmt: skip
     return flags if set(written.dropna().unique()) <= {"True", "False"} else written

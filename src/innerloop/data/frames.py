@@ -15,12 +15,15 @@ from ..errors import DataError, Guard
 from ..files import explained
 from .cells import listed
 from .delimited import SEPARATORS, Piece, parse_pieces, read_existing, read_piece, refuse_name
+from .spelling import with_decimal
 
 _PARQUET = (".parquet", ".pq")
 TABLES = (".csv", ".tsv", ".txt", *_PARQUET)
 
 
-def read_table(path: str | Path, *, task: str | None = None, guard: Guard = nullcontext) -> pd.DataFrame:
+def read_table(
+    path: str | Path, *, task: str | None = None, decimal: str = ".", guard: Guard = nullcontext
+) -> pd.DataFrame:
     r"""Read a CSV or Parquet file, or a folder of them; the index of the frame is the line in the file.
 
     In a folder each file is a task and the name of the file its id, unless the files have the task column.
@@ -29,6 +32,7 @@ def read_table(path: str | Path, *, task: str | None = None, guard: Guard = null
         path: the file or folder. Text is UTF-8 with one header line, values separated by commas (or by
             semicolons or tabs, which is recognised and noted).
         task: the task column; it is read as text, so that ids such as `007` and `NA` stay what they are.
+        decimal: what numbers are written with, `.` or `,`.
         guard: what goes around each file of a folder; `check` gives one that collects the errors.
 
     Returns:
@@ -51,15 +55,20 @@ def read_table(path: str | Path, *, task: str | None = None, guard: Guard = null
     with explained(path, DataError):
         folder = path.is_dir()
     if folder:
-        return _read_folder(path, task, guard)
+        return with_decimal(_read_folder(path, task, decimal, guard), decimal, task)
     if path.suffix.lower() in _PARQUET:
         return _read_parquet(path)
     piece = read_piece(path)
-    frame = parse_pieces([piece], task)
-    noted = f"{path.name} is separated by {SEPARATORS[piece.separator]}"
-    frame.attrs["notes"] = () if piece.separator == "," else (noted,)
+    frame = parse_pieces([piece], task, decimal)
+    noted = [f"{path.name} is separated by {SEPARATORS[piece.separator]}"] * (piece.separator != ",")
+    frame.attrs["notes"] = (*noted, *_emptied([piece]))
     frame.attrs["separator"] = piece.separator
-    return frame
+    return with_decimal(frame, decimal, task)
+
+
+def _emptied(pieces: Sequence[Piece]) -> list[str]:
+    count = sum(piece.empty for piece in pieces)
+    return [f"{count} lines that hold nothing but separators were left out"] if count else []
 
 
 def entries(folder: Path) -> list[Path]:
@@ -74,7 +83,7 @@ def entries(folder: Path) -> list[Path]:
     return [folder / name for name in names if not name.startswith(".") and name not in left]
 
 
-def _read_folder(folder: Path, task: str | None, guard: Guard) -> pd.DataFrame:
+def _read_folder(folder: Path, task: str | None, decimal: str, guard: Guard) -> pd.DataFrame:
     files = [path for path in entries(folder) if path.suffix.lower() in TABLES]
     if not files:
         raise DataError(
@@ -96,7 +105,7 @@ def _read_folder(folder: Path, task: str | None, guard: Guard) -> pd.DataFrame:
                 pieces.append(read_piece(path))
     number_of = {path: number for number, path in enumerate(files)}
     for group in _alike(pieces):
-        part = parse_pieces(group, task)
+        part = parse_pieces(group, task, decimal)
         owner = np.repeat([number_of[piece.path] for piece in group], [len(piece.lines) for piece in group])
         lines = np.concatenate([piece.lines for piece in group])
         parts.append(_origin(part, owner.tolist(), files, lines.tolist(), "line"))
@@ -106,7 +115,7 @@ def _read_folder(folder: Path, task: str | None, guard: Guard) -> pd.DataFrame:
     frame = pd.concat([part[[*columns, _FILE]] for part in parts if set(columns) <= set(part.columns)])
     frame = frame.iloc[np.argsort(frame[_FILE].to_numpy(), kind="stable")]
     stem = np.array([path.stem for path in files], dtype=object)[frame.pop(_FILE).to_numpy()]
-    notes = []
+    notes = _emptied(pieces)
     name = task or "task"
     if name not in frame:
         frame.insert(0, name, stem)
@@ -186,12 +195,13 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return as_frame(frame)
 
 
-def as_frame(table: Any, *, task: str | None = None) -> pd.DataFrame:
+def as_frame(table: Any, *, task: str | None = None, decimal: str = ".") -> pd.DataFrame:
     """A pandas frame from a path, a pandas frame, or any frame with `to_pandas` (polars, pyarrow).
 
     Arguments:
         table: the path or frame; it is not changed.
         task: the task column, see `read_table`.
+        decimal: see `read_table`; for frames it concerns the columns of text.
 
     Returns:
         A frame whose column names are distinct text.
@@ -204,7 +214,7 @@ def as_frame(table: Any, *, task: str | None = None) -> pd.DataFrame:
         ['a']
     """
     if isinstance(table, str | Path):
-        return read_table(table, task=task)
+        return read_table(table, task=task, decimal=decimal)
     frame = table if isinstance(table, pd.DataFrame) else _foreign(table)
     names = [str(name) for name in frame.columns]
     for number, name in enumerate(names):
@@ -224,7 +234,7 @@ def as_frame(table: Any, *, task: str | None = None) -> pd.DataFrame:
         frame = frame.assign(
             **{str(name): frame[name].to_numpy().astype(kind) for name, kind in foreign.items()}
         )
-    return frame
+    return with_decimal(frame, decimal, task)
 
 
 def _foreign(table: Any) -> pd.DataFrame:

@@ -37,7 +37,7 @@ from .single import items, single
 from .splits import Split, Tasks
 from .tables import table
 
-_WANTED = (
+WANTED = (
     "a table needs --task COLUMN, which says the task of each row, or --n-way N to draw tasks from classes "
     "(task= or n_way= in Python)"
 )
@@ -156,6 +156,7 @@ def open_table(
     categorical: list[str] | None = None,
     kind: str | None = None,
     date_format: list[str] | None = None,
+    decimal: str = ".",
     split: Split | None = None,
     split_by: str | None = None,
     support: str | None = None,
@@ -165,7 +166,7 @@ def open_table(
     folder = isinstance(data, str | Path) and Path(data).is_dir()
     if folder and task is None and n_way is None:
         task = "task"
-    frame = as_frame(data, task=task or (target if isinstance(target, str) else None))
+    frame = as_frame(data, task=task or (target if isinstance(target, str) else None), decimal=decimal)
     if target is None:
         raise UsageError(
             f"a table needs --target COLUMN, the column to predict (target= in Python); it has "
@@ -174,7 +175,7 @@ def open_table(
     name = Path(data).stem if isinstance(data, str | Path) else "table"
     given = {
         "target": target, "n_shot": n_shot, "n_query": n_query, "features": features, "ignore": ignore,
-        "categorical": categorical, "split": split, "seed": seed,
+        "categorical": categorical, "split": split, "seed": seed, "decimal": decimal,
     }  # fmt: skip
     of_tasks = {
         "task": task, "n_support": n_support, "kind": kind, "split_by": split_by, "support": support,
@@ -190,11 +191,11 @@ def open_table(
             )
         chosen = _given(given)
         if n_query is None:
-            way = sound_way(as_frame(frame)[str(target)].dropna(), None, n_shot=n_shot or 1, seed=seed)
+            way = sound_way(frame[str(target)].dropna(), None, n_shot=n_shot or 1, seed=seed)
             chosen["n_query"] = way["n_query"]
         return class_table(frame, n_way=n_way, **chosen).renamed(name)
     if task is None:
-        raise UsageError(f"{_WANTED}; it has {listed(list(frame.columns), 12)}")
+        raise UsageError(f"{WANTED}; it has {listed(list(frame.columns), 12)}")
     if n_support is None and n_shot is None:
         of_tasks |= sound_support(frame, target, kind, task)
     return table(frame, **_given(given | of_tasks)).renamed(name)

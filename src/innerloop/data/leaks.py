@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .cells import distinct, is_number, listed, parse, where
+from .cells import distinct, is_number, listed, parse, quoted, where
 from .columns import moments
 
 # a value that stands in more tasks than this is no sign of a copy
@@ -84,16 +84,25 @@ def telling_columns(frame: pd.DataFrame, target: str, features: Sequence[str]) -
         found.append(
             (
                 name,
-                f"column {name!r} {words} the target {target!r} in every row: leave it out (--ignore {name}) "
+                f"column {name!r} {words} the target {target!r} in every row: leave it out (--ignore {quoted(name)}) "
                 "if it is not known before the target is",
             )
         )
     return found
 
 
-def twin_ids(frame: pd.DataFrame, task: str) -> list[tuple[str, str]]:
-    """Task ids that differ only by space, by case or as numbers: `A1` and `a1 `, `1` and `1.0`."""
-    _, values = distinct(frame[task])
+def twin_values(frame: pd.DataFrame, name: str, what: str, one: str) -> list[tuple[str, str]]:
+    """Values that differ only by space, by case or as numbers: `A1` and `a1 `, `1` and `1.0`.
+
+    Arguments:
+        frame: the rows.
+        name: the column; one that is stored as numbers has none.
+        what: they are, for the message.
+        one: what they should be, if they are the same.
+    """
+    if is_number(frame[name]):
+        return []
+    _, values = distinct(frame[name])
     spellings: dict[str, set[str]] = defaultdict(set)
     for value in values:
         plain = " ".join(str(value).split()).casefold()
@@ -102,12 +111,33 @@ def twin_ids(frame: pd.DataFrame, task: str) -> list[tuple[str, str]]:
     return [
         (
             sorted(names)[0],
-            f"task ids {listed(sorted(names))} differ only by space, case or zeros: write them the same way "
-            "if they are one task",
+            f"{what} {listed(sorted(names))} differ only by space, case or zeros: write them the same way if they "
+            f"are {one}",
         )
         for names in spellings.values()
         if len(names) > 1
     ]
+
+
+def stand_ins(frame: pd.DataFrame, name: str) -> list[str]:
+    """Numbers such as -999 that may stand for a gap: the least or largest value, often, and far from the others."""
+    if not is_number(frame[name]):
+        return []
+    values = frame[name].to_numpy(np.float64, na_value=np.nan)
+    values = values[np.isfinite(values)]
+    found = []
+    for value in {float(values.min(initial=0)), float(values.max(initial=0))}:
+        same = values == value
+        others = values[~same]
+        is_code = abs(value) in (99, 999, 9999, 99999, 999999) or value in (-1, -9)
+        if is_code and same.sum() > 1 and len(others) > 3:
+            span = float(others.max() - others.min())
+            if min(abs(value - others.min()), abs(value - others.max())) > 3 * span:
+                found.append(
+                    f"{value:g} stands in {int(same.sum())} rows of column {name!r}, whose other values are "
+                    f"{others.min():g} to {others.max():g}: leave these cells empty if it means that nothing is known"
+                )
+    return found
 
 
 def _codes(frame: pd.DataFrame) -> np.ndarray:

@@ -76,6 +76,7 @@ def class_table(
     features: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     categorical: Sequence[str] = (),
+    decimal: str = ".",
     split: Split = SHARES,
     seed: int = 0,
 ) -> Tasks:
@@ -90,6 +91,7 @@ def class_table(
         features: columns to use; all others unless given.
         ignore: columns not to use.
         categorical: columns whose values are names, numbers among them too.
+        decimal: what numbers are written with, `.` or `,`; the same at prediction.
         split: see `classes`.
         seed: of the split.
 
@@ -107,7 +109,7 @@ def class_table(
         Tasks(table: 15 classes = 11 train + 2 valid + 2 test, 1 feature, classification, n_shot=1)
     """
     name = Path(frame).stem if isinstance(frame, str | Path) else "table"
-    frame = as_frame(frame, task=target)
+    frame = as_frame(frame, task=target, decimal=decimal)
     notes = list(frame.attrs.get("notes", ()))
     labelled = Schema(None, target, "classification", ()).labelled(frame)
     if target in frame and not labelled.all():
@@ -126,8 +128,8 @@ def class_table(
     rows = index.rows[members[0]]
     train[rows[rows >= 0]] = True
     schema = Schema.fit(
-        frame[train], task=None, target=target, features=features, ignore=ignore, kind="classification",
-        categorical=categorical, classes=known.classes,
+        frame[train], whole=frame, task=None, target=target, features=features, ignore=ignore, kind="classification",
+        categorical=categorical, classes=known.classes, decimal=decimal,
     ).without_classes()  # fmt: skip
     x = torch.from_numpy(schema.encode(frame))
     size = ClassSize(n_way, support, n_query)

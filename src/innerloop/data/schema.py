@@ -37,9 +37,9 @@ from .columns import (
     fit_column,
     moments,
     numbers,
-    refuse_stray_text,
 )
 from .sources import Targets
+from .spelling import refuse_stray_text
 
 __all__ = ["KINDS", "Column", "Schema", "target_kind"]
 
@@ -59,6 +59,7 @@ class Schema:
         target_mean: of meta-train (regression).
         target_scale: standard deviation of the meta-train targets (regression).
         more_targets: further target columns (regression), each with its mean and scale.
+        decimal: what numbers are written with in files.
 
     Example:
         >>> frame = pd.DataFrame({"site": list("aabb"), "dose": [1, 2, 3, 4], "risk": [0.1, 0.2, 0.4, 0.9]})
@@ -77,6 +78,7 @@ class Schema:
     target_mean: float = 0.0
     target_scale: float = 1.0
     more_targets: tuple[Column, ...] = ()
+    decimal: str = "."
 
     @staticmethod
     def fit(
@@ -84,12 +86,14 @@ class Schema:
         *,
         task: str | None,
         target: str | Sequence[str],
+        whole: pd.DataFrame | None = None,
         features: Sequence[str] | None = None,
         ignore: Sequence[str] = (),
         kind: str | None = None,
         categorical: Sequence[str] = (),
         classes: Sequence[str] | None = None,
         date_format: Sequence[str] = (),
+        decimal: str = ".",
         guard: Guard = nullcontext,
     ) -> Schema:
         """Find out what the columns mean.
@@ -99,6 +103,7 @@ class Schema:
             task: the task column, or `None`.
             target: the target column, or several for regression; rows without a target count for the features
                 only.
+            whole: the table that these rows are from, which says what kind of values a column holds.
             features: columns to use; all but task and target unless given.
             ignore: columns not to use.
             kind: `regression` or `classification`; found out unless given: text, truth values or exactly two
@@ -106,6 +111,7 @@ class Schema:
             categorical: columns whose values are names, numbers among them too.
             classes: labels, where more are known than these rows hold.
             date_format: formats of dates, as `strptime` has them.
+            decimal: what numbers were written with.
             guard: what goes around each column; `check` gives one that collects the errors.
 
         Returns:
@@ -124,7 +130,12 @@ class Schema:
         for name in used:
             with guard():
                 column = fit_column(
-                    frame, name, task=task, categorical=name in categorical, date_format=date_format
+                    frame,
+                    name,
+                    whole=whole,
+                    task=task,
+                    categorical=name in categorical,
+                    date_format=date_format,
                 )
                 same = codes is not None and constant_in_tasks(frame, name, codes)
                 columns.append(replace(column, constant_in_task=same))
@@ -137,9 +148,11 @@ class Schema:
                     f"target {names[0]!r} has one class or none ({found}): two or more are needed",
                     column=names[0],
                 )
-            return Schema(task, names[0], kind, tuple(columns), known)
+            return Schema(task, names[0], kind, tuple(columns), known, decimal=decimal)
         first, *more = (_fit_target(frame, name, task) for name in names)
-        return Schema(task, first.name, kind, tuple(columns), (), first.mean, first.scale, tuple(more))
+        return Schema(
+            task, first.name, kind, tuple(columns), (), first.mean, first.scale, tuple(more), decimal
+        )
 
     @property
     def n_features(self) -> int:
@@ -177,8 +190,12 @@ class Schema:
         return labelled_rows(frame, names)
 
     def gaps(self, frame: pd.DataFrame) -> dict[str, int]:
-        """Columns that are complete in meta-train but not here, and how many gaps `encode` fills."""
-        counts = {c.name: int(is_missing(frame[c.name]).sum()) for c in self.columns if not c.missing}
+        """Columns that are complete in meta-train but not here, and how many gaps `encode` fills.
+
+        A gap among names is none of them, and is not filled.
+        """
+        filled = [c.name for c in self.columns if not c.missing and c.kind != "category"]
+        counts = {name: int(is_missing(frame[name]).sum()) for name in filled}
         return {name: count for name, count in counts.items() if count}
 
     def unseen(self, frame: pd.DataFrame) -> dict[str, int]:

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import DataError, UsageError
 from .arrange import layout, numbered, placed, task_splits
-from .cells import distinct, listed, sorted_labels, task_ids
+from .cells import distinct, is_missing, listed, sorted_labels, task_ids
 from .frames import as_frame
 from .schema import Schema, labelled_rows, target_kind, target_names
 from .sources import RowSource, SupportChoice, SupportSize
@@ -31,6 +31,7 @@ def table(
     kind: str | None = None,
     categorical: Sequence[str] = (),
     date_format: Sequence[str] = (),
+    decimal: str = ".",
     split: Split = SHARES,
     split_by: str | None = None,
     seed: int = 0,
@@ -51,6 +52,7 @@ def table(
         categorical: columns whose values are names, numbers among them too.
         date_format: formats of dates, as `strptime` has them; year-month-day, day.month.year and dates with
             slashes that can be read in one way only are recognised without. A date becomes days.
+        decimal: what numbers are written with, `.` or `,`; the same at prediction.
         split: shares of the tasks for meta-train, meta-validation and meta-test; or the tasks of each,
             `{"train": [...], "valid": [...], "test": [...]}`; or a CSV file with the columns task and split; or
             a `splits.Fold`.
@@ -78,7 +80,7 @@ def table(
     """
     size = SupportSize.parse(n_support, n_shot, support)
     name = Path(frame).stem if isinstance(frame, str | Path) else "table"
-    frame = as_frame(frame, task=task)
+    frame = as_frame(frame, task=task, decimal=decimal)
     notes = list(frame.attrs.get("notes", ()))
     kind = _checked_kind(frame, task=task, target=target, kind=kind, per_class=size.per_class, notes=notes)
     whole = frame
@@ -91,6 +93,7 @@ def table(
     classes = sorted_labels(frame[target_names(target)[0]]) if kind == "classification" else None
     schema = Schema.fit(
         frame[np.isin(codes, positions[0])],
+        whole=frame,
         task=task,
         target=target,
         features=features,
@@ -99,6 +102,7 @@ def table(
         categorical=categorical,
         classes=classes,
         date_format=date_format,
+        decimal=decimal,
     )
     notes += _gap_notes(schema, frame)
     splits = {part: tuple(names[index].tolist()) for part, index in zip(SPLITS, positions, strict=True)}
@@ -238,6 +242,9 @@ def _gap_notes(schema: Schema, frame: pd.DataFrame) -> list[str]:
         notes.append(
             f"missing values in {listed(marked)} were filled with the mean and marked in a column each"
         )
+    nameless = [c.name for c in schema.columns if c.kind == "category" and is_missing(frame[c.name]).any()]
+    if nameless:
+        notes.append(f"missing values in {listed(nameless)} count as none of the names there")
     notes += [
         f"{count} rows have a value of {name!r} that no meta-train row has: it counts as none of its values"
         for name, count in schema.unseen(frame).items()

@@ -49,6 +49,14 @@ class Predictive(Protocol):
         """Log predictive density, or probability, of each row's target, `(T, n)`."""
 
 
+@runtime_checkable
+class Spread(Protocol):
+    """A head for values that gives their predictive variance."""
+
+    def variance(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """Predictive variance of each value `(T, n, C)`, noise included."""
+
+
 def with_constant(features: Tensor) -> Tensor:
     """The features and a 1, `(T, n, F + 1)`."""
     return torch.cat([features, torch.ones_like(features[..., :1])], -1)
