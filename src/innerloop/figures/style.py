@@ -108,6 +108,9 @@ METRICS = {
     "auc": "area under the ROC curve",
     "calibration_error": "calibration error",
     "loss": "loss",
+    "log_likelihood": "log likelihood",
+    "coverage_90": "share in 90 % interval",
+    "coverage_95": "share in 95 % interval",
 }
 
 
