@@ -570,7 +570,12 @@ def _no_rows(x: Any) -> Batch:
 
 
 def predict_tasks(
-    model: Model, supports: Sequence[Batch], queries: Sequence[Any], *, at_once: int = 256
+    model: Model,
+    supports: Sequence[Batch],
+    queries: Sequence[Any],
+    *,
+    steps: int | None = None,
+    at_once: int = 256,
 ) -> list[Any]:
     """Adapt to many tasks and predict for their query rows, several tasks at a time.
 
@@ -578,6 +583,7 @@ def predict_tasks(
         model: the model.
         supports: support rows of each task; none of them for the base prediction.
         queries: query features of each task.
+        steps: inner steps; as in training unless given.
         at_once: tasks in one stack.
 
     Returns:
@@ -600,7 +606,7 @@ def predict_tasks(
         parts = zip(supports[start : start + at_once], blank, strict=True)
         episode = model._like(stack([Episode(support, query) for support, query in parts]))
         with torch.no_grad():
-            adapted = model.learner.adapt(model.meta, episode.support)
+            adapted = model.learner.adapt(model.meta, episode.support, steps=steps)
             predictions = model.learner.predict(model.meta, adapted, episode.query.x)
         for task, n in enumerate(rows):
             found.append(map_tensors(operator.itemgetter((task, slice(n))), predictions))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,6 +75,11 @@ def train(
     split: Annotated[
         str | None, D, Parameter(help="Shares for train, validation, test: 0.7,0.15,0.15; or a CSV file.")
     ] = None,
+    folds: Annotated[
+        int | None,
+        D,
+        Parameter(help="Score by folds over tasks: 5 trains 5 times, every task is tested once."),
+    ] = None,
     split_by: Annotated[
         str | None, D, Parameter(help="Column whose values are divided instead of tasks: clinic.")
     ] = None,
@@ -83,7 +90,9 @@ def train(
         str | None, D, Parameter(help="What numbers are written with: a point, or a comma as in 1,5.")
     ] = None,
     labels: Annotated[
-        str | None, D, Parameter(help="shared: folders task/class/image, classes as in every task.")
+        str | None,
+        D,
+        Parameter(help="shared: a class is the same in every task; per_task: each task has its own."),
     ] = None,
     image_size: Annotated[int | None, D, Parameter(help="Side of the images in pixels.")] = None,
     skip_bad: Annotated[
@@ -96,6 +105,9 @@ def train(
     model: Annotated[str | None, A, Parameter(help="mlp or conv4; by the data unless given.")] = None,
     hidden: Annotated[str | None, A, Parameter(help="Hidden widths of the mlp: 40,40.")] = None,
     width: Annotated[int | None, A, Parameter(help="Channels of the conv4.")] = None,
+    scaling: Annotated[
+        str, A, Parameter(help="Of numbers: shared by all tasks, or per_task, by each support.")
+    ] = "shared",
     inner_lr: Annotated[
         float | None, A, Parameter(help="Inner step size (where it starts, if learned).")
     ] = None,
@@ -135,6 +147,7 @@ def train(
 
     It leaves a model directory, which evaluate, adapt, predict and inspect take. Tasks are split into
     meta-train, meta-validation and meta-test; the scores printed at the end are those of meta-test.
+    With --folds the model of the first fold is kept, and the scores are of all folds.
 
     Examples:
       innerloop train schools.csv --task school --target exam --out runs/schools
@@ -151,11 +164,14 @@ def train(
 
 def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: bool, quiet: bool) -> Path:
     """Train by settings, score on meta-test, write the directory."""
-    from ..evaluation import evaluate
+    from ..evaluation import evaluate, over_folds
     from ..sealed import refuse_occupied
 
     notes = Notes(quiet=quiet)
     _require_sense(settings)
+    folds = settings["folds"]
+    if folds:
+        settings |= {"split": f"1/{folds}"}
     data = read_tasks(settings)
     directory = out or Path("runs") / f"{data.name}-{settings['algorithm']}"
     refuse_occupied(directory, replace=replace)
@@ -166,16 +182,33 @@ def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: 
     run = _trained(data, settings, notes)
     found = evaluate(run.model, data.test)
     _keep(directory, run, data, settings, found, replace=replace)
+    every = [found, *_other_folds(settings, notes)] if folds else [found]
+    total = over_folds(every) if folds else found
+    means = [each.metric(found.metrics[0])[0] for each in every]
     if json:
         emit(
             "train", settings["seed"], notes, settings, out=str(directory),
-            scores=found.scores(settings["algorithm"]), best_step=run.best_step,
-            training_seconds=round(run.seconds, 3), remarks=list(data.notes),
+            scores=total.scores(settings["algorithm"]), best_step=run.best_step,
+            training_seconds=round(run.seconds, 3), remarks=list(data.notes), **({"folds": means} if folds else {}),
         )  # fmt: skip
     else:
-        _show(found, data, run.model.learner)
-        print(f"model: {directory}")
+        _show(total, data, run.model.learner, means)
+        print(f"model: {directory}{' (of the first fold)' if folds else ''}")
     return directory
+
+
+def _other_folds(settings: dict[str, Any], notes: Notes) -> Iterator[Evaluation]:
+    """The same training with the tasks divided in every other way; each on its own meta-test tasks."""
+    from dataclasses import replace
+
+    from ..evaluation import evaluate
+
+    for number in range(2, settings["folds"] + 1):
+        data = read_tasks(settings | {"split": f"{number}/{settings['folds']}"})
+        found = evaluate(_trained(data, settings, notes, f", fold {number}").model, data.test)
+        # episodes of classes have no names of their own
+        ids = found.ids if data.test.n_tasks else tuple(f"fold {number}, {name}" for name in found.ids)
+        yield replace(found, ids=ids)
 
 
 def _complete(settings: dict[str, Any], data: Tasks) -> dict[str, Any]:
@@ -190,7 +223,7 @@ def _complete(settings: dict[str, Any], data: Tasks) -> dict[str, Any]:
     return settings | missing | size
 
 
-def _trained(data: Tasks, settings: dict[str, Any], notes: Notes) -> Run:
+def _trained(data: Tasks, settings: dict[str, Any], notes: Notes, what: str = "") -> Run:
     """Meta-train on the tasks, with progress on stderr."""
     from ..augment import augmented, named
     from ..data.compose import composed
@@ -199,7 +232,7 @@ def _trained(data: Tasks, settings: dict[str, Any], notes: Notes) -> Run:
     learner = _learner(data, settings)
     training = composed(data.train, settings["composition"] or "fresh", seed=settings["seed"])
     training = augmented(training, *named(settings["augment"] or ""))
-    with notes.progress(f"{settings['algorithm']} on {data.name}", settings["steps"]) as callback:
+    with notes.progress(f"{settings['algorithm']} on {data.name}{what}", settings["steps"]) as callback:
         run = meta_train(
             learner,
             training,
@@ -235,11 +268,20 @@ def _keep(
     )
 
 
-def _show(found: Evaluation, data: Tasks, learner: Learner) -> None:
-    """Scores for people."""
+def _show(found: Evaluation, data: Tasks, learner: Learner, folds: Sequence[float]) -> None:
+    """Scores for people; `folds` are the means of the headline, one a fold."""
+    import numpy as np
+
+    from ..evaluation import interval
+
     headline = found.metrics[0]
-    print(f"meta-test: {scored(found, data.test)}")
+    print(f"meta-test{f' of {len(folds)} folds' if len(folds) > 1 else ''}: {scored(found, data.test)}")
     print(batchnorm_line(learner) + steps_table(found))
+    if len(folds) > 1:
+        each = ", ".join(cell((mean, math.nan, math.nan), headline) for mean in folds)
+        print(
+            f"{LABELS[headline]} by fold: {each}; mean {cell(interval(np.array(folds)), headline)} over folds"
+        )
     print(f"{LABELS[headline]} after adaptation: {cell(found.metric(headline), headline)}")
 
 
@@ -248,7 +290,10 @@ def _require_sense(settings: dict[str, Any]) -> None:
     from ..baselines import BASELINES
     from ..errors import UsageError
 
+    if settings["folds"] is not None and settings["split"] is not None:
+        raise UsageError("--folds divides the tasks itself: leave --split out")
     for key, least in {
+        "folds": 3,
         "seed": 0,
         "steps": 0,
         "meta_batch_size": 1,
@@ -289,6 +334,7 @@ def _learner(data: Any, settings: dict[str, Any]) -> Any:
         model=settings["model"],
         hidden=hidden,
         width=settings["width"],
+        scaling=settings["scaling"],
         seed=settings["seed"],
         **wanted,
     )
