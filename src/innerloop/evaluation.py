@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -145,7 +146,12 @@ class Evaluation:
 
 
 def evaluate(
-    model: Model, source: Source, *, seed: int = EVALUATION_SEED, steps: int | None = None
+    model: Model,
+    source: Source,
+    *,
+    seed: int = EVALUATION_SEED,
+    steps: int | None = None,
+    path: bool = True,
 ) -> Evaluation:
     """Score a model on the fixed episodes of a source, before adaptation and after every inner step.
 
@@ -156,6 +162,7 @@ def evaluate(
         source: held-out tasks.
         seed: of the episodes; equal seeds give equal episodes for every model.
         steps: inner steps to go to; as in training unless given.
+        path: score every inner step on the way; otherwise only the state before adaptation and the last one.
 
     Returns:
         The evaluation.
@@ -180,10 +187,10 @@ def evaluate(
         episode = to(raw, reference.device, reference.dtype)
         spread.add(raw.query, source.targets)
         with threads_for(model.meta):
-            measured = [
-                _measure(model, adapted, episode.query, source.targets)
-                for adapted in _path(model, episode, steps)
-            ]
+            measured, taken = [], []
+            for number, adapted in _path(model, episode, steps, every=path):
+                measured.append(_measure(model, adapted, episode.query, source.targets))
+                taken.append(number)
         for row, task in enumerate(ids):
             for name in measured[0]:
                 scored = np.array([step[name][row] for step in measured])
@@ -199,9 +206,8 @@ def evaluate(
             name: np.stack([total[task] / counts[name][task] for task in total])
             for name, total in sums.items()
         }
-    scored_tasks, n_steps = tuple(sums["loss"]), values["loss"].shape[1]
     return Evaluation(
-        scored_tasks, tuple(range(n_steps)), values, source.targets, source.support, spread.relative
+        tuple(sums["loss"]), tuple(taken), values, source.targets, source.support, spread.relative
     )
 
 
@@ -235,9 +241,16 @@ def mean_loss(model: Model, source: Source, *, seed: int = EVALUATION_SEED, epis
     return torch.cat(losses).mean().item()
 
 
-def _path(model: Model, episode: Episode, steps: int | None) -> Any:
+def _path(model: Model, episode: Episode, steps: int | None, *, every: bool) -> Iterator[tuple[int, Any]]:
+    """Number of inner steps and what they adapt to: all, or the first and the last."""
     with torch.no_grad():
-        yield from model.learner.path(model.meta, episode.support, steps=steps)
+        found = enumerate(model.learner.path(model.meta, episode.support, steps=steps))
+        if every:
+            yield from found
+            return
+        first = next(found)
+        yield first
+        yield from collections.deque(found, maxlen=1)
 
 
 def _measure(model: Model, adapted: Any, query: Batch, targets: Targets) -> dict[str, np.ndarray]:
