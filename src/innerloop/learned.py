@@ -21,7 +21,8 @@ from .data.sources import Source
 from .episodes import Batch, Episode, map_tensors, select, tensors, to
 from .evaluation import EVALUATION_SEED, Evaluation, interval
 from .functional import Network, Params
-from .learner import Learner, Model
+from .learner import Model
+from .pertask import PerTask
 from .threads import threads_for
 
 _PROBES = 256  # rows that representations are compared on
@@ -118,7 +119,8 @@ def movement(model: Model, episode: Episode) -> pd.DataFrame:
         >>> found["relative"].gt(0).tolist()
         [False, True]
     """
-    before, after, episode = _ends(model, episode)
+    model, episode = _inside(model, episode)
+    before, after = _ends(model, episode)
     network = getattr(model.learner, "network", None)
     params = network.params() if network else {}
     statistics = network.statistics_like(next(iter(model.meta.values()))) if network else {}
@@ -172,7 +174,8 @@ def similarity(model: Model, episode: Episode) -> pd.DataFrame:
         >>> found["cka"].between(0, 1).all()
         np.True_
     """
-    before, after, episode = _ends(model, episode)
+    model, episode = _inside(model, episode)
+    before, after = _ends(model, episode)
     network = getattr(model.learner, "network", None)
     names = {} if network is None else network.params()
     if network is None or any(value.shape[1:] != names[n].shape for n, value in after.items() if n in names):
@@ -365,14 +368,20 @@ def gains(found: Evaluation) -> pd.DataFrame:
     return _frame(_GAINS, rows).sort_values("gain", ascending=False, kind="stable", ignore_index=True)
 
 
-def _ends(model: Model, episode: Episode) -> tuple[Params, Params, Episode]:
-    """Adapted values before the first and after the last inner step, and the episode they belong to."""
+def _inside(model: Model, episode: Episode) -> tuple[Model, Episode]:
+    """The episode on the device of the model; where its tasks are scaled, the model inside and what it sees."""
     reference = next(iter(model.meta.values()))
     episode = to(episode, reference.device, reference.dtype)
-    learner: Learner = model.learner
+    if isinstance(model.learner, PerTask):
+        return Model(model.learner.learner, model.meta), model.learner._inside(episode)
+    return model, episode
+
+
+def _ends(model: Model, episode: Episode) -> tuple[Params, Params]:
+    """Adapted values before the first and after the last inner step."""
     with torch.no_grad(), threads_for(model.meta):
-        before, *rest = learner.path(model.meta, episode.support)
-    return before, (rest[-1] if rest else before), episode
+        before, *rest = model.learner.path(model.meta, episode.support)
+    return before, (rest[-1] if rest else before)
 
 
 def _layer_of(name: str, params: Params) -> str:

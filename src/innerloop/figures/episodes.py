@@ -98,7 +98,7 @@ def scatter(numbers: pd.DataFrame, *, named: bool = True, ax: Axes | None = None
     Returns:
         The Axes.
     """
-    ax = axes_for(ax, height=2.6 if named else 2.3)
+    ax = axes_for(ax, height=2.9 if named else 2.3)
     methods = [name for name in dict.fromkeys(numbers["method"]) if name]
     handles, labels = [], []
     for role, marker, colour, filled in (("query", "o", MUTED, False), ("support", "o", INK, True)):
@@ -114,13 +114,13 @@ def scatter(numbers: pd.DataFrame, *, named: bool = True, ax: Axes | None = None
         handles += ax.plot(
             part["x"], part["y"], marker, color=colour, markersize=6.5, markeredgewidth=1.6, zorder=4
         )
-        labels.append(f"{method} predicts")
+        labels.append(method)
     ax.grid(visible=True)
     ax.margins(0.08)
     if len(numbers):
         ax.set_xlabel(short(numbers["feature"].iloc[0], 30))
     if named:
-        legend(ax, handles, labels, columns=3)
+        legend(ax, handles, labels)
     return ax
 
 

@@ -86,11 +86,11 @@ STYLE: Any = {
     "ytick.major.size": 0,
     "text.color": INK,
     "font.family": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "axes.labelsize": 9.5,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
+    "font.size": 10.5,
+    "axes.labelsize": 10.5,
+    "xtick.labelsize": 9.8,
+    "ytick.labelsize": 9.8,
+    "legend.fontsize": 9.8,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 5.5,
@@ -167,7 +167,7 @@ def legend(ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, columns: 
         columnspacing=1.2,
     )
     for text, label in zip(found.get_texts(), labels, strict=True):
-        text.set_text(short(label, 60 // columns - 4))
+        text.set_text(short(label, int(60 * width_of(ax) / WIDTH) // columns - 7))
 
 
 def name_rows(ax: Axes, labels: Sequence[str]) -> None:

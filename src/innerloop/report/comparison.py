@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from ..compare.result import KINDS, Comparison, Difference
+from ..compare.result import KINDS, Comparison, Difference, Shown
 from ..figures.style import METRICS
 from . import pictures
 from .page import Page, Section, Table, pairs
@@ -53,7 +54,7 @@ def _about(found: Comparison) -> str:
     parts = [f"{len(found.tasks)} held-out tasks", str(data.get("kind", ""))]
     if data.get("support"):
         parts.append(f"support {data['support']} a {'class' if data.get('unit') == 'class' else 'task'}")
-    parts += [f"{data[key]} {key}" for key in ("folds", "seeds") if data.get(key)]
+    parts += [f"{data[key]} {key}" for key in ("folds", "seeds") if (data.get(key) or 0) > 1]
     if found.seconds:
         parts.append(
             f"took {found.seconds / 60:.0f} min" if found.seconds >= 90 else f"took {found.seconds:.0f} s"
@@ -90,9 +91,16 @@ def _ground(found: Comparison, differences: Sequence[Difference]) -> str:
         return ""
     one = differences[0]
     label = {method.name: method.label for method in found.methods}
+    gain = f"{100 * one.gain.mean:.3g} % [{100 * one.gain.low:.3g}, {100 * one.gain.high:.3g}]"
+    least = found.settings.get("worthwhile")
+    counts = (
+        f"; what is worth having begins at {least if isinstance(least, str) else f'{least:.0%}'}"
+        if least
+        else ""
+    )
     return (
         f"{label.get(one.ours, one.ours)} minus {label.get(one.theirs, one.theirs)}, "
-        f"{METRICS.get(found.metric, found.metric)}: {estimate(*one.difference)}."
+        f"{METRICS.get(found.metric, found.metric)}: {estimate(*one.difference)}. Error saved: {gain}{counts}."
     )
 
 
@@ -106,10 +114,19 @@ def _sections(found: Comparison) -> tuple[Section, ...]:
         Section("Curves", (), curves),
         Section("Augmentation and dropout", (), pictures.factorial(found)),
         Section("Learning curves", (), pictures.learning(logs)),
-        Section("Episodes", (), pictures.episodes(found.episodes)),
+        Section("Episodes", (), pictures.episodes(_labelled(found))),
         Section("Differences", (), (), _difference_tables(found)),
         Section("What was searched", (), (), _search_tables(found)),
     )
+
+
+def _labelled(found: Comparison) -> list[Shown]:
+    """The episodes with methods by their label."""
+    label = {method.name: method.label for method in found.methods}
+    return [
+        replace(one, predictions={label.get(name, name): values for name, values in one.predictions.items()})
+        for one in found.episodes
+    ]
 
 
 def _ranking_tables(found: Comparison) -> tuple[Table, ...]:
@@ -151,7 +168,11 @@ def _difference_tables(found: Comparison) -> tuple[Table, ...]:
 def _search_tables(found: Comparison) -> tuple[Table, ...]:
     """What the search chose for each method."""
     rows = [
-        {"method": method.label, "tried": method.tried, "chosen": "; ".join(_chosen(method.settings))}
+        {
+            "method": method.label,
+            "tried": method.tried,
+            "chosen": "; ".join(_chosen(method.settings)) or "sound ones",
+        }
         for method in found.methods
     ]
     if not rows:
