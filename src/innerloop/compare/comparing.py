@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,8 +17,9 @@ from ..errors import UsageError
 from ..shown import show
 from . import curves
 from .contest import Contest, Effort, Entry, Progress, method
+from .factorial import factorial, levels
 from .methods import BASELINES, META, QUICK_BASELINES, QUICK_META, entrants
-from .result import AXES, Comparison, Crossing, Difference, Method, Shown
+from .result import AXES, Cell, Comparison, Crossing, Difference, Effect, Method, Shown
 from .search import HEADLINE
 from .statistics import INTERVALS, holm, paired
 from .verdict import Question, verdict
@@ -127,7 +128,9 @@ def compare(
         ['maml', 'mixed', 'pooled']
     """
     began = time.perf_counter()
-    contest = Contest(folds, entrants(folds[0], list(dict.fromkeys(plan.methods))), plan.effort, progress)
+    contest = Contest(folds, entrants(folds[0], list(dict.fromkeys(plan.methods))), plan.effort)
+    phase = _Phases(progress, [contest.cost, *_later_costs(folds, plan)])
+    contest.progress = phase(0)
     entries = contest.run()
     if not entries:
         reasons = "; ".join(f"{name}: {why}" for name, why in contest.skipped.items())
@@ -140,7 +143,13 @@ def compare(
     headline = HEADLINE[kind]
     methods.sort(key=lambda m: m.metrics[headline].mean if lower else -m.metrics[headline].mean)
     pairs = asked(entries)
-    lines = _lines(contest, pairs, plan, progress)
+    lines = _lines(contest, pairs, plan, phase(1))
+    cells: tuple[Cell, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    if plan.factorial:
+        # every fold is a training of its own, so that one seed a cell is enough
+        once = replace(plan.effort, seeds=1)
+        cells, effects = factorial(folds, once, clusters=groups, tell=phase(2))
     differences = compared(entries, [m.name for m in methods], pairs, seeds, lower=lower, clusters=groups)
     return Comparison(
         settings={**(settings or {}), "worthwhile": plan.worthwhile, "interval": plan.interval}
@@ -155,12 +164,36 @@ def compare(
         differences=differences,
         curves=tuple(line.curve(groups_of(line, ids, groups), plan.interval) for line in lines),
         crossings=_crossings(lines, entries, pairs, folds[0], lower=lower),
+        cells=cells,
+        effects=effects,
         verdict=_judged(methods, entries, pairs, differences, plan),
         episodes=_shown(folds[0], entries, [m.name for m in methods], pairs),
         notes=folds[0].notes,
         versions=_versions(),
         seconds=round(time.perf_counter() - began, 3),
     )
+
+
+class _Phases:
+    """Progress of the whole out of the progress of its phases."""
+
+    def __init__(self, progress: Progress, costs: Sequence[float]) -> None:
+        self.progress = progress
+        self.ends = np.concatenate([[0.0], np.cumsum(costs) / max(sum(costs), 1e-9)])
+
+    def __call__(self, number: int) -> Progress:
+        """What to tell in a phase."""
+        start, end = float(self.ends[number]), float(self.ends[number + 1])
+        return lambda what, share: self.progress(what, start + share * (end - start))
+
+
+def _later_costs(folds: Sequence[Tasks], plan: Plan) -> list[float]:
+    """Meta-updates of the curves and of the factorial."""
+    each = len(folds) * plan.effort.steps
+    trained = (
+        2.0 * each * (("support" in plan.curves) + len(curves.TRAIN_TASKS) * ("train_tasks" in plan.curves))
+    )
+    return [trained, float(each * len(levels(folds[0]))) if plan.factorial else 0.0]
 
 
 def asked(entries: Mapping[str, Entry]) -> dict[str, tuple[str, str]]:

@@ -103,7 +103,7 @@ class Contest:
 
     def run(self) -> dict[str, Entry]:
         """Every method on every fold; those that fail are moved to `skipped`."""
-        total = sum(self._cost(entry.entrant) for entry in self.entries.values()) * len(self.folds)
+        total = max(self.cost, 1.0)
         for number in range(len(self.folds)):
             for entry in list(self.entries.values()):
                 began = time.perf_counter()
@@ -123,6 +123,11 @@ class Contest:
                 entry.seconds += time.perf_counter() - began
                 self._done += self._cost(entry.entrant)
         return self.entries
+
+    @property
+    def cost(self) -> float:
+        """All of it, in meta-updates."""
+        return sum(self._cost(entry.entrant) for entry in self.entries.values()) * len(self.folds)
 
     def bench(self, fold: int, seed: int) -> Bench:
         """Where the methods of a fold and seed are trained."""

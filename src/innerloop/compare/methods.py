@@ -310,9 +310,9 @@ _COMMON = {
                 ({"n_estimators": 30}, {"n_estimators": 10}, {"n_estimators": 30, "max_depth": 1},
                  {"n_estimators": 100, "learning_rate": 0.03}), _needs_vectors),
         Entrant("fine_tuned", "pooled net, fine-tuned", "shared", "baseline", _fine_tuned, _STEP_SIZES,
-                _needs_meaning, trained=True, reuses=True),
+                trained=True, reuses=True),
         Entrant("linear_head", "pooled features, linear head", "shared", "baseline", _linear_head,
-                ({},), _needs_meaning, trained=True, reuses=True),
+                trained=True, reuses=True),
         Entrant("tabicl", "TabICL, each task alone", "alone", "incontext", _alone(_tabicl), ({},),
                 _both(_needs_tabicl, _needs_vectors)),
     )
