@@ -16,7 +16,7 @@ from torch import Tensor
 from .episodes import Batch, Episode
 from .errors import UsageError
 from .functional import Network, Params
-from .learner import Learner, MetaGradient, Metrics, Recipe
+from .learner import Learner, MetaGradient, Metrics, Recipe, Step
 
 _PREFIX = "support."
 # the logit of a class that the support does not have
@@ -88,11 +88,11 @@ class PerTask:
         inside = self.learner.metagrad
 
         def compute(
-            _: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
+            _: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
         ) -> tuple[Params, Metrics]:
             return inside.compute(self.learner, meta, self._inside(episode), step, key)
 
-        return MetaGradient(inside.name, compute)
+        return MetaGradient(inside.name, compute, phase=inside.phase)
 
     def init(self) -> Params:
         """See `Learner.init`."""
