@@ -144,6 +144,7 @@ def test_the_verdict_comes_first_and_everything_else_is_there(page, found):
         "Ranking",
         "Curves",
         "Augmentation and dropout",
+        "What was learned",
         "Learning curves",
         "Episodes",
         "Differences",
@@ -160,7 +161,7 @@ def test_the_verdict_comes_first_and_everything_else_is_there(page, found):
 def test_every_picture_has_a_title_a_text_and_its_numbers(page, found):
     reader = Reader(page)
     pictures = reader.all("svg")
-    assert len(pictures) == 10
+    assert len(pictures) == 14
     for picture in pictures:
         assert picture["role"] == "img"
         assert set(picture["aria-labelledby"].split()) <= set(reader.ids)

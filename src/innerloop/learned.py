@@ -7,7 +7,7 @@ that can be said: figures draw these frames, `innerloop inspect` prints them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,13 @@ from .threads import threads_for
 
 _PROBES = 256  # rows that representations are compared on
 _RATE, _MASK = "inner/lr", "inner/mask/"
+
+_MOVED = ("layer", "kind", "weights", "start", "moved", "relative", "low", "high")
+_SIMILAR = ("layer", "kind", "cka", "low", "high")
+_RATES = ("parameter", "step", "mean", "lowest", "highest", "negative")
+_MASKS = ("parameter", "weights", "adapting")
+_GAINS = ("task", "before", "after", "gain")
+_FRAMES = {"moved": _MOVED, "similarity": _SIMILAR, "rates": _RATES, "masks": _MASKS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +60,35 @@ class Learned:
     rates: pd.DataFrame
     masks: pd.DataFrame
 
-    def rows(self) -> dict[str, list[dict[Any, Any]]]:
-        """The frames as plain data."""
-        names = ("moved", "similarity", "rates", "masks")
-        return {name: getattr(self, name).to_dict("records") for name in names}
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        """The frames as plain data, `None` where a number is undefined."""
+        return {name: plain_rows(getattr(self, name)) for name in _FRAMES}
+
+    @staticmethod
+    def of(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Learned:
+        """What `rows` returned, as frames again."""
+        return Learned(
+            **{
+                name: pd.DataFrame(list(rows.get(name, ())), columns=list(columns))
+                for name, columns in _FRAMES.items()
+            }
+        )
+
+
+def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as plain data, `None` where a number is undefined.
+
+    Example:
+        >>> plain_rows(pd.DataFrame({"layer": ["0"], "relative": [np.nan]}))
+        [{'layer': '0', 'relative': None}]
+    """
+    return [
+        {
+            str(name): None if isinstance(value, float) and np.isnan(value) else value
+            for name, value in row.items()
+        }
+        for row in frame.to_dict("records")
+    ]
 
 
 def learned(model: Model, source: Source | None, *, tasks: int = 20, seed: int = EVALUATION_SEED) -> Learned:
@@ -93,9 +125,6 @@ def first_episodes(source: Source, count: int, *, seed: int = EVALUATION_SEED) -
     # tasks come in order of their size: take them from all over the stack
     chosen = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
     return [ids[place] for place in chosen], select(episode, torch.from_numpy(chosen))
-
-
-_MOVED = ("layer", "kind", "weights", "start", "moved", "relative", "low", "high")
 
 
 def movement(model: Model, episode: Episode) -> pd.DataFrame:
@@ -147,9 +176,6 @@ def _norm(values: list[Tensor]) -> np.ndarray:
     squares = [value.double().flatten(1).square().sum(1).cpu().numpy() for value in values]
     total: np.ndarray = np.sqrt(np.sum(squares, axis=0))
     return total
-
-
-_SIMILAR = ("layer", "kind", "cka", "low", "high")
 
 
 def similarity(model: Model, episode: Episode) -> pd.DataFrame:
@@ -273,9 +299,6 @@ def _probe_rows(query: Batch) -> Any:
     return map_tensors(lambda t: t.flatten(0, 1)[chosen.to(t.device)].unsqueeze(0), query.x)
 
 
-_RATES = ("parameter", "step", "mean", "lowest", "highest", "negative")
-
-
 def rates(model: Model) -> pd.DataFrame:
     """The learned inner step sizes.
 
@@ -312,9 +335,6 @@ def rates(model: Model) -> pd.DataFrame:
     return _frame(_RATES, rows)
 
 
-_MASKS = ("parameter", "weights", "adapting")
-
-
 def masks(model: Model) -> pd.DataFrame:
     """Which weights may move, where that is learned (sparse-MAML).
 
@@ -337,9 +357,6 @@ def masks(model: Model) -> pd.DataFrame:
         for name, score in found.items()
     ]
     return _frame(_MASKS, rows)
-
-
-_GAINS = ("task", "before", "after", "gain")
 
 
 def gains(found: Evaluation) -> pd.DataFrame:

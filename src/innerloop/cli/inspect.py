@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +40,7 @@ def inspect(
       innerloop inspect runs/schools --json
     """
     from ..checkpoint import describe, load
+    from ..learned import plain_rows
 
     notes = Notes(quiet=json)
     stored = load(directory)
@@ -50,7 +50,7 @@ def inspect(
     if json:
         emit("inspect", found["settings"].get("seed"), notes, {"directory": str(directory), "tasks": tasks}, **{
             key: value for key, value in found.items() if key != "settings"
-        }, trained_with=found["settings"], learned={**inside.rows(), "gains": gained.to_dict("records")})  # fmt: skip
+        }, trained_with=found["settings"], learned={**inside.rows(), "gains": plain_rows(gained)})  # fmt: skip
         return
     print(columns([row for key, value in found.items() for row in _rows(key, value)]))
     for title, lines in _tables(inside, gained):
@@ -120,9 +120,9 @@ def _line(values: Sequence[Any]) -> list[str]:
 
 def _estimate(row: dict[str, Any], name: str) -> str:
     mean, low, high = row[name], row["low"], row["high"]
-    if not math.isfinite(mean):
+    if mean is None:
         return "starts at 0" if name == "relative" else ""
-    return f"{mean:.4f} [{low:.4f}, {high:.4f}]" if math.isfinite(low) else f"{mean:.4f}"
+    return f"{mean:.4f}" if low is None else f"{mean:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def _gain_title(gained: pd.DataFrame) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..compare.result import KINDS, Comparison, Difference, Shown
 from ..figures.style import METRICS
+from ..learned import Learned
 from . import pictures
 from .page import Page, Section, Table, pairs
 from .pictures import estimate
@@ -113,11 +114,23 @@ def _sections(found: Comparison) -> tuple[Section, ...]:
         Section("Ranking", (), (*pictures.ranking(found), *pictures.dots(found)), _ranking_tables(found)),
         Section("Curves", (), curves),
         Section("Augmentation and dropout", (), pictures.factorial(found)),
+        _learned(found),
         Section("Learning curves", (), pictures.learning(logs)),
         Section("Episodes", (), pictures.episodes(_labelled(found))),
         Section("Differences", (), (), _difference_tables(found)),
         Section("What was searched", (), (), _search_tables(found)),
     )
+
+
+def _learned(found: Comparison) -> Section:
+    """What the best meta-learner learned."""
+    rows = found.learned
+    if not rows:
+        return Section("What was learned")
+    label = next((method.label for method in found.methods if method.name == rows["method"]), rows["method"])
+    gained = pd.DataFrame(list(rows["gains"]), columns=["task", "before", "after", "gain"])
+    text = f"By the best meta-learner, {label}, in the first fold."
+    return Section("What was learned", (text,), (*pictures.inside(Learned.of(rows)), *pictures.gains(gained)))
 
 
 def _labelled(found: Comparison) -> list[Shown]:
