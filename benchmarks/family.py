@@ -63,11 +63,11 @@ class Problem(NamedTuple):
 ONE_STEP = {"inner_lr": 0.1, "inner_steps": 1, "learn_lr": None, "clip": None}
 OWN = {
     "reptile": {"inner_lr": 0.02, "inner_steps": 10},
-    "imaml": {"inner_lr": 0.05, "inner_steps": 16, "strength": 1.0, "clip": 10.0},
+    "imaml": {"inner_lr": 0.05, "inner_steps": 16, "strength": 1.0, "clip": 10.0, "train": {"steps": 800}},
     "cavia": {"inner_lr": 1.0},
     "maml_plus_plus": {"inner_steps": 5, "clip": 10.0},
     "sparse_maml": {"inner_steps": 5, "inner_lr": 0.02, "clip": 10.0},
-    "bmaml": {"inner_steps": 5, "inner_lr": 0.1},
+    "bmaml": {"inner_steps": 5, "inner_lr": 0.1, "train": {"steps": 500}},
 }
 HEADS = {"meta_lr": 1e-2, "steps": 5000, "meta_batch_size": 128}
 GAUSSIAN = {"meta_lr": 1e-2, "steps": 1500, "meta_batch_size": 32}

@@ -10,17 +10,29 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from .episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, stack, tensors, unsqueeze
+from .episodes import (
+    Batch,
+    Episode,
+    all_draws,
+    as_tensors,
+    at_step,
+    equal_sizes,
+    map_tensors,
+    stack,
+    tensors,
+    unsqueeze,
+)
 from .errors import DataError, UsageError
 from .functional import Network, Params, fold
 from .heads import Head, Spread
 from .inner import InnerRule
 from .losses import Loss, require_loss, task_losses
+from .tracing import tracing
 
 Recipe = dict[str, Any]
 
@@ -93,6 +105,22 @@ def _nothing_to_check(learner: Learner) -> None:
     return
 
 
+def _one_phase(step: int) -> int:
+    return 0
+
+
+class Step(NamedTuple):
+    """Which meta-update it is, for meta-gradients that change in the course of training.
+
+    Arguments:
+        number: from 0; a tensor `()` where one graph serves several updates.
+        phase: number of the first update that is computed in the same way.
+    """
+
+    number: int | Tensor
+    phase: int
+
+
 @dataclass(frozen=True)
 class MetaGradient:
     """How the gradient comes back.
@@ -102,19 +130,27 @@ class MetaGradient:
         compute: (learner, meta, episode, step, key) -> the gradient of every meta-parameter by name, and
             figures for the log, `losses` `(T,)` among them.
         check: raises `UsageError` for a learner that would run and train nothing, or wrongly.
+        phase: number of a meta-update -> that of the first one which is computed in the same way.
     """
 
     name: str
-    compute: Callable[[Learner, Params, Episode, int, Tensor | None], tuple[Params, Metrics]]
+    compute: Callable[[Learner, Params, Episode, Step, Tensor | None], tuple[Params, Metrics]]
     check: Callable[[Learner], None] = _nothing_to_check
+    phase: Callable[[int], int] = _one_phase
 
     def __call__(
-        self, learner: Learner, meta: Params, episode: Episode, step: int = 0, key: Tensor | None = None
+        self,
+        learner: Learner,
+        meta: Params,
+        episode: Episode,
+        step: int | Step = 0,
+        key: Tensor | None = None,
     ) -> tuple[Params, Metrics]:
         """The meta-gradient at one meta-update; `key` are the dropout streams of the tasks.
 
         New values of the entries `state/...` are among the figures, under their names; their gradient is 0.
         """
+        step = step if isinstance(step, Step) else Step(step, self.phase(step))
         parts = without_padding(learner, episode)
         if len(parts) == 1:
             return self._of_part(learner, meta, parts[0][1], step, key)
@@ -125,7 +161,7 @@ class MetaGradient:
         return _mean_of_parts(found, [places for places, _ in parts])
 
     def _of_part(
-        self, learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
+        self, learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
         grads, metrics = self.compute(learner, meta, episode, step, key)
         with torch.no_grad():
@@ -267,7 +303,7 @@ class GradientLearner:
         self, meta: Params, support: Batch, steps: int | None, key: Tensor | None
     ) -> Iterator[Params]:
         count = support.y.shape[0]
-        started = self.start.make(meta, support) if self.start else {}
+        started = self.start.make(meta, all_draws(support)) if self.start else {}
         fast = {
             name: started[name] if name in started else meta[name].expand(count, *meta[name].shape)
             for name in self.fast
@@ -277,7 +313,7 @@ class GradientLearner:
         for step in range(self.inner_steps if steps is None else steps):
             stream = None if key is None else fold(key, step)
             scaled = {**meta, **self.network.at_step(meta, step)}
-            grads, fast = self._support_gradient(scaled, fast, support, stream)
+            grads, fast = self._support_gradient(scaled, fast, at_step(support, step), stream)
             fast, state = self.rule.update(grads, state, fast, meta)
             yield fast
 
@@ -306,6 +342,7 @@ class GradientLearner:
         self, meta: Params, fast: Params, support: Batch, *, key: Tensor | None = None
     ) -> Tensor:
         """What the inner loop descends: the mean support loss of each task, `(T,)`."""
+        support = all_draws(support)
         prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key)
         return task_losses(self.criterion, prediction, support)
 
@@ -315,6 +352,7 @@ class GradientLearner:
             return fast
         if self.network.keeps_statistics:
             return {**fast, **_owned(self.network.at_step(meta, step), support)}
+        support = all_draws(support)
         _require_support(support)
         _, statistics = self.network(meta, fast, support.x, weight=support.weight)
         return {**fast, **statistics}
@@ -368,9 +406,15 @@ def _owned(values: Params, support: Batch) -> Params:
     return {name: value.expand(count, *value.shape) for name, value in values.items()}
 
 
+def empty(batch: Batch) -> bool:
+    """Whether some task has no row; not known, and taken for false, while tracing."""
+    if next(tensors(batch.x)).shape[1] == 0:
+        return True
+    return batch.weight is not None and not tracing() and not bool(batch.weight.sum(1).all())
+
+
 def _require_support(support: Batch) -> None:
-    empty = next(tensors(support.x)).shape[1] == 0
-    if empty or (support.weight is not None and not support.weight.sum(1).all()):
+    if empty(support):
         raise DataError(
             "batchnorm='support' normalises with the support set, and a task has no support row: "
             "give it a labelled row, or use a model without BatchNorm"
@@ -410,6 +454,7 @@ class HeadLearner:
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Iterator[Params]:
         """The head before (step 0) and after its solution (step 1)."""
+        support = all_draws(support)
         statistics, features = self._support_features(meta, support, key)
         yield {**statistics, **self.head.base(meta, support.y.shape[0])}
         if steps != 0:
@@ -595,7 +640,12 @@ def _no_rows(x: Any) -> Batch:
 
 
 def predict_tasks(
-    model: Model, supports: Sequence[Batch], queries: Sequence[Any], *, at_once: int = 256
+    model: Model,
+    supports: Sequence[Batch],
+    queries: Sequence[Any],
+    *,
+    steps: int | None = None,
+    at_once: int = 256,
 ) -> list[Any]:
     """Adapt to many tasks and predict for their query rows, several tasks at a time.
 
@@ -603,6 +653,7 @@ def predict_tasks(
         model: the model.
         supports: support rows of each task; none of them for the base prediction.
         queries: query features of each task.
+        steps: inner steps; as in training unless given.
         at_once: tasks in one stack.
 
     Returns:
@@ -625,16 +676,18 @@ def predict_tasks(
         parts = zip(supports[start : start + at_once], blank, strict=True)
         episode = model._like(stack([Episode(support, query) for support, query in parts]))
         groups = without_padding(model.learner, episode, predicting=True)
-        for task, predictions in sorted(_predicted(model, groups), key=operator.itemgetter(0)):
+        for task, predictions in sorted(_predicted(model, groups, steps), key=operator.itemgetter(0)):
             found.append(map_tensors(operator.itemgetter(slice(rows[task])), predictions))
     return found
 
 
-def _predicted(model: Model, groups: list[tuple[list[int], Episode]]) -> Iterator[tuple[int, Any]]:
+def _predicted(
+    model: Model, groups: list[tuple[list[int], Episode]], steps: int | None
+) -> Iterator[tuple[int, Any]]:
     """The place of each task and its predictions."""
     for places, part in groups:
         with torch.no_grad():
-            adapted = model.learner.adapt(model.meta, part.support)
+            adapted = model.learner.adapt(model.meta, part.support, steps=steps)
             predictions = model.learner.predict(model.meta, adapted, part.query.x)
         for row, place in enumerate(places):
             yield place, map_tensors(operator.itemgetter(row), predictions)

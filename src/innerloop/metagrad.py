@@ -6,17 +6,18 @@ implicit solves live here. Each refuses, when a learner is made, the parts that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .episodes import Episode, join_rows
+from .episodes import Episode, all_draws, join_rows
 from .errors import UsageError
 from .functional import Params
 from .inner import detached
-from .learner import GradientLearner, Learner, MetaGradient, Metrics
+from .learner import GradientLearner, Learner, MetaGradient, Metrics, Step
+from .tracing import tracing
 
 
 def unrolled() -> MetaGradient:
@@ -33,7 +34,7 @@ def unrolled() -> MetaGradient:
         'unrolled'
     """
 
-    def losses(learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None) -> Tensor:
+    def losses(learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None) -> Tensor:
         adapted = learner.adapt(meta, episode.support, key=key)
         return learner.loss(meta, adapted, episode.query, key=key)
 
@@ -65,29 +66,34 @@ def multi_step(anneal_steps: int) -> MetaGradient:
     if anneal_steps < 1:
         raise UsageError(f"anneal_steps={anneal_steps}: give 1 or more")
 
-    def losses(learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None) -> Tensor:
+    def losses(learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None) -> Tensor:
         path = list(learner.path(meta, episode.support, key=key))
-        weights = step_weights(len(path) - 1, step / anneal_steps)
+        if step.phase >= anneal_steps:
+            return learner.loss(meta, path[-1], episode.query, key=key)
+        weights = step_weights(len(path) - 1, step.number / anneal_steps)
         parts = [
             weight * learner.loss(meta, adapted, episode.query, key=key)
             for weight, adapted in zip(weights, path[1:] or path, strict=True)
-            if weight > 0
         ]
         return torch.stack(parts).sum(0)
 
-    return MetaGradient("multi_step", _differentiated(losses))
+    def phase(step: int) -> int:
+        return anneal_steps if step >= anneal_steps else 0
+
+    return MetaGradient("multi_step", _differentiated(losses), phase=phase)
 
 
-def step_weights(steps: int, share: float) -> list[float]:
+def step_weights(steps: int, share: float | Tensor) -> Sequence[float | Tensor]:
     """Weights of the losses after steps 1 to `steps`, `share` of the way through the annealing.
 
     Example:
         >>> step_weights(2, 0.0), step_weights(2, 1.0)
         ([0.5, 0.5], [0.0, 1.0])
     """
-    if share >= 1 or steps < 2:
+    if steps < 2 or (not isinstance(share, Tensor) and share >= 1):
         return [0.0] * (steps - 1) + [1.0]
-    early = max((1 - share) / steps, 0.03 / steps)
+    falling, least = (1 - share) / steps, 0.03 / steps
+    early = falling.clamp(min=least) if isinstance(falling, Tensor) else max(falling, least)
     return [early] * (steps - 1) + [1 - early * (steps - 1)]
 
 
@@ -109,9 +115,9 @@ def annealed(metagrad: MetaGradient, first_order_steps: int) -> MetaGradient:
     """
 
     def compute(
-        learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
+        learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
-        if step < first_order_steps and isinstance(learner, GradientLearner):
+        if step.phase < first_order_steps and isinstance(learner, GradientLearner):
             learner = replace(learner, rule=detached(learner.rule))
         return metagrad.compute(learner, meta, episode, step, key)
 
@@ -122,7 +128,10 @@ def annealed(metagrad: MetaGradient, first_order_steps: int) -> MetaGradient:
             )
         metagrad.check(learner)
 
-    return MetaGradient(f"{metagrad.name}, first order for {first_order_steps} steps", compute, check)
+    def phase(step: int) -> int:
+        return max(first_order_steps if step >= first_order_steps else 0, metagrad.phase(step))
+
+    return MetaGradient(f"{metagrad.name}, first order for {first_order_steps} steps", compute, check, phase)
 
 
 def displacement(*, rows: str = "all") -> MetaGradient:
@@ -149,10 +158,10 @@ def displacement(*, rows: str = "all") -> MetaGradient:
         raise UsageError(f"rows={rows!r} is unknown: choose all or support")
 
     def compute(
-        learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
+        learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
         meta = {name: value.detach() for name, value in meta.items()}
-        seen = join_rows(episode.support, episode.query) if rows == "all" else episode.support
+        seen = join_rows(all_draws(episode.support), episode.query) if rows == "all" else episode.support
         with torch.no_grad():
             adapted = learner.adapt(meta, seen, key=key)
             losses = learner.loss(meta, adapted, episode.query, key=key)
@@ -196,7 +205,7 @@ def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> Met
         raise UsageError(f"solver={solver!r} is unknown: choose one of {', '.join(solvers)}")
 
     def compute(
-        learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
+        learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
         if not isinstance(learner, GradientLearner):
             raise UsageError("implicit gradients need inner gradient steps: this learner has none")
@@ -242,18 +251,18 @@ def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> Met
 
 
 def _differentiated(
-    losses: Callable[[Learner, Params, Episode, int, Tensor | None], Tensor],
-) -> Callable[[Learner, Params, Episode, int, Tensor | None], tuple[Params, Metrics]]:
+    losses: Callable[[Learner, Params, Episode, Step, Tensor | None], Tensor],
+) -> Callable[[Learner, Params, Episode, Step, Tensor | None], tuple[Params, Metrics]]:
     """The gradient of the mean of `losses` over tasks, by automatic differentiation."""
 
     def compute(
-        learner: Learner, meta: Params, episode: Episode, step: int, key: Tensor | None
+        learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
         meta = {name: value.detach().requires_grad_() for name, value in meta.items()}
         try:
             with torch.enable_grad():
                 found = losses(learner, meta, episode, step, key)
-                if step == 0:
+                if not tracing() and float(step.number) == 0:
                     _require_twice_differentiable(found)
                 grads = _grad(found.mean(), meta)
         except RuntimeError as error:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .data.sources import RowSource, Source, stream
-from .episodes import Episode, select, to
+from .data.sources import ClassSource, RowSource, Source, stream
+from .engine import GEARS, Fast, Report, fast
+from .episodes import Episode, bucketed, select, to
 from .errors import DivergedError, UsageError
 from .evaluation import mean_loss
 from .functional import Params
-from .learner import Learner, Metrics, Model
+from .learner import Learner, Metrics, Model, empty
+from .memory import bytes_of, tasks_at_once
+from .outer import Outer, Update, meta_update, numbers_of
 from .threads import threads_for
 
 SCHEDULES = ("cosine", "constant")
+ENGINES = (*GEARS, "loop")
 
 # streams of one seed: training episodes and dropout; validation and evaluation have seeds of their own
 _EPISODES, _DROPOUT = 0, 1
@@ -39,6 +44,7 @@ class Run:
         best_step: the step the returned parameters come from.
         skipped: tasks left out because their loss was not finite.
         seconds: time taken.
+        engine: the gear that was taken, and why.
 
     Example:
         >>> import innerloop as il
@@ -52,6 +58,7 @@ class Run:
     best_step: int
     skipped: int
     seconds: float
+    engine: Report = field(default_factory=Report)
 
 
 def meta_train(
@@ -67,6 +74,8 @@ def meta_train(
     validate_every: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    engine: str = "auto",
+    memory: str = "512MB",
     meta: Params | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
@@ -88,6 +97,10 @@ def meta_train(
             repeat.
         seed: of everything random.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
+        engine: the gear of the meta-update: `eager`, `traced` (one graph of operators), `compiled` (machine code),
+            `loop` (task by task), or `auto`, the fastest that pays within `steps`; see `innerloop.fast`.
+        memory: what the tasks that are worked on at once may keep, as in `512MB` or `2GB`; fewer at once where
+            they need more. Large activations are slow all at once.
         meta: where to start; `learner.init()` unless given.
         callbacks: called with the log entry of every step.
 
@@ -106,6 +119,8 @@ def meta_train(
         3
     """
     _require_sense(steps, meta_batch_size, meta_lr, schedule, clip, validate_every, seed)
+    if engine not in ENGINES:
+        raise UsageError(f"engine={engine!r} is unknown: choose one of {', '.join(ENGINES)}")
     began = time.perf_counter()
     place = resolve_device(device)
     if meta is None:
@@ -117,14 +132,15 @@ def meta_train(
         return Run(Model(learner, fitted), [], 0, 0, time.perf_counter() - began)
 
     with threads_for(meta):
-        loop = _OuterLoop(learner, meta, meta_lr, schedule, steps, clip)
+        loop = _OuterLoop(learner, meta, meta_lr, schedule, steps, clip, engine, bytes_of(memory))
         # tasks without end are scored on many episodes each time, which training must not wait for
         endless = valid is not None and valid.n_tasks is None
         every = validate_every or max(1, steps // (5 if endless else 20))
         best, best_step, log = _descend(
             loop, source, valid, steps, meta_batch_size, every, seed, place, callbacks
         )
-    return Run(Model(learner, best), log, best_step, loop.skipped, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return Run(Model(learner, best), log, best_step, loop.skipped, seconds, loop.report)
 
 
 def _require_sense(
@@ -162,80 +178,115 @@ def _descend(
 ) -> tuple[Params, int, list[dict[str, Any]]]:
     """Take the steps; the best parameters by validation, their step, and the log."""
     log: list[dict[str, Any]] = []
-    best, best_step, best_loss = loop.snapshot(), 0, math.inf
-    for step in range(steps):
-        episode = source.sample(meta_batch_size, stream(seed, _EPISODES, step))
-        key = task_keys(meta_batch_size, stream(seed, _DROPOUT, step)).to(place)
-        entry = {"step": step + 1, **loop.step(to(episode, place, loop.dtype), step, key)}
+    best, best_step, best_loss = loop.state.meta, 0, math.inf
+    rounded = loop.engine not in ("eager", "loop")
+    for step, (episode, key) in enumerate(_drawn(source, meta_batch_size, seed, steps, place, loop.dtype)):
+        entry = {"step": step + 1, **loop.step(bucketed(episode) if rounded else episode, step, key)}
         if valid is not None and ((step + 1) % every == 0 or step + 1 == steps):
-            entry["valid_loss"] = mean_loss(Model(loop.learner, loop.meta), valid, seed=VALIDATION_SEED)
+            entry["valid_loss"] = mean_loss(Model(loop.learner, loop.state.meta), valid, seed=VALIDATION_SEED)
             if entry["valid_loss"] < best_loss:
-                best, best_step, best_loss = loop.snapshot(), step + 1, entry["valid_loss"]
+                best, best_step, best_loss = loop.state.meta, step + 1, entry["valid_loss"]
         log.append(entry)
         for callback in callbacks:
             callback(entry)
     if math.isinf(best_loss):
-        best, best_step = loop.snapshot(), steps
+        best, best_step = loop.state.meta, steps
     return best, best_step, log
 
 
+def _drawn(
+    source: Source, count: int, seed: int, steps: int, place: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[Episode, Tensor]]:
+    """Episodes and dropout streams of each step; built-in sources draw the next ones while a step runs."""
+
+    def draw(step: int) -> tuple[Episode, Tensor]:
+        episode = source.sample(count, stream(seed, _EPISODES, step))
+        keys = task_keys(count, stream(seed, _DROPOUT, step))
+        return to(episode, place, dtype), keys.to(place)
+
+    if not isinstance(source, (RowSource, ClassSource)):
+        yield from map(draw, range(steps))
+        return
+    with ThreadPoolExecutor(1, "episodes") as pool:
+        following = pool.submit(draw, 0) if steps else None
+        for step in range(steps):
+            assert following is not None
+            drawn = following.result()
+            following = pool.submit(draw, step + 1) if step + 1 < steps else None
+            yield drawn
+
+
 class _OuterLoop:
-    """Meta-parameters, their optimiser and the guard against what is not finite."""
+    """The state of training, the update in its gear, and the guard against what is not finite."""
 
     def __init__(
-        self, learner: Learner, meta: Params, lr: float, schedule: str, steps: int, clip: float | None
+        self,
+        learner: Learner,
+        meta: Params,
+        lr: float,
+        schedule: str,
+        steps: int,
+        clip: float | None,
+        engine: str,
+        memory: int,
     ) -> None:
-        self.learner, self.clip = learner, clip
-        self.meta = {name: value.detach().clone() for name, value in meta.items()}
-        self.dtype = next(iter(self.meta.values())).dtype
-        self.optimizer = torch.optim.Adam(list(self.meta.values()), lr=lr, foreach=True)
+        self.learner, self.clip, self.engine, self.memory = learner, clip, engine, memory
+        self.state = Outer.start(meta)
+        self.dtype = next(iter(meta.values())).dtype
         self.lr, self.schedule, self.steps = lr, schedule, max(steps, 1)
         self.skipped = self.failed = 0
+        self.chunk: int | None = None
+        self.update: Fast[tuple[Outer, Metrics]] | None = None
 
-    def snapshot(self) -> Params:
-        return {name: value.detach().clone() for name, value in self.meta.items()}
+    @property
+    def report(self) -> Report:
+        """Which gear was taken."""
+        return self.update.report if self.update else Report()
 
     def step(self, episode: Episode, step: int, key: Tensor) -> dict[str, Any]:
+        """One update; what goes into the log."""
+        if self.update is None:
+            self.update = self._planned(episode)
         rate = self.lr
         if self.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        self.optimizer.param_groups[0]["lr"] = rate
-        grads, metrics = self._finite_gradient(episode, step, key)
-        losses = metrics["losses"]
-        if grads is None:
-            self.failed += 1
-            if self.failed >= _PATIENCE_NONFINITE:
-                raise DivergedError(
-                    f"the meta-gradient was not finite for {self.failed} steps in a row, up to step "
-                    f"{step + 1}: lower inner_lr or meta_lr, or limit the inner gradients (--inner-clip 1; "
-                    "in Python clip=1.0 of the algorithm)"
-                )
-            return {"loss": math.nan, "meta_lr": rate}
-        self.failed = 0
-        values = list(grads.values())
-        if self.clip is not None:
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
-            torch._foreach_mul_(values, (self.clip / norm.clamp(min=self.clip)))
-        for value, grad in zip(self.meta.values(), values, strict=True):
-            value.grad = grad
-        self.optimizer.step()
-        for name in self.meta.keys() & metrics.keys():
-            self.meta[name].copy_(metrics[name])  # what learns by watching, see `Learner.observe`
-        return {"loss": losses.mean().item(), "meta_lr": rate}
-
-    def _finite_gradient(self, episode: Episode, step: int, key: Tensor) -> tuple[Params | None, Metrics]:
-        """The meta-gradient over the tasks whose loss is finite; `None` where there is none."""
-        grads, metrics = self.learner.metagrad(self.learner, self.meta, episode, step, key)
+        if empty(episode.support):
+            self.learner.adapt(self.state.meta, episode.support)  # raises where that cannot be
+        phase = self.learner.metagrad.phase(step)
+        numbers = numbers_of(step, rate, key.device)
+        state, metrics = self.update(self.state, numbers, episode, key, phase)
         finite = torch.isfinite(metrics["losses"])
         if not finite.all():
             self.skipped += int((~finite).sum())
-            if not finite.any():
-                return None, metrics
-            grads, metrics = self.learner.metagrad(
-                self.learner, self.meta, select(episode, finite), step, key[finite]
+            if finite.any():
+                state, metrics = self._plain()(
+                    self.state, numbers, select(episode, finite), key[finite], phase
+                )
+        if not (finite.any() and metrics["finite"]):
+            self._failed(step)
+            return {"loss": math.nan, "meta_lr": rate}
+        self.failed, self.state = 0, state
+        return {"loss": metrics["losses"].mean().item(), "meta_lr": rate}
+
+    def _plain(self) -> Update:
+        return meta_update(self.learner, clip=self.clip, chunk=self.chunk)
+
+    def _planned(self, episode: Episode) -> Fast[tuple[Outer, Metrics]]:
+        """The update in its gear; how many tasks at once follows from what they keep in memory."""
+        if self.engine == "loop":
+            self.chunk = 1
+        else:
+            self.chunk = tasks_at_once(self.learner, self.state.meta, episode, self.memory)
+        return fast(self._plain(), gear="eager" if self.engine == "loop" else self.engine, planned=self.steps)
+
+    def _failed(self, step: int) -> None:
+        self.failed += 1
+        if self.failed >= _PATIENCE_NONFINITE:
+            raise DivergedError(
+                f"the meta-gradient was not finite for {self.failed} steps in a row, up to step "
+                f"{step + 1}: lower inner_lr or meta_lr, or limit the inner gradients (--inner-clip 1; "
+                "in Python clip=1.0 of the algorithm)"
             )
-        total = torch.stack([grad.sum() for grad in grads.values()]).sum()
-        return (grads if torch.isfinite(total) else None), metrics
 
 
 def _direct_fit(learner: Learner, meta: Params, source: Source) -> Params | None:

@@ -1,0 +1,254 @@
+"""Gears: the same function as it is, as one graph, or compiled; chosen by a rule before the first call.
+
+The result never depends on the gear beyond rounding: whatever a graph computes on the first arguments is compared with
+the plain function, and a graph that disagrees is not used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from ..errors import UsageError
+from .build import CannotBuild, built
+from .native import Program, Unsupported, lower
+from .trace import Untraceable, graph_of
+
+GEARS = ("auto", "eager", "traced", "compiled")
+
+# fewer calls than these do not pay for writing a graph down, or for compiling it: about 1 s and 4 s against
+# 20 ms a plain call of a small net and 5 ms a traced one
+_TRACE_FROM, _COMPILE_FROM = 60, 600
+# multiplications a call from which libraries for large matrices are faster than plain loops on one core
+_MOST_PRODUCTS = 2e8
+# graphs of one function; further shapes run as they are
+_MOST_GRAPHS = 16
+# two ways to round agree far better, two different functions do not
+_AGREEMENT = 1e-2
+
+T = TypeVar("T")
+Run = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+@dataclass
+class Report:
+    """What became of a function.
+
+    Arguments:
+        gear: of the last graph made: `eager`, `traced` or `compiled`.
+        reason: why it is not the gear asked for, or what `auto` went by.
+        seconds: spent on tracing and compiling.
+        graphs: shapes that were traced.
+    """
+
+    gear: str = "eager"
+    reason: str = ""
+    seconds: float = 0.0
+    graphs: int = 0
+
+    def __str__(self) -> str:
+        """In words, for people."""
+        made = f", made in {self.seconds:.1f} s" if self.graphs else ""
+        return f"{self.gear}{made}{f' ({self.reason})' if self.reason else ''}"
+
+
+@dataclass
+class Fast(Generic[T]):
+    """A function with gears; see `fast`."""
+
+    function: Callable[..., T]
+    gear: str
+    planned: int
+    report: Report = field(default_factory=Report)
+    _paths: dict[Any, Callable[[Sequence[Any]], T] | None] = field(default_factory=dict, repr=False)
+
+    def __call__(self, *args: Any) -> T:
+        """The function's result."""
+        if self.gear == "eager":
+            return self.function(*args)
+        leaves, structure = pytree.tree_flatten(args)
+        key = (structure, tuple(_signature(leaf) for leaf in leaves))
+        if key not in self._paths:
+            began = time.perf_counter()
+            self._paths[key], first = self._path(args, leaves, structure)
+            self.report.seconds += time.perf_counter() - began
+            return first
+        path = self._paths[key]
+        return self.function(*args) if path is None else path(leaves)
+
+    def _path(
+        self, args: Sequence[Any], leaves: list[Any], structure: Any
+    ) -> tuple[Callable[[Sequence[Any]], T] | None, T]:
+        """How calls of this shape are run from now on (`None`: as they are), and the result of the first one."""
+        plain = self.function(*args)
+        try:
+            return self._graphed(plain, leaves, structure)
+        except Untraceable as error:
+            self.report.gear, self.report.reason = "eager", str(error)
+            return None, plain
+
+    def _graphed(self, plain: T, leaves: list[Any], structure: Any) -> tuple[Callable[[Sequence[Any]], T], T]:
+        if self.gear == "auto" and self.planned < _TRACE_FROM:
+            raise Untraceable(f"{self.planned} calls do not pay for a graph")
+        if len(self._paths) >= _MOST_GRAPHS:
+            raise Untraceable(f"more than {_MOST_GRAPHS} different shapes")
+        run, nest, gear, reason = self._made(leaves, structure)
+
+        def path(leaves: Sequence[Any]) -> T:
+            found: T = _nested(run([leaf for leaf in leaves if isinstance(leaf, Tensor)]), nest)
+            return found
+
+        first = path(leaves)
+        if not agree(plain, first):
+            raise Untraceable(f"the {gear} graph gives another result than the function")
+        self.report.gear, self.report.reason = gear, reason
+        self.report.graphs += 1
+        return path, first
+
+    def _made(self, leaves: list[Any], structure: Any) -> tuple[Run, Any, str, str]:
+        """The best way to run a graph that the gear allows: function, nest of the results, gear, reason."""
+        reason = ""
+        on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
+        if on_cpu and (self.gear == "compiled" or (self.gear == "auto" and self.planned >= _COMPILE_FROM)):
+            graph, nest = graph_of(self.function, leaves, structure, decomposed=True)
+            try:
+                if self.gear == "auto" and products(graph) > _MOST_PRODUCTS:
+                    raise Unsupported("large matrices")
+                program = lower(graph)
+                return native(program, built(program.source)), nest, "compiled", ""
+            except (Unsupported, CannotBuild) as error:
+                reason = f"not compiled: {error}"
+        graph, nest = graph_of(self.function, leaves, structure)
+        if self.gear == "compiled":
+            return inductor(graph), nest, "compiled", f"by inductor; {reason}" if reason else "by inductor"
+        return interpreted(graph), nest, "traced", reason
+
+
+def fast(function: Callable[..., T], *, gear: str = "auto", planned: int = 1000) -> Fast[T]:
+    """The same function, faster: written down as one graph of operators and, where it pays, compiled.
+
+    The function must be pure: a result that depends on its arguments alone, which it does not change. It may take
+    gradients inside, of any order. Arguments and results are nests (dicts, lists, tuples) of tensors; anything
+    else among the arguments is a constant of the graph. A function that decides by the values of tensors cannot be
+    written down: it runs as it is, and `report.reason` says why.
+
+    Arguments:
+        function: any function of tensors, a whole meta-step for instance.
+        gear: `eager` (as it is), `traced` (one graph, no compiler), `compiled` (machine code, made in a few
+            seconds and kept on disk), or `auto`: the last that the function allows and `planned` calls pay for.
+        planned: calls that are going to be made.
+
+    Returns:
+        A callable with the same arguments; its `report` says which gear it took, and why.
+
+    Raises:
+        UsageError: the gear is unknown.
+
+    Example:
+        >>> def step(weight, x, y):
+        ...     weight = weight.requires_grad_()
+        ...     loss = (x @ weight - y).square().mean()
+        ...     (slope,) = torch.autograd.grad(loss, weight)
+        ...     return weight.detach() - 0.1 * slope
+        >>> quick = fast(step, gear="traced")
+        >>> x, y = torch.ones(4, 2), torch.ones(4)
+        >>> quick(torch.zeros(2), x, y), quick.report.gear
+        (tensor([0.2000, 0.2000]), 'traced')
+    """
+    if gear not in GEARS:
+        raise UsageError(f"gear={gear!r} is unknown: choose one of {', '.join(GEARS)}")
+    return Fast(function, gear, planned)
+
+
+def interpreted(graph: fx.GraphModule) -> Run:
+    """Run a graph operator by operator, without the bookkeeping of autograd."""
+
+    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return graph(*tensors)  # type: ignore[no-any-return]
+
+    return run
+
+
+def native(program: Program, function: Callable[..., Any]) -> Run:
+    """Call a compiled program."""
+    arena = torch.empty(program.arena + 64, dtype=torch.uint8)
+    scratch = -(-arena.data_ptr() // 64) * 64
+    count = len(program.outputs) + len(program.constants) + 1
+
+    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+        given = [tensor.contiguous() for tensor in tensors]
+        outs = [torch.empty(shape, dtype=dtype) for shape, dtype in program.outputs]
+        places = [t.data_ptr() for t in given]
+        places += [t.data_ptr() for t in program.constants]
+        places += [t.data_ptr() for t in outs]
+        function((ctypes.c_void_p * (len(given) + count))(*places, scratch))
+        return outs
+
+    assert arena.numel() >= program.arena
+    run.__dict__["arena"] = arena  # lives as long as the function
+    return run
+
+
+def inductor(graph: fx.GraphModule) -> Run:
+    """Compile a graph with torch's own compiler; on CUDA with its graphs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about torch
+        compiled = torch.compile(graph, dynamic=False)
+
+    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return list(compiled(*tensors))
+
+    return run
+
+
+def products(graph: fx.GraphModule) -> float:
+    """Multiplications in the matrix products of a graph."""
+    aten = torch.ops.aten
+    total = 0.0
+    for node in graph.graph.nodes:
+        if node.target in (aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default):
+            inner = node.args[-1].meta["val"].shape[-2]
+            total += math.prod(node.meta["val"].shape) * inner
+    return total
+
+
+def agree(one: Any, other: Any) -> bool:
+    """Whether two nests of tensors hold the same numbers up to rounding, compared tensor by tensor in norm."""
+    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
+    return all(_close(a, b) for a, b in pairs if isinstance(a, Tensor))
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if not one.is_floating_point():
+        return bool((one == other).all())
+    a, b = one.detach().double(), other.detach().double()
+    known = torch.isfinite(a)
+    if not torch.equal(known, torch.isfinite(b)):
+        return False
+    a, b = a[known], b[known]
+    return bool((a - b).norm() <= _AGREEMENT * a.norm() + 1e-12)
+
+
+def _nested(tensors: Sequence[Tensor], nest: Any) -> Any:
+    structure, others = nest
+    left = iter(tensors)
+    return pytree.tree_unflatten([next(left) if other is None else other for other in others], structure)
+
+
+def _signature(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return (leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad)
+    return (type(leaf).__name__, repr(leaf) if isinstance(leaf, (bool, int, float)) else leaf)

@@ -1,0 +1,30 @@
+"""Whether values can be looked at: while a function is written down as a graph, there are only shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_TRACING: ContextVar[bool] = ContextVar("tracing", default=False)
+
+
+@contextmanager
+def while_tracing() -> Iterator[None]:
+    """Inside, checks that look at values are left out; they run beforehand."""
+    token = _TRACING.set(True)
+    try:
+        yield
+    finally:
+        _TRACING.reset(token)
+
+
+def tracing() -> bool:
+    """Whether a function is being traced.
+
+    Example:
+        >>> with while_tracing():
+        ...     tracing()
+        True
+    """
+    return _TRACING.get()
