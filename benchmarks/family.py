@@ -268,7 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="*", default=[], help="parts of names of problems and algorithms")
+    parser.add_argument("--only", nargs="*", default=[], help="parts of names of problems and algorithms; =maml is exactly that beginning")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after so many")
     parser.add_argument("--quick", action="store_true", help="a fortieth of the meta-updates")
@@ -291,7 +291,7 @@ def main() -> None:
     for seed in range(options.seeds):
         for name, problem in PROBLEMS.items():
             for algorithm in problem.methods:
-                wanted = all(part in name or part in algorithm for part in options.only)
+                wanted = all(part in name or part in f"={algorithm}" for part in options.only)
                 if not wanted or (name, algorithm, seed) in done or algorithm in SENSELESS[problem.metric]:
                     continue
                 if time.perf_counter() - began > options.seconds:
