@@ -1,10 +1,10 @@
 """Plant faults in the library, one at a time, and show that the test suite catches each.
 
-    python benchmarks/mutants.py
+    python benchmarks/mutants.py > docs/mutants.md
 
 copies the source tree to a temporary folder, replaces one passage there, runs the tests that stand for it and
 expects them to fail. The faults are those that make algorithms train something else than they claim; several were
-found in published libraries. Takes about five minutes on one core. What it prints stands in docs/mutants.md.
+found in published libraries. Takes about five minutes on one core.
 """
 
 import argparse
@@ -67,6 +67,15 @@ Mutant("running statistics that are kept and not used", "functional.py", "mean, 
 ]  # fmt: skip
 
 
+HEAD = """# Planted faults
+
+Each fault was planted into a copy of the library by `python benchmarks/mutants.py`, and the tests beside it were run:
+they must fail. Several of these faults were found in published libraries.
+
+| fault | in | noticed by | |
+|---|---|---|---|"""
+
+
 def caught(mutant: Mutant, tree: Path) -> bool:
     """Whether the tests fail on the mutated tree."""
     target = tree / "src" / "innerloop" / mutant.file
@@ -95,7 +104,7 @@ def main() -> None:
             shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", tree)
         escaped = []
-        print("| fault | in | noticed by | |\n|---|---|---|---|")
+        print(HEAD)
         for mutant in chosen:
             found = caught(mutant, tree)
             verdict = "caught" if found else "ESCAPED"

@@ -38,10 +38,6 @@ VECTORS = Sound("mlp", 0.05, 5, "tensor", 10.0, 3e-3, 32, 1000)
 IMAGES = Sound("conv4", 0.4, 1, "tensor", 10.0, 8e-3, 32, 300)
 
 
-# few numbers and a smooth likelihood: a prior over coefficients is found in fewer, longer steps
-PRIOR = {"meta_lr": 1e-2, "steps": 300}
-
-
 def sound_settings(tasks: Tasks, algorithm: str = "maml") -> Sound:
     """Settings for data of this shape, vectors or images, and for an algorithm that needs others.
 
@@ -51,7 +47,8 @@ def sound_settings(tasks: Tasks, algorithm: str = "maml") -> Sound:
         'mlp'
     """
     sound = IMAGES if len(tasks.feature_shape) == 3 else VECTORS
-    return sound._replace(**PRIOR) if algorithm == "mixed" else sound  # type: ignore[arg-type]
+    # few numbers and a smooth likelihood: a prior over coefficients is found in fewer, longer steps
+    return sound._replace(meta_lr=1e-2, steps=300) if algorithm == "mixed" else sound
 
 
 def learner_for(
