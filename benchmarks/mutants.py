@@ -55,7 +55,7 @@ MUTANTS = [
     Mutant("clipping tasks together", "inner.py", "for grad in grads.values()]).sum(0)", "for grad in grads.values()]).sum(0).sum().expand(next(iter(grads.values())).shape[0])", "test_contract.py::test_tasks_at_once_equal_tasks_one_by_one"),
     Mutant("per-step rates off by one", "inner.py", "rate[min(step, self.steps - 1)]", "rate[max(min(step, self.steps) - 1, 0)]", "test_formulas.py"),
     Mutant("SVGD pulls where it should push", "particles.py", "(attracted - repelled / rows)", "(attracted + repelled / rows)", "test_formulas.py::test_svgd_equals_its_double_loop"),
-    Mutant("the chaser's leader gets gradients", "particles.py", "with torch.no_grad():\n                leading", "with torch.enable_grad():\n                leading", "test_formulas.py::test_the_chaser_loss_is_the_squared_way_to_the_leader"),
+    Mutant("the chaser's leader gets gradients", "particles.py", "with torch.no_grad():\n                leading = {name: value.detach() for", "with torch.enable_grad():\n                leading = {name: value for", "test_formulas.py::test_the_chaser_loss_is_the_squared_way_to_the_leader"),
 Mutant("running statistics that are kept and not used", "functional.py", "mean, var = (mean, var) if self.context.given else seen", "mean, var = seen", "test_batchnorm.py::test_per_step_equals_its_formula"),
     Mutant("every step with the scales of the last", "functional.py", "value[min(step, len(value) - 1)]", "value[-1]", "test_batchnorm.py::test_per_step_equals_its_formula"),
     Mutant("running statistics moved by gradients", "learner.py", "grads | {n: torch.zeros_like(meta[n]) for n in state}", "grads", "test_batchnorm.py::test_per_step_gradient_equals_finite_differences_with_the_statistics_held"),
@@ -63,7 +63,7 @@ Mutant("running statistics that are kept and not used", "functional.py", "mean, 
     Mutant("predictive variance without the noise", "heads/gaussian.py", "mul(2).exp() * (1 + leverage)", "mul(2).exp() * leverage", "test_predictive.py::test_intervals_cover_what_they_promise_where_the_model_is_true"),
     Mutant("ridge without its learned strength", "heads/ridge.py", "gram = design.mT @ design + torch.diag(strength)", "gram = design.mT @ design + torch.eye(len(strength), dtype=strength.dtype)", "test_heads.py::test_the_dual_ridge_equals_the_primal_and_scikit_learn"),
     Mutant("prototypes as sums instead of means", "heads/prototypes.py", "total / rows.clamp(min=1).unsqueeze(-1)", "total", "test_heads.py::test_prototypes_equal_a_loop_over_classes_and_rows"),
-    Mutant("MAML++ starts with the last loss alone", "metagrad.py", "if share >= 1 or steps < 2:", "if True:", "test_formulas.py::test_multi_step_weights"),
+    Mutant("MAML++ starts with the last loss alone", "metagrad.py", "if steps < 2 or (not isinstance(share, Tensor) and share >= 1):", "if True:", "test_formulas.py::test_multi_step_weights"),
 ]  # fmt: skip
 
 
