@@ -214,7 +214,7 @@ def page(results: list[dict[str, Any]]) -> str:
         "parameters and the training episodes), the interval is the 95 % interval over held-out tasks averaged over",
         "the seeds, and the range is that of the seeds. Runs of a problem have the same number of meta-updates unless",
         "their column says otherwise, far fewer than in the papers; settings are chosen for a kind of problem, not",
-        "for each algorithm.",
+        "for each algorithm. A row or problem that is missing has not been run yet: the command runs what is missing.",
     ]
     for name, problem in PROBLEMS.items():
         rows = [r for r in results if r["problem"] == name]
