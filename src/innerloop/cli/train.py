@@ -191,7 +191,7 @@ def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: 
         emit(
             "train", settings["seed"], notes, settings, out=str(directory),
             scores=total.scores(settings["algorithm"]), best_step=run.best_step,
-            training_seconds=round(run.seconds, 3), remarks=list(data.notes), **({"folds": means} if folds else {}),
+            training_seconds=round(run.seconds, 3), remarks=list(data.notes), folds=means,
         )  # fmt: skip
     else:
         _show(total, data, run.model.learner, means)
