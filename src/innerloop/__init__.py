@@ -24,12 +24,17 @@ if TYPE_CHECKING:
     from .algorithms import ridge as ridge
     from .checkpoint import load as load
     from .checkpoint import save as save
+    from .engine import fast as fast
     from .episodes import Batch as Batch
     from .episodes import Episode as Episode
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
+    from .evaluation import query_dependence as query_dependence
     from .learner import Learner as Learner
     from .learner import Model as Model
+    from .refining import Refined as Refined
+    from .refining import refine as refine
+    from .refining import state_dict as state_dict
     from .training import Run as Run
     from .training import meta_train as meta_train
 
@@ -40,10 +45,12 @@ _HOME: dict[str, str | None] = {
     "Evaluation": "evaluation",
     "Learner": "learner",
     "Model": "learner",
+    "Refined": "refining",
     "Run": "training",
     "baselines": None,
     "datasets": None,
     "evaluate": "evaluation",
+    "fast": "engine",
     "fomaml": "algorithms",
     "gaussian": "algorithms",
     "inner": None,
@@ -53,8 +60,11 @@ _HOME: dict[str, str | None] = {
     "mixed": "algorithms",
     "models": None,
     "protonet": "algorithms",
+    "query_dependence": "evaluation",
+    "refine": "refining",
     "ridge": "algorithms",
     "save": "checkpoint",
+    "state_dict": "refining",
     "tasks": None,
 }
 

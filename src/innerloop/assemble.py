@@ -57,6 +57,7 @@ def learner_for(
     hidden: Sequence[int] | None = None,
     width: int | None = None,
     scaling: str = "shared",
+    dropout: float = 0.0,
     seed: int = 0,
     **settings: Any,
 ) -> Learner:
@@ -69,6 +70,7 @@ def learner_for(
         hidden: hidden widths of an `mlp`; where a head follows, the last one is the number of features.
         width: channels of a `conv4`.
         scaling: `shared` by all tasks, or `per_task`: numbers are scaled by each task's support, see `pertask`.
+        dropout: share of hidden units or channels set to 0 in training.
         seed: of the initial parameters.
         settings: of the algorithm; those not given are sound for the shape of the data.
 
@@ -104,8 +106,8 @@ def learner_for(
                 "choose maml"
             )
         _require_vectors(tasks, algorithm, classes="kind" in accepted)
-        if model or hidden or width:
-            raise UsageError(f"{algorithm} has no network: leave model, hidden and width out")
+        if model or hidden or width or dropout:
+            raise UsageError(f"{algorithm} has no network: leave model, hidden, width and dropout out")
         if "n_support" in accepted:
             settings.setdefault("n_support", tasks.train.support.high)
         return preset(tasks.n_features, tasks.n_outputs, **settings)
@@ -118,7 +120,7 @@ def learner_for(
             context = settings.setdefault("n_context", accepted["n_context"].default)
             channels, *rest = tasks.feature_shape
             tasks = replace(tasks, feature_shape=(channels + context, *rest))
-        module = _module(tasks, model or sound_settings(tasks).model, hidden, width, outputs)
+        module = _module(tasks, model or sound_settings(tasks).model, hidden, width, outputs, dropout)
         if outputs is not None and _numbered_anew(tasks):
             # a head of zeros has no opinion on numbers that mean another class in every episode
             nn.init.zeros_(module[-1].weight)  # type: ignore[index]
@@ -186,7 +188,12 @@ def _require_vectors(tasks: Tasks, algorithm: str, *, classes: bool) -> None:
 
 
 def _module(
-    tasks: Tasks, model: str, hidden: Sequence[int] | None, width: int | None, outputs: int | None
+    tasks: Tasks,
+    model: str,
+    hidden: Sequence[int] | None,
+    width: int | None,
+    outputs: int | None,
+    dropout: float,
 ) -> nn.Module:
     """The network; with `outputs=None` one that ends in features."""
     shape = tasks.feature_shape
@@ -196,11 +203,11 @@ def _module(
         if len(shape) != 1:
             raise UsageError(f"an mlp takes feature vectors, and these rows have shape {shape}: choose conv4")
         widths = hidden or (_FEATURE_WIDTHS if outputs is None else (40, 40))
-        return models.mlp(shape[0], list(widths), outputs)
+        return models.mlp(shape[0], list(widths), outputs, dropout=dropout)
     if model == "conv4":
         if hidden is not None:
             raise UsageError("hidden belongs to mlp: a conv4 takes a width")
         if len(shape) != 3 or shape[1] != shape[2]:
             raise UsageError(f"a conv4 takes square images, and these rows have shape {shape}: choose mlp")
-        return models.conv4(shape[0], outputs, size=shape[1], width=width or 64)
+        return models.conv4(shape[0], outputs, size=shape[1], width=width or 64, dropout=dropout)
     raise UsageError(f"model {model!r} is unknown: choose one of {', '.join(models.MODELS)}")

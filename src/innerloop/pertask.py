@@ -78,9 +78,9 @@ class PerTask:
     recipe: Recipe | None = None
 
     @property
-    def network(self) -> Network | None:
+    def network(self) -> Network:
         """The model of the learner inside."""
-        return getattr(self.learner, "network", None)
+        return self.learner.network
 
     @property
     def metagrad(self) -> MetaGradient:
@@ -92,7 +92,7 @@ class PerTask:
         ) -> tuple[Params, Metrics]:
             return inside.compute(self.learner, meta, self._inside(episode), step, key)
 
-        return MetaGradient(inside.name, compute)
+        return MetaGradient(inside.name, compute, phase=inside.phase)
 
     def init(self) -> Params:
         """See `Learner.init`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,17 +30,24 @@ from .common import (
     scored,
     steps_table,
 )
+from .page import command_line, draw
 
 if TYPE_CHECKING:
     from ..data.splits import Tasks
     from ..evaluation import Evaluation
     from ..learner import Learner
-    from ..training import Run
+    from ..report import Page
+    from ..training import Callback, Run
 
 D, A, T = (Parameter(group=group) for group in (DATA, ALGORITHM, TRAINING))
 
+REPORT = "report.html"
+
 # settings that `meta_train` takes as they are
-_TRAINING = ("steps", "meta_lr", "meta_batch_size", "schedule", "validate_every", "seed", "device")
+_TRAINING = (
+    *("steps", "meta_lr", "meta_batch_size", "schedule", "validate_every", "seed", "device"),
+    *("engine", "memory"),
+)
 
 
 def train(
@@ -136,10 +144,22 @@ def train(
     augment: Annotated[
         str | None, T, Parameter(help="Of training tasks: rotate, flip, crop, permute, noise, mix.")
     ] = None,
+    engine: Annotated[
+        str, T, Parameter(help="auto, eager, traced, compiled or loop; the result is the same.")
+    ] = "auto",
+    memory: Annotated[
+        str, T, Parameter(help="What tasks that are worked on at once may keep: 512MB.")
+    ] = "512MB",
+    init: Annotated[
+        Path | None, A, Parameter(help="Start from trained weights: a model directory, or safetensors.")
+    ] = None,
     seed: Annotated[int, T, Parameter(help="Of the split, the initial parameters and the episodes.")] = 0,
     device: Annotated[Device, T] = "auto",
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Model directory; runs/NAME-ALGORITHM unless given.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, Parameter(group=OUTPUT, help="Folder for TensorBoard, written while training runs.")
     ] = None,
     replace: Replace = False,
     json: Json = False,
@@ -147,7 +167,8 @@ def train(
 ) -> None:
     """Meta-train a model on many tasks.
 
-    It leaves a model directory, which evaluate, adapt, predict and inspect take. Tasks are split into
+    It leaves a model directory, which evaluate, adapt, predict and inspect take; report.html in it shows the
+    scores and what was learned. While it runs, DIR.live.jsonl grows by a line a meta-update. Tasks are split into
     meta-train, meta-validation and meta-test; the scores printed at the end are those of meta-test.
     With --folds the model of the first fold is kept, and the scores are of all folds.
 
@@ -158,13 +179,20 @@ def train(
       innerloop train sinusoid --n-support 5 --algorithm fomaml
       innerloop train schools.csv --config schools.toml
     """
-    settings = {
-        key: value for key, value in locals().items() if key not in ("json", "quiet", "out", "replace")
-    }
-    execute(settings, out=out, replace=replace, json=json, quiet=quiet)
+    apart = ("json", "quiet", "out", "replace", "tensorboard")
+    settings = {key: value for key, value in locals().items() if key not in ("apart", *apart)}
+    execute(settings, out=out, replace=replace, tensorboard=tensorboard, json=json, quiet=quiet)
 
 
-def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: bool, quiet: bool) -> Path:
+def execute(
+    settings: dict[str, Any],
+    *,
+    out: Path | None,
+    replace: bool,
+    json: bool,
+    quiet: bool,
+    tensorboard: Path | None = None,
+) -> Path:
     """Train by settings, score on meta-test, write the directory."""
     from ..evaluation import evaluate, over_folds
     from ..sealed import refuse_occupied
@@ -181,9 +209,11 @@ def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: 
     for line in (repr(data), *(f"note: {note}" for note in data.notes)):
         notes(line)
     settings = _complete(settings, data)
-    run = _trained(data, settings, notes)
+    with _loggers(directory, tensorboard, notes) as loggers:
+        run = _trained(data, settings, notes, loggers=loggers)
     found = evaluate(run.model, data.test)
-    _keep(directory, run, data, settings, found, replace=replace)
+    page = draw(lambda: _page(run, data, settings, found), notes)
+    _keep(directory, run, data, settings, found, page, replace=replace)
     every = [found, *_other_folds(settings, notes)] if folds else [found]
     total = over_folds(every) if folds else found
     means = [each.metric(found.metrics[0])[0] for each in every]
@@ -191,11 +221,14 @@ def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: 
         emit(
             "train", settings["seed"], notes, settings, out=str(directory),
             scores=total.scores(settings["algorithm"]), best_step=run.best_step,
-            training_seconds=round(run.seconds, 3), remarks=list(data.notes), folds=means,
+            training_seconds=round(run.seconds, 3), remarks=list(data.notes),
+            report=str(directory / REPORT) if page else None, folds=means,
         )  # fmt: skip
     else:
         _show(total, data, run.model.learner, means)
         print(f"model: {directory}{' (of the first fold)' if folds else ''}")
+        if page:
+            print(f"page: {directory / REPORT}")
     return directory
 
 
@@ -225,7 +258,23 @@ def _complete(settings: dict[str, Any], data: Tasks) -> dict[str, Any]:
     return settings | missing | size
 
 
-def _trained(data: Tasks, settings: dict[str, Any], notes: Notes, what: str = "") -> Run:
+@contextmanager
+def _loggers(directory: Path, tensorboard: Path | None, notes: Notes) -> Iterator[Sequence[Callback]]:
+    """Log while training runs: lines beside the directory until it is written, and TensorBoard if asked for."""
+    from ..files import remove_file
+    from ..logs import JsonLines, TensorBoard, logging
+
+    board = [] if tensorboard is None else [TensorBoard(tensorboard)]
+    place = directory if directory.name else directory.resolve()
+    live = place.with_name(f"{place.name}.live.jsonl")
+    with logging(JsonLines(live), *board, warn=notes) as loggers:
+        yield loggers
+    remove_file(live)  # the directory is going to have all of it
+
+
+def _trained(
+    data: Tasks, settings: dict[str, Any], notes: Notes, what: str = "", loggers: Sequence[Callback] = ()
+) -> Run:
     """Meta-train on the tasks, with progress on stderr."""
     from ..augment import augmented, named
     from ..data.compose import composed
@@ -239,17 +288,65 @@ def _trained(data: Tasks, settings: dict[str, Any], notes: Notes, what: str = ""
             learner,
             training,
             valid=data.valid,
-            callbacks=[callback],
+            callbacks=[callback, *loggers],
+            meta=_start(learner, settings["init"], notes),
             clip=settings["clip"] or None,
             **{key: settings[key] for key in _TRAINING},
         )
+    notes(f"engine: {run.engine}")
     if run.skipped:
         notes(f"note: {run.skipped} tasks were left out of their step because their loss was not finite")
     return run
 
 
+def _start(learner: Learner, init: Path | None, notes: Notes) -> dict[str, Any] | None:
+    """Meta-parameters that begin with the weights of a file or model directory."""
+    if init is None:
+        return None
+    from ..weights import begun
+
+    meta, left = begun(learner.init(), init)
+    notes(f"note: training starts from the weights of {init}")
+    if left:
+        notes(f"note: {', '.join(left)} have another shape there and start anew")
+    return meta
+
+
+def _page(run: Run, data: Tasks, settings: dict[str, Any], found: Evaluation) -> Page:
+    """What was trained, as a page."""
+    from ..checkpoint import versions
+    from ..report import Scored, scored_page
+
+    asked = {key: value for key, value in settings.items() if key != "tasks"}
+    if settings["folds"]:
+        del asked["split"]
+    return scored_page(
+        Scored(
+            method=str(settings["algorithm"]),
+            data=data.name,
+            model=run.model,
+            source=data.test,
+            found=found,
+            schema=data.schema,
+            log=run.log,
+            best_step=run.best_step,
+            settings=settings,
+            versions=versions(),
+            command=command_line("train", asked, str(settings["tasks"])),
+            notes=data.notes,
+        )
+    )
+
+
 def _keep(
-    directory: Path, run: Run, data: Tasks, settings: dict[str, Any], found: Evaluation, *, replace: bool
+    directory: Path,
+    run: Run,
+    data: Tasks,
+    settings: dict[str, Any],
+    found: Evaluation,
+    page: bytes | None,
+    *,
+    replace: bool,
 ) -> None:
     """Write the model directory."""
     from ..checkpoint import save
@@ -266,6 +363,7 @@ def _keep(
         scores=found.scores(settings["algorithm"]),
         best_step=run.best_step,
         log=run.log,
+        extra={REPORT: page} if page else {},
         replace=replace,
     )
 
