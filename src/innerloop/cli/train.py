@@ -222,7 +222,7 @@ def execute(
             "train", settings["seed"], notes, settings, out=str(directory),
             scores=total.scores(settings["algorithm"]), best_step=run.best_step,
             training_seconds=round(run.seconds, 3), remarks=list(data.notes),
-            report=str(directory / REPORT) if page else None, **({"folds": means} if folds else {}),
+            report=str(directory / REPORT) if page else None, folds=means,
         )  # fmt: skip
     else:
         _show(total, data, run.model.learner, means)
