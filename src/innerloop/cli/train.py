@@ -250,7 +250,7 @@ def _complete(settings: dict[str, Any], data: Tasks) -> dict[str, Any]:
     """The settings with those that follow from the data, where they were not given."""
     from ..assemble import sound_settings
 
-    sound, support = sound_settings(data), data.train.support
+    sound, support = sound_settings(data, settings["algorithm"]), data.train.support
     missing = {
         key: getattr(sound, key) for key in ("steps", "meta_lr", "meta_batch_size") if settings[key] is None
     }
