@@ -98,6 +98,13 @@ def _power(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, l
     return Pointwise("pow_{s}({0}, {1})"), [base, exponent]
 
 
+<<<<<<< HEAD
+=======
+def _bitwise_not(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
+    return Pointwise("!{0}" if args[0].dtype == torch.bool else "~{0}"), list(args)
+
+
+>>>>>>> main
 def _clamp(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
     low = kwargs.get("min", args[1] if len(args) > 1 else None)
     high = kwargs.get("max", args[2] if len(args) > 2 else None)
@@ -155,6 +162,10 @@ POINTWISE: dict[Any, Rule] = {
     _aten.logical_not.default: _plain("!{0}", "i"),
     _aten.logical_and.default: _plain("({0} != 0) & ({1} != 0)", "ii"),
     _aten.logical_or.default: _plain("({0} != 0) | ({1} != 0)", "ii"),
+<<<<<<< HEAD
+=======
+    _aten.bitwise_not.default: _bitwise_not,
+>>>>>>> main
     **_binary("bitwise_and", "{0} & {1}"),
     **_binary("bitwise_or", "{0} | {1}"),
     **_binary("bitwise_xor", "{0} ^ {1}"),
@@ -206,8 +217,13 @@ REDUCTIONS = {
 
 # ---- products of matrices ------------------------------------------------------------------------------------
 
+<<<<<<< HEAD
 _ROWS = 4  # rows of the result that are worked on at once, in registers
 _LARGEST = 1 << 15  # elements of a right-hand matrix that is copied into order on the stack
+=======
+# rows and vectors of the result that are worked on at once, in registers
+_ROWS, _VECTORS = 4, 3
+>>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -230,6 +246,7 @@ class Product:
         )
 
 
+<<<<<<< HEAD
 def matmul(product: Product, typed: str, a: str, b: str) -> str | None:
     """Body of a function that writes the products to `o`; `None` where a copy would not fit on the stack.
 
@@ -241,10 +258,21 @@ def matmul(product: Product, typed: str, a: str, b: str) -> str | None:
     ordered = product.right[2] == 1
     if not ordered and product.inner * product.columns > _LARGEST:
         return None
+=======
+def matmul(product: Product, typed: str, a: str, b: str) -> str:
+    """Body of a function that writes the products to `o`; the right-hand matrix, or the left one turned, is in order.
+
+    Vectors run along the columns; four rows share one read of the right-hand matrix. What does not divide evenly is
+    covered by a last block that overlaps the one before it: the same numbers are written twice.
+    """
+    rows = min(_ROWS, product.rows)
+    starts = _covering(product.columns, typed)
+>>>>>>> main
     lines = [
         f"for (int64_t t = 0; t < {product.batch}; ++t) {{",
         f"const {typed} *A = {a} + t * {product.left[0]};",
         f"const {typed} *B = {b} + t * {product.right[0]};",
+<<<<<<< HEAD
         f"{typed} *C = o + t * {each};",
     ]
     step = product.right[1]
@@ -300,6 +328,96 @@ def _block(product: Product, typed: str, source: str, step: int, rows: int) -> l
         lines += ["}"]
         start += lanes
     return lines
+=======
+        f"{typed} *C = o + t * {product.rows * product.columns};",
+        f"for (int64_t r = 0; r < {product.rows}; r += {rows}) {{",
+        f"const int64_t i = r + {rows} > {product.rows} ? {product.rows - rows} : r;",
+    ]
+    for first in range(0, len(starts), _VECTORS):
+        lines += _block(product, typed, rows, starts[first : first + _VECTORS])
+    return "\n".join([*lines, "}", "}"])
+
+
+def _covering(columns: int, typed: str) -> list[tuple[int, int]]:
+    """Start and lanes of the vectors that cover a row; the last one may overlap its neighbour."""
+    lanes = 64 // (4 if typed == "float" else 8)
+    while lanes > columns:
+        lanes //= 2
+    return [(min(start, columns - lanes), lanes) for start in range(0, columns, lanes)]
+
+
+def _block(product: Product, typed: str, rows: int, vectors: Sequence[tuple[int, int]]) -> list[str]:
+    """Some rows and vectors of the result, held in registers."""
+    lanes = vectors[0][1]
+    kind = f"{typed}{lanes}" if lanes > 1 else typed
+    load = f"*(const {kind}u *)" if lanes > 1 else "*"
+    zero = "{0}" if lanes > 1 else "0"
+    every = [(r, v) for r in range(rows) for v in range(len(vectors))]
+    lines = ["{", *(f"{kind} c{r}_{v} = {zero};" for r, v in every)]
+    lines += [f"for (int64_t k = 0; k < {product.inner}; ++k) {{"]
+    lines += [
+        f"const {kind} x{v} = {load}(B + k * {product.right[1]} + {s});" for v, (s, _) in enumerate(vectors)
+    ]
+    for r in range(rows):
+        lines += [f"const {typed} a{r} = A[(i + {r}) * {product.left[1]} + k * {product.left[2]}];"]
+    lines += [*(f"c{r}_{v} += a{r} * x{v};" for r, v in every), "}"]
+    down, across = product.out
+    for r, v in every:
+        spot = f"(i + {r}) * {down} + {vectors[v][0] * across}"
+        if lanes == 1:
+            lines += [f"C[{spot}] = c{r}_{v};"]
+        elif across == 1:
+            lines += [f"*({kind}u *)(C + {spot}) = c{r}_{v};"]
+        else:
+            lines += [f"for (int64_t j = 0; j < {lanes}; ++j) C[{spot} + j * {across}] = c{r}_{v}[j];"]
+    return [*lines, "}"]
+
+
+def transposition(batch: int, rows: int, columns: int, strides: tuple[int, int], typed: str, a: str) -> str:
+    """Body of a function that writes `batch` matrices `(rows, columns)` in order; they are read down their columns.
+
+    Squares of `SQUARE` numbers a side are turned in registers; the last ones may overlap their neighbours.
+    """
+    side = SQUARE[typed]
+    each, apart = strides
+    return f"""for (int64_t t = 0; t < {batch}; ++t)
+for (int64_t r = 0; r < {rows}; r += {side})
+for (int64_t c = 0; c < {columns}; c += {side}) {{
+const int64_t i = r + {side} > {rows} ? {rows - side} : r, j = c + {side} > {columns} ? {columns - side} : c;
+turn_{typed}({a} + t * {each} + j * {apart} + i, {apart}, o + t * {rows * columns} + i * {columns} + j, {columns});
+}}"""
+
+
+SQUARE = {"float": 8, "double": 4}
+
+
+def _turn(typed: str) -> str:
+    """Transpose a square in registers: exchange the blocks off the diagonal, of length 1, then 2, then 4."""
+    side = SQUARE[typed]
+    kind, places = f"{typed}{side}", "int32_t" if typed == "float" else "int64_t"
+    bits = side * (4 if typed == "float" else 8)
+    lines = [
+        f"typedef {places} places_{typed} __attribute__((vector_size({bits})));",
+        f"static inline void turn_{typed}(const {typed} *in, int64_t down, {typed} *out, int64_t over) {{",
+        *(f"{kind} v{i} = *(const {kind}u *)(in + {i} * down);" for i in range(side)),
+        f"{kind} low;",
+    ]
+    length = 1
+    while length < side:
+        upper = [(i - length + side) if i & length else i for i in range(side)]
+        lower = [i + side if i & length else i + length for i in range(side)]
+        for i in range(side):
+            if not i & length:
+                pair = f"v{i}, v{i + length}"
+                lines += [
+                    f"low = SHUFFLE({typed}, {pair}, {', '.join(map(str, lower))});",
+                    f"v{i} = SHUFFLE({typed}, {pair}, {', '.join(map(str, upper))});",
+                    f"v{i + length} = low;",
+                ]
+        length *= 2
+    lines += [f"*({kind}u *)(out + {i} * over) = v{i};" for i in range(side)]
+    return "\n".join([*lines, "}"])
+>>>>>>> main
 
 
 # ---- functions -----------------------------------------------------------------------------------------------
@@ -416,6 +534,16 @@ PRELUDE = "\n".join(
         "#include <stdint.h>",
         "#include <math.h>",
         _vectors(),
+<<<<<<< HEAD
+=======
+        "#ifdef __clang__",
+        "#define SHUFFLE(T, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)",
+        "#else",
+        "#define SHUFFLE(T, a, b, ...) __builtin_shuffle(a, b, (places_##T){__VA_ARGS__})",
+        "#endif",
+        _turn("float"),
+        _turn("double"),
+>>>>>>> main
         _SINGLE,
         _DOUBLE,
         _both("float", "f", "f"),
