@@ -125,18 +125,15 @@ def train(
     augment: Annotated[
         str | None, T, Parameter(help="Of training tasks: rotate, flip, crop, permute, noise, mix.")
     ] = None,
-<<<<<<< HEAD
     init: Annotated[
         Path | None, A, Parameter(help="Start from trained weights: a model directory, or safetensors.")
     ] = None,
-=======
     engine: Annotated[
         str, T, Parameter(help="auto, eager, traced, compiled or loop; the result is the same.")
     ] = "auto",
     memory: Annotated[
         str, T, Parameter(help="What tasks that are worked on at once may keep: 512MB.")
     ] = "512MB",
->>>>>>> main
     seed: Annotated[int, T, Parameter(help="Of the split, the initial parameters and the episodes.")] = 0,
     device: Annotated[Device, T] = "auto",
     out: Annotated[

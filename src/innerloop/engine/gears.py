@@ -9,10 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-<<<<<<< HEAD
-=======
 import warnings
->>>>>>> main
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -58,14 +55,11 @@ class Report:
     seconds: float = 0.0
     graphs: int = 0
 
-<<<<<<< HEAD
-=======
     def __str__(self) -> str:
         """In words, for people."""
         made = f", made in {self.seconds:.1f} s" if self.graphs else ""
         return f"{self.gear}{made}{f' ({self.reason})' if self.reason else ''}"
 
->>>>>>> main
 
 @dataclass
 class Fast(Generic[T]):
@@ -207,13 +201,9 @@ def native(program: Program, function: Callable[..., Any]) -> Run:
 
 def inductor(graph: fx.GraphModule) -> Run:
     """Compile a graph with torch's own compiler; on CUDA with its graphs."""
-<<<<<<< HEAD
-    compiled = torch.compile(graph, dynamic=False)
-=======
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about torch
         compiled = torch.compile(graph, dynamic=False)
->>>>>>> main
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
         with torch.no_grad():

@@ -98,13 +98,10 @@ def _power(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, l
     return Pointwise("pow_{s}({0}, {1})"), [base, exponent]
 
 
-<<<<<<< HEAD
-=======
 def _bitwise_not(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
     return Pointwise("!{0}" if args[0].dtype == torch.bool else "~{0}"), list(args)
 
 
->>>>>>> main
 def _clamp(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
     low = kwargs.get("min", args[1] if len(args) > 1 else None)
     high = kwargs.get("max", args[2] if len(args) > 2 else None)
@@ -162,10 +159,7 @@ POINTWISE: dict[Any, Rule] = {
     _aten.logical_not.default: _plain("!{0}", "i"),
     _aten.logical_and.default: _plain("({0} != 0) & ({1} != 0)", "ii"),
     _aten.logical_or.default: _plain("({0} != 0) | ({1} != 0)", "ii"),
-<<<<<<< HEAD
-=======
     _aten.bitwise_not.default: _bitwise_not,
->>>>>>> main
     **_binary("bitwise_and", "{0} & {1}"),
     **_binary("bitwise_or", "{0} | {1}"),
     **_binary("bitwise_xor", "{0} ^ {1}"),
@@ -217,13 +211,8 @@ REDUCTIONS = {
 
 # ---- products of matrices ------------------------------------------------------------------------------------
 
-<<<<<<< HEAD
-_ROWS = 4  # rows of the result that are worked on at once, in registers
-_LARGEST = 1 << 15  # elements of a right-hand matrix that is copied into order on the stack
-=======
 # rows and vectors of the result that are worked on at once, in registers
 _ROWS, _VECTORS = 4, 3
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -246,19 +235,6 @@ class Product:
         )
 
 
-<<<<<<< HEAD
-def matmul(product: Product, typed: str, a: str, b: str) -> str | None:
-    """Body of a function that writes the products to `o`; `None` where a copy would not fit on the stack.
-
-    Vectors run along the longer side of the result; four rows share one read of the right-hand matrix.
-    """
-    each = product.rows * product.columns
-    if product.columns < 8 <= product.rows:
-        product, a, b = product.turned(), b, a
-    ordered = product.right[2] == 1
-    if not ordered and product.inner * product.columns > _LARGEST:
-        return None
-=======
 def matmul(product: Product, typed: str, a: str, b: str) -> str:
     """Body of a function that writes the products to `o`; the right-hand matrix, or the left one turned, is in order.
 
@@ -267,68 +243,10 @@ def matmul(product: Product, typed: str, a: str, b: str) -> str:
     """
     rows = min(_ROWS, product.rows)
     starts = _covering(product.columns, typed)
->>>>>>> main
     lines = [
         f"for (int64_t t = 0; t < {product.batch}; ++t) {{",
         f"const {typed} *A = {a} + t * {product.left[0]};",
         f"const {typed} *B = {b} + t * {product.right[0]};",
-<<<<<<< HEAD
-        f"{typed} *C = o + t * {each};",
-    ]
-    step = product.right[1]
-    if not ordered:
-        step = product.columns
-        lines += [
-            f"{typed} P[{product.inner * product.columns}];",
-            f"for (int64_t k = 0; k < {product.inner}; ++k) for (int64_t j = 0; j < {product.columns}; ++j)",
-            f"P[k * {step} + j] = B[k * {product.right[1]} + j * {product.right[2]}];",
-        ]
-    source = "B" if ordered else "P"
-    full = product.rows // _ROWS * _ROWS
-    if full:
-        lines += [f"for (int64_t i = 0; i < {full}; i += {_ROWS}) {{"]
-        lines += _block(product, typed, source, step, _ROWS)
-        lines += ["}"]
-    if product.rows - full:
-        lines += [f"{{ const int64_t i = {full};"]
-        lines += _block(product, typed, source, step, product.rows - full)
-        lines += ["}"]
-    return "\n".join([*lines, "}"])
-
-
-def _block(product: Product, typed: str, source: str, step: int, rows: int) -> list[str]:
-    """Some rows of the result, vector by vector."""
-    lines = []
-    start = 0
-    lanes = 64 // (4 if typed == "float" else 8)
-    while start < product.columns:
-        while lanes > product.columns - start:
-            lanes //= 2
-        wide = lanes > 1
-        kind = f"{typed}{lanes}" if wide else typed
-        read = (
-            f"*(const {kind}u *)({source} + k * {step} + {start})"
-            if wide
-            else f"{source}[k * {step} + {start}]"
-        )
-        lines += ["{", *(f"{kind} c{r} = {{0}};" if wide else f"{kind} c{r} = 0;" for r in range(rows))]
-        lines += [f"for (int64_t k = 0; k < {product.inner}; ++k) {{", f"const {kind} x = {read};"]
-        place = "(i + {r}) * {0} + k * {1}"
-        lines += [f"c{r} += A[{place.format(*product.left[1:], r=r)}] * x;" for r in range(rows)]
-        lines += ["}"]
-        down, across = product.out
-        for r in range(rows):
-            spot = f"(i + {r}) * {down} + {start * across}"
-            if not wide:
-                lines += [f"C[{spot}] = c{r};"]
-            elif across == 1:
-                lines += [f"*({kind}u *)(C + {spot}) = c{r};"]
-            else:
-                lines += [f"for (int64_t j = 0; j < {lanes}; ++j) C[{spot} + j * {across}] = c{r}[j];"]
-        lines += ["}"]
-        start += lanes
-    return lines
-=======
         f"{typed} *C = o + t * {product.rows * product.columns};",
         f"for (int64_t r = 0; r < {product.rows}; r += {rows}) {{",
         f"const int64_t i = r + {rows} > {product.rows} ? {product.rows - rows} : r;",
@@ -417,7 +335,6 @@ def _turn(typed: str) -> str:
         length *= 2
     lines += [f"*({kind}u *)(out + {i} * over) = v{i};" for i in range(side)]
     return "\n".join([*lines, "}"])
->>>>>>> main
 
 
 # ---- functions -----------------------------------------------------------------------------------------------
@@ -534,8 +451,6 @@ PRELUDE = "\n".join(
         "#include <stdint.h>",
         "#include <math.h>",
         _vectors(),
-<<<<<<< HEAD
-=======
         "#ifdef __clang__",
         "#define SHUFFLE(T, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)",
         "#else",
@@ -543,7 +458,6 @@ PRELUDE = "\n".join(
         "#endif",
         _turn("float"),
         _turn("double"),
->>>>>>> main
         _SINGLE,
         _DOUBLE,
         _both("float", "f", "f"),

@@ -18,9 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-<<<<<<< HEAD
-from .kernels import POINTWISE, PRELUDE, REDUCTIONS, Pointwise, Product, cast, matmul, number
-=======
 from .kernels import (
     POINTWISE,
     PRELUDE,
@@ -33,7 +30,6 @@ from .kernels import (
     number,
     transposition,
 )
->>>>>>> main
 
 C_TYPES = {
     torch.float32: "float",
@@ -42,18 +38,12 @@ C_TYPES = {
     torch.int32: "int32_t",
     torch.bool: "uint8_t",
 }
-<<<<<<< HEAD
-_aten = torch.ops.aten
-# an expression with more reads than this is stored, so that a loop keeps within the registers
-_MOST_READS = 12
-=======
 _FLOATS = (torch.float32, torch.float64)
 _aten = torch.ops.aten
 # an expression with more reads than this is stored, so that a loop keeps within the registers
 _MOST_READS = 12
 # axes of at most this length are written out, so that the next one becomes vector code
 _SHORT = 4
->>>>>>> main
 
 
 class Unsupported(Exception):
@@ -136,10 +126,7 @@ class _Lowering:
         self.outputs: dict[int, int] = {}  # buffer -> number of the output it is
         self.calls: list[tuple[str, list[tuple[int, int]]]] = []  # kernel, (buffer, offset) of its pointers
         self.kernels: dict[str, str] = {}  # text of a kernel -> its name
-<<<<<<< HEAD
-=======
         self.copies: dict[Read, Read] = {}
->>>>>>> main
         self.last: set[fx.Node] = set()
 
     def program(self) -> Program:
@@ -198,13 +185,10 @@ class _Lowering:
         if "o" in op.casts:
             common = torch.result_type(*(_like(a) for a in wanted))
             op = replace(op, common=common)
-<<<<<<< HEAD
-=======
         if node.target is _aten.add.Tensor:  # zeros are where a gradient has no part
             kept = [a for a in wanted if not (isinstance(a, Read) and a.buffer is None and a.offset == 0)]
             if len(kept) == 1 and len(wanted) == 2 and kept[0].dtype == fake.dtype:
                 return expand(kept[0], shape)
->>>>>>> main
         operands = [a if isinstance(a, (Read, Apply)) else self.constant(a, common) for a in wanted]
         return Apply(op, tuple(expand(o, shape) for o in operands), shape, fake.dtype)
 
@@ -223,12 +207,7 @@ class _Lowering:
             node = user
         if user.target in _REDUCTIONS:
             return True
-<<<<<<< HEAD
-        same = math.prod(user.meta["val"].shape) == math.prod(value.shape) if "val" in user.meta else False
-        return user.target in POINTWISE and same
-=======
         return user.target in POINTWISE and user.meta["val"].shape.numel() == math.prod(value.shape)
->>>>>>> main
 
     def _view(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         value, *rest = args
@@ -270,17 +249,12 @@ class _Lowering:
         whole = isinstance(value, Read) and value.buffer is not None and not value.gathered
         if whole and isinstance(value, Read) and value.strides == contiguous(value.shape):
             return value
-<<<<<<< HEAD
-=======
         if isinstance(value, Read) and _turned(value):
             return self.copied(value)
->>>>>>> main
         target = self._new(value.shape, value.dtype)
         self._store_into(target, value)
         return target
 
-<<<<<<< HEAD
-=======
     def copied(self, read: Read) -> Read:
         """A copy in order, made once however often it is asked for."""
         if read not in self.copies:
@@ -296,7 +270,6 @@ class _Lowering:
         """The same expression, in which no matrix is read down its columns."""
         return _mapped(value, lambda read: self.copied(read) if _turned(read) else read)
 
->>>>>>> main
     def _whole(self, read: Read) -> bool:
         """Whether the read is all of its buffer."""
         assert read.buffer is not None
@@ -310,10 +283,7 @@ class _Lowering:
 
     def _store_into(self, target: Read, value: Value) -> None:
         if math.prod(value.shape):
-<<<<<<< HEAD
-=======
             value = self.ordered(value)
->>>>>>> main
             self.emit(_loop_nest(target, value), target, value)
 
     def emit(self, text: Callable[[_Pointers], str], target: Read, *values: Value) -> None:
@@ -522,11 +492,7 @@ def _distinct(value: Value) -> Value:
 
 
 def loops(sizes: Sequence[int], body: str, *, first: int = 0, simd: str = "#pragma omp simd") -> str:
-<<<<<<< HEAD
-    """Nested loops `i0`, `i1`, ... around a body."""
-=======
     """Nested loops `i0`, `i1`, ... around a body; the innermost becomes vector code."""
->>>>>>> main
     text = body
     for axis in range(len(sizes) - 1, -1, -1):
         index = f"i{axis + first}"
@@ -535,14 +501,11 @@ def loops(sizes: Sequence[int], body: str, *, first: int = 0, simd: str = "#prag
     return text
 
 
-<<<<<<< HEAD
-=======
 def unrolled(index: str, size: int, body: str) -> str:
     """A body written once for every value of an index."""
     return "\n".join(f"{{ enum {{ {index} = {value} }};\n{body} }}" for value in range(size))
 
 
->>>>>>> main
 def _loop_nest(target: Read, value: Value) -> Callable[[_Pointers], str]:
     """A kernel that computes an expression into memory."""
 
@@ -552,18 +515,13 @@ def _loop_nest(target: Read, value: Value) -> Callable[[_Pointers], str]:
         scope = _Scope(own, pointers, columns)
         place = " + ".join(term(f"i{a}", s) for a, s in enumerate(out) if s) or "0"
         body = f"o[{place}] = {cast(scope.text(own), own.dtype, target.dtype)};"
-<<<<<<< HEAD
-=======
         if len(sizes) > 1 and sizes[-1] <= _SHORT < sizes[-2]:
             body = unrolled(f"i{len(sizes) - 1}", sizes.pop(), body)
->>>>>>> main
         return f"{pointers.signature()}\n{{\n{loops(sizes, body)}\n}}"
 
     return text
 
 
-<<<<<<< HEAD
-=======
 def _turned(read: Read) -> bool:
     """Whether the last two axes are a matrix in memory that is read down its columns."""
     if read.buffer is None or read.gathered or len(read.shape) < 2 or read.dtype not in _FLOATS:
@@ -587,7 +545,6 @@ def _turning(read: Read) -> Callable[[_Pointers], str]:
     return text
 
 
->>>>>>> main
 def _reduced(
     low: _Lowering, value: Value, axes: Sequence[int], keep: bool, dtype: torch.dtype, kind: str
 ) -> Read:
@@ -597,10 +554,7 @@ def _reduced(
     kept = [axis for axis in range(rank) if axis not in axes]
     shape = tuple(value.shape[axis] for axis in kept)
     target = low._new(shape, dtype)
-<<<<<<< HEAD
-=======
     value = low.ordered(value)
->>>>>>> main
     if math.prod(value.shape) == 0 and kind == "max":
         raise Unsupported("the largest of no elements")
     low.emit(_reduction(target, value, kept, axes, kind), target, value)
@@ -636,14 +590,6 @@ def _reduction(
             )
             body = loops(outer[:-1], f"{start}\n{rows}", simd="")
         else:
-<<<<<<< HEAD
-            step = loops(inner, kernel.step.format(value=term_text), first=n, simd=kernel.simd)
-            body = loops(
-                outer,
-                f"{typed} acc = {kernel.start[target.dtype]};\n{step}\no[{place}] = acc;",
-                simd="",
-            )
-=======
             step = kernel.step.format(value=term_text)
             short = len(inner) == 1 and inner[0] <= _SHORT and n > 0
             step = (
@@ -651,7 +597,6 @@ def _reduction(
             )
             each = f"{typed} acc = {kernel.start[target.dtype]};\n{step}\no[{place}] = acc;"
             body = loops(outer, each, simd="#pragma omp simd" if short else "")
->>>>>>> main
         return f"{pointers.signature()}\n{{\n{body}\n}}"
 
     return text
@@ -675,11 +620,6 @@ def _sum(
 def _mean(
     low: _Lowering, node: fx.Node, x: Value, axes: Any = (), keep: bool = False, *, dtype: Any = None
 ) -> Value:
-<<<<<<< HEAD
-    total = _reduced(low, x, axes or (), keep, node.meta["val"].dtype, "sum")
-    count = math.prod(x.shape) / max(math.prod(total.shape), 1)
-    scale = expand(low.constant(1 / count, total.dtype), total.shape)
-=======
     return _scaled_sum(low, x, axes, keep, 0)
 
 
@@ -694,7 +634,6 @@ def _scaled_sum(low: _Lowering, x: Value, axes: Any, keep: bool, correction: flo
     total = _reduced(low, x, axes or (), keep, x.dtype, "sum")
     count = math.prod(x.shape) / max(math.prod(total.shape), 1) - correction
     scale = expand(low.constant(1 / count if count > 0 else math.nan, total.dtype), total.shape)
->>>>>>> main
     return Apply(Pointwise("{0} * {1}"), (total, scale), total.shape, total.dtype)
 
 
@@ -702,43 +641,16 @@ def _amax(low: _Lowering, node: fx.Node, x: Value, axes: Any = (), keep: bool = 
     return _reduced(low, x, axes or (), keep, x.dtype, "max")
 
 
-<<<<<<< HEAD
-=======
 def _any(low: _Lowering, node: fx.Node, x: Value, axes: Any = (), keep: bool = False) -> Value:
     true = Apply(Pointwise("{0}"), (x,), x.shape, torch.bool)
     return _reduced(low, true, [axes] if isinstance(axes, int) else axes, keep, torch.bool, "max")
 
 
->>>>>>> main
 def _matmul(low: _Lowering, node: fx.Node, a: Value, b: Value) -> Value:
     """Products of matrices, one for each leading index."""
     left, right = low.in_memory(a), low.in_memory(b)
     if left.dtype not in (torch.float32, torch.float64):
         raise Unsupported(f"a matrix product of {left.dtype}")
-<<<<<<< HEAD
-    fake = node.meta["val"]
-    target = low._new(tuple(fake.shape), fake.dtype)
-    if math.prod(fake.shape) == 0:
-        return target
-    if left.shape[-1] == 0:
-        low._store_into(target, expand(low.constant(0, fake.dtype), target.shape))
-        return target
-    low.emit(_product(left, right), target, left, right)
-    return target
-
-
-def _product(left: Read, right: Read) -> Callable[[_Pointers], str]:
-    def text(pointers: _Pointers) -> str:
-        batch = left.shape[0] if len(left.shape) == 3 else 1
-        rows, inner, columns = *left.shape[-2:], right.shape[-1]
-        product = Product(batch, rows, inner, columns, _steps(left), _steps(right), (columns, 1))
-        body = matmul(product, C_TYPES[left.dtype], pointers.name(left), pointers.name(right))
-        if body is None:
-            raise Unsupported("a product with a large matrix that is out of order")
-        return f"{pointers.signature()}\n{{\n{body}\n}}"
-
-    return text
-=======
     shape = tuple(node.meta["val"].shape)
     if math.prod(shape) == 0 or left.shape[-1] == 0:
         return low.stored(expand(low.constant(0, left.dtype), shape))
@@ -784,7 +696,6 @@ def _only_transposed(node: fx.Node) -> bool:
         (_aten.transpose.int, (rank - 2, rank - 1)),
     )
     return bool(node.users) and all((user.target, tuple(user.args[1:])) in ways for user in node.users)
->>>>>>> main
 
 
 def _steps(matrix: Read) -> tuple[int, int, int]:
@@ -954,13 +865,10 @@ _SPECIAL: dict[Any, Callable[..., Any]] = {
     _aten.mean.default: _mean,
     _aten.mean.dim: _mean,
     _aten.amax.default: _amax,
-<<<<<<< HEAD
-=======
     _aten.any.default: _any,
     _aten.any.dim: _any,
     _aten.any.dims: _any,
     torch.ops.prims.var.default: _var,
->>>>>>> main
     _aten.mm.default: _matmul,
     _aten.bmm.default: _matmul,
     _aten.addmm.default: _addmm,

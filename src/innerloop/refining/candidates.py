@@ -334,7 +334,7 @@ def piece(rows: Batch, first: int, count: int) -> Batch:
 
 def mean_statistics(learner: Learner, meta: Params, rows: Batch, layers: Sequence[str]) -> Params:
     """BatchNorm statistics of the rows at these parameters, for layers whose module keeps none."""
-    network = learner.network  # type: ignore[attr-defined]
+    network = learner.network
     one = map_tensors(lambda t: t.unsqueeze(0), rows.x)
     with torch.no_grad():
         _, found = network(meta, {}, one)
