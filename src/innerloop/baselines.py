@@ -27,6 +27,8 @@ BASELINES: dict[str, Callable[..., Learner]] = {}
 # prior standard deviations (of standardised coefficients, per noise) that are tried; the last is nearly free
 _SPREADS = torch.logspace(-3, 2, 21).tolist()
 _NONE, _FREE = 1e-12, 1e4
+# tasks often differ in level far more than in slopes: the constant has a spread of its own, or that of the slopes
+_LEVELS = (None, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,12 @@ class RidgeHead:
             mean, noise = pooled_least_squares(features, rows)
             meta["head/mean"] = mean.to(meta["head/mean"])
             meta["head/log_noise"] = noise.log().to(meta["head/log_noise"]) / 2
-        candidates = [{**meta, "head/root": self._root(meta["head/root"], spread)} for spread in self.spreads]
+        levels = _LEVELS if self.pooled and len(self.spreads) > 1 else (None if self.pooled else _FREE,)
+        candidates = [
+            {**meta, "head/root": _root(meta["head/root"], spread, level)}
+            for spread in self.spreads
+            for level in levels
+        ]
         if len(candidates) == 1:
             return candidates[0]
         halves = [_divide(rows, self.n_support, None if self.ordered else draw) for draw in range(4)]
@@ -89,11 +96,12 @@ class RidgeHead:
 
         return min(candidates, key=error)
 
-    def _root(self, like: Tensor, spread: float) -> Tensor:
-        logs = torch.full_like(like[0], math.log(spread))
-        if not self.pooled:
-            logs[-1] = math.log(_FREE)
-        return torch.diag(logs)
+
+def _root(like: Tensor, spread: float, level: float | None) -> Tensor:
+    """The root of the prior: one spread for all slopes, one for the constant."""
+    logs = torch.full_like(like[0], math.log(spread))
+    logs[-1] = math.log(level or spread)
+    return torch.diag(logs)
 
 
 def _divide(rows: Batch, n_support: int, draw: int | None) -> tuple[Batch, Batch]:

@@ -28,7 +28,7 @@ from .untrusted import require_config
 if TYPE_CHECKING:
     from .data.schema import Schema
 
-__all__ = ["Stored", "describe", "load", "save", "save_adapted"]
+__all__ = ["Stored", "describe", "load", "save", "save_adapted", "versions"]
 
 
 def save(
@@ -119,7 +119,7 @@ def save(
         "best_step": best_step,
         "parent": None if parent is None else parent.sha256,
         "tasks": None,
-        "versions": _versions(),
+        "versions": versions(),
     }
     masks = {f"{MASK}{name}": value for name, value in (mask or {}).items()}
     return _write(directory, config, {**model.meta, **masks}, log, extra or {}, replace=replace)
@@ -187,7 +187,7 @@ def save_adapted(
         "data": None if data is None else dict(data),
         "parent": parent.config["parent"] if parent.kind == "adapted" else parent.sha256,
         "tasks": tasks,
-        "versions": _versions(),
+        "versions": versions(),
     }
     return _write(directory, {**parent.config, **change}, {**meta, **stacks}, parent.log, {}, replace=replace)
 
@@ -249,7 +249,13 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float | np.floating) and not math.isfinite(value) else value
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on.
+
+    Example:
+        >>> sorted(versions())
+        ['innerloop', 'numpy', 'python', 'torch']
+    """
     packages = {name: version(name) for name in ("innerloop", "torch", "numpy")}
     return {"python": platform.python_version(), **packages}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -146,7 +147,12 @@ class Evaluation:
 
 
 def evaluate(
-    model: Model, source: Source, *, seed: int = EVALUATION_SEED, steps: int | None = None
+    model: Model,
+    source: Source,
+    *,
+    seed: int = EVALUATION_SEED,
+    steps: int | None = None,
+    path: bool = True,
 ) -> Evaluation:
     """Score a model on the fixed episodes of a source, before adaptation and after every inner step.
 
@@ -157,6 +163,7 @@ def evaluate(
         source: held-out tasks.
         seed: of the episodes; equal seeds give equal episodes for every model.
         steps: inner steps to go to; as in training unless given.
+        path: score every inner step on the way; otherwise only the state before adaptation and the last one.
 
     Returns:
         The evaluation.
@@ -176,11 +183,12 @@ def evaluate(
     reference = next(iter(model.meta.values()))
     sums: dict[str, dict[str, np.ndarray]] = {}
     counts: dict[str, dict[str, np.ndarray]] = {}
-    spread = _Spread()
+    spread, taken = _Spread(), list[int]()
     for ids, raw in source.fixed(seed):
         episode = to(raw, reference.device, reference.dtype)
         spread.add(raw.query, source.targets)
-        for task, row in _measured(model, ids, episode, source.targets, steps):
+        for task, row, numbers in _measured(model, ids, episode, source.targets, steps, every=path):
+            taken = numbers
             for name, scored in row.items():
                 # a draw whose query has one class has no area under the curve; other draws of the task may have
                 defined = ~np.isnan(scored) if name == "auc" else np.ones(scored.shape)
@@ -194,9 +202,8 @@ def evaluate(
             name: np.stack([total[task] / counts[name][task] for task in total])
             for name, total in sums.items()
         }
-    scored_tasks, n_steps = tuple(sums["loss"]), values["loss"].shape[1]
     return Evaluation(
-        scored_tasks, tuple(range(n_steps)), values, source.targets, source.support, spread.relative
+        tuple(sums["loss"]), tuple(taken), values, source.targets, source.support, spread.relative
     )
 
 
@@ -272,19 +279,28 @@ def mean_loss(model: Model, source: Source, *, seed: int = EVALUATION_SEED, epis
 
 
 def _measured(
-    model: Model, ids: Sequence[str], episode: Episode, targets: Targets, steps: int | None
-) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Each task of a stack with its metrics by number of inner steps."""
+    model: Model, ids: Sequence[str], episode: Episode, targets: Targets, steps: int | None, *, every: bool
+) -> Iterator[tuple[str, dict[str, np.ndarray], list[int]]]:
+    """Each task of a stack with its metrics by number of inner steps, and these numbers."""
     for places, part in without_padding(model.learner, episode, predicting=True):
         with threads_for(model.meta):
-            found = [_measure(model, adapted, part.query, targets) for adapted in _path(model, part, steps)]
+            path = _path(model, part, steps, every=every)
+            pairs = [(number, _measure(model, adapted, part.query, targets)) for number, adapted in path]
+        taken, found = [number for number, _ in pairs], [scores for _, scores in pairs]
         for row, place in enumerate(places):
-            yield ids[place], {name: np.array([step[name][row] for step in found]) for name in found[0]}
+            yield ids[place], {n: np.array([step[n][row] for step in found]) for n in found[0]}, taken
 
 
-def _path(model: Model, episode: Episode, steps: int | None) -> Any:
+def _path(model: Model, episode: Episode, steps: int | None, *, every: bool) -> Iterator[tuple[int, Any]]:
+    """Number of inner steps and what they adapt to: all, or the first and the last."""
     with torch.no_grad():
-        yield from model.learner.path(model.meta, episode.support, steps=steps)
+        found = enumerate(model.learner.path(model.meta, episode.support, steps=steps))
+        if every:
+            yield from found
+            return
+        first = next(found)
+        yield first
+        yield from collections.deque(found, maxlen=1)
 
 
 def _measure(model: Model, adapted: Any, query: Batch, targets: Targets) -> dict[str, np.ndarray]:
@@ -358,6 +374,8 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     from scipy.special import stdtrit
 
     count = len(values)
+    if not count:
+        return math.nan, math.nan, math.nan
     with np.errstate(invalid="ignore", over="ignore"):
         mean = float(np.mean(values))
     if count < 2 or not np.isfinite(values).all():

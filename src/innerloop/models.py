@@ -127,6 +127,7 @@ def conv4(
     size: int = 28,
     width: int = 64,
     pool: str = "stride",
+    dropout: float = 0.0,
 ) -> nn.Module:
     """Four blocks of 3x3 convolution, BatchNorm and ReLU, then a linear layer: the few-shot standard.
 
@@ -139,6 +140,7 @@ def conv4(
         size: height and width of the images in pixels.
         width: channels of each block.
         pool: `stride` or `max`.
+        dropout: share of channels set to 0 in training, after each block.
 
     Returns:
         Module `(n, channels, size, size) -> (n, n_out)`, or `(n, F)`.
@@ -166,6 +168,8 @@ def conv4(
         ]
         if pool == "max":
             layers.append(nn.MaxPool2d(2))
+        if dropout:
+            layers.append(nn.Dropout2d(dropout))
     layers.append(nn.Flatten())
     if n_out is not None:
         layers.append(nn.Linear(width * side * side, n_out))

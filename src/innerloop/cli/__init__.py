@@ -16,7 +16,7 @@ from typing import Any
 import cyclopts
 
 from ..errors import InnerloopError, UsageError
-from . import adapt, check, demo, evaluate, inspect, list_, predict, refine, train
+from . import adapt, check, compare, demo, evaluate, inspect, list_, predict, refine, train
 
 EXAMPLES = """Examples:
   innerloop train schools.csv --task school --target exam --out runs/schools
@@ -33,6 +33,7 @@ Exit codes: 0 ok, 1 our bug, 2 usage, 3 data, 4 model directory, 5 resources,
 VERBS: dict[str, Callable[..., Any]] = {
     "check": check.check,
     "train": train.train,
+    "compare": compare.compare,
     "evaluate": evaluate.evaluate,
     "adapt": adapt.adapt,
     "predict": predict.predict,

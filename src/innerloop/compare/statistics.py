@@ -96,9 +96,10 @@ def two_way(values: Array, *, clusters: Sequence[str] = (), seed: int = 0) -> tu
     r"""Mean of `(T, seeds)` values with a 95 % interval, and the p value of a mean of 0.
 
     $d_{ts} = \mu + a_t + b_s + e_{ts}$: both the tasks and the seeds could have been others. Tasks (or clusters)
-    are drawn with replacement; the spread of $b$ comes from moments, as two or three seeds are too few to
-    draw from. The interval is Student's on the standard error of both, with Satterthwaite's degrees of freedom:
-    where seeds differ more than tasks it is as wide as so few seeds deserve.
+    are drawn with replacement; the variance of seeds is that of their means, which also holds a little of
+    $e$, as two or three of them are too few to draw from. The interval is Student's on the standard error of both,
+    with Satterthwaite's degrees of freedom: where seeds differ more than tasks it is as wide as so few seeds
+    deserve.
 
     Arguments:
         values: `(T, seeds)`.
@@ -120,7 +121,7 @@ def two_way(values: Array, *, clusters: Sequence[str] = (), seed: int = 0) -> tu
     taken = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS) @ units
     # a draw of n units varies less than n new ones would, by (n - 1) / n
     of_tasks = float(np.var(taken[:, 0] / taken[:, 1])) * count / (count - 1)
-    of_seeds = _seed_variance(values) / seeds
+    of_seeds = float(np.var(values.mean(0), ddof=1)) / seeds if seeds > 1 else 0.0
     error = math.sqrt(of_tasks + of_seeds)
     if error == 0:
         return Estimate(mean, mean, mean), 1.0 if mean == 0 else 0.0
@@ -155,17 +156,6 @@ def _units(values: Array, clusters: Sequence[str]) -> Array:
         return np.stack([values, np.ones_like(values)], 1)
     codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
     return np.stack([np.bincount(codes, values), np.bincount(codes).astype(np.float64)], 1)
-
-
-def _seed_variance(values: Array) -> float:
-    """Moment estimate of the variance of the seeds' effects, never negative."""
-    tasks, seeds = values.shape
-    if min(tasks, seeds) < 2:
-        return 0.0
-    of_seed, of_task = values.mean(0), values.mean(1)
-    rest = values - of_seed - of_task[:, None] + values.mean()
-    within = float(np.square(rest).sum()) / ((tasks - 1) * (seeds - 1))
-    return float(max(0.0, np.var(of_seed, ddof=1) - within / tasks))
 
 
 def _bca(units: Array) -> tuple[float, float]:

@@ -1,0 +1,217 @@
+"""Every method on every fold and seed: searched, trained and scored on the same episodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..data.splits import Tasks
+from ..errors import DivergedError
+from ..evaluation import Evaluation, evaluate, over_folds
+from .methods import Entrant, Trained
+from .nets import Bench
+from .result import Estimate, Method
+from .search import HEADLINE, Chosen, error_on, last, search
+from .statistics import Array, mean_interval
+
+# what a method without meta-updates is taken to cost, in meta-updates, when the time left is estimated
+CLOSED_COST = 40
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much work a comparison may take.
+
+    Arguments:
+        steps: meta-updates of a training.
+        tries: settings to try for each method.
+        seeds: trainings of each method that has randomness.
+        model: options of `learner_for` for the network of every net: `model`, `hidden`, `width`.
+        device: see `meta_train`.
+    """
+
+    steps: int
+    tries: int
+    seeds: int
+    model: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+
+
+@dataclass
+class Entry:
+    """What one method did: scores by fold and seed, errors on meta-validation tasks, time taken."""
+
+    entrant: Entrant
+    chosen: list[Chosen] = field(default_factory=list)
+    scores: list[list[Evaluation]] = field(default_factory=list)
+    first: list[Trained] = field(default_factory=list)
+    paths: list[Evaluation] = field(default_factory=list)
+    valid: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Its stable name."""
+        return self.entrant.name
+
+    @property
+    def valid_error(self) -> float:
+        """Mean error on the meta-validation tasks: what methods are chosen by."""
+        return float(np.mean(self.valid))
+
+    def by_seed(self) -> list[Evaluation]:
+        """The scores after adaptation of every task, one evaluation a seed."""
+        seeds = len(self.scores[0])
+        return [over_folds([last(fold[seed]) for fold in self.scores]) for seed in range(seeds)]
+
+    def headline(self, seeds: int) -> Array:
+        """The headline metric `(tasks, seeds)`; a method without randomness has equal columns."""
+        found = self.by_seed()
+        values = np.stack([e.values[HEADLINE[e.targets.kind]][:, -1] for e in found], 1)
+        return values if values.shape[1] == seeds else np.repeat(values[:, :1], seeds, 1)
+
+
+class Contest:
+    """Runs entrants over folds and seeds.
+
+    Arguments:
+        folds: the tasks, divided in one or more ways that test every task at most once.
+        entrants: the methods; those that do not apply are skipped with the reason.
+        effort: how much work.
+        progress: told what is done now and which share of the work is behind.
+    """
+
+    def __init__(
+        self,
+        folds: Sequence[Tasks],
+        entrants: Sequence[Entrant],
+        effort: Effort,
+        progress: Progress = lambda what, share: None,
+    ) -> None:
+        reasons = {entrant.name: entrant.refuses(folds[0]) for entrant in entrants}
+        self.folds, self.effort, self.progress = folds, effort, progress
+        self.skipped = {name: reason for name, reason in reasons.items() if reason}
+        self.entries = {e.name: Entry(e) for e in entrants if e.name not in self.skipped}
+        self.benches: dict[tuple[int, int], Bench] = {}
+        self._done = 0.0
+
+    def run(self) -> dict[str, Entry]:
+        """Every method on every fold; those that fail are moved to `skipped`."""
+        total = max(self.cost, 1.0)
+        for number in range(len(self.folds)):
+            for entry in list(self.entries.values()):
+                began = time.perf_counter()
+                where = f"fold {number + 1}/{len(self.folds)}, " if len(self.folds) > 1 else ""
+                self.progress(f"{where}{entry.entrant.label}", self._done / total)
+                try:
+                    self._enter(entry, number)
+                except DivergedError as error:
+                    self.skipped[entry.name] = str(error)
+                except (OSError, ImportError, RuntimeError) as error:
+                    # a model from elsewhere that cannot fetch its weights must not end the comparison
+                    if entry.entrant.family != "incontext":
+                        raise
+                    self.skipped[entry.name] = f"{type(error).__name__}: {error}"
+                if entry.name in self.skipped:
+                    del self.entries[entry.name]
+                entry.seconds += time.perf_counter() - began
+                self._done += self._cost(entry.entrant)
+        return self.entries
+
+    @property
+    def cost(self) -> float:
+        """All of it, in meta-updates."""
+        return sum(self._cost(entry.entrant) for entry in self.entries.values()) * len(self.folds)
+
+    def bench(self, fold: int, seed: int) -> Bench:
+        """Where the methods of a fold and seed are trained."""
+        if (fold, seed) not in self.benches:
+            effort = self.effort
+            self.benches[fold, seed] = Bench(
+                self.folds[fold], seed, effort.steps, effort.model, effort.device
+            )
+        return self.benches[fold, seed]
+
+    def _enter(self, entry: Entry, fold: int) -> None:
+        """Search, train and score one method on one fold."""
+        tasks, entrant = self.folds[fold], entry.entrant
+        chosen = search(entrant, self.bench(fold, 0), tries=self.effort.tries)
+        found: list[Evaluation] = []
+        for seed in range(self.effort.seeds if entrant.trained else 1):
+            trained = entrant.fit(self.bench(fold, seed), chosen.settings)
+            taken = getattr(trained.model.learner, "inner_steps", 0)
+            if entrant.family == "meta" and seed == 0 and taken:
+                # steps beyond those of training are looked at once, for the curve
+                entry.paths.append(evaluate(trained.model, tasks.test, steps=2 * taken))
+                found.append(_ends(entry.paths[-1], taken))
+            else:
+                found.append(evaluate(trained.model, tasks.test, path=False))
+            if seed == 0:
+                entry.first.append(trained)
+                entry.valid.append(error_on(trained.model, tasks, tasks.valid))
+        entry.chosen.append(chosen)
+        entry.scores.append(found)
+
+    def _cost(self, entrant: Entrant) -> float:
+        if not entrant.trained or entrant.reuses:
+            return CLOSED_COST
+        tries = min(len(entrant.grid), self.effort.tries)
+        return self.effort.steps * (self.effort.seeds + (0.25 * tries if tries > 1 else 0))
+
+
+def method(entry: Entry, seeds: int, *, clusters: Sequence[str], how: str) -> Method:
+    """What one method is in the result of a comparison."""
+    by_seed = entry.by_seed()
+    mean = replace(
+        by_seed[0],
+        values={name: np.mean([e.values[name] for e in by_seed], 0) for name in by_seed[0].values},
+    )
+    metrics = dict.fromkeys((HEADLINE[mean.targets.kind], *mean.metrics))
+    before = None
+    if entry.entrant.kind == "shared":
+        start = over_folds([replace(fold[0].at(0), steps=(0,)) for fold in entry.scores])
+        before = metric_interval(start, HEADLINE[mean.targets.kind], clusters=clusters, how=how)
+    scores = tuple(map(tuple, entry.headline(seeds).tolist()))
+    first = entry.first[0]
+    return Method(
+        name=entry.name,
+        label=entry.entrant.label,
+        kind=entry.entrant.kind,
+        family=entry.entrant.family,
+        scores=scores,
+        metrics={name: metric_interval(mean, name, clusters=clusters, how=how) for name in metrics},
+        settings={**entry.chosen[0].settings, **first.found},
+        tried=entry.chosen[0].tried,
+        seconds=round(entry.seconds, 3),
+        log=first.log,
+        before=before,
+    )
+
+
+def metric_interval(found: Evaluation, name: str, *, clusters: Sequence[str], how: str) -> Estimate:
+    """A metric with its interval over tasks, or over clusters of them."""
+    plain = Estimate(*found.metric(name))
+    if how == "t" and not clusters:
+        return plain
+    base = {"rmse": "squared_error", "r2": "error_over_variance"}.get(name, name)
+    values = found.of_tasks(base)
+    inside = clusters if len(values) == len(clusters) else ()
+    _, low, high = mean_interval(values, clusters=inside, how=how)
+    if name == "rmse":
+        return Estimate(plain.mean, float(np.sqrt(max(low, 0))), float(np.sqrt(high)))
+    if name == "r2":
+        spread = found.query_variance
+        return Estimate(plain.mean, 1 - high / spread, 1 - low / spread) if spread > 0 else plain
+    return Estimate(plain.mean, low, high)
+
+
+def _ends(found: Evaluation, steps: int) -> Evaluation:
+    """Before adaptation and after `steps` inner steps."""
+    values = {name: value[:, [0, steps]] for name, value in found.values.items()}
+    return replace(found, steps=(0, steps), values=values)

@@ -1,0 +1,260 @@
+"""Error against support size, meta-train tasks and inner steps, and where two of these curves meet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..data.sources import ClassSource, RowSource, Source, stream
+from ..data.splits import Tasks
+from ..evaluation import evaluate, over_folds
+from .contest import Contest, Entry
+from .methods import Entrant
+from .nets import Bench
+from .result import Crossing, Curve
+from .search import HEADLINE, last
+from .statistics import Array, mean_interval
+from .verdict import spoken
+
+SIZES = (1, 2, 5, 10, 20, 50)
+TRAIN_TASKS = (10, 30, 100, 300)
+DRAWS = 2000
+
+Tell = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """The scores of a method along an axis: `values` is `(points, tasks)`, the headline metric after adaptation."""
+
+    method: str
+    axis: str
+    at: tuple[float, ...]
+    labels: tuple[str, ...]
+    values: Array
+
+    def curve(self, clusters: Sequence[str], how: str) -> Curve:
+        """Means with intervals over tasks."""
+        found = tuple(mean_interval(row, clusters=clusters, how=how) for row in self.values)
+        return Curve(self.method, self.axis, self.at, self.labels, found)
+
+
+def inner_steps(entries: Mapping[str, Entry]) -> list[Line]:
+    """Scores by number of inner steps, up to twice those of training; they were measured with the first seed."""
+    lines = []
+    for entry in entries.values():
+        paths = entry.paths
+        if len(paths) < len(entry.scores) or len({path.steps for path in paths}) != 1:
+            continue
+        found = over_folds(paths)
+        values = found.values[HEADLINE[found.targets.kind]].T
+        steps = found.steps
+        lines.append(
+            Line(entry.name, "inner_steps", tuple(map(float, steps)), tuple(map(str, steps)), values)
+        )
+    return lines
+
+
+def support_sizes(tasks: Tasks) -> dict[float, str]:
+    """Support sizes that the tasks can give, with how to write them; `all` leaves one row a task for the query."""
+    source = tasks.test
+    if isinstance(source, RowSource):
+        if source.support.choice.how == "block":
+            return {}
+        counts = np.diff(source.starts)
+        if source.support.per_class:
+            counts = counts // source.targets.n_outputs
+        typical = int(np.median(counts)) - 1
+        sizes = {float(size): str(size) for size in SIZES if size < typical}
+        return sizes | {float(typical): "all"} if typical > 1 else {}
+    if isinstance(source, ClassSource) and source.query_index is None:
+        most = int((source.index >= 0).sum(1).min()) - source.n_query
+        return {float(size): str(size) for size in SIZES if size <= most}
+    return {}
+
+
+def support(contest: Contest, chosen: Sequence[str], tell: Tell) -> list[Line]:
+    """Scores by support size of some methods.
+
+    What takes meta-updates is trained once in each fold, with support sizes drawn anew each episode from the smallest
+    to the largest; a closed form is fitted for each size.
+    """
+    sizes = support_sizes(contest.folds[0])
+    if len(sizes) < 2:
+        return []
+    lines = []
+    for number, name in enumerate(chosen):
+        tell(f"support sizes, {contest.entries[name].entrant.label}", number / len(chosen))
+        entry = contest.entries[name]
+        rows = []
+        folds = [_along(contest, entry, fold, tuple(sizes)) for fold in range(len(contest.folds))]
+        for place in range(len(sizes)):
+            found = over_folds([fold[place] for fold in folds])
+            rows.append(_by_task(found.ids, found.values[HEADLINE[found.targets.kind]][:, -1]))
+        lines.append(Line(name, "support", tuple(sizes), tuple(sizes.values()), np.stack(rows)))
+    return lines
+
+
+def _along(contest: Contest, entry: Entry, fold: int, sizes: Sequence[float]) -> list[Any]:
+    tasks, entrant = contest.folds[fold], entry.entrant
+    settings = entry.chosen[fold].settings
+    asked = tasks.train.support
+    widest = asked._replace(low=int(sizes[0]), high=int(sizes[-1]))
+    model = None
+    if entrant.kind == "none":
+        model = entry.first[fold].model
+    elif entrant.trained and not entrant.reuses:
+        model = entrant.fit(_bench(contest, resized(tasks, widest)), settings).model
+    found = []
+    for size in sizes:
+        here = resized(tasks, asked._replace(low=int(size), high=int(size)))
+        own = model or entrant.fit(_bench(contest, here), settings).model
+        found.append(last(evaluate(own, here.test, path=False)))
+    return found
+
+
+def train_tasks(contest: Contest, chosen: Sequence[str], tell: Tell) -> list[Line]:
+    """Scores by number of meta-train tasks, which are drawn from those of each fold."""
+    sources = [tasks.train for tasks in contest.folds]
+    if not all(isinstance(source, RowSource) and source.blocks is None for source in sources):
+        return []
+    fewest = min(int(source.n_tasks or 0) for source in sources)
+    counts = [count for count in TRAIN_TASKS if count < fewest]
+    lines = []
+    for number, name in enumerate(chosen):
+        tell(f"meta-train tasks, {contest.entries[name].entrant.label}", number / len(chosen))
+        entry = contest.entries[name]
+        rows = []
+        for count in counts:
+            found = []
+            for fold, tasks in enumerate(contest.folds):
+                fewer = replace(tasks, train=some_tasks(tasks.train, count, seed=fold))
+                model = _fitted(entry.entrant, _bench(contest, fewer), entry.chosen[fold].settings)
+                found.append(last(evaluate(model, tasks.test, path=False)))
+            whole = over_folds(found)
+            rows.append(_by_task(whole.ids, whole.values[HEADLINE[whole.targets.kind]][:, -1]))
+        everything = entry.by_seed()[0]
+        rows.append(_by_task(everything.ids, everything.values[HEADLINE[everything.targets.kind]][:, -1]))
+        at = (*map(float, counts), float(fewest))
+        lines.append(Line(name, "train_tasks", at, (*map(str, counts), "all"), np.stack(rows)))
+    return lines
+
+
+def _fitted(entrant: Entrant, bench: Bench, settings: Mapping[str, Any]) -> Any:
+    return entrant.fit(bench, settings).model
+
+
+def _by_task(ids: Sequence[str], values: Array) -> Array:
+    """Values in the order of the names, which is the same for every support size."""
+    return values[np.argsort(np.asarray(ids))]
+
+
+def _bench(contest: Contest, tasks: Tasks) -> Bench:
+    effort = contest.effort
+    return Bench(tasks, 0, effort.steps, effort.model, effort.device)
+
+
+def resized(tasks: Tasks, support: Any) -> Tasks:
+    """The same tasks with another support size."""
+
+    def other(source: Source) -> Source:
+        if isinstance(source, RowSource | ClassSource):
+            return replace(source, support=support)
+        return source
+
+    return replace(tasks, train=other(tasks.train), valid=other(tasks.valid), test=other(tasks.test))
+
+
+def some_tasks(source: Source, count: int, *, seed: int = 0) -> Source:
+    """`count` of the tasks of a table, drawn at random.
+
+    Example:
+        >>> import torch
+        >>> from innerloop.data.sources import SupportSize, Targets
+        >>> size, targets = SupportSize(2, 2), Targets("regression", 1)
+        >>> x, starts = torch.arange(12.0)[:, None], np.array([0, 4, 8, 12])
+        >>> some_tasks(RowSource(x, x, starts, ("a", "b", "c"), size, targets), 2).n_tasks
+        2
+    """
+    assert isinstance(source, RowSource)
+    import torch
+
+    chosen = torch.randperm(source.n_tasks, generator=stream(seed))[:count].sort().values.numpy()
+    rows = np.concatenate([np.arange(source.starts[task], source.starts[task + 1]) for task in chosen])
+    starts = np.concatenate([[0], np.cumsum(np.diff(source.starts)[chosen])])
+    ids = tuple(source.ids[task] for task in chosen)
+    return replace(source, x=source.x[rows], y=source.y[rows], starts=starts, ids=ids)
+
+
+def crossing(
+    ours: Line, theirs: Line, *, lower_is_better: bool, labels: tuple[str, str], unit: str
+) -> Crossing:
+    """From where on the second method is as good as the first, with a bootstrap interval over tasks.
+
+    Between two points the mean difference is taken as a line over the logarithm of the axis.
+
+    Arguments:
+        ours: the method that is expected to be better for small values.
+        theirs: the one that catches up; on the same points and tasks.
+        lower_is_better: of the metric.
+        labels: of both, for the sentence.
+        unit: what the axis counts, such as `rows a task`.
+
+    Example:
+        >>> rows = np.array([[0.5] * 4, [0.4] * 4, [0.4] * 4])
+        >>> ours = Line("a", "support", (1.0, 10.0, 100.0), ("1", "10", "100"), rows)
+        >>> theirs = replace(ours, values=np.array([[0.9] * 4, [0.4] * 4, [0.2] * 4]))
+        >>> crossing(ours, theirs, lower_is_better=True, labels=("a", "b"), unit="rows a task").at
+        10.0
+    """
+    behind = (theirs.values - ours.values) * (1 if lower_is_better else -1)
+    place = np.log(np.array(ours.at))
+    rng = np.random.default_rng(0)
+    tasks = behind.shape[1]
+    weight = rng.multinomial(tasks, np.full(tasks, 1 / tasks), size=DRAWS) / tasks
+    drawn = np.array([_meets(row, place) for row in weight @ behind.T])
+    at = _meets(behind.mean(1), place)
+    low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
+    bounds = (_inside(at, place), _inside(low, place), _inside(high, place))
+    sentence = _crossing_sentence(bounds, at, ours, labels, unit)
+    return Crossing(ours.axis, ours.method, theirs.method, *bounds, sentence)
+
+
+def _meets(behind: Array, place: Array) -> float:
+    """Where the difference comes to 0 and stays there; -inf: from the start, inf: nowhere."""
+    above = np.flatnonzero(behind > 0)
+    if not len(above):
+        return -math.inf
+    left = int(above[-1])
+    if left == len(behind) - 1:
+        return math.inf
+    step = behind[left] / (behind[left] - behind[left + 1])
+    return float(place[left] + step * (place[left + 1] - place[left]))
+
+
+def _inside(value: float, place: Array) -> float | None:
+    return round(float(np.exp(value)), 2) if math.isfinite(value) else None
+
+
+def _crossing_sentence(
+    bounds: tuple[float | None, float | None, float | None],
+    at: float,
+    ours: Line,
+    labels: tuple[str, str],
+    unit: str,
+) -> str:
+    first, second = map(spoken, labels)
+    where, low, high = bounds
+    least, most = f"{ours.at[0]:g}", f"{ours.at[-1]:g}"
+    if where is None:
+        start = second[:1].upper() + second[1:]
+        if at < 0:
+            return f"{start} is as good as {first} from {least} {unit} on."
+        return f"Up to {most} {unit}, {second} does not come level with {first}."
+    start = f"below {least}" if low is None else f"{low:.0f}"
+    ends = f"{start} to {f'beyond {most}' if high is None else f'{high:.0f}'}"
+    return f"Above about {where:.0f} {unit} (95 % interval {ends}), {second} is as good as {first}."

@@ -1,0 +1,349 @@
+"""The methods that can enter a comparison: their kinds, what each is tuned over, and where it applies."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .. import baselines
+from ..algorithms import ALGORITHMS
+from ..data.splits import Tasks
+from ..errors import UsageError
+from ..learner import Model
+from ..training import meta_train
+from .estimators import EstimatorLearner, training_rows
+from .linear import logistic, spread_of
+from .nets import Bench, fine_tuned, from_scratch, linear_head
+
+Settings = Mapping[str, Any]
+
+
+class Trained(NamedTuple):
+    """A method made ready on the meta-train tasks of a fold.
+
+    Arguments:
+        model: what is scored.
+        found: settings that the method chose itself, such as the strength of a ridge.
+        log: learning curve, where it is trained by gradients.
+    """
+
+    model: Model
+    found: dict[str, Any]
+    log: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A method that can enter a comparison.
+
+    Arguments:
+        name: stable name.
+        label: for people.
+        kind: one of `result.KINDS`.
+        family: `meta`, `baseline` or `incontext`.
+        fit: (bench, settings) -> trained.
+        grid: settings to try, the sound ones first.
+        refuses: why it does not apply to some tasks; `None` where it does.
+        trained: it takes meta-updates, so that seeds differ.
+        reuses: it starts from the pooled net, which is trained once: a try costs no training.
+    """
+
+    name: str
+    label: str
+    kind: str
+    family: str
+    fit: Callable[[Bench, Settings], Trained]
+    grid: tuple[Settings, ...] = ({},)
+    refuses: Callable[[Tasks], str | None] = lambda tasks: None
+    trained: bool = False
+    reuses: bool = False
+
+
+LABELS = {
+    "maml": "MAML",
+    "fomaml": "MAML, first order",
+    "anil": "ANIL",
+    "meta_sgd": "Meta-SGD",
+    "ridge": "ridge on learned features",
+    "protonet": "prototypical network",
+    "gaussian": "Gaussian head on learned features",
+    "reptile": "Reptile",
+    "mixed": "linear mixed model",
+}
+META = ("maml", "anil", "meta_sgd", "ridge", "protonet")
+QUICK_META = {"regression": ("maml", "meta_sgd", "ridge"), "classification": ("maml", "ridge", "protonet")}
+BASELINES = (
+    "mean", "pooled", "pooled_net", "pooled_boosting", "alone", "alone_neighbours", "alone_net",
+    "alone_boosting", "fine_tuned", "linear_head", "shrunken", "mixed", "mixed_squares", "tabicl",
+)  # fmt: skip
+QUICK_BASELINES = ("pooled", "pooled_boosting", "alone", "shrunken", "mixed")
+
+
+def numbered_anew(tasks: Tasks) -> bool:
+    """Whether each episode numbers its classes anew, so that a class number means nothing across tasks."""
+    return tasks.targets.kind == "classification" and tasks.train.n_tasks is None
+
+
+def entrants(tasks: Tasks, names: Sequence[str]) -> list[Entrant]:
+    """The methods of these names, as they are for tasks of this kind.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    return [entrant(tasks, name) for name in names]
+
+
+def entrant(tasks: Tasks, name: str) -> Entrant:
+    """One method by name.
+
+    `mean`, `alone` and `shrunken` are what fits the targets: `majority`, `alone_logistic` and `shrunken_logistic`
+    for classes, `mean`, `alone_ridge` and `shrunken_ridge` for numbers.
+
+    Raises:
+        UsageError: the name is unknown.
+
+    Example:
+        >>> from innerloop.tasks import sinusoid
+        >>> entrant(sinusoid(), "maml").kind
+        'shared'
+    """
+    classes = tasks.targets.kind == "classification"
+    known = _CLASSES if classes else _NUMBERS
+    own = known.get(name) or next((e for e in (*known.values(), *_COMMON.values()) if e.name == name), None)
+    if own is not None:
+        return own
+    if name in ALGORITHMS:
+        return _meta_learner(name)
+    both = (*_CLASSES.values(), *_NUMBERS.values(), *_COMMON.values())
+    other = next((e for e in both if e.name == name), None)
+    if other is not None:
+        raise UsageError(f"method {name!r} does not apply: these tasks are {tasks.targets.kind}")
+    everything = sorted({*ALGORITHMS, *(e.name for e in both)})
+    raise UsageError(f"method {name!r} is unknown: choose among {', '.join(everything)}")
+
+
+def _meta_learner(name: str) -> Entrant:
+    accepted = inspect.signature(ALGORITHMS[name]).parameters
+    grid: list[dict[str, Any]] = [{}, {"hidden": (16,)}, {"meta_lr": 1e-3}]
+    if "inner_lr" in accepted:
+        grid.append({"inner_lr": 0.2})
+
+    def fit(bench: Bench, settings: Settings) -> Trained:
+        if "hidden" in settings and len(bench.tasks.feature_shape) == 3:
+            settings = {"width": 32}
+        run = bench.train(bench.learner(name, settings), settings)
+        return Trained(run.model, {}, tuple(run.log))
+
+    def refuses(tasks: Tasks) -> str | None:
+        if "n_way" in accepted or name == "protonet":
+            return None if tasks.targets.kind == "classification" else "it predicts classes"
+        return None
+
+    return Entrant(name, LABELS.get(name, name), "shared", "meta", fit, tuple(grid), refuses, trained=True)
+
+
+def _needs_vectors(tasks: Tasks) -> str | None:
+    return None if len(tasks.feature_shape) == 1 else "it needs feature vectors"
+
+
+def _needs_meaning(tasks: Tasks) -> str | None:
+    """Refused where class numbers mean nothing across tasks."""
+    return "classes are numbered anew in every episode" if numbered_anew(tasks) else None
+
+
+def _both(*reasons: Callable[[Tasks], str | None]) -> Callable[[Tasks], str | None]:
+    return lambda tasks: next((text for reason in reasons if (text := reason(tasks))), None)
+
+
+# --- closed forms -----------------------------------------------------------------------------------------
+
+
+def _linear(name: str) -> Callable[[Bench, Settings], Trained]:
+    """Ridge regressions of `baselines`, which choose their strength on the meta-train tasks."""
+
+    def fit(bench: Bench, settings: Settings) -> Trained:
+        tasks, support = bench.tasks, bench.tasks.train.support
+        ordered = support.choice.how == "order"
+        size = support.high * (tasks.n_outputs if support.per_class else 1)
+        learner = baselines.BASELINES[name](
+            tasks.n_features, tasks.n_outputs, n_support=size, ordered=ordered
+        )
+        model = meta_train(learner, tasks.train, device=bench.device).model
+        return Trained(model, {} if name == "pooled" else {"spread": round(spread_of(model), 4)})
+
+    return fit
+
+
+def _logistic(*, pooled: bool, adapted: bool) -> Callable[[Bench, Settings], Trained]:
+    def fit(bench: Bench, settings: Settings) -> Trained:
+        inverse = settings.get("C", 1.0)
+        model = logistic(bench.tasks, pooled=pooled, adapted=adapted, inverse_penalty=inverse)
+        return Trained(model, {"spread": round(spread_of(model), 4)} if adapted else {})
+
+    return fit
+
+
+def _mixed(*, squares: bool) -> Callable[[Bench, Settings], Trained]:
+    def fit(bench: Bench, settings: Settings) -> Trained:
+        classes = bench.tasks.targets.kind == "classification"
+        learner = bench.learner("mixed", {"squares": squares, **settings})
+        outer = {"meta_lr": 0.02} if classes else {}
+        run = bench.train(learner, outer)
+        return Trained(run.model, {}, tuple(run.log))
+
+    return fit
+
+
+# --- nets -------------------------------------------------------------------------------------------------
+
+
+def _pooled_net(bench: Bench, settings: Settings) -> Trained:
+    run = bench.pooled_net(settings)
+    return Trained(run.model, {}, tuple(run.log))
+
+
+def _fine_tuned(bench: Bench, settings: Settings) -> Trained:
+    model = fine_tuned(bench, settings)
+    return Trained(model, {"inner_steps": model.learner.inner_steps})  # type: ignore[attr-defined]
+
+
+def _from_scratch(bench: Bench, settings: Settings) -> Trained:
+    model = from_scratch(bench, settings)
+    return Trained(model, {"inner_steps": model.learner.inner_steps})  # type: ignore[attr-defined]
+
+
+def _linear_head(bench: Bench, settings: Settings) -> Trained:
+    model = linear_head(bench)
+    return Trained(model, {"spread": round(spread_of(model), 4)})
+
+
+# --- scikit-learn and TabICL ------------------------------------------------------------------------------
+
+
+def _constant(bench: Bench, settings: Settings) -> Trained:
+    from sklearn.dummy import DummyClassifier, DummyRegressor
+
+    numbers = bench.tasks.targets.kind == "regression"
+    return _pooled_estimator(bench, DummyRegressor() if numbers else DummyClassifier())
+
+
+def _pooled_boosting(bench: Bench, settings: Settings) -> Trained:
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.multioutput import MultiOutputRegressor
+
+    options = {"random_state": bench.seed, "early_stopping": True, **settings}
+    if bench.tasks.targets.kind == "classification":
+        return _pooled_estimator(bench, HistGradientBoostingClassifier(**options))
+    one = HistGradientBoostingRegressor(**options)
+    return _pooled_estimator(bench, one if bench.tasks.n_outputs == 1 else MultiOutputRegressor(one))
+
+
+def _pooled_estimator(bench: Bench, estimator: Any) -> Trained:
+    x, y = training_rows(bench.tasks.train)
+    learner = EstimatorLearner(bench.tasks.targets, pooled=estimator.fit(x, y))
+    return Trained(Model(learner, learner.init()), {})
+
+
+def _alone(make: Callable[[Bench, Settings, int], Any]) -> Callable[[Bench, Settings], Trained]:
+    def fit(bench: Bench, settings: Settings) -> Trained:
+        learner = EstimatorLearner(bench.tasks.targets, lambda rows: make(bench, settings, rows))
+        return Trained(Model(learner, learner.init()), {})
+
+    return fit
+
+
+def _neighbours(bench: Bench, settings: Settings, rows: int) -> Any:
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+    numbers = bench.tasks.targets.kind == "regression"
+    count = min(settings["n_neighbors"], rows)
+    return (KNeighborsRegressor if numbers else KNeighborsClassifier)(count, weights="distance")
+
+
+def _boosting(bench: Bench, settings: Settings, rows: int) -> Any:
+    from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
+    from sklearn.multioutput import MultiOutputRegressor
+
+    options = {"max_depth": 2, "random_state": bench.seed, **settings}
+    if bench.tasks.targets.kind == "classification":
+        return GradientBoostingClassifier(**options)
+    one = GradientBoostingRegressor(**options)
+    return one if bench.tasks.n_outputs == 1 else MultiOutputRegressor(one)
+
+
+def _tabicl(bench: Bench, settings: Settings, rows: int) -> Any:
+    import tabicl
+
+    numbers = bench.tasks.targets.kind == "regression"
+    return tabicl.TabICLRegressor(n_estimators=1) if numbers else tabicl.TabICLClassifier(n_estimators=1)
+
+
+def _needs_tabicl(tasks: Tasks) -> str | None:
+    if importlib.util.find_spec("tabicl") is None:
+        return "TabICL is not installed: pip install 'innerloop[incontext]'"
+    return "it predicts one target" if tasks.targets.kind == "regression" and tasks.n_outputs > 1 else None
+
+
+_POOLED_BOOSTING: tuple[Settings, ...] = (
+    {},
+    {"max_leaf_nodes": 8},
+    {"learning_rate": 0.03, "max_iter": 300},
+    {"max_leaf_nodes": 63},
+)
+_STEP_SIZES = tuple({"inner_lr": lr} for lr in (0.05, 0.2, 0.01, 0.5))
+
+_COMMON = {
+    e.name: e
+    for e in (
+        Entrant("pooled_net", "one net for all tasks", "none", "baseline", _pooled_net,
+                ({}, {"hidden": (16,)}, {"meta_lr": 1e-3}, {"hidden": (64, 64)}),
+                _needs_meaning, trained=True),
+        Entrant("pooled_boosting", "boosting on the rows of all tasks", "none", "baseline", _pooled_boosting,
+                _POOLED_BOOSTING, _both(_needs_vectors, _needs_meaning)),
+        Entrant("alone_neighbours", "each task alone (nearest neighbours)", "alone", "baseline",
+                _alone(_neighbours), tuple({"n_neighbors": k} for k in (3, 1, 5, 10))),
+        Entrant("alone_net", "each task alone (net from scratch)", "alone", "baseline", _from_scratch,
+                tuple({"inner_lr": lr} for lr in (0.01, 0.003, 0.03, 0.1))),
+        Entrant("alone_boosting", "each task alone (boosting)", "alone", "baseline", _alone(_boosting),
+                ({"n_estimators": 30}, {"n_estimators": 10}, {"n_estimators": 30, "max_depth": 1},
+                 {"n_estimators": 100, "learning_rate": 0.03}), _needs_vectors),
+        Entrant("fine_tuned", "pooled net, fine-tuned", "shared", "baseline", _fine_tuned, _STEP_SIZES,
+                trained=True, reuses=True),
+        Entrant("linear_head", "pooled features, linear head", "shared", "baseline", _linear_head,
+                trained=True, reuses=True),
+        Entrant("tabicl", "TabICL, each task alone", "alone", "incontext", _alone(_tabicl), ({},),
+                _both(_needs_tabicl, _needs_vectors)),
+    )
+}  # fmt: skip
+_NUMBERS = {
+    "mean": Entrant("mean", "mean of the training targets", "none", "baseline", _constant),
+    "pooled": Entrant("pooled", "one line for all tasks", "none", "baseline", _linear("pooled"),
+                      refuses=_needs_vectors),
+    "alone": Entrant("alone_ridge", "each task alone (ridge)", "alone", "baseline", _linear("alone_ridge"),
+                     refuses=_needs_vectors),
+    "shrunken": Entrant("shrunken_ridge", "ridge shrunk to the pooled line", "shared", "baseline",
+                        _linear("shrunken_ridge"), refuses=_needs_vectors),
+    "mixed": Entrant("mixed", "linear mixed model", "shared", "baseline", _mixed(squares=False),
+                     refuses=_needs_vectors),
+    "mixed_squares": Entrant("mixed_squares", "linear mixed model with squares", "shared", "baseline",
+                             _mixed(squares=True), refuses=_needs_vectors),
+}  # fmt: skip
+_VECTORS_OF_MEANING = _both(_needs_vectors, _needs_meaning)
+_CLASSES = {
+    "mean": Entrant("majority", "the most frequent class", "none", "baseline", _constant),
+    "pooled": Entrant("pooled", "one logistic regression for all tasks", "none", "baseline",
+                      _logistic(pooled=True, adapted=False),
+                      tuple({"C": c} for c in (1.0, 0.1, 10.0, 0.01)), _VECTORS_OF_MEANING),
+    "alone": Entrant("alone_logistic", "each task alone (logistic)", "alone", "baseline",
+                     _logistic(pooled=False, adapted=True), refuses=_needs_vectors),
+    "shrunken": Entrant("shrunken_logistic", "logistic shrunk to the pooled one", "shared", "baseline",
+                        _logistic(pooled=True, adapted=True),
+                        tuple({"C": c} for c in (1.0, 0.1, 10.0, 0.01)), _VECTORS_OF_MEANING),
+    "mixed": Entrant("mixed", "mixed logistic regression", "shared", "baseline", _mixed(squares=False),
+                     refuses=_VECTORS_OF_MEANING, trained=True),
+    "mixed_squares": Entrant("mixed_squares", "mixed logistic regression with squares", "shared", "baseline",
+                             _mixed(squares=True), refuses=_VECTORS_OF_MEANING, trained=True),
+}  # fmt: skip

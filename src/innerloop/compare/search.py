@@ -1,0 +1,85 @@
+"""The one place that tries settings on meta-validation tasks: the same number of tries for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..data.sources import Source
+from ..data.splits import Tasks
+from ..errors import DivergedError
+from ..evaluation import Evaluation, evaluate
+from ..learner import Model
+from .methods import Entrant
+from .nets import Bench
+
+HEADLINE = {"regression": "error_over_variance", "classification": "accuracy"}
+
+
+class Chosen(NamedTuple):
+    """What a search found.
+
+    Arguments:
+        settings: the best ones.
+        tried: how many were tried.
+        error: mean error of the best ones on the meta-validation tasks; NaN where there was no choice to make.
+    """
+
+    settings: Mapping[str, Any]
+    tried: int
+    error: float
+
+
+def search(entrant: Entrant, bench: Bench, *, tries: int, share: float = 0.25) -> Chosen:
+    """The settings of a method with the lowest error on meta-validation tasks.
+
+    Every method may try as many settings. What takes meta-updates is tried with a share of them.
+
+    Arguments:
+        entrant: the method, its sound settings first in its grid.
+        bench: where it is trained.
+        tries: settings to try.
+        share: of the meta-updates, for a try.
+
+    Returns:
+        What was found; the first settings where a method has no others.
+
+    Example:
+        >>> from innerloop.tasks import sinusoid
+        >>> from innerloop.compare.methods import entrant
+        >>> tasks = sinusoid(n_support=5, episodes=20)
+        >>> search(entrant(tasks, "alone_neighbours"), Bench(tasks, 0, 10), tries=2).tried
+        2
+    """
+    grid = entrant.grid[: max(1, tries)]
+    if len(grid) == 1:
+        return Chosen(grid[0], 1, np.nan)
+    in_part = entrant.trained and not entrant.reuses
+    short = replace(bench, steps=max(1, round(bench.steps * share)), kept={}) if in_part else bench
+    errors = [_error(entrant, short, settings) for settings in grid]
+    best = int(np.argmin(errors))
+    return Chosen(grid[best], len(grid), errors[best])
+
+
+def _error(entrant: Entrant, bench: Bench, settings: Mapping[str, Any]) -> float:
+    try:
+        return error_on(entrant.fit(bench, settings).model, bench.tasks, bench.tasks.valid)
+    except DivergedError:
+        return np.inf
+
+
+def error_on(model: Model, tasks: Tasks, source: Source) -> float:
+    """Mean error of a model after adaptation: error over variance, or one minus the accuracy."""
+    metric = HEADLINE[tasks.targets.kind]
+    mean = float(last(evaluate(model, source, path=False)).values[metric].mean())
+    if not np.isfinite(mean):
+        return np.inf
+    return mean if tasks.targets.kind == "regression" else 1 - mean
+
+
+def last(found: Evaluation) -> Evaluation:
+    """The scores after adaptation alone, whatever the number of inner steps."""
+    return replace(found.at(len(found.steps) - 1), steps=(0,))

@@ -1,0 +1,176 @@
+"""The verdict: two questions, answered in sentences that are never stronger than the numbers.
+
+Does adapting pay over the best model that does not adapt, and does a meta-learned net pay over the mixed model? A
+gain is the share of the opponent's error that is saved. It helps if the whole 95 % interval is at or above the
+smallest gain worth having, it does not if the whole interval is below, and else the data cannot tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .result import Difference, Estimate, Method
+
+LEVEL = 0.05
+TRACE = 0.001
+
+
+@dataclass(frozen=True)
+class Question:
+    """One of the two questions.
+
+    Arguments:
+        ours: the method that should pay, chosen on meta-validation tasks.
+        theirs: what it is held against, chosen there too.
+        found: their paired difference.
+        worthwhile: smallest gain worth having.
+    """
+
+    ours: Method
+    theirs: Method
+    found: Difference
+    worthwhile: float
+
+    @property
+    def answer(self) -> bool | None:
+        """True, false, or `None`: the data cannot tell.
+
+        Example:
+            >>> from dataclasses import replace
+            >>> method = Method("a", "a", "none", "baseline", (), {})
+            >>> gain = Difference("a", "b", Estimate(-0.1, -0.2, 0), Estimate(0.2, 0.1, 0.3), 0.01, 0.01)
+            >>> Question(method, method, gain, 0.05).answer
+            True
+            >>> Question(method, method, gain, 0.5).answer
+            False
+            >>> Question(method, method, gain, 0.15).answer is None
+            True
+        """
+        gain = self.found.gain
+        if not np.isfinite(gain).all():
+            return None
+        if gain.low >= self.worthwhile and self.real:
+            return True
+        return False if gain.high < self.worthwhile else None
+
+    @property
+    def real(self) -> bool:
+        """The gain is not 0: by its interval, and after correction for all differences that were looked at."""
+        gain = self.found.gain
+        return (gain.low > 0 or gain.high < 0) and self.found.p_holm < LEVEL
+
+    def sentence(self, subject: str, opponent: str) -> str:
+        """What the numbers allow to say.
+
+        Arguments:
+            subject: who pays or does not, such as `adapting (MAML)`.
+            opponent: over whom.
+        """
+        gain, least = self.found.gain, _share(self.worthwhile)
+        if not np.isfinite(gain).all():
+            return f"Whether {subject} pays over {opponent} cannot be told: there are too few tasks."
+        size = _size(gain)
+        if self.answer:
+            return f"{_first(subject)} pays over {opponent}: {size}."
+        if self.answer is None:
+            what = (
+                "a gain is there, but whether it reaches"
+                if self.real and gain.mean > 0
+                else "whether it gains"
+            )
+            return f"{_first(subject)} over {opponent}: {what} {least} these data cannot tell ({size})."
+        if self.real and gain.mean > 0:
+            return f"{_first(subject)} over {opponent}: real, {_about(gain)}, too small to matter ({size})."
+        if self.real:
+            return f"{_first(subject)} is worse than {opponent}: {size}."
+        return f"{_first(subject)} does not pay over {opponent}: no gain was found ({size})."
+
+
+def verdict(
+    adapting: Question | None, net: Question | None, *, single: bool = False, right: Method | None = None
+) -> dict[str, Any]:
+    """The answers as `--json` carries them.
+
+    Arguments:
+        adapting: the first question; `None` where it cannot be asked.
+        net: the second question.
+        single: the rows are one table, whose tasks were made at random.
+        right: the best method of all on meta-validation tasks.
+    """
+    sentences = []
+    if single and right is not None:
+        # without tasks there is nothing to adapt to, whatever chance says
+        sentences.append(
+            f"This is one table without tasks: meta-learning is the wrong tool; the right one of those tried "
+            f"is {right.label}."
+        )
+    if adapting is not None:
+        sentences.append(
+            adapting.sentence(f"adapting ({adapting.ours.label})", spoken(adapting.theirs.label))
+        )
+    if net is not None:
+        sentences.append(_of_net(net))
+    found = adapting.found if adapting is not None else None
+    return {
+        "helps": None if adapting is None else adapting.answer,
+        "net_over_mixed": None if net is None else net.answer,
+        "best": None if adapting is None else adapting.ours.name,
+        "over": None if adapting is None else adapting.theirs.name,
+        "difference": None if found is None else found.difference.mean,
+        "ci95": None if found is None else tuple(found.difference[1:]),
+        "sentence": " ".join(sentences) or "Nothing that can be compared ran.",
+    }
+
+
+def _of_net(net: Question) -> str:
+    subject = f"a meta-learned net ({net.ours.label})"
+    opponent = spoken(net.theirs.label)
+    if net.answer is False and not net.real and np.isfinite(net.found.gain).all():
+        return f"{_first(opponent)} does as well as {subject} (with the net {_size(net.found.gain)})."
+    return net.sentence(subject, opponent)
+
+
+def spoken(label: str) -> str:
+    """The label of a method inside a sentence.
+
+    Example:
+        >>> spoken("linear mixed model"), spoken("MAML"), spoken("each task alone (ridge)")
+        ('the linear mixed model', 'MAML', 'each task alone (ridge)')
+    """
+    bare = label[:1].isupper() or label.split(maxsplit=1)[0] in (
+        "each",
+        "one",
+        "the",
+        "boosting",
+        "logistic",
+        "ridge",
+    )
+    return label if bare else f"the {label}"
+
+
+def _size(gain: Estimate) -> str:
+    """The change of the error and its interval, as people read them."""
+    low, high = gain.low, gain.high
+    if low >= 0 or high <= 0:
+        ends = sorted((abs(low), abs(high)))
+        span = f"{_share(ends[0])} to {_share(ends[1])}".replace(" % to", " to")
+    else:
+        span = f"from {_share(high)} lower to {_share(-low)} higher"
+    return f"error {_share(abs(gain.mean))} {'lower' if gain.mean >= 0 else 'higher'}, 95 % interval {span}"
+
+
+def _about(gain: Estimate) -> str:
+    low, high = max(gain.low, TRACE), gain.high
+    ends = [f"{100 * value:.0f}" if value >= 0.005 else f"{100 * value:.1f}" for value in (low, high)]
+    return f"about {ends[0]} %" if ends[0] == ends[1] else f"about {ends[0]}-{ends[1]} %"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %".replace(".0 %", " %")
+
+
+def _first(text: str) -> str:
+    return text[:1].upper() + text[1:]
