@@ -237,10 +237,15 @@ def run(method, net, rows, test, setting, rounds):
 # ----------------------------------------------------------------------------------------------------- results
 
 
+class NotThere(Exception):
+    """A result that is not computed yet."""
+
+
 class Results:
     """One line a result; what is there is not computed again."""
 
     def __init__(self):
+        self.reading = False  # nothing is computed, for the tables
         lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
         self.found = {json.dumps(line["key"]): line["value"] for line in map(json.loads, lines)}
 
@@ -248,6 +253,8 @@ class Results:
         """The value of a key."""
         name = json.dumps(key)
         if name not in self.found:
+            if self.reading:
+                raise NotThere
             self.found[name] = compute()
             RESULTS.parent.mkdir(exist_ok=True)
             with RESULTS.open("a") as file:
@@ -340,11 +347,20 @@ def scores(results, name, shift, method, shots):
     """Accuracy in per cent on every draw."""
     setting, step = ({}, 0) if method == "not touched" else tuned(results, name, shift, method, shots)
     keys = [["test", name, shift, shots, method, setting, step, draw] for draw in range(DRAWS[name])]
-    return np.array([100 * results(key, not_there) for key in keys])
+    return np.array([100 * results(key, None) for key in keys])
 
 
-def not_there():
-    raise SystemExit("not everything is computed yet: run it without --tables")
+def complete(results, name):
+    """Whether every method is tested on a data set."""
+    try:
+        for shift in SHIFTS[name]:
+            for shots in SHOTS[name]:
+                for method in ("not touched", *GRIDS[name]):
+                    scores(results, name, shift, method, shots)
+    except NotThere:
+        print(f"\n{name}: not everything is computed yet, so it is left out", file=sys.stderr)
+        return False
+    return True
 
 
 def interval(differences):
@@ -394,7 +410,7 @@ def paired(results, names, method, opponent, shifted, shots):
     return interval(units)
 
 
-def more_tables(results):
+def default_table(results):
     settings = dataclasses.asdict(Settings())
     gaps = {False: [], True: []}
     print("\nNothing chosen: accuracy in per cent\n")
@@ -405,7 +421,7 @@ def more_tables(results):
         for shift in SHIFTS[name]:
             for shots in (1, 5, 50):
                 keys = [["default", name, shift, shots, settings, draw] for draw in range(2)]
-                found = np.array([100 * results(key, not_there) for key in keys])
+                found = np.array([100 * results(key, None) for key in keys])
                 still, tuned_ones = (
                     scores(results, name, shift, method, shots)[:2]
                     for method in ("not touched", "fine-tuning")
@@ -420,16 +436,21 @@ def more_tables(results):
         print(
             f"\n{'Shifted' if shifted else 'Not shifted'}: {above[0]} above not touched, {above[1]} above fine-tuning"
         )
-    print("\nOne option at a time, 5 examples a class: points above the setting as chosen\n")
-    print("| option | digits, turned | table, another site |\n|---|---|---|")
+
+
+def option_table(results):
+    lines = []
     for label, change in VARIANTS.items():
         cells = []
         for name, shift in (("digits", "turned"), ("table", "another site")):
             setting, step = tuned(results, name, shift, "snr", 5)
             keys = [["vary", name, shift, change, setting | change, step, draw] for draw in range(3)]
-            found = np.array([100 * results(key, not_there) for key in keys])
+            found = np.array([100 * results(key, None) for key in keys])
             cells.append(interval(found - scores(results, name, shift, "snr", 5)[:3]))
-        print(f"| {label} | {' | '.join(cells)} |")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    print("\nOne option at a time, 5 examples a class: points above the setting as chosen\n")
+    print("| option | digits, turned | table, another site |\n|---|---|---|")
+    print("\n".join(lines))
 
 
 def main():
@@ -447,10 +468,15 @@ def main():
             for name in ("digits", "table"):
                 as_it_comes(results, name)
             vary(results)
-    if not arguments.more:
-        tables(results, names)
-    if not arguments.only:
-        more_tables(results)
+    results.reading = True
+    there = [name for name in names if complete(results, name)]
+    if there and not arguments.more:
+        tables(results, there)
+    for table_of in (default_table, option_table) if not arguments.only else ():
+        try:
+            table_of(results)
+        except NotThere:
+            print(f"\n{table_of.__name__}: not everything is computed yet", file=sys.stderr)
 
 
 if __name__ == "__main__":
