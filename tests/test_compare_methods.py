@@ -21,7 +21,7 @@ from innerloop.evaluation import EVALUATION_SEED
 def tasks_of(kind="regression", n_tasks=15, rows=12, seed=0, **options):
     rng = np.random.default_rng(seed)
     x, task = rng.normal(size=(n_tasks * rows, 2)), np.arange(n_tasks * rows) // rows
-    y = x @ [1.0, -0.5] + rng.normal(0, 0.7, n_tasks)[task] + 0.3 * rng.normal(size=len(x))
+    y = x @ [1.0, -0.5] + rng.normal(0, 1.5, n_tasks)[task] + 0.3 * rng.normal(size=len(x))
     if kind == "classification":
         return il.tasks.arrays(x, (y > 0).astype(int), task, n_shot=2, kind=kind, **options)
     return il.tasks.arrays(x, y, task, n_support=4, **options)
@@ -90,7 +90,7 @@ def test_fine_tuning_starts_at_the_pooled_net_and_helps():
     tasks = tasks_of(n_tasks=30)
     bench = Bench(tasks, 0, 60)
     pooled = entrant(tasks, "pooled_net").fit(bench, {}).model
-    tuned = fine_tuned(bench, {"inner_lr": 0.2})
+    tuned = fine_tuned(bench, {"inner_lr": 0.05})
     assert len(bench.kept) == 1
     a, b = (il.evaluate(model, tasks.test) for model in (pooled, tuned))
     np.testing.assert_allclose(b.values["loss"][:, 0], a.values["loss"][:, 0], rtol=1e-5)
@@ -109,10 +109,11 @@ def test_a_classifier_of_all_classes_sees_rows_of_the_class_it_says():
             assert (tasks.train.x[rows[rows >= 0]] == x).all(1).any()
 
 
-@pytest.mark.parametrize(
-    "tasks", [tasks_of(), tasks_of("classification"), classes_of()], ids=["numbers", "classes", "n-way"]
-)
-def test_every_method_runs_or_says_why_not(tasks):
+@pytest.mark.parametrize("kind", ["regression", "classification", "n-way"])
+def test_every_method_runs_or_says_why_not(kind):
+    tasks = classes_of() if kind == "n-way" else tasks_of(kind, n_tasks=8)
+    few = {"episodes": 3} if kind == "n-way" else {"draws": 1}
+    tasks = replace(tasks, valid=replace(tasks.valid, **few))
     bench = Bench(tasks, 0, 2)
     ran = []
     for name in (*BASELINES, *META):

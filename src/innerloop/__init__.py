@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from .algorithms import ridge as ridge
     from .checkpoint import load as load
     from .checkpoint import save as save
+    from .engine import fast as fast
     from .episodes import Batch as Batch
     from .episodes import Episode as Episode
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
+    from .evaluation import query_dependence as query_dependence
     from .learner import Learner as Learner
     from .learner import Model as Model
     from .training import Run as Run
@@ -44,6 +46,7 @@ _HOME: dict[str, str | None] = {
     "baselines": None,
     "datasets": None,
     "evaluate": "evaluation",
+    "fast": "engine",
     "fomaml": "algorithms",
     "gaussian": "algorithms",
     "inner": None,
@@ -53,6 +56,7 @@ _HOME: dict[str, str | None] = {
     "mixed": "algorithms",
     "models": None,
     "protonet": "algorithms",
+    "query_dependence": "evaluation",
     "ridge": "algorithms",
     "save": "checkpoint",
     "tasks": None,

@@ -175,6 +175,33 @@ def _rounded(batch: Batch) -> Batch:
     return padded
 
 
+def equal_sizes(episode: Episode) -> list[tuple[list[int], Episode]]:
+    """The tasks of a padded stack in groups that need no padding.
+
+    Returns:
+        For each pair of sizes the places of its tasks in the stack, and these tasks, rows of weight 0 left out.
+
+    Example:
+        >>> rows = Batch(torch.arange(6.0).reshape(2, 3, 1), torch.zeros(2, 3))
+        >>> short = rows._replace(weight=torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]))
+        >>> [(places, part.support.x.shape[1]) for places, part in equal_sizes(Episode(short, rows))]
+        [([0], 3), ([1], 2)]
+    """
+    kept = [_weights(batch) > 0 for batch in episode]
+    found: dict[tuple[int, ...], list[int]] = {}
+    for place in range(episode.n_tasks):
+        found.setdefault(tuple(int(mask[place].sum()) for mask in kept), []).append(place)
+
+    def rows(batch: Batch, mask: Tensor, places: list[int]) -> Batch:
+        # weights that count are 1
+        bare = batch._replace(weight=None)
+        cut: Batch = map_tensors(lambda t: torch.stack([t[place][mask[place]] for place in places]), bare)
+        return cut
+
+    pairs = list(zip(episode, kept, strict=True))
+    return [(places, Episode(*(rows(*pair, places) for pair in pairs))) for places in found.values()]
+
+
 def join_rows(one: Batch, other: Batch) -> Batch:
     """The rows of two stacked batches of the same tasks together.
 

@@ -16,6 +16,7 @@ from .common import (
     Quiet,
     Steps,
     batchnorm_line,
+    dependence_text,
     emit,
     read_tasks,
     require_steps,
@@ -52,6 +53,7 @@ def evaluate(
       innerloop evaluate runs/schools other_schools.csv --json
     """
     from ..evaluation import evaluate as score
+    from ..evaluation import query_dependence
 
     notes = Notes(quiet=quiet)
     require_steps(inner_steps)
@@ -60,14 +62,18 @@ def evaluate(
         raise UsageError(f"{directory} holds adapted tasks: evaluate the run they were adapted from")
     source = _held_out(stored, tasks, notes)
     found = score(stored.model, source, steps=inner_steps)
+    dependence = query_dependence(stored.model, source)
     method = str(stored.config["learner"]["algorithm"])
     if json:
         settings = {"directory": str(directory), "tasks": tasks, "inner_steps": inner_steps}
         settings |= {"batchnorm": stored.config["learner"]["settings"].get("batchnorm")}
-        emit("evaluate", stored.config["settings"].get("seed"), notes, settings, scores=found.scores(method))
+        seed = stored.config["settings"].get("seed")
+        scores = found.scores(method)
+        emit("evaluate", seed, notes, settings, scores=scores, query_dependence=dependence)
         return
     print(f"{method}: {scored(found, source)}")
     print(batchnorm_line(stored.model.learner) + steps_table(found))
+    print(f"a prediction {dependence_text(dependence)}")
 
 
 def _held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 D, A, T = (Parameter(group=group) for group in (DATA, ALGORITHM, TRAINING))
 
 # settings that `meta_train` takes as they are
-_TRAINING = ("steps", "meta_lr", "meta_batch_size", "schedule", "validate_every", "seed", "device")
+_TRAINING = (
+    *("steps", "meta_lr", "meta_batch_size", "schedule", "validate_every", "seed", "device"),
+    *("engine", "memory"),
+)
 
 
 def train(
@@ -122,6 +125,12 @@ def train(
     augment: Annotated[
         str | None, T, Parameter(help="Of training tasks: rotate, flip, crop, permute, noise, mix.")
     ] = None,
+    engine: Annotated[
+        str, T, Parameter(help="auto, eager, traced, compiled or loop; the result is the same.")
+    ] = "auto",
+    memory: Annotated[
+        str, T, Parameter(help="What tasks that are worked on at once may keep: 512MB.")
+    ] = "512MB",
     seed: Annotated[int, T, Parameter(help="Of the split, the initial parameters and the episodes.")] = 0,
     device: Annotated[Device, T] = "auto",
     out: Annotated[
@@ -208,6 +217,7 @@ def _trained(data: Tasks, settings: dict[str, Any], notes: Notes) -> Run:
             clip=settings["clip"] or None,
             **{key: settings[key] for key in _TRAINING},
         )
+    notes(f"engine: {run.engine}")
     if run.skipped:
         notes(f"note: {run.skipped} tasks were left out of their step because their loss was not finite")
     return run

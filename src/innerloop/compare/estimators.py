@@ -6,7 +6,7 @@ So they are scored by `evaluate` on the same episodes as every other method.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ..data.sources import RowSource, Source, Targets, stream
 from ..episodes import Batch, Episode
-from ..functional import Params
+from ..functional import Network, Params
 from ..learner import MetaGradient, Recipe
 from ..losses import task_losses
 from ..metagrad import unrolled
+from ..models import Polynomial
 
 Array = NDArray[Any]
 Make = Callable[[int], Any]
@@ -55,6 +56,8 @@ class EstimatorLearner:
     make: Make | None = None
     pooled: Any = None
     recipe: Recipe | None = None
+    # rows as they are: no row sees another
+    network: Network = field(default_factory=lambda: Network(Polynomial(1)))
 
     @property
     def metagrad(self) -> MetaGradient:
