@@ -1,5 +1,7 @@
 """The methods of a comparison against plain loops and scikit-learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -153,7 +155,11 @@ def test_search_takes_the_best_and_no_more_than_its_tries():
     found = search(Entrant("x", "x", "alone", "baseline", fit, grid), Bench(tasks, 0, 100), tries=3)
     assert [k for k, _ in seen] == [1, 2, 4]
     errors = {
-        k: error_on(entrant(tasks, "alone_neighbours").fit(Bench(tasks, 0, 1), {"n_neighbors": k}).model, tasks, tasks.valid)
+        k: error_on(
+            entrant(tasks, "alone_neighbours").fit(Bench(tasks, 0, 1), {"n_neighbors": k}).model,
+            tasks,
+            tasks.valid,
+        )
         for k in (1, 4)
     }
     assert found.settings == {"n_neighbors": min(errors, key=errors.get)}
