@@ -108,6 +108,7 @@ def synthetic_comparison(
             "sentence": "Adapting pays. A meta-learned net adds nothing to the mixed model.",
         },
         episodes=tuple(_shown(rng, kind, name, images=images) for name in names[:2]),
+        learned=_learned(names),
         notes=("2 tasks have fewer than 9 rows and give less support",),
         versions={"innerloop": "0.1.0", "torch": "2.13.0"},
         seconds=123.4,
@@ -193,6 +194,27 @@ def _effects(*, images: bool) -> tuple[Effect, ...]:
         Effect(("dropout=0.5",), Estimate(0.05, 0.02, 0.08), 0.02),
         Effect(("learning=meta", "dropout=0.5"), Estimate(0.0, -0.02, 0.02), 1.0),
     )
+
+
+def _learned(tasks) -> dict:
+    def rows(names: str, *values):
+        return tuple(dict(zip(names.split(), row, strict=True)) for row in values)
+
+    layers = (("0", "Linear 3 to 40"), ("2", "Linear 40 to 1"))
+    return {
+        "method": "maml",
+        "moved": rows(
+            "layer kind weights start moved relative low high",
+            (*layers[0], 160, 2.0, 0.1, 0.05, 0.04, 0.06),
+            (*layers[1], 41, 1.0, 0.4, 0.4, 0.3, 0.5),
+        ),
+        "similarity": rows("layer kind cka low high", (*layers[0], 0.99, 0.98, 1.0)),
+        "rates": rows(
+            "parameter step mean lowest highest negative", ("0.weight", "every", 0.1, 0.1, 0.1, 0.0)
+        ),
+        "masks": (),
+        "gains": rows("task before after gain", (tasks[0], 1.0, 0.4, 0.6), (tasks[1], 1.0, 1.2, -0.2)),
+    }
 
 
 def _shown(rng: np.random.Generator, kind: str, name: str, *, images: bool) -> Shown:

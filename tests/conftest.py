@@ -1,12 +1,15 @@
 """What every test shares: one thread, quiet hypothesis, and the path of the development data."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+
+import innerloop.cli.page
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,6 +26,21 @@ def single_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_pages() -> Iterator[Callable[..., Any]]:
+    """A page takes seconds to draw, and many tests train: only those that ask for `pages` have them drawn."""
+    drawn = innerloop.cli.page.draw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(innerloop.cli.page, "draw", lambda make, notes: None)
+        yield drawn
+
+
+@pytest.fixture
+def pages(no_pages: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verbs draw pages, as they do for users."""
+    monkeypatch.setattr(innerloop.cli.page, "draw", no_pages)
 
 
 @pytest.fixture(scope="session")

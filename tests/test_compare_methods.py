@@ -154,14 +154,9 @@ def test_search_takes_the_best_and_no_more_than_its_tries():
     grid = tuple({"n_neighbors": k} for k in (1, 2, 4, 3))
     found = search(Entrant("x", "x", "alone", "baseline", fit, grid), Bench(tasks, 0, 100), tries=3)
     assert [k for k, _ in seen] == [1, 2, 4]
-    errors = {
-        k: error_on(
-            entrant(tasks, "alone_neighbours").fit(Bench(tasks, 0, 1), {"n_neighbors": k}).model,
-            tasks,
-            tasks.valid,
-        )
-        for k in (1, 4)
-    }
+    alone = entrant(tasks, "alone_neighbours")
+    models = {k: alone.fit(Bench(tasks, 0, 1), {"n_neighbors": k}).model for k in (1, 4)}
+    errors = {k: error_on(model, tasks, tasks.valid) for k, model in models.items()}
     assert found.settings == {"n_neighbors": min(errors, key=errors.get)}
     assert (found.tried, found.error) == (3, min(errors.values()))
     seen.clear()

@@ -12,15 +12,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "innerloop"
 # Lowest first. A module imports from its own line and from the lines above it.
 # A new module gets its place here, as low as its imports allow.
 LAYERS = (
-    ("errors", "files", "sealed", "tracing"),
+    ("errors", "files", "sealed", "logs", "tracing"),
     ("engine",),
     ("functional", "episodes", "losses", "metrics", "threads"),
     ("data", "tasks", "datasets", "augment", "models", "inner", "heads"),
-    ("learner", "metagrad", "particles"),
+    ("learner", "metagrad", "particles", "pertask"),
     ("algorithms",),
     ("outer", "memory"),
-    ("training", "evaluation", "checkpoint", "stored", "untrusted", "distributed", "learned"),
-    ("baselines", "search", "refine", "estimators", "figures", "report", "assemble", "compare", "shown"),
+    ("training", "evaluation", "checkpoint", "stored", "untrusted", "weights", "distributed", "learned"),
+    ("baselines", "search", "refining", "estimators", "figures", "report", "assemble", "compare", "shown"),
     ("cli",),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from .evaluation import query_dependence as query_dependence
     from .learner import Learner as Learner
     from .learner import Model as Model
+    from .refining import Refined as Refined
+    from .refining import refine as refine
+    from .refining import state_dict as state_dict
     from .training import Run as Run
     from .training import meta_train as meta_train
 
@@ -42,6 +45,7 @@ _HOME: dict[str, str | None] = {
     "Evaluation": "evaluation",
     "Learner": "learner",
     "Model": "learner",
+    "Refined": "refining",
     "Run": "training",
     "baselines": None,
     "datasets": None,
@@ -57,8 +61,10 @@ _HOME: dict[str, str | None] = {
     "models": None,
     "protonet": "algorithms",
     "query_dependence": "evaluation",
+    "refine": "refining",
     "ridge": "algorithms",
     "save": "checkpoint",
+    "state_dict": "refining",
     "tasks": None,
 }
 

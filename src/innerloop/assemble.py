@@ -14,6 +14,9 @@ from . import algorithms, baselines, models
 from .data.splits import Tasks
 from .errors import UsageError
 from .learner import Learner
+from .pertask import per_task
+
+SCALINGS = ("shared", "per_task")
 
 
 class Sound(NamedTuple):
@@ -53,6 +56,7 @@ def learner_for(
     model: str | None = None,
     hidden: Sequence[int] | None = None,
     width: int | None = None,
+    scaling: str = "shared",
     dropout: float = 0.0,
     seed: int = 0,
     **settings: Any,
@@ -65,6 +69,7 @@ def learner_for(
         model: one of `models.MODELS`; by the shape of the data unless given.
         hidden: hidden widths of an `mlp`; where a head follows, the last one is the number of features.
         width: channels of a `conv4`.
+        scaling: `shared` by all tasks, or `per_task`: numbers are scaled by each task's support, see `pertask`.
         dropout: share of hidden units or channels set to 0 in training.
         seed: of the initial parameters.
         settings: of the algorithm; those not given are sound for the shape of the data.
@@ -93,7 +98,13 @@ def learner_for(
         raise UsageError(f"{senseless[0]} has no meaning for {algorithm}: leave it out")
     if "kind" in accepted:
         settings.setdefault("kind", tasks.targets.kind)
+    own = _own_scales(tasks, scaling)
     if "module" not in accepted:
+        if own:
+            raise UsageError(
+                f"{algorithm} has no network, and no need for scales or classes of each task: leave scaling out, or "
+                "choose maml"
+            )
         _require_vectors(tasks, algorithm, classes="kind" in accepted)
         if model or hidden or width or dropout:
             raise UsageError(f"{algorithm} has no network: leave model, hidden, width and dropout out")
@@ -117,7 +128,30 @@ def learner_for(
         if ends_in_features:
             settings["n_features"] = _count_features(module, tasks.feature_shape)
             settings["n_way" if "n_way" in accepted else "n_outputs"] = tasks.n_outputs
-        return preset(module, **settings)
+        learner = preset(module, **settings)
+        return per_task(learner, **own) if own else learner
+
+
+def _own_scales(tasks: Tasks, scaling: str) -> dict[str, Any]:
+    """What each support decides for its task, as `per_task` takes it; empty for nothing."""
+    if scaling not in SCALINGS:
+        raise UsageError(f"scaling={scaling!r} is unknown: choose {' or '.join(SCALINGS)}")
+    own: dict[str, Any] = {}
+    if scaling == "per_task":
+        if len(tasks.feature_shape) != 1:
+            raise UsageError("scaling='per_task' is for tables: leave it out for images")
+        columns = tasks.schema.columns if tasks.schema else ()
+        # a task column would lose what it says; flags, names and marks of gaps have no scale
+        numbers = [
+            place == 0 and column.kind in ("number", "date") and not column.constant_in_task
+            for column in columns
+            for place in range(column.width)
+        ]
+        own["features"] = numbers if tasks.schema else [True] * tasks.n_features
+        own["n_targets"] = tasks.n_outputs if tasks.targets.kind == "regression" else 0
+    if tasks.own_classes:
+        own["n_classes"] = tasks.n_outputs
+    return own
 
 
 def _fill_in(settings: dict[str, Any], accepted: Collection[str], tasks: Tasks, algorithm: str) -> None:
@@ -136,7 +170,7 @@ def _fill_in(settings: dict[str, Any], accepted: Collection[str], tasks: Tasks, 
 
 def _numbered_anew(tasks: Tasks) -> bool:
     """Whether each episode numbers its classes anew."""
-    return tasks.targets.kind == "classification" and tasks.train.n_tasks is None
+    return tasks.own_classes or (tasks.targets.kind == "classification" and tasks.train.n_tasks is None)
 
 
 def _count_features(module: nn.Module, shape: Sequence[int]) -> int:

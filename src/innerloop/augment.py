@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .data.cells import close_names, meant
+from .data.rows import renumbered
 from .data.sources import Source, SupportSize, Targets
 from .episodes import Batch, Episode, map_tensors, select, tensors
 from .errors import UsageError
@@ -80,13 +81,7 @@ def crop(episode: Episode, generator: torch.Generator) -> Episode:
 def permute(episode: Episode, generator: torch.Generator) -> Episode:
     """Give the classes of each task other numbers: what a number means is then told by the support alone."""
     n_classes = _classes(episode, "permute")
-    order = torch.rand(episode.n_tasks, n_classes, generator=generator).argsort(1)
-
-    def renumbered(batch: Batch) -> Batch:
-        y = order.gather(1, batch.y)
-        return batch._replace(y=y if batch.weight is None else y * (batch.weight > 0))
-
-    return Episode(*(renumbered(batch) for batch in episode))
+    return renumbered(episode, torch.rand(episode.n_tasks, n_classes, generator=generator).argsort(1))
 
 
 def noise(episode: Episode, generator: torch.Generator) -> Episode:

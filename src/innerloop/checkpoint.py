@@ -22,13 +22,13 @@ from .errors import DivergedError, ModelFileError, UsageError
 from .functional import Params
 from .learner import Adapted, Model
 from .sealed import EXTRA_FILES, SCHEMA_VERSION, parse_json, write_sealed
-from .stored import TASKS, Stored, describe, differences, frozen, load, outline, precision
+from .stored import MASK, TASKS, Stored, describe, differences, frozen, load, outline, precision
 from .untrusted import require_config
 
 if TYPE_CHECKING:
     from .data.schema import Schema
 
-__all__ = ["Stored", "describe", "load", "save", "save_adapted"]
+__all__ = ["Stored", "describe", "load", "save", "save_adapted", "versions"]
 
 
 def save(
@@ -45,6 +45,7 @@ def save(
     scores: Sequence[Mapping[str, Any]] | None = None,
     best_step: int | None = None,
     parent: Stored | None = None,
+    mask: Params | None = None,
     log: Sequence[Mapping[str, Any]] = (),
     extra: Mapping[str, bytes] | None = None,
     replace: bool = False,
@@ -64,6 +65,7 @@ def save(
         scores: rows of `Evaluation.scores`.
         best_step: the step the parameters come from.
         parent: the model that this one was refined from.
+        mask: true where refinement changed a parameter, by name.
         log: one dict a logged step; numbers that are not finite are stored as null.
         extra: files for people, by name: `report.html`, `scores.csv`.
         replace: replace a model directory that is there.
@@ -117,9 +119,10 @@ def save(
         "best_step": best_step,
         "parent": None if parent is None else parent.sha256,
         "tasks": None,
-        "versions": _versions(),
+        "versions": versions(),
     }
-    return _write(directory, config, model.meta, log, extra or {}, replace=replace)
+    masks = {f"{MASK}{name}": value for name, value in (mask or {}).items()}
+    return _write(directory, config, {**model.meta, **masks}, log, extra or {}, replace=replace)
 
 
 def save_adapted(
@@ -184,7 +187,7 @@ def save_adapted(
         "data": None if data is None else dict(data),
         "parent": parent.config["parent"] if parent.kind == "adapted" else parent.sha256,
         "tasks": tasks,
-        "versions": _versions(),
+        "versions": versions(),
     }
     return _write(directory, {**parent.config, **change}, {**meta, **stacks}, parent.log, {}, replace=replace)
 
@@ -246,7 +249,13 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float | np.floating) and not math.isfinite(value) else value
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on.
+
+    Example:
+        >>> sorted(versions())
+        ['innerloop', 'numpy', 'python', 'torch']
+    """
     packages = {name: version(name) for name in ("innerloop", "torch", "numpy")}
     return {"python": platform.python_version(), **packages}
 

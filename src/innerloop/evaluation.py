@@ -183,8 +183,7 @@ def evaluate(
     reference = next(iter(model.meta.values()))
     sums: dict[str, dict[str, np.ndarray]] = {}
     counts: dict[str, dict[str, np.ndarray]] = {}
-    spread = _Spread()
-    taken: tuple[int, ...] = ()
+    spread, taken = _Spread(), list[int]()
     for ids, raw in source.fixed(seed):
         episode = to(raw, reference.device, reference.dtype)
         spread.add(raw.query, source.targets)
@@ -203,7 +202,9 @@ def evaluate(
             name: np.stack([total[task] / counts[name][task] for task in total])
             for name, total in sums.items()
         }
-    return Evaluation(tuple(sums["loss"]), taken, values, source.targets, source.support, spread.relative)
+    return Evaluation(
+        tuple(sums["loss"]), tuple(taken), values, source.targets, source.support, spread.relative
+    )
 
 
 def query_dependence(model: Model, source: Source, *, seed: int = EVALUATION_SEED) -> float:
@@ -279,16 +280,15 @@ def mean_loss(model: Model, source: Source, *, seed: int = EVALUATION_SEED, epis
 
 def _measured(
     model: Model, ids: Sequence[str], episode: Episode, targets: Targets, steps: int | None, *, every: bool
-) -> Iterator[tuple[str, dict[str, np.ndarray], tuple[int, ...]]]:
+) -> Iterator[tuple[str, dict[str, np.ndarray], list[int]]]:
     """Each task of a stack with its metrics by number of inner steps, and these numbers."""
     for places, part in without_padding(model.learner, episode, predicting=True):
         with threads_for(model.meta):
             path = _path(model, part, steps, every=every)
-            found = {number: _measure(model, adapted, part.query, targets) for number, adapted in path}
+            pairs = [(number, _measure(model, adapted, part.query, targets)) for number, adapted in path]
+        taken, found = [number for number, _ in pairs], [scores for _, scores in pairs]
         for row, place in enumerate(places):
-            names = next(iter(found.values()))
-            scores = {name: np.array([step[name][row] for step in found.values()]) for name in names}
-            yield ids[place], scores, tuple(found)
+            yield ids[place], {n: np.array([step[n][row] for step in found]) for n in found[0]}, taken
 
 
 def _path(model: Model, episode: Episode, steps: int | None, *, every: bool) -> Iterator[tuple[int, Any]]:
@@ -374,6 +374,8 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     from scipy.special import stdtrit
 
     count = len(values)
+    if not count:
+        return math.nan, math.nan, math.nan
     with np.errstate(invalid="ignore", over="ignore"):
         mean = float(np.mean(values))
     if count < 2 or not np.isfinite(values).all():

@@ -92,6 +92,40 @@ def write_bytes(path: Path, data: bytes) -> None:
         _sync_folder(target.parent)
 
 
+def append_bytes(path: Path, data: bytes) -> None:
+    """Add bytes at the end of a file that is there; they are in the file, but not yet on the disk, afterwards.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    with explained(path):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | _BINARY)
+        try:
+            _write_all(handle, data)
+        finally:
+            os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        ResourceError: it cannot be made.
+    """
+    with explained(path):
+        os.makedirs(path, exist_ok=True)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there and can be.
+
+    Example:
+        >>> remove_file(Path("no/such/file"))
+    """
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
 def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
     """Write a folder of files in place of what is there; a crash leaves the old one or the new one.
 

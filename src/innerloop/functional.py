@@ -173,6 +173,8 @@ class Network:
         self._context.observes = batchnorm == "per_step"
         _refuse_hooks(module)
         self.module = copy.deepcopy(module)
+        # of the module as it was given, before layers are replaced
+        self.entries = dict(self.module.state_dict(keep_vars=True))
         self.normalizers = _replace_layers(self.module, self._context)
         self.module.eval()
         # vmap has no rule for fused recurrence: these models run task by task

@@ -7,7 +7,7 @@ that can be said: figures draw these frames, `innerloop inspect` prints them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +21,19 @@ from .data.sources import Source
 from .episodes import Batch, Episode, map_tensors, select, tensors, to
 from .evaluation import EVALUATION_SEED, Evaluation, interval
 from .functional import Network, Params
-from .learner import Learner, Model
+from .learner import Model
+from .pertask import PerTask
 from .threads import threads_for
 
 _PROBES = 256  # rows that representations are compared on
 _RATE, _MASK = "inner/lr", "inner/mask/"
+
+_MOVED = ("layer", "kind", "weights", "start", "moved", "relative", "low", "high")
+_SIMILAR = ("layer", "kind", "cka", "low", "high")
+_RATES = ("parameter", "step", "mean", "lowest", "highest", "negative")
+_MASKS = ("parameter", "weights", "adapting")
+_GAINS = ("task", "before", "after", "gain")
+_FRAMES = {"moved": _MOVED, "similarity": _SIMILAR, "rates": _RATES, "masks": _MASKS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +60,35 @@ class Learned:
     rates: pd.DataFrame
     masks: pd.DataFrame
 
-    def rows(self) -> dict[str, list[dict[Any, Any]]]:
-        """The frames as plain data."""
-        names = ("moved", "similarity", "rates", "masks")
-        return {name: getattr(self, name).to_dict("records") for name in names}
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        """The frames as plain data, `None` where a number is undefined."""
+        return {name: plain_rows(getattr(self, name)) for name in _FRAMES}
+
+    @staticmethod
+    def of(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Learned:
+        """What `rows` returned, as frames again."""
+        return Learned(
+            **{
+                name: pd.DataFrame(list(rows.get(name, ())), columns=list(columns))
+                for name, columns in _FRAMES.items()
+            }
+        )
+
+
+def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as plain data, `None` where a number is undefined.
+
+    Example:
+        >>> plain_rows(pd.DataFrame({"layer": ["0"], "relative": [np.nan]}))
+        [{'layer': '0', 'relative': None}]
+    """
+    return [
+        {
+            str(name): None if isinstance(value, float) and np.isnan(value) else value
+            for name, value in row.items()
+        }
+        for row in frame.to_dict("records")
+    ]
 
 
 def learned(model: Model, source: Source | None, *, tasks: int = 20, seed: int = EVALUATION_SEED) -> Learned:
@@ -94,9 +127,6 @@ def first_episodes(source: Source, count: int, *, seed: int = EVALUATION_SEED) -
     return [ids[place] for place in chosen], select(episode, torch.from_numpy(chosen))
 
 
-_MOVED = ("layer", "kind", "weights", "start", "moved", "relative", "low", "high")
-
-
 def movement(model: Model, episode: Episode) -> pd.DataFrame:
     r"""How far adaptation moves each layer: $\lVert\phi_l-\theta_l\rVert / \lVert\theta_l\rVert$, over tasks.
 
@@ -118,7 +148,8 @@ def movement(model: Model, episode: Episode) -> pd.DataFrame:
         >>> found["relative"].gt(0).tolist()
         [False, True]
     """
-    before, after, episode = _ends(model, episode)
+    model, episode = _inside(model, episode)
+    before, after = _ends(model, episode)
     network = getattr(model.learner, "network", None)
     params = network.params() if network else {}
     statistics = network.statistics_like(next(iter(model.meta.values()))) if network else {}
@@ -147,9 +178,6 @@ def _norm(values: list[Tensor]) -> np.ndarray:
     return total
 
 
-_SIMILAR = ("layer", "kind", "cka", "low", "high")
-
-
 def similarity(model: Model, episode: Episode) -> pd.DataFrame:
     """Whether representations change in adaptation: linear CKA of each layer's output before and after.
 
@@ -172,7 +200,8 @@ def similarity(model: Model, episode: Episode) -> pd.DataFrame:
         >>> found["cka"].between(0, 1).all()
         np.True_
     """
-    before, after, episode = _ends(model, episode)
+    model, episode = _inside(model, episode)
+    before, after = _ends(model, episode)
     network = getattr(model.learner, "network", None)
     names = {} if network is None else network.params()
     if network is None or any(value.shape[1:] != names[n].shape for n, value in after.items() if n in names):
@@ -270,9 +299,6 @@ def _probe_rows(query: Batch) -> Any:
     return map_tensors(lambda t: t.flatten(0, 1)[chosen.to(t.device)].unsqueeze(0), query.x)
 
 
-_RATES = ("parameter", "step", "mean", "lowest", "highest", "negative")
-
-
 def rates(model: Model) -> pd.DataFrame:
     """The learned inner step sizes.
 
@@ -309,9 +335,6 @@ def rates(model: Model) -> pd.DataFrame:
     return _frame(_RATES, rows)
 
 
-_MASKS = ("parameter", "weights", "adapting")
-
-
 def masks(model: Model) -> pd.DataFrame:
     """Which weights may move, where that is learned (sparse-MAML).
 
@@ -334,9 +357,6 @@ def masks(model: Model) -> pd.DataFrame:
         for name, score in found.items()
     ]
     return _frame(_MASKS, rows)
-
-
-_GAINS = ("task", "before", "after", "gain")
 
 
 def gains(found: Evaluation) -> pd.DataFrame:
@@ -365,14 +385,20 @@ def gains(found: Evaluation) -> pd.DataFrame:
     return _frame(_GAINS, rows).sort_values("gain", ascending=False, kind="stable", ignore_index=True)
 
 
-def _ends(model: Model, episode: Episode) -> tuple[Params, Params, Episode]:
-    """Adapted values before the first and after the last inner step, and the episode they belong to."""
+def _inside(model: Model, episode: Episode) -> tuple[Model, Episode]:
+    """The episode on the device of the model; where its tasks are scaled, the model inside and what it sees."""
     reference = next(iter(model.meta.values()))
     episode = to(episode, reference.device, reference.dtype)
-    learner: Learner = model.learner
+    if isinstance(model.learner, PerTask):
+        return Model(model.learner.learner, model.meta), model.learner._inside(episode)
+    return model, episode
+
+
+def _ends(model: Model, episode: Episode) -> tuple[Params, Params]:
+    """Adapted values before the first and after the last inner step."""
     with torch.no_grad(), threads_for(model.meta):
-        before, *rest = learner.path(model.meta, episode.support)
-    return before, (rest[-1] if rest else before), episode
+        before, *rest = model.learner.path(model.meta, episode.support)
+    return before, (rest[-1] if rest else before)
 
 
 def _layer_of(name: str, params: Params) -> str:

@@ -15,7 +15,18 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, stack, tensors, unsqueeze
+from .episodes import (
+    Batch,
+    Episode,
+    all_draws,
+    as_tensors,
+    at_step,
+    equal_sizes,
+    map_tensors,
+    stack,
+    tensors,
+    unsqueeze,
+)
 from .errors import DataError, UsageError
 from .functional import Network, Params, fold
 from .heads import Head, Spread
@@ -292,7 +303,7 @@ class GradientLearner:
         self, meta: Params, support: Batch, steps: int | None, key: Tensor | None
     ) -> Iterator[Params]:
         count = support.y.shape[0]
-        started = self.start.make(meta, support) if self.start else {}
+        started = self.start.make(meta, all_draws(support)) if self.start else {}
         fast = {
             name: started[name] if name in started else meta[name].expand(count, *meta[name].shape)
             for name in self.fast
@@ -302,7 +313,7 @@ class GradientLearner:
         for step in range(self.inner_steps if steps is None else steps):
             stream = None if key is None else fold(key, step)
             scaled = {**meta, **self.network.at_step(meta, step)}
-            grads, fast = self._support_gradient(scaled, fast, support, stream)
+            grads, fast = self._support_gradient(scaled, fast, at_step(support, step), stream)
             fast, state = self.rule.update(grads, state, fast, meta)
             yield fast
 
@@ -331,6 +342,7 @@ class GradientLearner:
         self, meta: Params, fast: Params, support: Batch, *, key: Tensor | None = None
     ) -> Tensor:
         """What the inner loop descends: the mean support loss of each task, `(T,)`."""
+        support = all_draws(support)
         prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key)
         return task_losses(self.criterion, prediction, support)
 
@@ -340,6 +352,7 @@ class GradientLearner:
             return fast
         if self.network.keeps_statistics:
             return {**fast, **_owned(self.network.at_step(meta, step), support)}
+        support = all_draws(support)
         _require_support(support)
         _, statistics = self.network(meta, fast, support.x, weight=support.weight)
         return {**fast, **statistics}
@@ -441,6 +454,7 @@ class HeadLearner:
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Iterator[Params]:
         """The head before (step 0) and after its solution (step 1)."""
+        support = all_draws(support)
         statistics, features = self._support_features(meta, support, key)
         yield {**statistics, **self.head.base(meta, support.y.shape[0])}
         if steps != 0:
@@ -626,7 +640,12 @@ def _no_rows(x: Any) -> Batch:
 
 
 def predict_tasks(
-    model: Model, supports: Sequence[Batch], queries: Sequence[Any], *, at_once: int = 256
+    model: Model,
+    supports: Sequence[Batch],
+    queries: Sequence[Any],
+    *,
+    steps: int | None = None,
+    at_once: int = 256,
 ) -> list[Any]:
     """Adapt to many tasks and predict for their query rows, several tasks at a time.
 
@@ -634,6 +653,7 @@ def predict_tasks(
         model: the model.
         supports: support rows of each task; none of them for the base prediction.
         queries: query features of each task.
+        steps: inner steps; as in training unless given.
         at_once: tasks in one stack.
 
     Returns:
@@ -656,16 +676,18 @@ def predict_tasks(
         parts = zip(supports[start : start + at_once], blank, strict=True)
         episode = model._like(stack([Episode(support, query) for support, query in parts]))
         groups = without_padding(model.learner, episode, predicting=True)
-        for task, predictions in sorted(_predicted(model, groups), key=operator.itemgetter(0)):
+        for task, predictions in sorted(_predicted(model, groups, steps), key=operator.itemgetter(0)):
             found.append(map_tensors(operator.itemgetter(slice(rows[task])), predictions))
     return found
 
 
-def _predicted(model: Model, groups: list[tuple[list[int], Episode]]) -> Iterator[tuple[int, Any]]:
+def _predicted(
+    model: Model, groups: list[tuple[list[int], Episode]], steps: int | None
+) -> Iterator[tuple[int, Any]]:
     """The place of each task and its predictions."""
     for places, part in groups:
         with torch.no_grad():
-            adapted = model.learner.adapt(model.meta, part.support)
+            adapted = model.learner.adapt(model.meta, part.support, steps=steps)
             predictions = model.learner.predict(model.meta, adapted, part.query.x)
         for row, place in enumerate(places):
             yield place, map_tensors(operator.itemgetter(row), predictions)

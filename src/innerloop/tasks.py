@@ -8,16 +8,18 @@ from .data.functions import function, sinusoid
 from .data.layouts import open_tasks as open
 from .data.nway import class_table, classes, classes_from_schema
 from .data.single import single
-from .data.splits import Tasks
+from .data.splits import Fold, Tasks, folds
 from .data.tables import from_schema, table
 
 __all__ = [
+    "Fold",
     "Tasks",
     "arrays",
     "check",
     "class_table",
     "classes",
     "classes_from_schema",
+    "folds",
     "from_schema",
     "function",
     "open",

@@ -117,9 +117,14 @@ def require_config(config: dict[str, Any]) -> None:
 def require_recipe(recipe: dict[str, Any]) -> None:
     """Only names from the registries, only settings of the types that these declare."""
     require(len(json.dumps(recipe)) <= _RECIPE_LIMIT, "the learner has more settings than any algorithm")
-    parts = {"algorithm", "settings", *({"model"} & set(recipe))}
+    parts = {"algorithm", "settings", *({"model", "per_task"} & set(recipe))}
     require(set(recipe) == parts, f"the learner has the parts {sorted(recipe)}, not {sorted(parts)}")
     _require_settings("algorithm", recipe["algorithm"], recipe["settings"], ALGORITHMS)
+    if "per_task" in recipe:
+        hints = {"features": list[bool], "n_targets": int, "n_classes": int}
+        _require_fields(recipe["per_task"], hints, "what is taken from each support")
+        small = all(0 <= recipe["per_task"][name] <= _RECIPE_LIMIT for name in ("n_targets", "n_classes"))
+        require(small, "what is taken from each support has no such size")
     model = recipe.get("model", "external")
     if model != "external":
         named = isinstance(model, dict) and set(model) == {"name", "settings"}

@@ -15,6 +15,7 @@ from ..learner import Learner
 from ..losses import Loss
 from ..models import build as build_model
 from ..models import recipe_of
+from ..pertask import per_task
 
 P = ParamSpec("P")
 
@@ -47,7 +48,8 @@ def build(recipe: dict[str, Any], *, module: nn.Module | None = None, loss: Loss
     """Make a learner from its recipe.
 
     Arguments:
-        recipe: `{"algorithm": name, "settings": {...}, "model": {"name": ..., "settings": {...}}}`.
+        recipe: `{"algorithm": name, "settings": {...}, "model": {"name": ..., "settings": {...}}}`, and `per_task`
+            with the arguments of `pertask.per_task` where a support is scaled.
         module: the module, where the recipe says `external`.
         loss: the loss function, where the recipe says `external`.
 
@@ -80,4 +82,5 @@ def build(recipe: dict[str, Any], *, module: nn.Module | None = None, loss: Loss
         inspect.signature(ALGORITHMS[name]).bind(**settings)
     except TypeError as error:
         raise UsageError(f"algorithm {name!r}: {error}") from None
-    return ALGORITHMS[name](**settings)
+    learner = ALGORITHMS[name](**settings)
+    return per_task(learner, **recipe["per_task"]) if "per_task" in recipe else learner

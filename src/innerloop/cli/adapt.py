@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -67,7 +67,10 @@ def adapt(
         batch = task_support(schema, labelled.iloc[rows], x[rows])
         adapted[name] = stored.model.adapt(batch.x, batch.y, steps=inner_steps)
     counts = {name: len(rows) for name, rows in groups.items()}
-    settings = {"support": str(support), "inner_steps": inner_steps}
+    settings: dict[str, Any] = {"support": str(support), "inner_steps": inner_steps}
+    if schema.n_way:
+        # the numbers of classes mean nothing without the task they belong to
+        settings["labels"] = {name: list(labels) for name, labels in schema.own_labels(labelled).items()}
     save_adapted(out, stored, adapted, n_support=counts, settings=settings, replace=replace)
     if json:
         emit("adapt", None, notes, settings, out=str(out), tasks=counts)

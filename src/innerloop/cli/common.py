@@ -106,9 +106,8 @@ def _known_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
     senseless = [key for key in options if key not in accepted]
     if senseless:
         known = ", ".join(option_name(key) for key in accepted if key in DATA_SETTINGS)
-        raise UsageError(
-            f"{option_name(senseless[0])} has no meaning for the built-in {name!r}, which knows {known}"
-        )
+        option = "--split and --folds have" if senseless[0] == "split" else f"{option_name(senseless[0])} has"
+        raise UsageError(f"{option} no meaning for the built-in {name!r}, which knows {known}")
     if "split" in options and "," in options["split"]:
         options["split"] = shares(options["split"])
     return options

@@ -35,10 +35,12 @@ from .common import (
     read_tasks,
     require_place,
 )
+from .page import Report, leave, require_report
 
 if TYPE_CHECKING:
     from ..compare.result import Comparison
     from ..data.splits import Tasks
+    from ..report import Page
 
 COMPARISON = Group("Comparison", sort_key=2)
 C, T = (Parameter(group=group) for group in (COMPARISON, TRAINING))
@@ -77,6 +79,7 @@ def compare(
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Folder of the results; runs/NAME-compare unless given.")
     ] = None,
+    report: Report = None,
     json: Json = False,
     quiet: Quiet = False,
     **data: Any,
@@ -93,9 +96,11 @@ def compare(
       innerloop compare schools.csv --task school --target exam --learners maml,gaussian --worthwhile 2%
       innerloop compare houses.csv --target price
     """
-    own = {key: value for key, value in locals().items() if key not in ("json", "quiet", "out", "data")}
+    own = {
+        key: value for key, value in locals().items() if key not in ("report", "json", "quiet", "out", "data")
+    }
     unset = {each.name: each.default for each in _data_options()}
-    execute(unset | data | own, out=out, json=json, quiet=quiet)
+    execute(unset | data | own, out=out, report=report, json=json, quiet=quiet)
 
 
 def _data_options() -> list[inspect.Parameter]:
@@ -126,8 +131,10 @@ def _with_data_options(verb: Callable[..., None]) -> None:
 _with_data_options(compare)
 
 
-def execute(settings: dict[str, Any], *, out: Path | None, json: bool, quiet: bool) -> Comparison:
-    """Compare by settings, print, and leave `comparison.json` in a folder."""
+def execute(
+    settings: dict[str, Any], *, out: Path | None, json: bool, quiet: bool, report: str | None = None
+) -> Comparison:
+    """Compare by settings, print, and leave `comparison.json` and a page in a folder."""
     from ..compare.comparing import compare as run
     from ..compare.comparing import plan_for
     from ..files import explained, write_bytes
@@ -139,6 +146,7 @@ def execute(settings: dict[str, Any], *, out: Path | None, json: bool, quiet: bo
     name = folds[0].name
     place = out or Path("runs") / f"{name}-compare"
     require_place(place)
+    require_report(report)
     for line in (repr(folds[0]), *(f"note: {note}" for note in folds[0].notes)):
         notes(line)
     plan = plan_for(
@@ -157,12 +165,24 @@ def execute(settings: dict[str, Any], *, out: Path | None, json: bool, quiet: bo
     with explained(place):
         place.mkdir(parents=True, exist_ok=True)
     write_bytes(place / "comparison.json", found.to_json().encode())
+    page = leave(report, place / "report.html", lambda: _page(found), notes)
     if json:
-        emit("compare", settings["seed"], notes, asked, out=str(place), **content(found))
+        place_of_page = None if page is None else str(page)
+        emit(
+            "compare", settings["seed"], notes, asked, out=str(place), report=place_of_page, **content(found)
+        )
         return found
     show(found)
+    if page is not None:
+        print(f"page: {page}")
     print(f"everything as numbers: {place / 'comparison.json'}")
     return found
+
+
+def _page(found: Comparison) -> Page:
+    from ..report import comparison_page
+
+    return comparison_page(found)
 
 
 def read_folds(settings: Mapping[str, Any]) -> tuple[list[Tasks], dict[str, str] | None, bool]:

@@ -24,10 +24,13 @@ from .common import (
     steps_table,
     stored_run,
 )
+from .page import Report, command_line, leave, require_report
 
 if TYPE_CHECKING:
     from ..checkpoint import Stored
     from ..data.sources import Source
+    from ..evaluation import Evaluation
+    from ..report import Page
 
 
 def evaluate(
@@ -39,16 +42,19 @@ def evaluate(
     *,
     inner_steps: Steps = None,
     device: Device = "auto",
+    report: Report = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Score a model on tasks it has not met, by number of inner steps.
 
     Without TASKS these are the meta-test tasks of its training data. Of another table they are all tasks
-    that training has not met.
+    that training has not met. A page with pictures of the scores and of what was learned is left beside the
+    directory.
 
     Examples:
       innerloop evaluate runs/schools
+      innerloop evaluate runs/schools --report schools.html
       innerloop evaluate runs/schools --inner-steps 10
       innerloop evaluate runs/schools other_schools.csv --json
     """
@@ -57,26 +63,56 @@ def evaluate(
 
     notes = Notes(quiet=quiet)
     require_steps(inner_steps)
+    require_report(report)
     stored = stored_run(directory, device)
     if stored.kind == "adapted":
         raise UsageError(f"{directory} holds adapted tasks: evaluate the run they were adapted from")
-    source = _held_out(stored, tasks, notes)
+    source = held_out(stored, tasks, notes)
     found = score(stored.model, source, steps=inner_steps)
     dependence = query_dependence(stored.model, source)
     method = str(stored.config["learner"]["algorithm"])
+    settings = {"directory": str(directory), "tasks": tasks, "inner_steps": inner_steps}
+    place = directory if directory.name else directory.resolve()
+    beside = place.with_name(f"{place.name}-evaluate{f'-{Path(tasks).stem}' if tasks else ''}.html")
+    page = leave(report, beside, lambda: _page(stored, source, found, settings), notes)
     if json:
-        settings = {"directory": str(directory), "tasks": tasks, "inner_steps": inner_steps}
         settings |= {"batchnorm": stored.config["learner"]["settings"].get("batchnorm")}
-        seed = stored.config["settings"].get("seed")
-        scores = found.scores(method)
-        emit("evaluate", seed, notes, settings, scores=scores, query_dependence=dependence)
+        emit(
+            "evaluate", stored.config["settings"].get("seed"), notes, settings, scores=found.scores(method),
+            query_dependence=dependence, report=None if page is None else str(page),
+        )  # fmt: skip
         return
     print(f"{method}: {scored(found, source)}")
     print(batchnorm_line(stored.model.learner) + steps_table(found))
     print(f"a prediction {dependence_text(dependence)}")
+    if page is not None:
+        print(f"page: {page}")
 
 
-def _held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
+def _page(stored: Stored, source: Source, found: Evaluation, settings: dict[str, Any]) -> Page:
+    """What was found, as a page."""
+    from ..report import Scored, scored_page
+
+    config = stored.config
+    places = [place for place in (settings["directory"], settings["tasks"]) if place is not None]
+    return scored_page(
+        Scored(
+            method=str(config["learner"]["algorithm"]),
+            data=Path(str(places[-1] if len(places) > 1 else config["settings"].get("tasks"))).stem,
+            model=stored.model,
+            source=source,
+            found=found,
+            schema=stored.schema,
+            log=stored.log,
+            best_step=config["best_step"],
+            settings=config["settings"],
+            versions=config["versions"],
+            command=command_line("evaluate", {"inner_steps": settings["inner_steps"]}, *places),
+        )
+    )
+
+
+def held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
     """Meta-test tasks of the training data, or the tasks of another table that were not trained on."""
     settings = {key: stored.config["settings"].get(key) for key in DATA_SETTINGS}
     if settings["tasks"] is None:

@@ -2,36 +2,139 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from ..errors import InnerloopError
 from .common import Json, Notes, cell, columns, emit
+from .evaluate import held_out
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..checkpoint import Stored
+    from ..data.sources import Source
+    from ..learned import Learned
 
 
 def inspect(
     directory: Annotated[Path, Parameter(help="What innerloop train or innerloop adapt left.")],
+    tasks: Annotated[
+        str | None, Parameter(help="A table with the columns of training; the training data unless given.")
+    ] = None,
     /,
     *,
     json: Json = False,
 ) -> None:
-    """Show what a model directory holds; nothing in it is run.
+    """Show what a model directory holds and what the model has learned; nothing in it is run.
+
+    How far each layer moves in adaptation, whether representations change, and which tasks gain is measured
+    on tasks that training has not met. Learned step sizes and masks need no task.
 
     Examples:
       innerloop inspect runs/schools
+      innerloop inspect runs/schools other_schools.csv
       innerloop inspect runs/schools --json
     """
     from ..checkpoint import describe, load
+    from ..learned import plain_rows
 
-    notes = Notes(quiet=True)
-    found = describe(load(directory))
+    notes = Notes(quiet=json)
+    stored = load(directory)
+    found = describe(stored)
+    source = _source(stored, tasks, notes)
+    inside, gained = _learned(stored, source)
     if json:
-        emit("inspect", found["settings"].get("seed"), notes, {"directory": str(directory)}, **{
+        emit("inspect", found["settings"].get("seed"), notes, {"directory": str(directory), "tasks": tasks}, **{
             key: value for key, value in found.items() if key != "settings"
-        }, trained_with=found["settings"])  # fmt: skip
+        }, trained_with=found["settings"], learned={**inside.rows(), "gains": plain_rows(gained)})  # fmt: skip
         return
     print(columns([row for key, value in found.items() for row in _rows(key, value)]))
+    for title, lines in _tables(inside, gained):
+        print(f"\n{title}\n{columns(lines)}")
+
+
+def _source(stored: Stored, tasks: str | None, notes: Notes) -> Source | None:
+    """Held-out tasks, or none where the data is not at hand."""
+    if stored.kind == "adapted" and tasks is None:
+        return None
+    try:
+        return held_out(stored, tasks, notes)
+    except InnerloopError as error:
+        if tasks is not None:
+            raise
+        notes(f"note: what tasks show is left out: {error}")
+        return None
+
+
+def _learned(stored: Stored, source: Source | None) -> tuple[Learned, pd.DataFrame]:
+    """What was learned, and what each task gains; empty without tasks."""
+    import pandas as pd
+
+    from ..evaluation import evaluate
+    from ..learned import gains, learned
+
+    inside = learned(stored.model, source)
+    if source is None:
+        return inside, pd.DataFrame(columns=["task", "before", "after", "gain"])
+    return inside, gains(evaluate(stored.model, source))
+
+
+def _tables(inside: Learned, gained: pd.DataFrame) -> Iterator[tuple[str, list[list[str]]]]:
+    """Titles and rows of what was learned; what there is nothing of is left out."""
+    found = inside.rows()
+    alike = {row["layer"]: _estimate(row, "cka") for row in found["similarity"]}
+    moved = [
+        [
+            row["layer"],
+            row["kind"],
+            str(row["weights"]),
+            _estimate(row, "relative"),
+            alike.get(row["layer"], ""),
+        ]
+        for row in found["moved"]
+    ]
+    if moved:
+        head = ["layer", "", "weights", "moved, relative to its start", "similarity before and after (CKA)"]
+        yield "What adaptation changes, means over tasks and 95 % intervals", [head, *moved]
+    if found["rates"]:
+        head = ["parameter", "inner step", "mean", "lowest", "highest", "share below 0"]
+        yield "Learned step sizes", [head, *(_line(row) for row in _cells(inside.rates))]
+    if len(inside.masks):
+        rows = [[name, str(size), f"{100 * share:.1f} %"] for name, size, share in _cells(inside.masks)]
+        yield "Which weights may move", [["parameter", "weights", "of them adapting"], *rows]
+    if len(gained):
+        yield _gain_title(gained), [["task", "before", "after", "gain"], *_extremes(gained)]
+
+
+def _cells(frame: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    return frame.itertuples(index=False, name=None)
+
+
+def _line(values: Sequence[Any]) -> list[str]:
+    return [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
+
+
+def _estimate(row: dict[str, Any], name: str) -> str:
+    mean, low, high = row[name], row["low"], row["high"]
+    if mean is None:
+        return "starts at 0" if name == "relative" else ""
+    return f"{mean:.4f}" if low is None else f"{mean:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _gain_title(gained: pd.DataFrame) -> str:
+    better, worse = (gained["gain"] > 0).sum(), (gained["gain"] < 0).sum()
+    middle = gained["gain"].median()
+    return f"Adapting helps on {better} of {len(gained)} tasks and hurts on {worse}; median gain {middle:.4g}"
+
+
+def _extremes(gained: pd.DataFrame, most: int = 3) -> list[list[str]]:
+    """The tasks that gain most and least."""
+    lines = [_line(row) for row in _cells(gained)]
+    return lines if len(lines) <= 2 * most else [*lines[:most], ["...", "", "", ""], *lines[-most:]]
 
 
 def _rows(key: str, value: Any) -> list[list[str]]:

@@ -49,8 +49,8 @@ def predict(
 
     Rows of the same task that have one are its support. The output keeps all rows and their order and adds
     the prediction, the probability of each class, and n_support, the number of support rows of the task;
-    0 means the base prediction, without any adaptation. A directory that adapt left needs no support rows,
-    and every row is predicted.
+    0 means the base prediction, without any adaptation. A directory that adapt or refine left needs no
+    support rows, and every row is predicted.
 
     Examples:
       innerloop predict runs/schools mixed.csv --out predictions.csv
@@ -64,15 +64,19 @@ def predict(
         if out.exists() and out.samefile(rows):
             raise UsageError(f"--out {out}: this is the table itself: choose another file")
     stored = stored_run(directory, device)
-    if stored.kind == "adapted" and inner_steps is not None:
-        raise UsageError("--inner-steps: this model is adapted already; give the number to innerloop adapt")
+    ready = stored.kind in ("adapted", "refined")
+    if ready and inner_steps is not None:
+        raise UsageError(
+            f"--inner-steps: this model is {stored.kind} already; give the number to innerloop adapt"
+        )
     schema, frame = read_rows(stored, rows, notes)
-    if stored.kind == "adapted":
+    if ready:
         wanted, values, counts = _from_adapted(stored, schema, frame, notes)
     else:
         wanted, values, counts = _from_run(stored, schema, frame, inner_steps)
-    added = _added(schema, frame, wanted, values, counts)
-    base = int((counts[wanted] == 0).sum())
+    labels = _own_labels(stored, schema, frame)
+    added = _added(schema, frame, wanted, schema.decode(values, labels), counts)
+    base = 0 if stored.kind == "refined" else int((counts[wanted] == 0).sum())
     if base:
         notes(f"note: {base} rows belong to tasks without a support row: base prediction, n_support=0")
     if not wanted.any():
@@ -113,20 +117,21 @@ def _from_run(
             queries.append(x[query])
             places.append(query)
     values = np.zeros((len(frame), schema.n_outputs))
-    model = stored.model if inner_steps is None else _with_steps(stored, inner_steps)
-    for place, part in zip(places, predict_tasks(model, supports, queries), strict=True):
+    if inner_steps is not None:
+        _require_inner_steps(stored)
+    found = predict_tasks(stored.model, supports, queries, steps=inner_steps)
+    for place, part in zip(places, found, strict=True):
         values[place] = part.cpu().numpy()
     return ~labelled, values, counts
 
 
-def _with_steps(stored: Stored, inner_steps: int) -> Any:
-    from dataclasses import replace
+def _require_inner_steps(stored: Stored) -> None:
+    """Refuse a number of steps for what adapts without any."""
+    from ..learner import HeadLearner
 
-    from ..learner import GradientLearner, Model
-
-    if not isinstance(stored.model.learner, GradientLearner):
+    learner = stored.model.learner
+    if isinstance(getattr(learner, "learner", learner), HeadLearner):
         raise UsageError("--inner-steps: this model adapts by a closed form, which has no steps")
-    return Model(replace(stored.model.learner, inner_steps=inner_steps), stored.model.meta)
 
 
 def _from_adapted(
@@ -135,10 +140,10 @@ def _from_adapted(
     import numpy as np
     import torch
 
-    support = {entry["id"]: entry["n_support"] or 0 for entry in stored.config["tasks"]}
+    support = {entry["id"]: entry["n_support"] or 0 for entry in stored.config["tasks"] or []}
     labelled = schema.labelled(frame)
     if labelled.any():
-        notes(f"note: {int(labelled.sum())} rows have a target; an adapted model predicts them all the same")
+        notes(f"note: {int(labelled.sum())} rows have a target; this model predicts them all the same")
     x = torch.from_numpy(schema.encode(frame))
     counts = np.zeros(len(frame), dtype=np.int64)
     values = np.zeros((len(frame), schema.n_outputs))
@@ -149,8 +154,21 @@ def _from_adapted(
     return np.ones(len(frame), dtype=bool), values, counts
 
 
+def _own_labels(stored: Stored, schema: Schema, frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The classes of each row's task, where tasks have classes of their own."""
+    if not schema.n_way:
+        return []
+    adapted = stored.config["settings"].get("labels") if stored.kind == "adapted" else None
+    known = schema.own_labels(frame) if adapted is None else adapted
+    return [tuple(known.get(name, ())) for name in schema_tasks(schema, frame)]
+
+
 def _added(
-    schema: Schema, frame: pd.DataFrame, wanted: np.ndarray, values: np.ndarray, counts: np.ndarray
+    schema: Schema,
+    frame: pd.DataFrame,
+    wanted: np.ndarray,
+    decoded: dict[str, np.ndarray],
+    counts: np.ndarray,
 ) -> pd.DataFrame:
     """The new columns; a prediction is missing where a row was support.
 
@@ -159,10 +177,7 @@ def _added(
     """
     import pandas as pd
 
-    columns = {
-        name: pd.Series(column, index=frame.index).where(wanted)
-        for name, column in schema.decode(values).items()
-    }
+    columns = {name: pd.Series(column, index=frame.index).where(wanted) for name, column in decoded.items()}
     columns["n_support"] = pd.Series(counts, index=frame.index)
     taken = [name for name in columns if name in frame]
     if taken:
@@ -175,10 +190,27 @@ def _csv(path: Path, frame: pd.DataFrame, added: pd.DataFrame) -> str:
     import pandas as pd
 
     table = as_written(path, frame)
+    added = added.rename(columns=_harmless)
+    if "prediction" in added and not pd.api.types.is_numeric_dtype(added["prediction"]):
+        added["prediction"] = added["prediction"].map(_harmless, na_action="ignore")
     text: str = pd.concat([table, added.set_axis(table.index)], axis=1).to_csv(
         index=False, lineterminator="\n"
     )
     return text
+
+
+def _harmless(label: str) -> str:
+    """A label that a spreadsheet program would run as a formula, marked as text; numbers stay as they are.
+
+    The rows of the user are not changed, but labels come from the training data of somebody else, perhaps.
+
+    Example:
+        >>> _harmless("=1+1"), _harmless("-1"), _harmless("plain")
+        ("'=1+1", '-1', 'plain')
+    """
+    from ..data.cells import parse
+
+    return f"'{label}" if label[:1] in tuple("=+-@\t\r") and parse(label) is None else label
 
 
 def _records(frame: pd.DataFrame, added: pd.DataFrame) -> list[dict[str, Any]]:

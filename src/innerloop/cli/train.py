@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,14 +30,18 @@ from .common import (
     scored,
     steps_table,
 )
+from .page import command_line, draw
 
 if TYPE_CHECKING:
     from ..data.splits import Tasks
     from ..evaluation import Evaluation
     from ..learner import Learner
-    from ..training import Run
+    from ..report import Page
+    from ..training import Callback, Run
 
 D, A, T = (Parameter(group=group) for group in (DATA, ALGORITHM, TRAINING))
+
+REPORT = "report.html"
 
 # settings that `meta_train` takes as they are
 _TRAINING = (
@@ -76,6 +83,11 @@ def train(
     split: Annotated[
         str | None, D, Parameter(help="Shares for train, validation, test: 0.7,0.15,0.15; or a CSV file.")
     ] = None,
+    folds: Annotated[
+        int | None,
+        D,
+        Parameter(help="Score by folds over tasks: 5 trains 5 times, every task is tested once."),
+    ] = None,
     split_by: Annotated[
         str | None, D, Parameter(help="Column whose values are divided instead of tasks: clinic.")
     ] = None,
@@ -86,7 +98,9 @@ def train(
         str | None, D, Parameter(help="What numbers are written with: a point, or a comma as in 1,5.")
     ] = None,
     labels: Annotated[
-        str | None, D, Parameter(help="shared: folders task/class/image, classes as in every task.")
+        str | None,
+        D,
+        Parameter(help="shared: a class is the same in every task; per_task: each task has its own."),
     ] = None,
     image_size: Annotated[int | None, D, Parameter(help="Side of the images in pixels.")] = None,
     skip_bad: Annotated[
@@ -99,6 +113,9 @@ def train(
     model: Annotated[str | None, A, Parameter(help="mlp or conv4; by the data unless given.")] = None,
     hidden: Annotated[str | None, A, Parameter(help="Hidden widths of the mlp: 40,40.")] = None,
     width: Annotated[int | None, A, Parameter(help="Channels of the conv4.")] = None,
+    scaling: Annotated[
+        str, A, Parameter(help="Of numbers: shared by all tasks, or per_task, by each support.")
+    ] = "shared",
     inner_lr: Annotated[
         float | None, A, Parameter(help="Inner step size (where it starts, if learned).")
     ] = None,
@@ -120,7 +137,9 @@ def train(
     clip: Annotated[float, T, Parameter(help="Largest norm of the meta-gradient; 0 for none.")] = 10.0,
     validate_every: Annotated[int | None, T, Parameter(help="Steps between validations.")] = None,
     composition: Annotated[
-        str | None, T, Parameter(help="Training tasks: fixed, permuted, recombined or fresh (default).")
+        str | None,
+        T,
+        Parameter(help="Training tasks: fixed, permuted, recombined, fresh (default) or resplit."),
     ] = None,
     augment: Annotated[
         str | None, T, Parameter(help="Of training tasks: rotate, flip, crop, permute, noise, mix.")
@@ -131,10 +150,16 @@ def train(
     memory: Annotated[
         str, T, Parameter(help="What tasks that are worked on at once may keep: 512MB.")
     ] = "512MB",
+    init: Annotated[
+        Path | None, A, Parameter(help="Start from trained weights: a model directory, or safetensors.")
+    ] = None,
     seed: Annotated[int, T, Parameter(help="Of the split, the initial parameters and the episodes.")] = 0,
     device: Annotated[Device, T] = "auto",
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Model directory; runs/NAME-ALGORITHM unless given.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, Parameter(group=OUTPUT, help="Folder for TensorBoard, written while training runs.")
     ] = None,
     replace: Replace = False,
     json: Json = False,
@@ -142,8 +167,10 @@ def train(
 ) -> None:
     """Meta-train a model on many tasks.
 
-    It leaves a model directory, which evaluate, adapt, predict and inspect take. Tasks are split into
+    It leaves a model directory, which evaluate, adapt, predict and inspect take; report.html in it shows the
+    scores and what was learned. While it runs, DIR.live.jsonl grows by a line a meta-update. Tasks are split into
     meta-train, meta-validation and meta-test; the scores printed at the end are those of meta-test.
+    With --folds the model of the first fold is kept, and the scores are of all folds.
 
     Examples:
       innerloop train schools.csv --task school --target exam --out runs/schools
@@ -152,19 +179,29 @@ def train(
       innerloop train sinusoid --n-support 5 --algorithm fomaml
       innerloop train schools.csv --config schools.toml
     """
-    settings = {
-        key: value for key, value in locals().items() if key not in ("json", "quiet", "out", "replace")
-    }
-    execute(settings, out=out, replace=replace, json=json, quiet=quiet)
+    apart = ("json", "quiet", "out", "replace", "tensorboard")
+    settings = {key: value for key, value in locals().items() if key not in ("apart", *apart)}
+    execute(settings, out=out, replace=replace, tensorboard=tensorboard, json=json, quiet=quiet)
 
 
-def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: bool, quiet: bool) -> Path:
+def execute(
+    settings: dict[str, Any],
+    *,
+    out: Path | None,
+    replace: bool,
+    json: bool,
+    quiet: bool,
+    tensorboard: Path | None = None,
+) -> Path:
     """Train by settings, score on meta-test, write the directory."""
-    from ..evaluation import evaluate
+    from ..evaluation import evaluate, over_folds
     from ..sealed import refuse_occupied
 
     notes = Notes(quiet=quiet)
     _require_sense(settings)
+    folds = settings["folds"]
+    if folds:
+        settings |= {"split": f"1/{folds}"}
     data = read_tasks(settings)
     directory = out or Path("runs") / f"{data.name}-{settings['algorithm']}"
     refuse_occupied(directory, replace=replace)
@@ -172,19 +209,41 @@ def execute(settings: dict[str, Any], *, out: Path | None, replace: bool, json: 
     for line in (repr(data), *(f"note: {note}" for note in data.notes)):
         notes(line)
     settings = _complete(settings, data)
-    run = _trained(data, settings, notes)
+    with _loggers(directory, tensorboard, notes) as loggers:
+        run = _trained(data, settings, notes, loggers=loggers)
     found = evaluate(run.model, data.test)
-    _keep(directory, run, data, settings, found, replace=replace)
+    page = draw(lambda: _page(run, data, settings, found), notes)
+    _keep(directory, run, data, settings, found, page, replace=replace)
+    every = [found, *_other_folds(settings, notes)] if folds else [found]
+    total = over_folds(every) if folds else found
+    means = [each.metric(found.metrics[0])[0] for each in every]
     if json:
         emit(
             "train", settings["seed"], notes, settings, out=str(directory),
-            scores=found.scores(settings["algorithm"]), best_step=run.best_step,
+            scores=total.scores(settings["algorithm"]), best_step=run.best_step,
             training_seconds=round(run.seconds, 3), remarks=list(data.notes),
+            report=str(directory / REPORT) if page else None, **({"folds": means} if folds else {}),
         )  # fmt: skip
     else:
-        _show(found, data, run.model.learner)
-        print(f"model: {directory}")
+        _show(total, data, run.model.learner, means)
+        print(f"model: {directory}{' (of the first fold)' if folds else ''}")
+        if page:
+            print(f"page: {directory / REPORT}")
     return directory
+
+
+def _other_folds(settings: dict[str, Any], notes: Notes) -> Iterator[Evaluation]:
+    """The same training with the tasks divided in every other way; each on its own meta-test tasks."""
+    from dataclasses import replace
+
+    from ..evaluation import evaluate
+
+    for number in range(2, settings["folds"] + 1):
+        data = read_tasks(settings | {"split": f"{number}/{settings['folds']}"})
+        found = evaluate(_trained(data, settings, notes, f", fold {number}").model, data.test)
+        # episodes of classes have no names of their own
+        ids = found.ids if data.test.n_tasks else tuple(f"fold {number}, {name}" for name in found.ids)
+        yield replace(found, ids=ids)
 
 
 def _complete(settings: dict[str, Any], data: Tasks) -> dict[str, Any]:
@@ -199,7 +258,23 @@ def _complete(settings: dict[str, Any], data: Tasks) -> dict[str, Any]:
     return settings | missing | size
 
 
-def _trained(data: Tasks, settings: dict[str, Any], notes: Notes) -> Run:
+@contextmanager
+def _loggers(directory: Path, tensorboard: Path | None, notes: Notes) -> Iterator[Sequence[Callback]]:
+    """Log while training runs: lines beside the directory until it is written, and TensorBoard if asked for."""
+    from ..files import remove_file
+    from ..logs import JsonLines, TensorBoard, logging
+
+    board = [] if tensorboard is None else [TensorBoard(tensorboard)]
+    place = directory if directory.name else directory.resolve()
+    live = place.with_name(f"{place.name}.live.jsonl")
+    with logging(JsonLines(live), *board, warn=notes) as loggers:
+        yield loggers
+    remove_file(live)  # the directory is going to have all of it
+
+
+def _trained(
+    data: Tasks, settings: dict[str, Any], notes: Notes, what: str = "", loggers: Sequence[Callback] = ()
+) -> Run:
     """Meta-train on the tasks, with progress on stderr."""
     from ..augment import augmented, named
     from ..data.compose import composed
@@ -208,12 +283,13 @@ def _trained(data: Tasks, settings: dict[str, Any], notes: Notes) -> Run:
     learner = _learner(data, settings)
     training = composed(data.train, settings["composition"] or "fresh", seed=settings["seed"])
     training = augmented(training, *named(settings["augment"] or ""))
-    with notes.progress(f"{settings['algorithm']} on {data.name}", settings["steps"]) as callback:
+    with notes.progress(f"{settings['algorithm']} on {data.name}{what}", settings["steps"]) as callback:
         run = meta_train(
             learner,
             training,
             valid=data.valid,
-            callbacks=[callback],
+            callbacks=[callback, *loggers],
+            meta=_start(learner, settings["init"], notes),
             clip=settings["clip"] or None,
             **{key: settings[key] for key in _TRAINING},
         )
@@ -223,8 +299,54 @@ def _trained(data: Tasks, settings: dict[str, Any], notes: Notes) -> Run:
     return run
 
 
+def _start(learner: Learner, init: Path | None, notes: Notes) -> dict[str, Any] | None:
+    """Meta-parameters that begin with the weights of a file or model directory."""
+    if init is None:
+        return None
+    from ..weights import begun
+
+    meta, left = begun(learner.init(), init)
+    notes(f"note: training starts from the weights of {init}")
+    if left:
+        notes(f"note: {', '.join(left)} have another shape there and start anew")
+    return meta
+
+
+def _page(run: Run, data: Tasks, settings: dict[str, Any], found: Evaluation) -> Page:
+    """What was trained, as a page."""
+    from ..checkpoint import versions
+    from ..report import Scored, scored_page
+
+    asked = {key: value for key, value in settings.items() if key != "tasks"}
+    if settings["folds"]:
+        del asked["split"]
+    return scored_page(
+        Scored(
+            method=str(settings["algorithm"]),
+            data=data.name,
+            model=run.model,
+            source=data.test,
+            found=found,
+            schema=data.schema,
+            log=run.log,
+            best_step=run.best_step,
+            settings=settings,
+            versions=versions(),
+            command=command_line("train", asked, str(settings["tasks"])),
+            notes=data.notes,
+        )
+    )
+
+
 def _keep(
-    directory: Path, run: Run, data: Tasks, settings: dict[str, Any], found: Evaluation, *, replace: bool
+    directory: Path,
+    run: Run,
+    data: Tasks,
+    settings: dict[str, Any],
+    found: Evaluation,
+    page: bytes | None,
+    *,
+    replace: bool,
 ) -> None:
     """Write the model directory."""
     from ..checkpoint import save
@@ -241,15 +363,25 @@ def _keep(
         scores=found.scores(settings["algorithm"]),
         best_step=run.best_step,
         log=run.log,
+        extra={REPORT: page} if page else {},
         replace=replace,
     )
 
 
-def _show(found: Evaluation, data: Tasks, learner: Learner) -> None:
-    """Scores for people."""
+def _show(found: Evaluation, data: Tasks, learner: Learner, folds: Sequence[float]) -> None:
+    """Scores for people; `folds` are the means of the headline, one a fold."""
+    import numpy as np
+
+    from ..evaluation import interval
+
     headline = found.metrics[0]
-    print(f"meta-test: {scored(found, data.test)}")
+    print(f"meta-test{f' of {len(folds)} folds' if len(folds) > 1 else ''}: {scored(found, data.test)}")
     print(batchnorm_line(learner) + steps_table(found))
+    if len(folds) > 1:
+        each = ", ".join(cell((mean, math.nan, math.nan), headline) for mean in folds)
+        print(
+            f"{LABELS[headline]} by fold: {each}; mean {cell(interval(np.array(folds)), headline)} over folds"
+        )
     print(f"{LABELS[headline]} after adaptation: {cell(found.metric(headline), headline)}")
 
 
@@ -258,7 +390,10 @@ def _require_sense(settings: dict[str, Any]) -> None:
     from ..baselines import BASELINES
     from ..errors import UsageError
 
+    if settings["folds"] is not None and settings["split"] is not None:
+        raise UsageError("--folds divides the tasks itself: leave --split out")
     for key, least in {
+        "folds": 3,
         "seed": 0,
         "steps": 0,
         "meta_batch_size": 1,
@@ -299,6 +434,7 @@ def _learner(data: Any, settings: dict[str, Any]) -> Any:
         model=settings["model"],
         hidden=hidden,
         width=settings["width"],
+        scaling=settings["scaling"],
         seed=settings["seed"],
         **wanted,
     )

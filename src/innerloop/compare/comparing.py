@@ -14,6 +14,7 @@ import numpy as np
 from ..assemble import sound_settings
 from ..data.splits import Tasks
 from ..errors import UsageError
+from ..learned import gains, learned, plain_rows
 from ..shown import show
 from . import curves
 from .contest import Contest, Effort, Entry, Progress, method
@@ -168,6 +169,7 @@ def compare(
         effects=effects,
         verdict=_judged(methods, entries, pairs, differences, plan),
         episodes=_shown(folds[0], entries, [m.name for m in methods], pairs),
+        learned=_learned(folds[0], entries, [m.name for m in methods]),
         notes=folds[0].notes,
         versions=_versions(),
         seconds=round(time.perf_counter() - began, 3),
@@ -323,6 +325,18 @@ def _shown(
     named = dict.fromkeys([ranked[0], *(name for pair in pairs.values() for name in pair)])
     models = {name: entries[name].first[0].model for name in named}
     return show(models, tasks.test, schema=tasks.schema, count=EPISODES)
+
+
+def _learned(tasks: Tasks, entries: Mapping[str, Entry], ranked: Sequence[str]) -> dict[str, Any]:
+    """What the best meta-learner learned, on the meta-test tasks of the first fold."""
+    best = next((name for name in ranked if entries[name].entrant.family == "meta"), None)
+    if best is None:
+        return {}
+    entry = entries[best]
+    found = learned(entry.first[0].model, tasks.test).rows() | {
+        "gains": plain_rows(gains(entry.scores[0][0]))
+    }
+    return {"method": best, **{name: tuple(rows) for name, rows in found.items()}}
 
 
 def _about(

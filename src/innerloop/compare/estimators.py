@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.sources import RowSource, Source, Targets, stream
 from ..episodes import Batch, Episode
@@ -58,6 +58,11 @@ class EstimatorLearner:
     recipe: Recipe | None = None
     # rows as they are: no row sees another
     network: Network = field(default_factory=lambda: Network(Polynomial(1)))
+
+    @property
+    def network(self) -> Network:
+        """Features go to the estimator as they are."""
+        return Network(nn.Identity())
 
     @property
     def metagrad(self) -> MetaGradient:

@@ -215,6 +215,8 @@ class Comparison:
         effects: of the factorial.
         verdict: `helps`, `net_over_mixed` (true, false or null), `best`, `over`, `difference`, `ci95`, `sentence`.
         episodes: to show.
+        learned: what the best meta-learner learned in the first fold: its `method`, rows of `gains`, and those
+            of `innerloop.learned.Learned`; empty without a meta-learner.
         notes: remarks, one sentence each.
         versions: of the packages used.
         seconds: the whole took.
@@ -240,6 +242,7 @@ class Comparison:
     effects: tuple[Effect, ...] = ()
     verdict: dict[str, Any] = field(default_factory=dict)
     episodes: tuple[Shown, ...] = ()
+    learned: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0

@@ -157,6 +157,7 @@ def open_table(
     kind: str | None = None,
     date_format: list[str] | None = None,
     decimal: str = ".",
+    labels: str | None = None,
     split: Split | None = None,
     split_by: str | None = None,
     support: str | None = None,
@@ -179,7 +180,7 @@ def open_table(
     }  # fmt: skip
     of_tasks = {
         "task": task, "n_support": n_support, "kind": kind, "split_by": split_by, "support": support,
-        "date_format": date_format,
+        "date_format": date_format, "labels": labels,
     }  # fmt: skip
     if n_way is not None:
         wrong = [key for key, value in of_tasks.items() if value is not None and key != "date_format"]
@@ -261,7 +262,9 @@ def open_images(
     given = _given({"n_shot": n_shot, "n_query": n_query, "split": split or found.split})
     if labels is not None:
         if labels != "shared":
-            raise UsageError(f"labels={labels!r} is unknown: shared, or leave it out for n-way episodes")
+            raise UsageError(
+                f"labels={labels!r} is not for images: shared, or leave it out for n-way episodes"
+            )
         if found.groups is None:
             raise DataError(
                 f"{data} has no folder a task: task/class/image is the layout with --labels shared"

@@ -64,6 +64,7 @@ class RowSource:
         n_query: largest number of query rows of a training episode; evaluation uses all.
         draws: support sets drawn for each task in evaluation.
         blocks: first row of each block, and `N`, where support comes from one block.
+        own_classes: each task has classes of its own, so training gives them other numbers at each visit.
 
     Raises:
         DataError: a task has fewer than two rows, or fewer than two blocks.
@@ -85,6 +86,7 @@ class RowSource:
     n_query: int = 32
     draws: int = 10
     blocks: Indices | None = None
+    own_classes: bool = False
 
     def __post_init__(self) -> None:
         """Every task must give a support and a query row."""
@@ -112,7 +114,10 @@ class RowSource:
             chosen = distinct(np.array([self.n_tasks]), np.array([count]), generator)[0]
         else:
             chosen = torch.randint(self.n_tasks, (count,), generator=generator).numpy()
-        return self._episode(chosen, generator, self.n_query)
+        episode = self._episode(chosen, generator, self.n_query)
+        if not self.own_classes:
+            return episode
+        return renumbered(episode, torch.rand(count, self.targets.n_outputs, generator=generator).argsort(1))
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """See `Source.fixed`: `draws` supports of each task, all its other rows are query."""
@@ -239,6 +244,22 @@ class RowSource:
             return Batch(x, y)
         kept = torch.from_numpy(np.arange(width) < counts[:, None])
         return Batch(_masked(x, kept), _masked(y, kept), kept.to(x.dtype))
+
+
+def renumbered(episode: Episode, order: Tensor) -> Episode:
+    """Class `c` of task `t` becomes class `order[t, c]`; padding stays 0.
+
+    Example:
+        >>> batch = Batch(torch.zeros(1, 2, 1), torch.tensor([[0, 1]]))
+        >>> renumbered(Episode(batch, batch), torch.tensor([[2, 0, 1]])).support.y.tolist()
+        [[2, 0]]
+    """
+
+    def changed(batch: Batch) -> Batch:
+        y = order.gather(1, batch.y)
+        return batch._replace(y=y if batch.weight is None else y * (batch.weight > 0))
+
+    return Episode(*(changed(batch) for batch in episode))
 
 
 def _stacks(order: Indices, rows: Indices) -> Iterator[Indices]:

@@ -60,6 +60,7 @@ class Schema:
         target_scale: standard deviation of the meta-train targets (regression).
         more_targets: further target columns (regression), each with its mean and scale.
         decimal: what numbers are written with in files.
+        n_way: where each task has classes of its own, the most that one has; `classes` is empty then.
 
     Example:
         >>> frame = pd.DataFrame({"site": list("aabb"), "dose": [1, 2, 3, 4], "risk": [0.1, 0.2, 0.4, 0.9]})
@@ -79,6 +80,7 @@ class Schema:
     target_scale: float = 1.0
     more_targets: tuple[Column, ...] = ()
     decimal: str = "."
+    n_way: int = 0
 
     @staticmethod
     def fit(
@@ -162,7 +164,9 @@ class Schema:
     @property
     def n_outputs(self) -> int:
         """Outputs a model needs."""
-        return len(self.classes) if self.kind == "classification" else len(self.target_columns)
+        if self.kind == "regression":
+            return len(self.target_columns)
+        return self.n_way or len(self.classes)
 
     @property
     def target_columns(self) -> tuple[Column, ...]:
@@ -240,7 +244,8 @@ class Schema:
             `(n, C)` float32, standardised, for regression; `(n,)` int64 class numbers for classification.
 
         Raises:
-            DataError: a target is missing, not a number, or a class that meta-train does not have.
+            DataError: a target is missing, not a number, a class that meta-train does not have, or one more
+                than tasks with classes of their own may have.
         """
         for column in self.target_columns:
             if column.name not in frame:
@@ -253,6 +258,8 @@ class Schema:
                 )
         if self.kind == "regression":
             return np.stack([self._standardised(frame, column) for column in self.target_columns], axis=1)
+        if self.n_way:
+            return self._numbered_in_tasks(frame)
         found, texts, codes = match_values(frame[self.target], self.classes)
         bad = np.flatnonzero(found < 0)
         if len(bad):
@@ -263,19 +270,50 @@ class Schema:
             )
         return found
 
+    def own_labels(self, frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+        """The classes of each task by its labelled rows, where tasks have classes of their own.
+
+        Class number `i` of a task is the `i`-th of them.
+        """
+        frame = frame[self.labelled(frame)]
+        names = task_ids(frame, str(self.task)).astype(str)
+        return {str(name): sorted_labels(part) for name, part in frame[self.target].groupby(names)}
+
+    def _numbered_in_tasks(self, frame: pd.DataFrame) -> np.ndarray:
+        """The number of each row's class among those of its task, in the order of `sorted_labels`."""
+        order = {label: rank for rank, label in enumerate(sorted_labels(frame[self.target]))}
+        codes, values = distinct(frame[self.target])
+        rank = np.array([order[str(value)] for value in values], dtype=np.int64)[codes]
+        task = pd.factorize(task_ids(frame, str(self.task)))[0]
+        pairs, inside = np.unique(task * max(len(order), 1) + rank, return_inverse=True)
+        owner = pairs // max(len(order), 1)
+        number = (np.arange(len(pairs)) - np.searchsorted(owner, owner))[inside.ravel()]
+        bad = np.flatnonzero(number >= self.n_way)
+        if len(bad):
+            raise DataError(
+                f"{where(frame, bad[0], self.task)}: its task has more than {self.n_way} classes of {self.target!r}, "
+                "the most that a task had in training: leave some out, or train on tasks with as many",
+                **place(frame, bad[0], self.task, self.target),
+            )
+        return number.astype(np.int64)
+
     def _standardised(self, frame: pd.DataFrame, column: Column) -> np.ndarray:
         values = (numbers(frame, column.name, self.task) - column.mean) / column.scale
         return as_float32(values, frame, column.name, self.task)
 
-    def decode(self, prediction: Tensor | np.ndarray) -> dict[str, np.ndarray]:
+    def decode(
+        self, prediction: Tensor | np.ndarray, labels: Sequence[Sequence[str]] = ()
+    ) -> dict[str, np.ndarray]:
         """Predictions as columns of a table.
 
         Arguments:
             prediction: `(n, C)` standardised values, or `(n, C)` logits.
+            labels: the classes of each row's task, where tasks have classes of their own; a row of a task
+                without any has no prediction.
 
         Returns:
             `prediction` in natural units, or `prediction_<target>` for each of several; or `prediction`
-            as label text, and `probability_<class>` for each.
+            as label text, and `probability_<class>` for each, or its `probability` where tasks have their own.
         """
         values = prediction.detach().cpu().numpy() if isinstance(prediction, Tensor) else prediction
         values = np.asarray(values, dtype=np.float64)
@@ -290,6 +328,13 @@ class Schema:
             }
         shares = np.exp(values - values.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
+        if self.n_way:
+            chosen = values.argmax(axis=1)
+            found = [
+                own[number] if number < len(own) else None for own, number in zip(labels, chosen, strict=True)
+            ]
+            sure = np.where([name is None for name in found], np.nan, shares.max(axis=1))
+            return {"prediction": np.array(found, dtype=object), "probability": sure}
         names = np.array(self.classes, dtype=object)
         columns = {f"probability_{name}": shares[:, i] for i, name in enumerate(self.classes)}
         return {"prediction": names[values.argmax(axis=1)], **columns}

@@ -107,6 +107,11 @@ class Tasks:
         """Outputs a model needs."""
         return self.targets.n_outputs
 
+    @property
+    def own_classes(self) -> bool:
+        """Each task has classes of its own, numbered anew in each."""
+        return self.schema is not None and self.schema.n_way > 0
+
     def renamed(self, name: str) -> Tasks:
         """The same tasks under another name."""
         return replace(self, name=name)
@@ -187,8 +192,7 @@ def divide(
         [6, 2, 2]
     """
     if isinstance(split, str | Path):
-        is_fold = re.fullmatch(r"\d+/\d+", str(split)) and not Path(split).exists()
-        split = Fold.parse(str(split)) if is_fold else read_split(split)
+        split = _named(split)
     if isinstance(split, Mapping):
         return _by_name(names, split, what, dropped)
     if isinstance(split, Fold):
@@ -199,6 +203,20 @@ def divide(
         rest = np.setdiff1d(np.arange(len(names)), np.concatenate([test, valid]))
         return [rest, np.sort(valid), np.sort(test)]
     return parts(len(names), split, seed)
+
+
+def _named(split: str | Path) -> Fold | dict[str, list[str]]:
+    """A fold, or what the file says."""
+    if Path(split).exists():
+        return read_split(split)
+    if re.fullmatch(r"\d+/\d+", str(split)):
+        return Fold.parse(str(split))
+    if Path(split).suffix == "":
+        raise UsageError(
+            f"split={str(split)!r} is unknown: give three shares such as 0.7,0.15,0.15, a fold such as 2/5, or a CSV "
+            "file with the columns task and split"
+        )
+    return read_split(split)
 
 
 def _by_name(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def table(
     categorical: Sequence[str] = (),
     date_format: Sequence[str] = (),
     decimal: str = ".",
+    labels: str = "shared",
     split: Split = SHARES,
     split_by: str | None = None,
     seed: int = 0,
@@ -53,6 +55,8 @@ def table(
         date_format: formats of dates, as `strptime` has them; year-month-day, day.month.year and dates with
             slashes that can be read in one way only are recognised without. A date becomes days.
         decimal: what numbers are written with, `.` or `,`; the same at prediction.
+        labels: `shared` if a class means the same in every task; `per_task` if each task has classes of its own,
+            which only its support explains. Then tasks with a single class are dropped.
         split: shares of the tasks for meta-train, meta-validation and meta-test; or the tasks of each,
             `{"train": [...], "valid": [...], "test": [...]}`; or a CSV file with the columns task and split; or
             a `splits.Fold`.
@@ -85,6 +89,9 @@ def table(
     kind = _checked_kind(frame, task=task, target=target, kind=kind, per_class=size.per_class, notes=notes)
     whole = frame
     frame, ids = _usable(frame, task, target, size.choice, notes)
+    own_classes = _own_classes(labels, kind)
+    if own_classes:
+        frame, ids = _without_single_classes(frame, ids, target_names(target)[0], notes)
     names, codes = numbered(ids)
     del ids  # an array of text as long as the table
     positions = task_splits(frame, whole, codes, names, task=task, split_by=split_by, split=split, seed=seed)
@@ -104,9 +111,17 @@ def table(
         date_format=date_format,
         decimal=decimal,
     )
+    if own_classes:
+        n_way = int(_classes_of_tasks(frame, codes, schema.target).max(initial=0))
+        schema, classes = replace(schema, classes=(), n_way=n_way), None
+        notes.append(
+            f"each task has classes of its own, {n_way} at most; only its support says what they mean"
+        )
     notes += _gap_notes(schema, frame)
     splits = {part: tuple(names[index].tolist()) for part, index in zip(SPLITS, positions, strict=True)}
-    sources = _row_sources(frame, schema, codes, names, positions, support=size, n_query=n_query)
+    sources = _row_sources(
+        frame, schema, codes, names, positions, support=size, n_query=n_query, date_format=date_format
+    )
     _check_sizes(sources, size, classes, notes)
     train, valid, test = sources
     shape = (schema.n_features,)
@@ -177,20 +192,26 @@ def _row_sources(
     *,
     support: SupportSize,
     n_query: int,
+    date_format: Sequence[str] = (),
 ) -> list[RowSource]:
     """For each part, the tasks at its positions in `names`, in that order; `codes` is the task of each row."""
     x, y = torch.from_numpy(schema.encode(frame)), torch.from_numpy(schema.encode_target(frame))
     sources = []
+    known = [column.formats for column in schema.columns if column.name == support.choice.column]
+    formats = next(filter(None, known), tuple(date_format))
     for index in parts:
         rank = np.full(len(names), -1)
         rank[index] = np.arange(len(index))
         of_row = rank[codes]
-        order, blocks = layout(frame, str(schema.task), of_row, support.choice)
+        order, blocks = layout(frame, str(schema.task), of_row, support.choice, formats)
         starts = np.concatenate([[0], np.cumsum(np.bincount(of_row[order], minlength=len(index)))])
         ids = tuple(names[index].tolist())
         sources.append(
-            RowSource(x[order], y[order], starts, ids, support, schema.targets, n_query, blocks=blocks)
-        )
+            RowSource(
+                x[order], y[order], starts, ids, support, schema.targets, n_query, blocks=blocks,
+                own_classes=schema.n_way > 0,
+            )
+        )  # fmt: skip
     return sources
 
 
@@ -217,6 +238,13 @@ def _usable(
     """Labelled rows of tasks that have two or more, and the task of each."""
     ids = task_ids(frame, task)
     labelled = labelled_rows(frame, target_names(target))
+    if not labelled.any():
+        what = listed(target_names(target))
+        raise DataError(
+            f"none of the {len(frame)} rows has a value in the target {what}: training needs rows with a target; to "
+            "predict these, give them to innerloop predict",
+            column=target_names(target)[0],
+        )
     if not labelled.all():
         what = listed(target_names(target))
         notes.append(f"{int((~labelled).sum())} of {len(frame)} rows have no {what} and were dropped")
@@ -230,6 +258,34 @@ def _usable(
         notes.append(f"{int(small.sum())} tasks have fewer than two labelled rows and were dropped: {few}")
         frame, ids = frame[~small[codes]], ids[~small[codes]]
     return frame, ids
+
+
+def _own_classes(labels: str, kind: str) -> bool:
+    """Whether each task has classes of its own."""
+    if labels not in ("shared", "per_task"):
+        raise UsageError(f"labels={labels!r} is unknown: choose shared or per_task")
+    if labels == "per_task" and kind == "regression":
+        raise UsageError("labels='per_task' is for classes, and the target is a number: leave it out, or give "
+                         "kind='classification' (--kind classification)")  # fmt: skip
+    return labels == "per_task"
+
+
+def _classes_of_tasks(frame: pd.DataFrame, codes: np.ndarray, target: str) -> np.ndarray:
+    """How many classes each task has; `codes` is the task of each row."""
+    labels, values = distinct(frame[target])
+    pairs = np.unique(codes.astype(np.int64) * max(len(values), 1) + labels)
+    return np.bincount(pairs // max(len(values), 1), minlength=int(codes.max(initial=-1)) + 1)
+
+
+def _without_single_classes(
+    frame: pd.DataFrame, ids: np.ndarray, target: str, notes: list[str]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    codes, names = pd.factorize(ids)
+    single = _classes_of_tasks(frame, codes, target) < 2
+    if single.any():
+        few = listed(np.sort(np.asarray(names[single]).astype(str)).tolist(), 5)
+        notes.append(f"{int(single.sum())} tasks have one class of their own and were dropped: {few}")
+    return frame[~single[codes]], ids[~single[codes]]
 
 
 def _gap_notes(schema: Schema, frame: pd.DataFrame) -> list[str]:
@@ -269,7 +325,7 @@ def _check_sizes(
             )
         short = int((rows <= support.high).sum())
     else:
-        short = sum(_short_of_shots(source, support.high, len(classes or ())) for source in sources)
+        short = sum(_short_of_shots(source, support.high, source.targets.n_outputs) for source in sources)
     if short:
         unit = "rows of a class" if support.per_class else "rows"
         notes.append(

@@ -154,7 +154,17 @@ def _scale(ax: Axes, numbers: pd.DataFrame) -> None:
         ax.set_xscale("log")
         ax.minorticks_off()
     if len(at) <= 12:
-        ax.set_xticks(at, written)
+        kept = _apart(np.log(at) if ax.get_xscale() == "log" else at)
+        ax.set_xticks(at[kept], [written[place] for place in kept])
+
+
+def _apart(place: np.ndarray, least: float = 0.06) -> list[int]:
+    """Those of ascending places, from the last one, that keep a distance: a share of the whole."""
+    kept: list[int] = []
+    for number in range(len(place) - 1, -1, -1):
+        if not kept or place[kept[-1]] - place[number] >= least * (place[-1] - place[0]):
+            kept.append(number)
+    return kept[::-1]
 
 
 def _mark_crossing(ax: Axes, crossing: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..compare.result import Shown
-from .style import COLOURS, INK, MARKS, MUTED, WIDTH, axes_for, legend, short, styled
+from .style import COLOURS, INK, MARKS, MUTED, axes_for, legend, short, styled, width_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +98,7 @@ def scatter(numbers: pd.DataFrame, *, named: bool = True, ax: Axes | None = None
     Returns:
         The Axes.
     """
-    ax = axes_for(ax, height=2.6 if named else 2.3)
+    ax = axes_for(ax, height=2.9 if named else 2.3)
     methods = [name for name in dict.fromkeys(numbers["method"]) if name]
     handles, labels = [], []
     for role, marker, colour, filled in (("query", "o", MUTED, False), ("support", "o", INK, True)):
@@ -114,13 +114,13 @@ def scatter(numbers: pd.DataFrame, *, named: bool = True, ax: Axes | None = None
         handles += ax.plot(
             part["x"], part["y"], marker, color=colour, markersize=6.5, markeredgewidth=1.6, zorder=4
         )
-        labels.append(f"{method} predicts")
+        labels.append(method)
     ax.grid(visible=True)
     ax.margins(0.08)
     if len(numbers):
         ax.set_xlabel(short(numbers["feature"].iloc[0], 30))
     if named:
-        legend(ax, handles, labels, columns=3)
+        legend(ax, handles, labels)
     return ax
 
 
@@ -170,7 +170,7 @@ def images(episode: Shown, method: str | None = None, *, ax: Axes | None = None)
     middle = -_ROW * -(-len(support) // _ACROSS) - 0.4
     bottom = middle - _ROW * -(-len(query) // _ACROSS)
     across, high = _ACROSS * _COLUMN, 0.45 - bottom
-    ax = axes_for(ax, height=WIDTH * high / across)
+    ax = axes_for(ax, height=width_of(ax) * high / across)
     ax.set_axis_off()
     ax.text(0, 0.12, "support", color=MUTED, va="bottom")
     for number, (x, label) in enumerate(support):

@@ -65,12 +65,12 @@ def ranking(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Returns:
         The Axes.
     """
-    ax = axes_for(ax, height=0.75 + 0.3 * max(len(numbers), 2) + 0.2 * _legend_rows(numbers))
+    ax = axes_for(ax, height=0.8 + 0.32 * max(len(numbers), 2) + 0.2 * _legend_rows(numbers))
     for place, row in enumerate(rows(numbers)):
         mark = KINDS[str(row.kind)][1]
         ax.plot([row.low, row.high], [place, place], color=mark.colour, linewidth=2, solid_capstyle="round")
         ax.plot(row.mean, place, mark.marker, color=mark.colour, markersize=7)
-    name_rows(ax, [wrapped(label, 21) for label in numbers["label"]])
+    name_rows(ax, [wrapped(label, 20) for label in numbers["label"]])
     if len(numbers):
         ax.set_xlabel(METRICS.get(numbers["metric"][0], numbers["metric"][0]))
         best = numbers["mean"][0]
@@ -156,7 +156,7 @@ def dots(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         )
         middle = part["score"].median()
         ax.plot([middle, middle], [place - 0.36, place + 0.36], color=INK, linewidth=1.6)
-        labels.append(wrapped(part["label"].iloc[0], 21))
+        labels.append(wrapped(part["label"].iloc[0], 20))
     name_rows(ax, labels)
     if len(numbers):
         ax.set_xlabel(METRICS.get(numbers["metric"].iloc[0], numbers["metric"].iloc[0]))

@@ -7,6 +7,7 @@ a dash says it too. Sizes suit a phone: a figure is as wide as its screen, text 
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
@@ -85,11 +86,11 @@ STYLE: Any = {
     "ytick.major.size": 0,
     "text.color": INK,
     "font.family": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "axes.labelsize": 9.5,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
+    "font.size": 10.5,
+    "axes.labelsize": 10.5,
+    "xtick.labelsize": 9.8,
+    "ytick.labelsize": 9.8,
+    "legend.fontsize": 9.8,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.markersize": 5.5,
@@ -107,6 +108,9 @@ METRICS = {
     "auc": "area under the ROC curve",
     "calibration_error": "calibration error",
     "loss": "loss",
+    "log_likelihood": "log likelihood",
+    "coverage_90": "share in 90 % interval",
+    "coverage_95": "share in 95 % interval",
 }
 
 
@@ -130,15 +134,20 @@ def axes_for(ax: Axes | None, *, height: float = HEIGHT) -> Axes:
         ax: Axes, or none.
         height: in inches, of a figure that holds nothing else.
     """
-    from matplotlib.figure import Figure
-
     if ax is None:
         import matplotlib.pyplot as plt
 
-        ax = plt.subplots(figsize=(WIDTH, height))[1]
-    elif isinstance(ax.figure, Figure) and len(ax.figure.axes) == 1:
-        ax.figure.set_size_inches(ax.figure.get_figwidth(), height)
+        return plt.subplots(figsize=(WIDTH, height))[1]
+    figure = ax.get_figure(root=True)
+    if figure is not None and len(figure.axes) == 1:
+        figure.set_size_inches(figure.get_figwidth(), height)
     return ax
+
+
+def width_of(ax: Axes | None) -> float:
+    """Width in inches of the figure that `axes_for` will draw on."""
+    figure = None if ax is None else ax.get_figure(root=True)
+    return WIDTH if figure is None else float(figure.get_figwidth())
 
 
 def legend(ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, columns: int = 2) -> None:
@@ -158,7 +167,7 @@ def legend(ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, columns: 
         columnspacing=1.2,
     )
     for text, label in zip(found.get_texts(), labels, strict=True):
-        text.set_text(short(label, 60 // columns - 4))
+        text.set_text(short(label, int(60 * width_of(ax) / WIDTH) // columns - 7))
 
 
 def name_rows(ax: Axes, labels: Sequence[str]) -> None:
@@ -173,6 +182,17 @@ def rows(numbers: pd.DataFrame) -> list[Any]:
     return list(numbers.itertuples(index=False))
 
 
+def printable(text: str) -> str:
+    r"""Text without control characters and halves of surrogate pairs, which no document may hold.
+
+    Example:
+        >>> printable("a\x00b")
+        'a\ufffdb'
+    """
+    bad = ("Cc", "Cs")
+    return "".join("\ufffd" if unicodedata.category(c) in bad and c not in "\n\t" else c for c in text)
+
+
 def short(text: str, most: int = 30) -> str:
     """Text of at most `most` characters, its middle left out.
 
@@ -180,7 +200,7 @@ def short(text: str, most: int = 30) -> str:
         >>> short("a very long name of a task", 12)
         'a very … task'
     """
-    text = " ".join(str(text).split())
+    text = printable(" ".join(str(text).split()))
     if len(text) <= most:
         return text
     tail = (most - 1) * 2 // 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -17,7 +18,7 @@ _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _NAMES = {light: name for name, (light, _) in COLOURS.items()}
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
-_FONT = re.compile(r"font: (?:bold )?([\d.]+px) [^;]*")
+_FONT = re.compile(r"font-family: [^;]*; |font: [\d.]+px [^;]*; ")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 
@@ -57,7 +58,9 @@ def drawn(
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({**STYLE, "svg.hashsalt": key}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": key}), warnings.catch_warnings():
+        # text is drawn by the browser, which has fonts for names in any script
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure = Figure(figsize=(width, height))
         FigureCanvasSVG(figure)
         draw(figure.subplots())
@@ -104,9 +107,15 @@ def _adapt(element: ElementTree.Element, key: str) -> None:
         value = _REFERENCE.sub(rf"url(#{key}-\1)", attributes[name])
         value = _NUMBER.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
         if name in ("style", "fill", "stroke"):
-            value = _FONT.sub(r"font-size: \1", value)
+            value = _FONT.sub(lambda found: _size(found[0]), value)
             value = re.sub(r"#[0-9a-f]{6}", lambda found: _variable(found[0]), value)
         attributes[name] = value
+
+
+def _size(font: str) -> str:
+    """The size out of a font; its family is that of the page. Releases of matplotlib write it in two ways."""
+    found = re.search(r"[\d.]+px", font)
+    return f"font-size: {found[0]}; " if found else ""
 
 
 def _variable(colour: str) -> str:

@@ -1,0 +1,217 @@
+"""Pictures of a page: each takes its numbers, says what can be seen in them, and is left out where there are none."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from .. import figures
+from ..compare.result import Comparison, Shown
+from ..figures.episodes import is_image, is_regression
+from ..figures.style import METRICS, rows, short
+from ..learned import Learned
+from .page import Picture
+
+Found = tuple[Picture, ...]
+
+
+def estimate(mean: float, low: float, high: float) -> str:
+    """A value with its interval.
+
+    Example:
+        >>> estimate(0.5, 0.4, 0.6), estimate(0.5, float("nan"), float("nan"))
+        ('0.5 [0.4, 0.6]', '0.5')
+    """
+    return f"{mean:.3g} [{low:.3g}, {high:.3g}]" if math.isfinite(high - low) else f"{mean:.3g}"
+
+
+def _of(key: str, title: str, text: str, numbers: pd.DataFrame, draw: Callable[..., Any]) -> Found:
+    """One picture, or none where there are no numbers."""
+    if numbers.empty:
+        return ()
+    return (Picture(key, title, text, numbers, lambda ax: draw(numbers, ax=ax)),)
+
+
+def ranking(found: Comparison) -> Found:
+    """Who is best."""
+    numbers = figures.ranking_numbers(found)
+    if numbers.empty:
+        return ()
+    best, worst = numbers.iloc[0], numbers.iloc[-1]
+    text = (
+        f"{METRICS.get(found.metric, found.metric)}, {'less' if found.lower_is_better else 'more'} is better, "
+        f"with 95 % intervals over tasks. Best: {best['label']}, {estimate(best['mean'], best['low'], best['high'])}; "
+        f"last: {worst['label']}, {estimate(worst['mean'], worst['low'], worst['high'])}. "
+        "Whether two methods differ is said by their paired difference, not by whether intervals overlap."
+    )
+    return _of("ranking", "Ranking", text, numbers, figures.ranking)
+
+
+def dots(found: Comparison) -> Found:
+    """How much tasks differ."""
+    numbers = figures.dots_numbers(found)
+    count = numbers["task"].nunique()
+    which = (
+        "Every dot is a task"
+        if count == len(found.tasks)
+        else f"{count} of {len(found.tasks)} tasks, a dot each"
+    )
+    return _of("tasks", "Scores of tasks", f"{which}; the bar is the median.", numbers, figures.dots)
+
+
+_AXES = {
+    "support": ("Error against support size", "How many labelled rows of a task it takes."),
+    "train_tasks": ("Error against meta-training tasks", "How many tasks it takes to learn from."),
+    "inner_steps": ("Error against inner steps", "What adapting longer brings; 0 is before adaptation."),
+}
+
+
+def curve(found: Comparison, axis: str) -> Found:
+    """A curve along an axis, with the point from which on another method is as good."""
+    numbers, crossing = figures.curve_numbers(found, axis), figures.crossing_numbers(found, axis)
+    title, text = _AXES[axis]
+    if not found.lower_is_better:
+        title = title.replace("Error", METRICS.get(found.metric, found.metric).capitalize())
+    words = " ".join([text, "Bands are 95 % intervals over tasks.", *crossing["sentence"]])
+    return _of(f"curve-{axis}", title, words, numbers, functools.partial(figures.curve, crossing=crossing))
+
+
+def steps(numbers: pd.DataFrame) -> Found:
+    """Scores by inner step."""
+    if len(numbers) < 2:
+        return ()
+    first, last = numbers.iloc[0], numbers.iloc[-1]
+    text = (
+        f"Before adaptation {estimate(first['mean'], first['low'], first['high'])}, after {last['written']} inner "
+        f"step{'s' * (last['written'] != '1')} {estimate(last['mean'], last['low'], last['high'])}. "
+        "The band is the 95 % interval over tasks."
+    )
+    return _of("inner-steps", "Scores by inner step", text, numbers, figures.curve)
+
+
+def factorial(found: Comparison) -> Found:
+    """Meta-learning against augmentation and dropout, and their effects."""
+    effects = figures.effects_numbers(found)
+    clear = [row for row in rows(effects) if row.p_holm < 0.05]
+    said = [f"{row.effect} changes it by {estimate(row.change, row.low, row.high)}" for row in clear]
+    text = "Changes of the headline metric; filled where the interval leaves out 0. " + (
+        f"After correction for their number: {'; '.join(said)}."
+        if said
+        else "None is clear after correction."
+    )
+    return (
+        *_of(
+            "factorial", "Learning x augmentation x dropout",
+            "Every combination on the same tasks, with 95 % intervals over tasks.",
+            figures.factorial_numbers(found), figures.factorial,
+        ),
+        *_of("effects", "Effects and interactions", text, effects, figures.effects),
+    )  # fmt: skip
+
+
+def learning(logs: Mapping[str, Sequence[Mapping[str, Any]]], best_step: int | None = None) -> Found:
+    """Learning curves."""
+    numbers = figures.learning_numbers(logs)
+    kept = (
+        f" The parameters of step {best_step}, the best on meta-validation, were kept." if best_step else ""
+    )
+    text = f"Thin lines are losses of meta-train episodes, marks those of meta-validation tasks.{kept}"
+    return _of(
+        "learning", "Learning curves", text, numbers, functools.partial(figures.learning, best_step=best_step)
+    )
+
+
+def inside(found: Learned) -> Found:
+    """How far layers move, whether representations change, step sizes and masks."""
+    moved, alike, rates = found.moved, found.similarity, found.rates
+    most = moved.sort_values("relative", ascending=False).iloc[0] if moved["relative"].notna().any() else None
+    least = alike.sort_values("cka").iloc[0] if alike["cka"].notna().any() else None
+    return (
+        *_of(
+            "moved", "How far each layer moves",
+            "Norm of the change in adaptation over the norm at the start, mean and 95 % interval over tasks."
+            + ("" if most is None else f" Most: layer {most['layer']} ({most['kind']}), {most['relative']:.3g}."),
+            moved, figures.moved,
+        ),
+        *_of(
+            "similarity", "Whether representations change",
+            "Linear CKA of each layer's output on the same rows before and after adaptation; 1 means that the layer's "
+            "output is reused as it is."
+            + ("" if least is None else f" Least alike: layer {least['layer']}, {least['cka']:.3g}."),
+            alike, figures.similarity,
+        ),
+        *_of(
+            "rates", "Learned step sizes",
+            f"From {rates['lowest'].min():.3g} to {rates['highest'].max():.3g}. Negative ones climb the support loss.",
+            rates, figures.rates,
+        ),
+        *_of(
+            "masks", "Which weights may move", "The learned share of weights that adapt.", found.masks, figures.masks,
+        ),
+    )  # fmt: skip
+
+
+def gains(numbers: pd.DataFrame) -> Found:
+    """Which tasks gain and which lose."""
+    if numbers.empty:
+        return ()
+    text = f"{gain_words(numbers)} Green dots gain, red triangles lose."
+    return _of("gains", "Which tasks gain and which lose", text, _thinned(numbers, 300), figures.gains)
+
+
+def gain_words(numbers: pd.DataFrame) -> str:
+    """How many tasks gain, and by how much."""
+    count = len(numbers)
+    better, worse = int((numbers["gain"] > 0).sum()), int((numbers["gain"] < 0).sum())
+    helped = f"all {count}" if better == count else f"{better} of {count}"
+    hurt = f" and hurts on {worse}" if worse else ""
+    return f"Adapting helps on {helped}{hurt}; the median gain is {numbers['gain'].median():.3g}."
+
+
+def _thinned(numbers: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most so many rows, from all over the frame, the first and last among them."""
+    if len(numbers) <= most:
+        return numbers
+    places = [round(k * (len(numbers) - 1) / (most - 1)) for k in range(most)]
+    return numbers.iloc[places].reset_index(drop=True)
+
+
+def episodes(shown: Sequence[Shown]) -> Found:
+    """Episodes as pictures: images, or scatter plots for regression."""
+    numbers, draw = [], []
+    if shown and all(is_image(one) for one in shown):
+        for one in shown[:4]:
+            numbers.append(figures.image_numbers(one))
+            draw.append((short(one.task, 40), functools.partial(_images, one)))
+        text = "Above, the labelled images that the model adapts to; below, what it says of others."
+    elif shown and all(is_regression(one) for one in shown):
+        frame = figures.scatter_numbers(shown)
+        numbers.append(frame)
+        for number, task in enumerate(dict.fromkeys(frame["task"])):
+            part = frame[frame["task"] == task]
+            draw.append(
+                (
+                    short(task, 40),
+                    functools.partial(_scatter, part, named=number == 0 and part["method"].nunique() > 2),
+                )
+            )
+        text = (
+            "Filled: the labelled rows that the model adapts to. Hollow: query rows, which it has not seen. Crosses: "
+            f"what it predicts for them. Drawn along {frame['feature'].iloc[0]}, the feature that says most."
+        )
+    if not draw:
+        return ()
+    everything = pd.concat(numbers, ignore_index=True)
+    return (Picture("episodes", "Held-out tasks", text, everything, tuple(draw)),)
+
+
+def _images(one: Shown, ax: Any) -> Any:
+    return figures.images(one, ax=ax)
+
+
+def _scatter(part: pd.DataFrame, ax: Any, *, named: bool) -> Any:
+    return figures.scatter(part, named=named, ax=ax)
