@@ -6,7 +6,7 @@ So they are scored by `evaluate` on the same episodes as every other method.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from ..functional import Network, Params
 from ..learner import MetaGradient, Recipe
 from ..losses import task_losses
 from ..metagrad import unrolled
-from ..models import Polynomial
 
 Array = NDArray[Any]
 Make = Callable[[int], Any]
@@ -56,8 +55,6 @@ class EstimatorLearner:
     make: Make | None = None
     pooled: Any = None
     recipe: Recipe | None = None
-    # rows as they are: no row sees another
-    network: Network = field(default_factory=lambda: Network(Polynomial(1)))
 
     @property
     def network(self) -> Network:
