@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .algorithms import ridge as ridge
     from .checkpoint import load as load
     from .checkpoint import save as save
+    from .engine import benchmark as benchmark
     from .engine import fast as fast
     from .episodes import Batch as Batch
     from .episodes import Episode as Episode
@@ -48,6 +49,7 @@ _HOME: dict[str, str | None] = {
     "Refined": "refining",
     "Run": "training",
     "baselines": None,
+    "benchmark": "engine",
     "datasets": None,
     "evaluate": "evaluation",
     "fast": "engine",
