@@ -55,7 +55,14 @@ def _both(name: str, gradient: str = "exact", extra: int = 0, **options: object)
     ]
 
 
+def _plain(kind: str) -> Case:
+    inputs, outputs, loss = (2, 1, "mse") if kind == "regression" else (4, 3, "cross_entropy")
+    return Case("plain", kind, lambda **more: a.plain(net(inputs, outputs), loss=loss, **more))
+
+
 CASES = [
+    _plain("regression"),
+    _plain("classification"),
     *_both("maml", inner_steps=3),
     *_both("maml", inner_steps=2, inner="adam"),
     *_both("maml", inner_steps=2, inner="rmsprop"),

@@ -1,9 +1,24 @@
 """Slow truths that the library is held against: loops, closed forms and finite differences, in float64."""
 
+import json
+import os
+from pathlib import Path
+
 import torch
 from torch.func import functional_call
 
 from innerloop.episodes import Batch, Episode
+
+
+def within(figure, bound):
+    """Assert `figure < bound`; under `benchmarks/proofs.py` also note both, beside the test that is running."""
+    figure = float(torch.as_tensor(figure).detach())
+    place = os.environ.get("INNERLOOP_PROOFS")
+    if place:
+        test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
+        with Path(place).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"test": test, "figure": figure, "bound": bound}) + "\n")
+    assert figure < bound
 
 
 def regression_episode(tasks=3, support=5, query=6, features=2, seed=0):
@@ -43,6 +58,13 @@ def central_difference(function, meta, direction, eps=1e-6):
     return (function(up) - function(down)).item() / (2 * eps)
 
 
+def fourth_order_difference(function, meta, direction, eps=1e-4):
+    """The same to fourth order: its error is that of rounding where `function` is smooth."""
+    near = central_difference(function, meta, direction, eps)
+    far = central_difference(function, meta, direction, 2 * eps)
+    return (4 * near - far) / 3
+
+
 def random_direction(meta, seed=0):
     """A direction of length 1 in the space of all meta-parameters."""
     g = torch.Generator().manual_seed(seed)
@@ -55,15 +77,15 @@ def directional(grads, direction):
     return sum((grads[name] * direction[name]).sum().item() for name in grads)
 
 
-def difference_error(learner, episode, meta, *, key=None, directions=3):
-    """Largest relative error of the meta-gradient against central differences along random directions."""
+def difference_error(learner, episode, meta, *, key=None, directions=3, difference=central_difference):
+    """Largest relative error of the meta-gradient against differences along random directions."""
     grads, _ = learner.metagrad(learner, meta, episode, 0, key)
     length = sum(v.square().sum() for v in grads.values()).sqrt().item()
     worst = 0.0
     for seed in range(directions):
         direction = random_direction(meta, seed)
         with torch.no_grad():
-            truth = central_difference(lambda m: mean_query_loss(learner, m, episode, key), meta, direction)
+            truth = difference(lambda m: mean_query_loss(learner, m, episode, key), meta, direction)
         worst = max(worst, abs(directional(grads, direction) - truth) / length)
     return worst
 

@@ -20,6 +20,7 @@ from oracles import (
     largest_error,
     mean_query_loss,
     random_direction,
+    within,
 )
 
 
@@ -70,7 +71,7 @@ def test_per_step_gradient_equals_finite_differences_with_the_statistics_held(na
     with torch.no_grad():
         truth = central_difference(lambda m: mean_query_loss(learner, m, episode), meta, direction)
     length = sum(v.square().sum() for v in grads.values()).sqrt().item()
-    assert abs(directional(grads, direction) - truth) / length < 1e-8
+    within(abs(directional(grads, direction) - truth) / length, 1e-8)
 
 
 @per_step
@@ -112,7 +113,7 @@ def test_per_step_equals_its_formula():
                 for (n, w), g in zip(fast.items(), grads, strict=True)
             }
         truth = by_hand(episode.query.x[task], lambda h: rows[2][2:], rows[2][:2], fast)
-        assert (found[task] - truth).abs().max() < 1e-13
+        within((found[task] - truth).abs().max(), 1e-13)
 
 
 @per_step
@@ -125,15 +126,15 @@ def test_per_step_statistics_are_averages_of_what_query_rows_show(name):
     entry = f"state/bn/{prefix}1.running_mean"
     if name != "protomaml":
         hidden = episode.query.x @ meta["0.weight"].T + meta["0.bias"]  # before any step
-        assert (first[entry][0] - hidden.mean((0, 1))).abs().max() < 1e-13
+        within((first[entry][0] - hidden.mean((0, 1))).abs().max(), 1e-13)
         spread = hidden.var(1, unbiased=False).mean(0)
-        assert (first[entry.replace("mean", "var")][0] - spread).abs().max() < 1e-13
+        within((first[entry.replace("mean", "var")][0] - spread).abs().max(), 1e-13)
     later = (
         meta | {n: v for n, v in first.items() if n in meta} | {"state/updates": torch.tensor(99.0).double()}
     )
     moved = learner.metagrad(learner, later, episode)[1][entry]
     again = learner.metagrad(learner, later | {"state/updates": torch.zeros(()).double()}, episode)[1][entry]
-    assert (moved - (0.9 * later[entry] + 0.1 * again)).abs().max() < 1e-13
+    within((moved - (0.9 * later[entry] + 0.1 * again)).abs().max(), 1e-13)
 
 
 @per_step
@@ -142,7 +143,7 @@ def test_per_step_predicts_single_rows_without_support_and_in_padded_stacks(name
     meta = generic(learner)
     adapted = learner.adapt(meta, whole.support)
     together = learner.predict(meta, adapted, whole.query.x)
-    assert (together[:, 1:2] - learner.predict(meta, adapted, whole.query.x[:, 1:2])).abs().max() < 1e-13
+    within((together[:, 1:2] - learner.predict(meta, adapted, whole.query.x[:, 1:2])).abs().max(), 1e-13)
     assert torch.isfinite(Model(learner, meta).base()(whole.query.x[0])).all()
     cut = [Episode(*(Batch(b.x[t, : 6 - t], b.y[t, : 6 - t]) for b in whole)) for t in range(3)]
     found = learner.metagrad(learner, meta, stack(cut))
@@ -150,7 +151,7 @@ def test_per_step_predicts_single_rows_without_support_and_in_padded_stacks(name
     for part in (0, 1):
         names = [n for n in found[part] if n in meta]
         mean = {n: sum(each[part][n] for each in alone) / 3 for n in names}
-        assert largest_error({n: found[part][n] for n in names}, mean) < 1e-12
+        within(largest_error({n: found[part][n] for n in names}, mean), 1e-12)
 
 
 @pytest.mark.parametrize("policy", ["support", "transductive"])
@@ -208,7 +209,7 @@ def test_without_batchnorm_the_policy_changes_nothing(policy):
     module = il.models.mlp(4, [5], 3)
     learner = a.maml(module, loss="cross_entropy", batchnorm=policy)
     assert sorted(learner.init()) == sorted(dict(module.named_parameters()))
-    assert difference_error(learner, class_episode(), doubled(learner.init())) < 1e-8
+    within(difference_error(learner, class_episode(), doubled(learner.init())), 1e-8)
 
 
 def test_scores_name_the_policy():

@@ -18,9 +18,11 @@ from oracles import (
     class_episode,
     difference_error,
     doubled,
+    fourth_order_difference,
     largest_error,
     random_direction,
     regression_episode,
+    within,
 )
 
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -54,7 +56,16 @@ def test_every_algorithm_says_what_it_is(name):
 @exact
 def test_the_meta_gradient_is_the_derivative_of_the_mean_query_loss(case):
     learner = case.make()
-    assert difference_error(learner, case.episode, generic(learner)) < 1e-8
+    within(difference_error(learner, case.episode, generic(learner)), 1e-8)
+
+
+@exact
+def test_the_meta_gradient_equals_fourth_order_differences(case):
+    learner = case.make()
+    worst = difference_error(
+        learner, case.episode, generic(learner), directions=1, difference=fourth_order_difference
+    )
+    within(worst, 1e-9)
 
 
 @every
@@ -64,7 +75,7 @@ def test_tasks_at_once_equal_tasks_one_by_one(case):
     whole = gradient(learner, meta, episode)
     parts = [gradient(learner, meta, select(episode, slice(t, t + 1))) for t in range(episode.n_tasks)]
     mean = {name: sum(part[name] for part in parts) / len(parts) for name in whole}
-    assert largest_error(whole, mean) < 1e-12
+    within(largest_error(whole, mean), 1e-12)
 
 
 @every
@@ -74,7 +85,7 @@ def test_vmap_equals_the_loop(case):
         pytest.skip("a closed form on the features themselves maps nothing")
     looped = case.make(mapping="loop")
     meta = generic(learner)
-    assert largest_error(gradient(learner, meta, case.episode), gradient(looped, meta, case.episode)) < 1e-12
+    within(largest_error(gradient(learner, meta, case.episode), gradient(looped, meta, case.episode)), 1e-12)
 
 
 def padded(episode):
@@ -101,7 +112,7 @@ def test_padding_changes_nothing(case):
     whole = gradient(learner, meta, together)
     parts = [gradient(learner, meta, one) for one in alone]
     mean = {name: sum(part[name] for part in parts) / len(parts) for name in whole}
-    assert largest_error(whole, mean) < 1e-12
+    within(largest_error(whole, mean), 1e-12)
 
 
 @every
@@ -114,7 +125,7 @@ def test_the_order_of_support_rows_does_not_matter(case):
         learner.predict(meta, learner.adapt(meta, support), episode.query.x)
         for support in (episode.support, shuffled)
     )
-    assert (one - other).abs().max() < 1e-11
+    within((one - other).abs().max(), 1e-11)
 
 
 @every
@@ -124,7 +135,7 @@ def test_a_prediction_does_not_depend_on_the_other_queries(case):
     adapted = learner.adapt(meta, episode.support)
     whole = learner.predict(meta, adapted, episode.query.x)
     alone = learner.predict(meta, adapted, episode.query.x[:, 1:2])
-    assert (whole[:, 1:2] - alone).abs().max() < 1e-13
+    within((whole[:, 1:2] - alone).abs().max(), 1e-13)
 
 
 @every
@@ -172,7 +183,7 @@ def test_dropout_streams_belong_to_tasks(case):
     meta, episode = generic(learner), case.episode
     key = task_keys(episode.n_tasks, torch.Generator().manual_seed(0))
     # no dropout in the model: a key changes nothing
-    assert largest_error(gradient(learner, meta, episode), gradient(learner, meta, episode, key=key)) < 1e-14
+    within(largest_error(gradient(learner, meta, episode), gradient(learner, meta, episode, key=key)), 1e-14)
 
 
 @every

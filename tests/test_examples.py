@@ -128,3 +128,14 @@ def test_library_does_what_the_tutorial_wrote_by_hand(split):
         optimizer.step()
     for name, value in net.named_parameters():
         torch.testing.assert_close(found[name], value.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_refining_a_trained_classifier(capsys):
+    text = printed("refine_trained_classifier", capsys)
+    rounds = re.findall(r"^Round (\d+) - held-out loss: ([\d.]+), accuracy", text, re.MULTILINE)
+    assert [int(number) for number, _ in rounds] == [20, 40, 60, 80, 100][: len(rounds)]
+    losses = [float(loss) for _, loss in rounds]
+    assert losses[-1] < losses[0]
+    before, after = percents(line_of(text, "Accuracy of the model on test set:"))
+    assert after > before + 15
+    assert percents(line_of(text, "Accuracy of the program that loads")) == [after]

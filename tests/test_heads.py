@@ -14,7 +14,7 @@ from innerloop.algorithms import mixed
 from innerloop.episodes import Batch
 from innerloop.errors import UsageError
 from innerloop.heads import GaussianHead, LaplaceHead, LearnedRidgeHead, PrototypeHead
-from oracles import class_episode, doubled, random_direction
+from oracles import class_episode, doubled, random_direction, within
 
 
 def random_prior(head, seed=0):
@@ -159,8 +159,8 @@ def test_a_class_without_support_has_a_thousandth_and_leaves_the_gradient_of_the
         loss = head.loss({}, own, episode.query.x, episode.query).sum()
         grads.append(torch.autograd.grad(loss, x)[0])
         values.append(head.predict({}, own, episode.query.x).softmax(-1).detach())
-    assert (grads[0] - grads[1]).abs().max() < 1e-14
-    assert (values[1][..., 3:] - 1e-3 / 1.002).abs().max() < 1e-14
+    within((grads[0] - grads[1]).abs().max(), 1e-14)
+    within((values[1][..., 3:] - 1e-3 / 1.002).abs().max(), 1e-14)
     absent = Batch(episode.query.x, torch.full_like(episode.query.y, 4))
     own = wide.solve({}, episode.support.x, episode.support)
     assert torch.allclose(wide.loss({}, own, absent.x, absent), torch.tensor(math.log(1002.0)).double())
@@ -181,7 +181,7 @@ def test_the_dual_ridge_equals_the_primal_and_scikit_learn(n):
         LearnedRidgeHead(6, 2, form=form).solve(meta, x, Batch(x, y))["head/weights"]
         for form in ("primal", "dual", "auto")
     )
-    assert (primal - dual).abs().max() < 1e-10
+    within((primal - dual).abs().max(), 1e-10)
     assert torch.equal(auto, dual if n < 7 else primal)
     features, constant = meta["head/log_lambda"].exp().tolist()
     # scikit-learn has one strength for all columns: a column times 1 / c has the strength c^2

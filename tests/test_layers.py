@@ -19,8 +19,8 @@ LAYERS = (
     ("learner", "metagrad", "particles", "pertask"),
     ("algorithms",),
     ("outer", "memory"),
-    ("training", "evaluation", "checkpoint", "stored", "untrusted", "distributed", "learned"),
-    ("baselines", "search", "refine", "estimators", "figures", "report", "assemble", "compare", "shown"),
+    ("training", "evaluation", "checkpoint", "stored", "untrusted", "weights", "distributed", "learned"),
+    ("baselines", "search", "refining", "estimators", "figures", "report", "assemble", "compare", "shown"),
     ("cli",),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}

@@ -9,7 +9,7 @@ from innerloop.episodes import Batch, Episode
 from innerloop.errors import UsageError
 from innerloop.functional import Network, lora, select_names
 from innerloop.models import conv4
-from oracles import class_episode, difference_error, doubled, largest_error
+from oracles import class_episode, difference_error, doubled, largest_error, within
 
 
 class Sequence(nn.Module):
@@ -104,9 +104,9 @@ def test_gradients_through_layers_equal_finite_differences_and_the_loop(name):
         maml(module, loss="mse", inner_lr=0.1, inner_steps=2, mapping=m) for m in ("vmap", "loop")
     )
     meta, episode = doubled(stacked.init()), sequences()
-    assert difference_error(stacked, episode, meta) < 1e-8
+    within(difference_error(stacked, episode, meta), 1e-8)
     one, other = (learner.metagrad(learner, meta, episode)[0] for learner in (stacked, looped))
-    assert largest_error(one, other) < 1e-12
+    within(largest_error(one, other), 1e-12)
 
 
 def test_convolutions_with_batchnorm_and_pooling():
@@ -117,7 +117,7 @@ def test_convolutions_with_batchnorm_and_pooling():
     )  # fmt: skip
     learner = maml(module, loss="cross_entropy", inner_lr=0.3, inner_steps=2)
     episode = class_episode(shape=(1, 4, 4))
-    assert difference_error(learner, episode, doubled(learner.init())) < 1e-8
+    within(difference_error(learner, episode, doubled(learner.init())), 1e-8)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -187,8 +187,8 @@ def test_low_rank_additions_alone_move():
     plain = maml(module, loss="cross_entropy", inner_steps=0)
     before = plain.predict(doubled(plain.init()), {}, episode.query.x)
     start = next(iter(learner.path(meta, episode.support)))
-    assert (learner.predict(meta, start, episode.query.x) - before).abs().max() < 1e-12
-    assert difference_error(learner, episode, meta) < 1e-8
+    within((learner.predict(meta, start, episode.query.x) - before).abs().max(), 1e-12)
+    within(difference_error(learner, episode, meta), 1e-8)
 
 
 def test_several_inputs_and_dict_outputs_with_a_loss_of_ones_own():
@@ -210,7 +210,7 @@ def test_several_inputs_and_dict_outputs_with_a_loss_of_ones_own():
         return Batch(x, torch.randn(3, n, 1, generator=g).double())
 
     learner = maml(TwoInputs(), loss=loss, inner_lr=0.1, inner_steps=2)
-    assert difference_error(learner, Episode(batch(3), batch(4)), doubled(learner.init())) < 1e-8
+    within(difference_error(learner, Episode(batch(3), batch(4)), doubled(learner.init())), 1e-8)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -245,10 +245,25 @@ def test_what_cannot_order_rows_is_named():
     with pytest.raises(DataError, match=r"no column 'dya' in the table \(did you mean 'day'"):
         front.table(frame, task="who", target="risk", n_support=3, support="order:dya")
     odd = frame.assign(day=frame.day.astype(str).where(frame.row != 5, "soon"))
-    with pytest.raises(DataError, match=r"task 'p0', row \d+: 'soon' in 'day'"):
+    with pytest.raises(DataError, match=r"task 'p0', row \d+: 'soon' in column 'day'"):
         front.table(odd, task="who", target="risk", n_support=3, support="order:day", features=["row"])
     with pytest.raises(UsageError, match="give n_support"):
         front.table(frame, task="who", target="grade", n_shot=1, support="order:day", kind="classification")
+
+
+def test_rows_are_ordered_by_dates_as_people_write_them():
+    frame = visits()
+    written = pd.Timestamp("2024-01-28") + pd.to_timedelta(frame.day, unit="D")
+    options = {"task": "who", "target": "risk", "n_support": 3, "support": "order:day", "features": ["row"]}
+    plain = front.table(frame, **options)
+    for form in ("%d.%m.%Y", "%Y-%m-%d"):
+        dated = front.table(frame.assign(day=written.dt.strftime(form)), **options)
+        assert torch.equal(dated.train.x, plain.train.x), form
+    slashes = frame.assign(day=(written - pd.Timedelta("20D")).dt.strftime("%d/%m/%Y"))
+    with pytest.raises(DataError, match=r"say which \(--date-format %d/%m/%Y or --date-format %m/%d/%Y\)"):
+        front.table(slashes[slashes.day.str[:2] < "13"], **options)
+    named = front.table(slashes, **options, date_format=["%d/%m/%Y"])
+    assert torch.equal(named.train.x, plain.train.x)
 
 
 def test_numbers_as_text_are_in_their_order():

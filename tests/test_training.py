@@ -158,9 +158,9 @@ def test_the_others_of_the_step_count_as_if_it_had_not_been_there():
     spoiled = SomeNaN(tasks.train, 2).sample(5, stream(0, 0))
     found = []
     for episode, keys in ((spoiled, key), (select(spoiled, slice(2, None)), key[2:])):
-        loop = _OuterLoop(learner, learner.init(), 0.01, "constant", 1, None)
+        loop = _OuterLoop(learner, learner.init(), 0.01, "constant", 1, None, "eager", 2**30)
         loop.step(episode, 0, keys)
-        found.append(loop.meta)
+        found.append(loop.state.meta)
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], rtol=0, atol=1e-6)
 

@@ -28,12 +28,17 @@ if TYPE_CHECKING:
     from .algorithms import ridge as ridge
     from .checkpoint import load as load
     from .checkpoint import save as save
+    from .engine import fast as fast
     from .episodes import Batch as Batch
     from .episodes import Episode as Episode
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
+    from .evaluation import query_dependence as query_dependence
     from .learner import Learner as Learner
     from .learner import Model as Model
+    from .refining import Refined as Refined
+    from .refining import refine as refine
+    from .refining import state_dict as state_dict
     from .training import Run as Run
     from .training import meta_train as meta_train
 
@@ -44,11 +49,13 @@ _HOME: dict[str, str | None] = {
     "Evaluation": "evaluation",
     "Learner": "learner",
     "Model": "learner",
+    "Refined": "refining",
     "Run": "training",
     "baselines": None,
     "datasets": None,
     "evaluate": "evaluation",
     "figures": None,
+    "fast": "engine",
     "fomaml": "algorithms",
     "gaussian": "algorithms",
     "inner": None,
@@ -61,8 +68,11 @@ _HOME: dict[str, str | None] = {
     "models": None,
     "protonet": "algorithms",
     "report": None,
+    "query_dependence": "evaluation",
+    "refine": "refining",
     "ridge": "algorithms",
     "save": "checkpoint",
+    "state_dict": "refining",
     "tasks": None,
 }
 

@@ -22,7 +22,7 @@ from .errors import DivergedError, ModelFileError, UsageError
 from .functional import Params
 from .learner import Adapted, Model
 from .sealed import EXTRA_FILES, SCHEMA_VERSION, parse_json, write_sealed
-from .stored import TASKS, Stored, describe, differences, frozen, load, outline, precision
+from .stored import MASK, TASKS, Stored, describe, differences, frozen, load, outline, precision
 from .untrusted import require_config
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def save(
     scores: Sequence[Mapping[str, Any]] | None = None,
     best_step: int | None = None,
     parent: Stored | None = None,
+    mask: Params | None = None,
     log: Sequence[Mapping[str, Any]] = (),
     extra: Mapping[str, bytes] | None = None,
     replace: bool = False,
@@ -64,6 +65,7 @@ def save(
         scores: rows of `Evaluation.scores`.
         best_step: the step the parameters come from.
         parent: the model that this one was refined from.
+        mask: true where refinement changed a parameter, by name.
         log: one dict a logged step; numbers that are not finite are stored as null.
         extra: files for people, by name: `report.html`, `scores.csv`.
         replace: replace a model directory that is there.
@@ -119,7 +121,8 @@ def save(
         "tasks": None,
         "versions": versions(),
     }
-    return _write(directory, config, model.meta, log, extra or {}, replace=replace)
+    masks = {f"{MASK}{name}": value for name, value in (mask or {}).items()}
+    return _write(directory, config, {**model.meta, **masks}, log, extra or {}, replace=replace)
 
 
 def save_adapted(

@@ -22,7 +22,8 @@ class Batch(NamedTuple):
     Arguments:
         x: features `(n, *feature)`, or a dict, list or tuple of such tensors; stacked `(T, n, *feature)`.
         y: targets `(n, *target)`; stacked `(T, n, *target)`.
-        weight: `(n,)` or `(T, n)`, 0 marks padding; `None` where every row counts.
+        weight: `(n,)` or `(T, n)`, 0 marks padding; `None` where every row counts. Of a support set also
+            `(T, n, draws)`: inner steps use the draws in turn, see `at_step`.
 
     Example:
         >>> Batch(torch.zeros(3, 2), torch.zeros(3, 1)).rows
@@ -150,6 +151,28 @@ def stack(episodes: Sequence[Episode]) -> Episode:
     )
 
 
+def at_step(support: Batch, step: int) -> Batch:
+    """The support rows that one inner step uses.
+
+    Example:
+        >>> support = Batch(
+        ...     torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        ... )
+        >>> [at_step(support, step).weight.tolist() for step in range(3)]
+        [[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]]
+    """
+    if support.weight is None or support.weight.dim() < 3:
+        return support
+    return support._replace(weight=support.weight[..., step % support.weight.shape[2]])
+
+
+def all_draws(support: Batch) -> Batch:
+    """The support rows that any inner step may use."""
+    if support.weight is None or support.weight.dim() < 3:
+        return support
+    return support._replace(weight=support.weight.amax(2))
+
+
 def bucketed(episode: Episode) -> Episode:
     """The same episode, with the rows of padded batches rounded up, so that few different shapes occur.
 
@@ -173,6 +196,33 @@ def _rounded(batch: Batch) -> Batch:
         lambda t: torch.cat([t, t.new_zeros(t.shape[0], more, *t.shape[2:])], 1), batch
     )
     return padded
+
+
+def equal_sizes(episode: Episode) -> list[tuple[list[int], Episode]]:
+    """The tasks of a padded stack in groups that need no padding.
+
+    Returns:
+        For each pair of sizes the places of its tasks in the stack, and these tasks, rows of weight 0 left out.
+
+    Example:
+        >>> rows = Batch(torch.arange(6.0).reshape(2, 3, 1), torch.zeros(2, 3))
+        >>> short = rows._replace(weight=torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]))
+        >>> [(places, part.support.x.shape[1]) for places, part in equal_sizes(Episode(short, rows))]
+        [([0], 3), ([1], 2)]
+    """
+    kept = [_weights(all_draws(batch)) > 0 for batch in episode]
+    found: dict[tuple[int, ...], list[int]] = {}
+    for place in range(episode.n_tasks):
+        found.setdefault(tuple(int(mask[place].sum()) for mask in kept), []).append(place)
+
+    def rows(batch: Batch, mask: Tensor, places: list[int]) -> Batch:
+        # weights that count are 1
+        bare = batch._replace(weight=None)
+        cut: Batch = map_tensors(lambda t: torch.stack([t[place][mask[place]] for place in places]), bare)
+        return cut
+
+    pairs = list(zip(episode, kept, strict=True))
+    return [(places, Episode(*(rows(*pair, places) for pair in pairs))) for places in found.values()]
 
 
 def join_rows(one: Batch, other: Batch) -> Batch:

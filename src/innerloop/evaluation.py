@@ -6,6 +6,7 @@ import collections
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from .data.sources import Source, SupportSize, Targets
-from .episodes import Batch, Episode, to
+from .episodes import Batch, Episode, equal_sizes, map_tensors, select, tensors, to
 from .errors import DataError, UsageError
-from .learner import Model
+from .learner import Model, without_padding
 from .losses import mean_rows
 from .metrics import accuracy, auc, calibration_gaps
 from .threads import threads_for
@@ -182,18 +183,13 @@ def evaluate(
     reference = next(iter(model.meta.values()))
     sums: dict[str, dict[str, np.ndarray]] = {}
     counts: dict[str, dict[str, np.ndarray]] = {}
-    spread = _Spread()
+    spread, taken = _Spread(), list[int]()
     for ids, raw in source.fixed(seed):
         episode = to(raw, reference.device, reference.dtype)
         spread.add(raw.query, source.targets)
-        with threads_for(model.meta):
-            measured, taken = [], []
-            for number, adapted in _path(model, episode, steps, every=path):
-                measured.append(_measure(model, adapted, episode.query, source.targets))
-                taken.append(number)
-        for row, task in enumerate(ids):
-            for name in measured[0]:
-                scored = np.array([step[name][row] for step in measured])
+        for task, row, numbers in _measured(model, ids, episode, source.targets, steps, every=path):
+            taken = numbers
+            for name, scored in row.items():
                 # a draw whose query has one class has no area under the curve; other draws of the task may have
                 defined = ~np.isnan(scored) if name == "auc" else np.ones(scored.shape)
                 total, count = sums.setdefault(name, {}), counts.setdefault(name, {})
@@ -209,6 +205,46 @@ def evaluate(
     return Evaluation(
         tuple(sums["loss"]), tuple(taken), values, source.targets, source.support, spread.relative
     )
+
+
+def query_dependence(model: Model, source: Source, *, seed: int = EVALUATION_SEED) -> float:
+    """Whether a prediction changes with the other queries: the leak test.
+
+    Query rows of the first evaluation episode are predicted together and one at a time. What depends on the others
+    knows more than a row on its own will, and scores better than it will serve: a model that normalises with the
+    rows at hand, for one.
+
+    Arguments:
+        model: what to test.
+        source: tasks.
+        seed: of the episode.
+
+    Returns:
+        The largest change of a prediction, over the largest prediction: rounding (under 1e-4 in single precision)
+        for independent ones.
+
+    Example:
+        >>> import innerloop as il
+        >>> tasks = il.tasks.sinusoid(n_support=5, episodes=10)
+        >>> learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_steps=2)
+        >>> query_dependence(il.Model(learner, learner.init()), tasks.test) < 1e-4
+        True
+    """
+    reference = next(iter(model.meta.values()))
+    _, raw = next(iter(source.fixed(seed)))
+    episode = select(to(raw, reference.device, reference.dtype), slice(0, 1))
+    (_, task), *_ = equal_sizes(episode)
+    few = min(task.query.y.shape[1], 16)
+    with torch.no_grad():
+        adapted = model.learner.adapt(model.meta, task.support)
+        together = model.learner.predict(model.meta, adapted, task.query.x)
+        rows = (map_tensors(itemgetter((slice(None), slice(n, n + 1))), task.query.x) for n in range(few))
+        singly = [model.learner.predict(model.meta, adapted, row) for row in rows]
+    worst = 0.0
+    for whole, *parts in zip(tensors(together), *(tensors(one) for one in singly), strict=True):
+        change = (whole[:, :few] - torch.cat(parts, 1)).abs().max() / whole.abs().max().clamp(min=1e-30)
+        worst = max(worst, float(change))
+    return worst
 
 
 def mean_loss(model: Model, source: Source, *, seed: int = EVALUATION_SEED, episodes: int = 300) -> float:
@@ -234,11 +270,25 @@ def mean_loss(model: Model, source: Source, *, seed: int = EVALUATION_SEED, epis
     with torch.no_grad():
         for _, raw in source.fixed(seed):
             episode = to(raw, reference.device, reference.dtype)
-            adapted = model.learner.adapt(model.meta, episode.support)
-            losses.append(model.learner.loss(model.meta, adapted, episode.query))
+            for _, part in without_padding(model.learner, episode):
+                adapted = model.learner.adapt(model.meta, part.support)
+                losses.append(model.learner.loss(model.meta, adapted, part.query))
             if sum(len(part) for part in losses) >= wanted:
                 break
     return torch.cat(losses).mean().item()
+
+
+def _measured(
+    model: Model, ids: Sequence[str], episode: Episode, targets: Targets, steps: int | None, *, every: bool
+) -> Iterator[tuple[str, dict[str, np.ndarray], list[int]]]:
+    """Each task of a stack with its metrics by number of inner steps, and these numbers."""
+    for places, part in without_padding(model.learner, episode, predicting=True):
+        with threads_for(model.meta):
+            path = _path(model, part, steps, every=every)
+            pairs = [(number, _measure(model, adapted, part.query, targets)) for number, adapted in path]
+        taken, found = [number for number, _ in pairs], [scores for _, scores in pairs]
+        for row, place in enumerate(places):
+            yield ids[place], {n: np.array([step[n][row] for step in found]) for n in found[0]}, taken
 
 
 def _path(model: Model, episode: Episode, steps: int | None, *, every: bool) -> Iterator[tuple[int, Any]]:
@@ -324,6 +374,8 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     from scipy.special import stdtrit
 
     count = len(values)
+    if not count:
+        return math.nan, math.nan, math.nan
     with np.errstate(invalid="ignore", over="ignore"):
         mean = float(np.mean(values))
     if count < 2 or not np.isfinite(values).all():

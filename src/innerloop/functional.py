@@ -173,6 +173,8 @@ class Network:
         self._context.observes = batchnorm == "per_step"
         _refuse_hooks(module)
         self.module = copy.deepcopy(module)
+        # of the module as it was given, before layers are replaced
+        self.entries = dict(self.module.state_dict(keep_vars=True))
         self.normalizers = _replace_layers(self.module, self._context)
         self.module.eval()
         # vmap has no rule for fused recurrence: these models run task by task
@@ -182,6 +184,7 @@ class Network:
                 f"batchnorm='refuse', but the model has BatchNorm at {self.normalizers[0]!r}: "
                 "choose 'support', 'transductive' or 'per_step', or use GroupNorm"
             )
+        self._interact: bool | None = None
         self._constants = {
             name: value.detach()
             for name, value in (*self.module.named_parameters(), *self.module.named_buffers())
@@ -234,6 +237,39 @@ class Network:
     def keeps_statistics(self) -> bool:
         """Whether these are running averages, kept among the meta-parameters."""
         return bool(self.normalizers) and self.batchnorm == "per_step"
+
+    def rows_interact(self, x: Any) -> bool:
+        """Whether the output of a row depends on the other rows, BatchNorm aside: found once, by trying it.
+
+        The first row is run beside two different others, with parameters away from their start (a layer of zeros
+        would hide it). Such modules see padding, so tasks of different sizes must not be padded for them.
+
+        Arguments:
+            x: stacked rows `(T, n, *feature)`, two different ones among them.
+        """
+        if self._interact is None:
+            rows = map_tensors(lambda t: t.detach().flatten(0, 1), x)
+            first, *rest = tensors(rows)
+            moved = next(
+                (i for i in range(2, len(first)) if any((t[i] != t[1]).any() for t in (first, *rest))), 1
+            )
+            pairs = map_tensors(lambda t: torch.stack([t[[0, 1]], t[[0, moved]]]), rows)
+            generator = torch.Generator().manual_seed(0)
+            away = {
+                n: v + 0.1 * torch.randn(v.shape, generator=generator).to(v)
+                for n, v in self.module.named_parameters()
+            }
+            with torch.no_grad():
+                y, _ = self(_matching(away, first), {}, pairs, given_statistics=True)
+            self._interact = any(
+                not torch.allclose(one[0], two[0], rtol=1e-4, atol=1e-6, equal_nan=True)
+                for one, two in (t.unbind(0) for t in tensors(y))
+            )
+        return self._interact
+
+    def sees_other_rows(self, x: Any) -> bool:
+        """Whether a prediction depends on the rows that are predicted with it."""
+        return (bool(self.normalizers) and self.batchnorm == "transductive") or self.rows_interact(x)
 
     def _scales(self) -> Params:
         """Trainable scales and biases of BatchNorm layers, where each step has its own."""
@@ -330,13 +366,18 @@ class Network:
         return {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
 
     def _constants_like(self, x: Tensor) -> Params:
-        """Frozen values on the device, and floating ones in the precision, of the data."""
+        """Frozen values, as the data want them."""
+        return _matching(self._constants, x)
 
-        def match(value: Tensor) -> Tensor:
-            dtype = x.dtype if value.is_floating_point() and x.is_floating_point() else value.dtype
-            return value.to(x.device, dtype)
 
-        return {name: match(value) for name, value in self._constants.items()}
+def _matching(values: Params, x: Tensor) -> Params:
+    """Values on the device, and floating ones in the precision, of the data."""
+
+    def match(value: Tensor) -> Tensor:
+        dtype = x.dtype if value.is_floating_point() and x.is_floating_point() else value.dtype
+        return value.to(x.device, dtype)
+
+    return {name: match(value) for name, value in values.items()}
 
 
 def _loop(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

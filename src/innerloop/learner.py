@@ -15,12 +15,23 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .episodes import Batch, Episode, as_tensors, map_tensors, stack, tensors, unsqueeze
+from .episodes import (
+    Batch,
+    Episode,
+    all_draws,
+    as_tensors,
+    at_step,
+    equal_sizes,
+    map_tensors,
+    stack,
+    tensors,
+    unsqueeze,
+)
 from .errors import DataError, UsageError
 from .functional import Network, Params, fold
 from .heads import Head, Spread
 from .inner import InnerRule
-from .losses import Loss, task_losses
+from .losses import Loss, require_loss, task_losses
 from .tracing import tracing
 
 Recipe = dict[str, Any]
@@ -45,6 +56,10 @@ class Learner(Protocol):
         >>> learner.predict(meta, learner.adapt(meta, support), torch.zeros(4, 7, 1)).shape
         torch.Size([4, 7, 1])
     """
+
+    @property
+    def network(self) -> Network:
+        """The model."""
 
     @property
     def metagrad(self) -> MetaGradient:
@@ -136,10 +151,61 @@ class MetaGradient:
         New values of the entries `state/...` are among the figures, under their names; their gradient is 0.
         """
         step = step if isinstance(step, Step) else Step(step, self.phase(step))
+        parts = without_padding(learner, episode)
+        if len(parts) == 1:
+            return self._of_part(learner, meta, parts[0][1], step, key)
+        found = [
+            self._of_part(learner, meta, part, step, None if key is None else key[places])
+            for places, part in parts
+        ]
+        return _mean_of_parts(found, [places for places, _ in parts])
+
+    def _of_part(
+        self, learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
+    ) -> tuple[Params, Metrics]:
         grads, metrics = self.compute(learner, meta, episode, step, key)
         with torch.no_grad():
             state = learner.observe(meta, episode)
         return grads | {n: torch.zeros_like(meta[n]) for n in state}, metrics | state
+
+
+def without_padding(
+    learner: Learner, episode: Episode, *, predicting: bool = False
+) -> list[tuple[list[int], Episode]]:
+    """The stack as it is, or where the model would see padded rows, groups of tasks of equal sizes.
+
+    Arguments:
+        learner: whose model.
+        episode: stacked tasks.
+        predicting: predictions are asked for, which know of no weights; losses do, so that BatchNorm can
+            leave padding out.
+
+    Returns:
+        The places of the tasks of each group in the stack, and the group.
+    """
+    whole = [(list(range(episode.n_tasks)), episode)]
+    if all(batch.weight is None for batch in episode):
+        return whole
+    network = learner.network
+    seen = network.sees_other_rows if predicting else network.rows_interact
+    return equal_sizes(episode) if seen(episode.query.x) else whole
+
+
+def _mean_of_parts(found: list[tuple[Params, Metrics]], places: list[list[int]]) -> tuple[Params, Metrics]:
+    """Gradients as the mean over all tasks; figures of a task each in the order of the stack."""
+    total = sum(map(len, places))
+    order = torch.tensor([place for part in places for place in part]).argsort()
+
+    def mean(values: list[Tensor]) -> Tensor:
+        weighted = [value * (len(part) / total) for value, part in zip(values, places, strict=True)]
+        return torch.stack(weighted).sum(0)
+
+    def figure(name: str, values: list[Tensor]) -> Tensor:
+        of_tasks = all(v.shape == (len(part),) for v, part in zip(values, places, strict=True))
+        return torch.cat(values)[order] if of_tasks and not name.startswith("state/") else mean(values)
+
+    grads = {name: mean([grad[name] for grad, _ in found]) for name in found[0][0]}
+    return grads, {name: figure(name, [metric[name] for _, metric in found]) for name in found[0][1]}
 
 
 @dataclass(frozen=True)
@@ -180,7 +246,8 @@ class GradientLearner:
     recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a negative number of steps, and parts that do not go together."""
+        """Refuse an unknown loss, a negative number of steps, and parts that do not go together."""
+        require_loss(self.criterion)
         if self.inner_steps < 0:
             raise UsageError(f"inner_steps={self.inner_steps}: give 0 or more")
         self.metagrad.check(self)
@@ -236,7 +303,7 @@ class GradientLearner:
         self, meta: Params, support: Batch, steps: int | None, key: Tensor | None
     ) -> Iterator[Params]:
         count = support.y.shape[0]
-        started = self.start.make(meta, support) if self.start else {}
+        started = self.start.make(meta, all_draws(support)) if self.start else {}
         fast = {
             name: started[name] if name in started else meta[name].expand(count, *meta[name].shape)
             for name in self.fast
@@ -246,7 +313,7 @@ class GradientLearner:
         for step in range(self.inner_steps if steps is None else steps):
             stream = None if key is None else fold(key, step)
             scaled = {**meta, **self.network.at_step(meta, step)}
-            grads, fast = self._support_gradient(scaled, fast, support, stream)
+            grads, fast = self._support_gradient(scaled, fast, at_step(support, step), stream)
             fast, state = self.rule.update(grads, state, fast, meta)
             yield fast
 
@@ -275,6 +342,7 @@ class GradientLearner:
         self, meta: Params, fast: Params, support: Batch, *, key: Tensor | None = None
     ) -> Tensor:
         """What the inner loop descends: the mean support loss of each task, `(T,)`."""
+        support = all_draws(support)
         prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key)
         return task_losses(self.criterion, prediction, support)
 
@@ -284,6 +352,7 @@ class GradientLearner:
             return fast
         if self.network.keeps_statistics:
             return {**fast, **_owned(self.network.at_step(meta, step), support)}
+        support = all_draws(support)
         _require_support(support)
         _, statistics = self.network(meta, fast, support.x, weight=support.weight)
         return {**fast, **statistics}
@@ -385,6 +454,7 @@ class HeadLearner:
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Iterator[Params]:
         """The head before (step 0) and after its solution (step 1)."""
+        support = all_draws(support)
         statistics, features = self._support_features(meta, support, key)
         yield {**statistics, **self.head.base(meta, support.y.shape[0])}
         if steps != 0:
@@ -605,9 +675,19 @@ def predict_tasks(
         ]
         parts = zip(supports[start : start + at_once], blank, strict=True)
         episode = model._like(stack([Episode(support, query) for support, query in parts]))
-        with torch.no_grad():
-            adapted = model.learner.adapt(model.meta, episode.support, steps=steps)
-            predictions = model.learner.predict(model.meta, adapted, episode.query.x)
-        for task, n in enumerate(rows):
-            found.append(map_tensors(operator.itemgetter((task, slice(n))), predictions))
+        groups = without_padding(model.learner, episode, predicting=True)
+        for task, predictions in sorted(_predicted(model, groups, steps), key=operator.itemgetter(0)):
+            found.append(map_tensors(operator.itemgetter(slice(rows[task])), predictions))
     return found
+
+
+def _predicted(
+    model: Model, groups: list[tuple[list[int], Episode]], steps: int | None
+) -> Iterator[tuple[int, Any]]:
+    """The place of each task and its predictions."""
+    for places, part in groups:
+        with torch.no_grad():
+            adapted = model.learner.adapt(model.meta, part.support, steps=steps)
+            predictions = model.learner.predict(model.meta, adapted, part.query.x)
+        for row, place in enumerate(places):
+            yield place, map_tensors(operator.itemgetter(row), predictions)

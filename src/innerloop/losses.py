@@ -35,6 +35,18 @@ def _cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": _mse, "cross_entropy": _cross_entropy}
 
 
+def require_loss(loss: Loss) -> None:
+    """Refuse an unknown name.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if isinstance(loss, str) and loss not in LOSSES:
+        raise UsageError(f"loss={loss!r} is unknown: choose one of {', '.join(LOSSES)} or pass a function")
+    if not isinstance(loss, str) and not callable(loss):
+        raise UsageError(f"loss={loss!r} is neither a name ({', '.join(LOSSES)}) nor a function")
+
+
 def task_losses(loss: Loss, prediction: Any, batch: Batch) -> Tensor:
     """Mean loss of each task of a stack, rows of weight 0 left out.
 
@@ -55,14 +67,8 @@ def task_losses(loss: Loss, prediction: Any, batch: Batch) -> Tensor:
         >>> task_losses("mse", torch.zeros(2, 3, 1), Batch(torch.zeros(2, 3, 1), torch.ones(2, 3, 1)))
         tensor([1., 1.])
     """
-    if isinstance(loss, str):
-        if loss not in LOSSES:
-            raise UsageError(
-                f"loss={loss!r} is unknown: choose one of {', '.join(LOSSES)} or pass a function"
-            )
-        rows = LOSSES[loss](prediction, batch.y)
-    else:
-        rows = vmap(loss)(prediction, batch.y)
+    require_loss(loss)
+    rows = LOSSES[loss](prediction, batch.y) if isinstance(loss, str) else vmap(loss)(prediction, batch.y)
     if rows.dim() == 1:
         if batch.weight is not None:
             raise UsageError(

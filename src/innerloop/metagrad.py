@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .episodes import Episode, join_rows
+from .episodes import Episode, all_draws, join_rows
 from .errors import UsageError
 from .functional import Params
 from .inner import detached
@@ -161,7 +161,7 @@ def displacement(*, rows: str = "all") -> MetaGradient:
         learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
         meta = {name: value.detach() for name, value in meta.items()}
-        seen = join_rows(episode.support, episode.query) if rows == "all" else episode.support
+        seen = join_rows(all_draws(episode.support), episode.query) if rows == "all" else episode.support
         with torch.no_grad():
             adapted = learner.adapt(meta, seen, key=key)
             losses = learner.loss(meta, adapted, episode.query, key=key)

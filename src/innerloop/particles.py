@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .episodes import Batch, Episode, join_rows, map_tensors
+from .episodes import Batch, Episode, all_draws, at_step, join_rows, map_tensors
 from .errors import UsageError
 from .functional import Network, Params, fold
 from .learner import Learner, MetaGradient, Metrics, Recipe, Step, running_average
@@ -101,7 +101,7 @@ class ParticleLearner:
         fast = {name: value.expand(count, *value.shape) for name, value in _weights(meta).items()}
         yield self._with_statistics(fast, support)
         for step in range(self.inner_steps if steps is None else steps):
-            fast = self._step(fast, support, None if key is None else fold(key, step))
+            fast = self._step(fast, at_step(support, step), None if key is None else fold(key, step))
             yield self._with_statistics(fast, support)
 
     def adapt(
@@ -176,6 +176,7 @@ class ParticleLearner:
         return unflatten(y), {name: unflatten(value) for name, value in statistics.items()}
 
     def _with_statistics(self, fast: Params, support: Batch) -> Params:
+        support = all_draws(support)
         if not self.network.needs_statistics:
             return fast
         return {**fast, **self._forward(fast, support.x, support.weight, None)[1]}
@@ -274,10 +275,11 @@ def chaser(leader_steps: int = 1) -> MetaGradient:
         with torch.enable_grad():
             adapted = learner.adapt(meta, episode.support, key=key)
             following = {name: adapted[name] for name in meta}
+            rows = join_rows(all_draws(episode.support), episode.query)
             with torch.no_grad():
                 leading = {name: value.detach() for name, value in following.items()}
                 for _ in range(leader_steps):
-                    leading = learner._step(leading, join_rows(*episode), None)  # type: ignore[attr-defined]
+                    leading = learner._step(leading, rows, None)  # type: ignore[attr-defined]
             apart = [(following[name] - leading[name]).square().flatten(1).sum(1) for name in meta]
             distance = torch.stack(apart).sum(0)
             grads = torch.autograd.grad(distance.mean(), list(meta.values()))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .episodes import Batch, Episode
+from .episodes import Batch, Episode, all_draws
 from .errors import UsageError
 from .functional import Network, Params
 from .learner import Learner, MetaGradient, Metrics, Recipe, Step
@@ -78,9 +78,9 @@ class PerTask:
     recipe: Recipe | None = None
 
     @property
-    def network(self) -> Network | None:
+    def network(self) -> Network:
         """The model of the learner inside."""
-        return getattr(self.learner, "network", None)
+        return self.learner.network
 
     @property
     def metagrad(self) -> MetaGradient:
@@ -159,6 +159,7 @@ class PerTask:
     def _own(self, support: Batch) -> Params:
         """What the support of each task says, with a leading task axis."""
         own: Params = {}
+        support = all_draws(support)
         if self.features:
             own |= _moments("x", support.x, support.weight, torch.tensor(self.features))
         if self.n_targets:
@@ -176,9 +177,10 @@ class PerTask:
         x, y = self._scaled(own, "x", batch.x), batch.y
         if self.n_targets and y.dim() == 3:
             y = self._scaled(own, "y", y)
-        if batch.weight is None:
+        weight = all_draws(batch).weight
+        if weight is None:
             return Batch(x, y)
-        rows = (batch.weight > 0)[..., None]
+        rows = (weight > 0)[..., None]
         y = y * rows.to(y.dtype) if y.dim() == 3 else y
         return Batch(x * rows.to(x.dtype) if self.features else x, y, batch.weight)
 

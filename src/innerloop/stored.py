@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .data.schema import Schema
 
 TASKS = "tasks/"  # before the names of what tasks own; parameters of modules have no slash so early
+MASK = "mask/"  # before the names of parameters that refinement may have changed
 _SHOWN = ("kind", "targets", "settings", "data", "versions", "best_step", "scores", "parent", "tasks")
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
@@ -51,6 +52,7 @@ class Stored:
         log: one dict a logged step.
         schema: what the columns of the table mean; `None` where there was no table.
         tasks: of an adapted directory, what each task predicts with.
+        mask: of a refined directory, true where a parameter was changed, by name.
     """
 
     model: Model
@@ -60,6 +62,7 @@ class Stored:
     log: list[dict[str, Any]] = field(repr=False)
     schema: Schema | None = field(repr=False)
     tasks: dict[str, Adapted] = field(repr=False)
+    mask: Params = field(repr=False, default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -107,8 +110,11 @@ def load(
     """
     sealed = read_sealed(Path(directory))
     config, log, tensors = read_config(sealed), read_log(sealed), read_tensors(sealed)
-    meta = {name: value for name, value in tensors.items() if not name.startswith(TASKS)}
-    own = {name.removeprefix(TASKS): value for name, value in tensors.items() if name not in meta}
+    meta = {name: value for name, value in tensors.items() if not name.startswith((TASKS, MASK))}
+    own, mask = (
+        {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        for start in (TASKS, MASK)
+    )
     learner = _learner(sealed, config, meta, module, loss)
     # the order of names in the file is arbitrary, and sums over parameters follow it
     meta = {name: meta[name] for name in learner.init()}
@@ -120,7 +126,10 @@ def load(
         raise UsageError(f"device={str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
     with blaming(sealed, "model.safetensors"):
         tasks = _tasks(model, config["tasks"], own)
-    return Stored(model, config, sealed.folder, sealed.sha256, log, schema, tasks)
+        for name, value in mask.items():
+            fits = name in meta and value.dtype == torch.bool and value.shape == meta[name].shape
+            require(fits, f"the mask of {name!r} is not that of a parameter")
+    return Stored(model, config, sealed.folder, sealed.sha256, log, schema, tasks, mask)
 
 
 def describe(stored: Stored) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from .gradient import meta_sgd as meta_sgd
 from .gradient import reptile as reptile
 from .gradient import sparse_maml as sparse_maml
 from .implicit import imaml as imaml
+from .plain import plain as plain
 from .registry import ALGORITHMS as ALGORITHMS
 from .registry import build as build
 from .starts import cavia as cavia

@@ -13,17 +13,9 @@ from .registry import registered
 
 @registered
 def bmaml(
-    module: nn.Module,
-    *,
-    loss: str,
-    particles: int = 5,
-    inner_lr: float = 0.1,
-    inner_steps: int = 3,
-    leader_steps: int = 1,
-    seed: int = 0,
-    batchnorm: str = "support",
-    mapping: str = "vmap",
-) -> Learner:
+    module: nn.Module, *, loss: str, particles: int = 5, inner_lr: float = 0.1, inner_steps: int = 3,
+    leader_steps: int = 1, seed: int = 0, batchnorm: str = "support", mapping: str = "vmap",
+) -> Learner:  # fmt: skip
     """Bayesian MAML: several initialisations adapt together, and their spread says how sure the prediction is.
 
     Stein variational gradient descent in the inner loop, the chaser loss in the outer one. For tasks where it

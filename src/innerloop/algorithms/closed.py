@@ -16,13 +16,9 @@ from .registry import registered
 
 @registered
 def protonet(
-    module: nn.Module,
-    *,
-    n_features: int,
-    n_outputs: int,
-    batchnorm: str = "support",
+    module: nn.Module, *, n_features: int, n_outputs: int, batchnorm: str = "support",
     mapping: str = "vmap",
-) -> Learner:
+) -> Learner:  # fmt: skip
     r"""Prototypical network: each class is the mean of its support features, the nearest one wins.
 
     $c_k = \frac{1}{|S_k|}\sum_{i \in S_k} \phi_i,\quad p(y = k \mid x) \propto
@@ -58,14 +54,9 @@ def protonet(
 
 @registered
 def ridge(
-    module: nn.Module,
-    *,
-    n_features: int,
-    n_outputs: int = 1,
-    kind: str = "regression",
-    batchnorm: str = "support",
-    mapping: str = "vmap",
-) -> Learner:
+    module: nn.Module, *, n_features: int, n_outputs: int = 1, kind: str = "regression",
+    batchnorm: str = "support", mapping: str = "vmap",
+) -> Learner:  # fmt: skip
     r"""R2-D2: ridge regression of each task on learned features, its strength learned with them.
 
     $W_t = (\Phi^\top\Phi + \Lambda)^{-1}\Phi^\top Y$ on the support set; values are $\Phi W_t$, logits
@@ -101,15 +92,9 @@ def ridge(
 
 @registered
 def gaussian(
-    module: nn.Module,
-    *,
-    n_features: int,
-    n_outputs: int = 1,
-    kind: str = "regression",
-    covariance: str = "full",
-    batchnorm: str = "support",
-    mapping: str = "vmap",
-) -> Learner:
+    module: nn.Module, *, n_features: int, n_outputs: int = 1, kind: str = "regression",
+    covariance: str = "full", batchnorm: str = "support", mapping: str = "vmap",
+) -> Learner:  # fmt: skip
     r"""ALPaCA: Bayesian regression of each task on learned features, from a learned prior, with its variance.
 
     $w_t \sim N(m, \sigma^2 V),\; y = w_t^\top\phi(x) + \epsilon$; prior mean, covariance and noise are
@@ -148,13 +133,9 @@ def gaussian(
 
 @registered
 def mixed(
-    n_features: int,
-    n_outputs: int = 1,
-    *,
-    kind: str = "regression",
-    squares: bool = False,
+    n_features: int, n_outputs: int = 1, *, kind: str = "regression", squares: bool = False,
     covariance: str = "auto",
-) -> Learner:
+) -> Learner:  # fmt: skip
     r"""Linear mixed model: a regression line of its own for every task, drawn from a learned Gaussian.
 
     $w_t \sim N(m, \sigma^2 V),\; y = w_t^\top x + \epsilon$: the Gaussian head on the features themselves,

@@ -16,7 +16,6 @@ Arguments they share:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
@@ -112,18 +111,10 @@ def inner_rule(
 
 @registered
 def maml(
-    module: nn.Module,
-    *,
-    loss: Loss,
-    inner_lr: float = 0.01,
-    inner_steps: int = 5,
-    learn_lr: str | None = None,
-    clip: float | None = None,
-    inner: str = "sgd",
-    adapt: str | Callable[[str], bool] = "all",
-    batchnorm: str = "support",
-    mapping: str = "vmap",
-) -> Learner:
+    module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 5,
+    learn_lr: str | None = None, clip: float | None = None, inner: str = "sgd",
+    adapt: str | Callable[[str], bool] = "all", batchnorm: str = "support", mapping: str = "vmap",
+) -> Learner:  # fmt: skip
     r"""MAML: an initialisation from which a few gradient steps reach every task.
 
     $\phi_t = \theta - \alpha \nabla L^{support}_t(\theta)$ (repeated), and $\theta$ descends
@@ -145,24 +136,18 @@ def maml(
         6
     """
     rule = inner_rule(inner, inner_lr, learn_lr, clip)
-    options: dict[str, Any] = {"adapt": adapt, "batchnorm": batchnorm, "mapping": mapping}
-    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
+    return gradient_learner(
+        module, loss, rule, inner_steps,
+        metagrad=unrolled(), adapt=adapt, batchnorm=batchnorm, mapping=mapping,
+    )  # fmt: skip
 
 
 @registered
 def fomaml(
-    module: nn.Module,
-    *,
-    loss: Loss,
-    inner_lr: float = 0.01,
-    inner_steps: int = 5,
-    learn_lr: str | None = None,
-    clip: float | None = None,
-    inner: str = "sgd",
-    adapt: str | Callable[[str], bool] = "all",
-    batchnorm: str = "support",
-    mapping: str = "vmap",
-) -> Learner:
+    module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 5,
+    learn_lr: str | None = None, clip: float | None = None, inner: str = "sgd",
+    adapt: str | Callable[[str], bool] = "all", batchnorm: str = "support", mapping: str = "vmap",
+) -> Learner:  # fmt: skip
     r"""First-order MAML: MAML that takes the inner gradients for constants.
 
     The meta-gradient is the query gradient at the adapted point, $\nabla L^{query}_t(\phi_t)$: cheaper in time and
@@ -183,23 +168,18 @@ def fomaml(
         True
     """
     rule = detached(inner_rule(inner, inner_lr, learn_lr, clip))
-    options: dict[str, Any] = {"adapt": adapt, "batchnorm": batchnorm, "mapping": mapping}
-    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
+    return gradient_learner(
+        module, loss, rule, inner_steps,
+        metagrad=unrolled(), adapt=adapt, batchnorm=batchnorm, mapping=mapping,
+    )  # fmt: skip
 
 
 @registered
 def reptile(
-    module: nn.Module,
-    *,
-    loss: Loss,
-    inner_lr: float = 0.01,
-    inner_steps: int = 5,
-    clip: float | None = None,
-    inner: str = "sgd",
-    rows: str = "all",
-    batchnorm: str = "support",
+    module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 5,
+    clip: float | None = None, inner: str = "sgd", rows: str = "all", batchnorm: str = "support",
     mapping: str = "vmap",
-) -> Learner:
+) -> Learner:  # fmt: skip
     r"""Reptile: move the initialisation towards where adaptation ends.
 
     $\theta \leftarrow \theta + \epsilon\,(\phi_t - \theta)$.
@@ -222,23 +202,18 @@ def reptile(
     """
     # no derivative is taken through the steps: constants cost nothing
     rule = detached(inner_rule(inner, inner_lr, None, clip))
-    options: dict[str, Any] = {"batchnorm": batchnorm, "mapping": mapping}
-    return gradient_learner(module, loss, rule, inner_steps, metagrad=displacement(rows=rows), **options)
+    return gradient_learner(
+        module, loss, rule, inner_steps,
+        metagrad=displacement(rows=rows), batchnorm=batchnorm, mapping=mapping,
+    )  # fmt: skip
 
 
 @registered
 def anil(
-    module: nn.Module,
-    *,
-    loss: Loss,
-    inner_lr: float = 0.01,
-    inner_steps: int = 5,
-    learn_lr: str | None = None,
-    clip: float | None = None,
-    inner: str = "sgd",
-    batchnorm: str = "support",
+    module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 5,
+    learn_lr: str | None = None, clip: float | None = None, inner: str = "sgd", batchnorm: str = "support",
     mapping: str = "vmap",
-) -> Learner:
+) -> Learner:  # fmt: skip
     """ANIL: MAML whose inner loop moves the last layer only; the body is meta-trained and shared.
 
     Much faster than MAML and often as good: features are reused rather than relearned.
@@ -258,23 +233,18 @@ def anil(
         ('4.weight', '4.bias')
     """
     rule = inner_rule(inner, inner_lr, learn_lr, clip)
-    options: dict[str, Any] = {"adapt": "head", "batchnorm": batchnorm, "mapping": mapping}
-    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
+    return gradient_learner(
+        module, loss, rule, inner_steps,
+        metagrad=unrolled(), adapt="head", batchnorm=batchnorm, mapping=mapping,
+    )  # fmt: skip
 
 
 @registered
 def boil(
-    module: nn.Module,
-    *,
-    loss: Loss,
-    inner_lr: float = 0.01,
-    inner_steps: int = 5,
-    learn_lr: str | None = None,
-    clip: float | None = None,
-    inner: str = "sgd",
-    batchnorm: str = "support",
+    module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 5,
+    learn_lr: str | None = None, clip: float | None = None, inner: str = "sgd", batchnorm: str = "support",
     mapping: str = "vmap",
-) -> Learner:
+) -> Learner:  # fmt: skip
     """BOIL: MAML whose inner loop moves everything but the last layer.
 
     The counterpart of ANIL, for tasks whose inputs differ more than their labels.
@@ -294,22 +264,18 @@ def boil(
         ('0.weight', '0.bias')
     """
     rule = inner_rule(inner, inner_lr, learn_lr, clip)
-    options: dict[str, Any] = {"adapt": "body", "batchnorm": batchnorm, "mapping": mapping}
-    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
+    return gradient_learner(
+        module, loss, rule, inner_steps,
+        metagrad=unrolled(), adapt="body", batchnorm=batchnorm, mapping=mapping,
+    )  # fmt: skip
 
 
 @registered
 def meta_sgd(
-    module: nn.Module,
-    *,
-    loss: Loss,
-    inner_lr: float = 0.01,
-    inner_steps: int = 1,
-    clip: float | None = None,
-    adapt: str | Callable[[str], bool] = "all",
-    batchnorm: str = "support",
+    module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 1,
+    clip: float | None = None, adapt: str | Callable[[str], bool] = "all", batchnorm: str = "support",
     mapping: str = "vmap",
-) -> Learner:
+) -> Learner:  # fmt: skip
     r"""Meta-SGD: MAML with a learned step size for every weight, $\phi = \theta - \alpha \circ \nabla L(\theta)$.
 
     Li, Zhou, Chen & Li, 2017, *Meta-SGD: Learning to Learn Quickly for Few-Shot Learning*.
@@ -328,23 +294,18 @@ def meta_sgd(
         torch.Size([4, 1])
     """
     rule = inner_rule("sgd", inner_lr, "weight", clip)
-    options: dict[str, Any] = {"adapt": adapt, "batchnorm": batchnorm, "mapping": mapping}
-    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
+    return gradient_learner(
+        module, loss, rule, inner_steps,
+        metagrad=unrolled(), adapt=adapt, batchnorm=batchnorm, mapping=mapping,
+    )  # fmt: skip
 
 
 @registered
 def maml_plus_plus(
-    module: nn.Module,
-    *,
-    loss: Loss,
-    inner_lr: float = 0.1,
-    inner_steps: int = 5,
-    multi_step_until: int = 300,
-    first_order_until: int = 100,
-    clip: float | None = None,
-    batchnorm: str = "support",
-    mapping: str = "vmap",
-) -> Learner:
+    module: nn.Module, *, loss: Loss, inner_lr: float = 0.1, inner_steps: int = 5,
+    multi_step_until: int = 300, first_order_until: int = 100, clip: float | None = None,
+    batchnorm: str = "support", mapping: str = "vmap",
+) -> Learner:  # fmt: skip
     """MAML++: rates a layer and step, a loss after every step, first order at first.
 
     Its parts can be used alone: `inner.sgd(learn="tensor", steps=S)`, `metagrad.multi_step`,
@@ -368,21 +329,17 @@ def maml_plus_plus(
     """
     rule = inner_rule("sgd", inner_lr, "tensor", clip, steps=max(inner_steps, 1))
     metagrad = annealed(multi_step(multi_step_until), first_order_until)
-    options: dict[str, Any] = {"batchnorm": batchnorm, "mapping": mapping}
-    return gradient_learner(module, loss, rule, inner_steps, metagrad=metagrad, **options)
+    return gradient_learner(
+        module, loss, rule, inner_steps,
+        metagrad=metagrad, batchnorm=batchnorm, mapping=mapping,
+    )  # fmt: skip
 
 
 @registered
 def meta_curvature(
-    module: nn.Module,
-    *,
-    loss: Loss,
-    inner_lr: float = 0.01,
-    inner_steps: int = 1,
-    clip: float | None = None,
-    batchnorm: str = "support",
-    mapping: str = "vmap",
-) -> Learner:
+    module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 1,
+    clip: float | None = None, batchnorm: str = "support", mapping: str = "vmap",
+) -> Learner:  # fmt: skip
     """Meta-Curvature: MAML whose inner gradient passes learned matrices, one an axis of each tensor.
 
     Park & Oliva, 2019, *Meta-Curvature*.
@@ -402,22 +359,18 @@ def meta_curvature(
     """
     rule = curvature(inner_lr)
     rule = rule if clip is None else clipped(rule, clip)
-    options: dict[str, Any] = {"batchnorm": batchnorm, "mapping": mapping}
-    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
+    return gradient_learner(
+        module, loss, rule, inner_steps,
+        metagrad=unrolled(), batchnorm=batchnorm, mapping=mapping,
+    )  # fmt: skip
 
 
 @registered
 def sparse_maml(
-    module: nn.Module,
-    *,
-    loss: Loss,
-    inner_lr: float = 0.01,
-    inner_steps: int = 5,
-    learn_lr: str | None = None,
-    clip: float | None = None,
-    batchnorm: str = "support",
+    module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 5,
+    learn_lr: str | None = None, clip: float | None = None, batchnorm: str = "support",
     mapping: str = "vmap",
-) -> Learner:
+) -> Learner:  # fmt: skip
     """sparse-MAML: MAML that learns which weights may move in the inner loop.
 
     von Oswald, Zhao, Kobayashi et al., 2021, *Learning where to learn: Gradient sparsity in meta and continual
@@ -438,5 +391,7 @@ def sparse_maml(
     """
     rule = masked(inner_rule("sgd", inner_lr, learn_lr, None))
     rule = rule if clip is None else clipped(rule, clip)
-    options: dict[str, Any] = {"batchnorm": batchnorm, "mapping": mapping}
-    return gradient_learner(module, loss, rule, inner_steps, metagrad=unrolled(), **options)
+    return gradient_learner(
+        module, loss, rule, inner_steps,
+        metagrad=unrolled(), batchnorm=batchnorm, mapping=mapping,
+    )  # fmt: skip

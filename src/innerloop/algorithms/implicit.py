@@ -14,19 +14,10 @@ from .registry import registered
 
 @registered
 def imaml(
-    module: nn.Module,
-    *,
-    loss: Loss,
-    strength: float = 2.0,
-    inner_lr: float = 0.1,
-    inner_steps: int = 16,
-    solver: str = "cg",
-    iterations: int = 5,
-    clip: float | None = None,
-    inner: str = "sgd",
-    batchnorm: str = "support",
-    mapping: str = "vmap",
-) -> Learner:
+    module: nn.Module, *, loss: Loss, strength: float = 2.0, inner_lr: float = 0.1, inner_steps: int = 16,
+    solver: str = "cg", iterations: int = 5, clip: float | None = None, inner: str = "sgd",
+    batchnorm: str = "support", mapping: str = "vmap",
+) -> Learner:  # fmt: skip
     r"""iMAML: MAML with many proximal inner steps and a meta-gradient that does not look back at them.
 
     $\phi_t \approx \arg\min_\phi L^{support}_t(\phi) + \frac\lambda2 \lVert\phi-\theta\rVert^2$; see

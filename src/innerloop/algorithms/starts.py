@@ -21,16 +21,9 @@ from .registry import registered
 
 @registered
 def cavia(
-    module: nn.Module,
-    *,
-    loss: Loss,
-    n_context: int = 5,
-    inner_lr: float = 1.0,
-    inner_steps: int = 2,
-    clip: float | None = None,
-    batchnorm: str = "support",
-    mapping: str = "vmap",
-) -> Learner:
+    module: nn.Module, *, loss: Loss, n_context: int = 5, inner_lr: float = 1.0, inner_steps: int = 2,
+    clip: float | None = None, batchnorm: str = "support", mapping: str = "vmap",
+) -> Learner:  # fmt: skip
     """CAVIA: tasks adapt a short context vector that is fed to the model beside its input; all else is shared.
 
     The context starts at zero. Few numbers a task, and no way to overfit with them.
@@ -59,26 +52,20 @@ def cavia(
         return {"context": like.new_zeros(support.y.shape[0], n_context)}
 
     rule = inner_rule("sgd", inner_lr, None, clip)
-    options: dict[str, Any] = {"adapt": "context", "batchnorm": batchnorm, "mapping": mapping}
     start = Start(("context",), zeros)
     contextual = Contextual(module, n_context)
-    return gradient_learner(contextual, loss, rule, inner_steps, metagrad=unrolled(), start=start, **options)
+    return gradient_learner(
+        contextual, loss, rule, inner_steps,
+        metagrad=unrolled(), start=start, adapt="context", batchnorm=batchnorm, mapping=mapping,
+    )  # fmt: skip
 
 
 @registered
 def protomaml(
-    module: nn.Module,
-    *,
-    n_features: int,
-    n_way: int,
-    loss: Loss = "cross_entropy",
-    inner_lr: float = 0.01,
-    inner_steps: int = 5,
-    learn_lr: str | None = None,
-    clip: float | None = None,
-    batchnorm: str = "support",
-    mapping: str = "vmap",
-) -> Learner:
+    module: nn.Module, *, n_features: int, n_way: int, loss: Loss = "cross_entropy", inner_lr: float = 0.01,
+    inner_steps: int = 5, learn_lr: str | None = None, clip: float | None = None,
+    batchnorm: str = "support", mapping: str = "vmap",
+) -> Learner:  # fmt: skip
     r"""ProtoMAML: MAML whose last layer starts as the prototypes of the support set.
 
     $w_k = 2 c_k,\; b_k = -\lVert c_k \rVert^2$ make the layer a prototypical network before the first step.
@@ -114,5 +101,7 @@ def protomaml(
 
     rule = inner_rule("sgd", inner_lr, learn_lr, clip)
     start = Start(("head.weight", "head.bias"), prototypes)
-    options: dict[str, Any] = {"batchnorm": batchnorm, "mapping": mapping}
-    return gradient_learner(whole, loss, rule, inner_steps, metagrad=unrolled(), start=start, **options)
+    return gradient_learner(
+        whole, loss, rule, inner_steps,
+        metagrad=unrolled(), start=start, batchnorm=batchnorm, mapping=mapping,
+    )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 import cyclopts
 
 from ..errors import InnerloopError, UsageError
-from . import adapt, check, compare, demo, evaluate, inspect, list_, predict, train
+from . import adapt, check, compare, demo, evaluate, inspect, list_, predict, refine, train
 
 EXAMPLES = """Examples:
   innerloop train schools.csv --task school --target exam --out runs/schools
@@ -39,6 +39,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "predict": predict.predict,
     "list": list_.list_,
     "inspect": inspect.inspect,
+    "refine": refine.refine,
     "demo": demo.demo,
 }
 

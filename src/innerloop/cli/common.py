@@ -318,6 +318,18 @@ def batchnorm_line(learner: Any) -> str:
     return f"BatchNorm: {network.batchnorm} ({_NORMALISED[network.batchnorm]})\n"
 
 
+def dependence_text(change: float) -> str:
+    """What the leak test found.
+
+    Example:
+        >>> dependence_text(0.0)
+        'does not change with the other queries (tried: largest change 0.0e+00)'
+    """
+    if change < 1e-3:
+        return f"does not change with the other queries (tried: largest change {change:.1e})"
+    return f"CHANGES with the other queries asked with it (tried: by up to {100 * change:.2g} %)"
+
+
 def require_steps(inner_steps: int | None) -> None:
     """Refuse a negative number of inner steps."""
     if inner_steps is not None and inner_steps < 0:

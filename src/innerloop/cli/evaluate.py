@@ -16,6 +16,7 @@ from .common import (
     Quiet,
     Steps,
     batchnorm_line,
+    dependence_text,
     emit,
     read_tasks,
     require_steps,
@@ -58,6 +59,7 @@ def evaluate(
       innerloop evaluate runs/schools other_schools.csv --json
     """
     from ..evaluation import evaluate as score
+    from ..evaluation import query_dependence
 
     notes = Notes(quiet=quiet)
     require_steps(inner_steps)
@@ -67,6 +69,7 @@ def evaluate(
         raise UsageError(f"{directory} holds adapted tasks: evaluate the run they were adapted from")
     source = held_out(stored, tasks, notes)
     found = score(stored.model, source, steps=inner_steps)
+    dependence = query_dependence(stored.model, source)
     method = str(stored.config["learner"]["algorithm"])
     settings = {"directory": str(directory), "tasks": tasks, "inner_steps": inner_steps}
     place = directory if directory.name else directory.resolve()
@@ -76,11 +79,12 @@ def evaluate(
         settings |= {"batchnorm": stored.config["learner"]["settings"].get("batchnorm")}
         emit(
             "evaluate", stored.config["settings"].get("seed"), notes, settings, scores=found.scores(method),
-            report=None if page is None else str(page),
+            query_dependence=dependence, report=None if page is None else str(page),
         )  # fmt: skip
         return
     print(f"{method}: {scored(found, source)}")
     print(batchnorm_line(stored.model.learner) + steps_table(found))
+    print(f"a prediction {dependence_text(dependence)}")
     if page is not None:
         print(f"page: {page}")
 

@@ -49,8 +49,8 @@ def predict(
 
     Rows of the same task that have one are its support. The output keeps all rows and their order and adds
     the prediction, the probability of each class, and n_support, the number of support rows of the task;
-    0 means the base prediction, without any adaptation. A directory that adapt left needs no support rows,
-    and every row is predicted.
+    0 means the base prediction, without any adaptation. A directory that adapt or refine left needs no
+    support rows, and every row is predicted.
 
     Examples:
       innerloop predict runs/schools mixed.csv --out predictions.csv
@@ -64,16 +64,19 @@ def predict(
         if out.exists() and out.samefile(rows):
             raise UsageError(f"--out {out}: this is the table itself: choose another file")
     stored = stored_run(directory, device)
-    if stored.kind == "adapted" and inner_steps is not None:
-        raise UsageError("--inner-steps: this model is adapted already; give the number to innerloop adapt")
+    ready = stored.kind in ("adapted", "refined")
+    if ready and inner_steps is not None:
+        raise UsageError(
+            f"--inner-steps: this model is {stored.kind} already; give the number to innerloop adapt"
+        )
     schema, frame = read_rows(stored, rows, notes)
-    if stored.kind == "adapted":
+    if ready:
         wanted, values, counts = _from_adapted(stored, schema, frame, notes)
     else:
         wanted, values, counts = _from_run(stored, schema, frame, inner_steps)
     labels = _own_labels(stored, schema, frame)
     added = _added(schema, frame, wanted, schema.decode(values, labels), counts)
-    base = int((counts[wanted] == 0).sum())
+    base = 0 if stored.kind == "refined" else int((counts[wanted] == 0).sum())
     if base:
         notes(f"note: {base} rows belong to tasks without a support row: base prediction, n_support=0")
     if not wanted.any():
@@ -137,10 +140,10 @@ def _from_adapted(
     import numpy as np
     import torch
 
-    support = {entry["id"]: entry["n_support"] or 0 for entry in stored.config["tasks"]}
+    support = {entry["id"]: entry["n_support"] or 0 for entry in stored.config["tasks"] or []}
     labelled = schema.labelled(frame)
     if labelled.any():
-        notes(f"note: {int(labelled.sum())} rows have a target; an adapted model predicts them all the same")
+        notes(f"note: {int(labelled.sum())} rows have a target; this model predicts them all the same")
     x = torch.from_numpy(schema.encode(frame))
     counts = np.zeros(len(frame), dtype=np.int64)
     values = np.zeros((len(frame), schema.n_outputs))
@@ -187,10 +190,27 @@ def _csv(path: Path, frame: pd.DataFrame, added: pd.DataFrame) -> str:
     import pandas as pd
 
     table = as_written(path, frame)
+    added = added.rename(columns=_harmless)
+    if "prediction" in added and not pd.api.types.is_numeric_dtype(added["prediction"]):
+        added["prediction"] = added["prediction"].map(_harmless, na_action="ignore")
     text: str = pd.concat([table, added.set_axis(table.index)], axis=1).to_csv(
         index=False, lineterminator="\n"
     )
     return text
+
+
+def _harmless(label: str) -> str:
+    """A label that a spreadsheet program would run as a formula, marked as text; numbers stay as they are.
+
+    The rows of the user are not changed, but labels come from the training data of somebody else, perhaps.
+
+    Example:
+        >>> _harmless("=1+1"), _harmless("-1"), _harmless("plain")
+        ("'=1+1", '-1', 'plain')
+    """
+    from ..data.cells import parse
+
+    return f"'{label}" if label[:1] in tuple("=+-@\t\r") and parse(label) is None else label
 
 
 def _records(frame: pd.DataFrame, added: pd.DataFrame) -> list[dict[str, Any]]:

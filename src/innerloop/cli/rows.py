@@ -28,7 +28,7 @@ def read_rows(stored: Stored, path: Path, notes: Notes) -> tuple[Schema, pd.Data
     from ..data.frames import read_table
 
     schema = stored.schema
-    if schema is None or schema.task is None:
+    if schema is None or (schema.task is None and stored.kind != "refined"):
         raise UsageError(
             f"{stored.path} was not trained on a table with a task column: "
             "use innerloop.load(...).model.adapt(x, y) from Python"
@@ -43,7 +43,11 @@ def read_rows(stored: Stored, path: Path, notes: Notes) -> tuple[Schema, pd.Data
 
 
 def schema_tasks(schema: Schema, frame: pd.DataFrame) -> np.ndarray:
-    """The task of each row as text."""
+    """The task of each row as text; one for all where there is no task column."""
+    if schema.task is None:
+        import numpy as np
+
+        return np.full(len(frame), "all")
     from ..data.cells import task_ids
 
     return task_ids(frame, str(schema.task)).astype(str)

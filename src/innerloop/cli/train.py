@@ -44,7 +44,10 @@ D, A, T = (Parameter(group=group) for group in (DATA, ALGORITHM, TRAINING))
 REPORT = "report.html"
 
 # settings that `meta_train` takes as they are
-_TRAINING = ("steps", "meta_lr", "meta_batch_size", "schedule", "validate_every", "seed", "device")
+_TRAINING = (
+    *("steps", "meta_lr", "meta_batch_size", "schedule", "validate_every", "seed", "device"),
+    *("engine", "memory"),
+)
 
 
 def train(
@@ -134,10 +137,21 @@ def train(
     clip: Annotated[float, T, Parameter(help="Largest norm of the meta-gradient; 0 for none.")] = 10.0,
     validate_every: Annotated[int | None, T, Parameter(help="Steps between validations.")] = None,
     composition: Annotated[
-        str | None, T, Parameter(help="Training tasks: fixed, permuted, recombined or fresh (default).")
+        str | None,
+        T,
+        Parameter(help="Training tasks: fixed, permuted, recombined, fresh (default) or resplit."),
     ] = None,
     augment: Annotated[
         str | None, T, Parameter(help="Of training tasks: rotate, flip, crop, permute, noise, mix.")
+    ] = None,
+    engine: Annotated[
+        str, T, Parameter(help="auto, eager, traced, compiled or loop; the result is the same.")
+    ] = "auto",
+    memory: Annotated[
+        str, T, Parameter(help="What tasks that are worked on at once may keep: 512MB.")
+    ] = "512MB",
+    init: Annotated[
+        Path | None, A, Parameter(help="Start from trained weights: a model directory, or safetensors.")
     ] = None,
     seed: Annotated[int, T, Parameter(help="Of the split, the initial parameters and the episodes.")] = 0,
     device: Annotated[Device, T] = "auto",
@@ -275,12 +289,27 @@ def _trained(
             training,
             valid=data.valid,
             callbacks=[callback, *loggers],
+            meta=_start(learner, settings["init"], notes),
             clip=settings["clip"] or None,
             **{key: settings[key] for key in _TRAINING},
         )
+    notes(f"engine: {run.engine}")
     if run.skipped:
         notes(f"note: {run.skipped} tasks were left out of their step because their loss was not finite")
     return run
+
+
+def _start(learner: Learner, init: Path | None, notes: Notes) -> dict[str, Any] | None:
+    """Meta-parameters that begin with the weights of a file or model directory."""
+    if init is None:
+        return None
+    from ..weights import begun
+
+    meta, left = begun(learner.init(), init)
+    notes(f"note: training starts from the weights of {init}")
+    if left:
+        notes(f"note: {', '.join(left)} have another shape there and start anew")
+    return meta
 
 
 def _page(run: Run, data: Tasks, settings: dict[str, Any], found: Evaluation) -> Page:

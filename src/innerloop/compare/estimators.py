@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.sources import RowSource, Source, Targets, stream
 from ..episodes import Batch, Episode
-from ..functional import Params
+from ..functional import Network, Params
 from ..learner import MetaGradient, Recipe
 from ..losses import task_losses
 from ..metagrad import unrolled
@@ -36,6 +36,10 @@ class Fitted(dict[str, Tensor]):
         self.estimators = estimators
         self.last: tuple[Any, Tensor] | None = None
 
+    def __bool__(self) -> bool:
+        """An empty dict is what a task without support has; this is not one."""
+        return True
+
 
 @dataclass(frozen=True, eq=False)
 class EstimatorLearner:
@@ -51,6 +55,11 @@ class EstimatorLearner:
     make: Make | None = None
     pooled: Any = None
     recipe: Recipe | None = None
+
+    @property
+    def network(self) -> Network:
+        """Features go to the estimator as they are."""
+        return Network(nn.Identity())
 
     @property
     def metagrad(self) -> MetaGradient:

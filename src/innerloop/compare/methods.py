@@ -71,6 +71,7 @@ LABELS = {
     "protonet": "prototypical network",
     "gaussian": "Gaussian head on learned features",
     "reptile": "Reptile",
+    "mixed": "linear mixed model",
 }
 META = ("maml", "anil", "meta_sgd", "ridge", "protonet")
 QUICK_META = {"regression": ("maml", "meta_sgd", "ridge"), "classification": ("maml", "ridge", "protonet")}

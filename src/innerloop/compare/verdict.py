@@ -164,7 +164,7 @@ def _size(gain: Estimate) -> str:
 
 def _about(gain: Estimate) -> str:
     low, high = max(gain.low, TRACE), gain.high
-    ends = [f"{100 * value:.0f}" if value >= 0.0095 else f"{100 * value:.1f}" for value in (low, high)]
+    ends = [f"{100 * value:.0f}" if value >= 0.005 else f"{100 * value:.1f}" for value in (low, high)]
     return f"about {ends[0]} %" if ends[0] == ends[1] else f"about {ends[0]}-{ends[1]} %"
 
 

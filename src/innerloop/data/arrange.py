@@ -11,13 +11,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .cells import absent_columns, distinct, is_missing, is_number, listed, parse, task_ids, where
+from .cells import absent_columns, distinct, is_missing, listed, place, task_ids, where
+from .columns import kind_of, numbers
 from .splits import Split, divide
 from .support import SupportChoice
 
 
 def layout(
-    frame: pd.DataFrame, task: str, of_row: NDArray[np.int64], choice: SupportChoice
+    frame: pd.DataFrame,
+    task: str,
+    of_row: NDArray[np.int64],
+    choice: SupportChoice,
+    date_format: Sequence[str] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
     """Positions of the rows by task, and where blocks start among them.
 
@@ -28,6 +33,7 @@ def layout(
         task: the task column, for messages.
         of_row: `(n,)` number of each row's task, negative for rows to leave out.
         choice: which rows are support.
+        date_format: formats of dates, where the rows have an order.
 
     Returns:
         `(m,)` positions, and for blocks the first row of each among them, and `m`.
@@ -41,7 +47,7 @@ def layout(
     if choice.column is None:
         return np.argsort(of_row, kind="stable")[dropped:], None
     if choice.how == "order":
-        return np.lexsort((order_values(frame, choice.column, task), of_row))[dropped:], None
+        return np.lexsort((order_values(frame, choice.column, task, date_format), of_row))[dropped:], None
     codes, _ = distinct(frame[choice.column])
     order = np.lexsort((codes, of_row))[dropped:]
     changes = (np.diff(of_row[order]) != 0) | (np.diff(codes[order]) != 0)
@@ -98,40 +104,27 @@ def placed(
     return frame, ids, notes
 
 
-def order_values(frame: pd.DataFrame, column: str, task: str) -> NDArray[Any]:
-    """What rows are sorted by: numbers, or dates and times, which may be text.
+def order_values(
+    frame: pd.DataFrame, column: str, task: str, date_format: Sequence[str] = ()
+) -> NDArray[np.float64]:
+    """What rows are sorted by: numbers, or dates as days, read like a feature of that name.
 
     Raises:
-        DataError: a value is neither a number nor an ISO date.
+        DataError: a value is neither a number nor a date, or a date that can be two days.
 
     Example:
-        >>> order_values(pd.DataFrame({"day": ["2024-03-01", "2023-12-31"]}), "day", "who").argsort().tolist()
+        >>> order_values(pd.DataFrame({"day": ["1.3.2024", "31.12.2023"]}), "day", "who").argsort().tolist()
         [1, 0]
     """
-    values = frame[column]
-    if is_number(values):
-        return values.to_numpy(np.float64)
-    if pd.api.types.is_datetime64_any_dtype(values):
-        return np.asarray(values.astype("int64"), dtype=np.int64)
-    codes, found = distinct(values)
-    spelled = np.array([np.nan if (number := parse(value)) is None else number for value in found])
-    # what most values are decides which of the others are wrong
-    keys = spelled if 2 * np.isfinite(spelled).sum() > len(found) else _dates(found)
-    bad = np.flatnonzero(np.isnan(keys)[codes])
-    if len(bad):
+    kind, formats = kind_of(frame, column, task, date_format)
+    if kind == "category":
+        value = str(frame[column].iloc[0])
         raise DataError(
-            f"{where(frame, bad[0], task)}: {str(values.iloc[bad[0]])!r} in {column!r}, which orders the "
-            "rows, is no number and no date such as 2024-03-31: correct it, or order by another column"
+            f"{where(frame, 0, task)}: {value!r} in {column!r}, which orders the rows, is no number and no date such "
+            "as 2024-03-31: correct it, name how dates are written (--date-format), or order by another column",
+            **place(frame, 0, task, column),
         )
-    ordered: NDArray[Any] = keys[codes]
-    return ordered
-
-
-def _dates(values: Sequence[Any]) -> NDArray[np.float64]:
-    """Seconds, not a number for what is no date."""
-    text = pd.Series([str(value) for value in values], dtype=object)
-    found = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
-    return np.asarray((found - pd.Timestamp(0, tz="UTC")).dt.total_seconds(), dtype=np.float64)
+    return numbers(frame, column, task, kind=kind, formats=formats)
 
 
 def numbered(ids: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from .sources import RowSource, Source
 from .splits import SHARES, Split, Tasks
 from .tables import table
 
+# deflate packs nothing but zeros to a thousandth; data shrinks to a fiftieth at most
+_MOST_TIMES, _SMALL = 200, 2**26
+
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an `.npz` file; arrays of Python objects are refused, as reading them could run code.
@@ -28,6 +32,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """
     data = read_existing(path)
     try:
+        _refuse_bomb(path, data)
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
             return {name: np.asarray(found[name]) for name in found.files}
     except ValueError as error:
@@ -37,9 +42,23 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             f"{path} holds an array of objects: save numbers or text (array.astype(str)) with numpy.savez",
             file=str(path),
         ) from None
+    except DataError:
+        raise
     except Exception as error:  # a damaged archive makes zip and numpy fail in any way
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path} cannot be read as npz ({first}): write it again", file=str(path)) from None
+
+
+def _refuse_bomb(path: Path, data: bytes) -> None:
+    """Refuse an archive of which a few bytes would fill the memory."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > _SMALL + _MOST_TIMES * len(data):
+        raise DataError(
+            f"{path} has {len(data):,} bytes and unpacks to {size:,}, which is more than data does: write it again "
+            "with numpy.savez, which does not compress",
+            file=str(path),
+        )
 
 
 def arrays(

@@ -210,7 +210,7 @@ def _suspicions(
 ) -> list[Finding]:
     found = []
     used = [*features, *target_names(target)]
-    if task is not None and ids is not None:
+    if task is not None and ids is not None and features:
         kept = frame[[task, *used]]
         for name, text in [
             *leaks.twin_values(frame, task, "task ids", "one task"),

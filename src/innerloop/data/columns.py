@@ -93,7 +93,7 @@ def fit_column(
     column = frame[name]
     names = categorical or isinstance(column.dtype, pd.CategoricalDtype)
     whole = frame if whole is None else whole
-    kind, formats = ("category", ()) if names else _kind(whole, name, task, date_format)
+    kind, formats = ("category", ()) if names else kind_of(whole, name, task, date_format)
     if kind == "category":
         levels, every = sorted_labels(column), sorted_labels(whole[name])
         if len(every) > _MAX_LEVELS and not categorical:
@@ -211,10 +211,10 @@ def as_float32(values: np.ndarray, frame: pd.DataFrame, name: str, task: str | N
     return values.astype(np.float32)
 
 
-def _kind(
+def kind_of(
     frame: pd.DataFrame, name: str, task: str | None, date_format: Sequence[str]
 ) -> tuple[str, tuple[str, ...]]:
-    """Kind and date formats; refuses a column of numbers or dates with some text in it."""
+    """Kind and date formats; refuses a column of numbers or dates with some text in it, and unclear dates."""
     column = frame[name]
     if is_number(column):
         return "number", ()

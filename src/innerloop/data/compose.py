@@ -20,6 +20,8 @@ from .sources import ClassSource, Source, SupportSize, Targets, stream
 
 # of tasks that never repeat, a fixed set holds this many
 _FIXED = 1000
+# draws of the support for inner steps, which take them in turn
+_RESPLITS = 16
 
 
 class Composition(NamedTuple):
@@ -101,6 +103,20 @@ def _recombined(source: Source, seed: int) -> Source:
     return Recomposed(source, divided.sample, None)
 
 
+def _resplit(source: Source, seed: int) -> Source:
+    def draw(count: int, generator: torch.Generator) -> Episode:
+        episode = source.sample(count, generator)
+        kept = torch.ones(episode.support.y.shape[:2])
+        kept = kept if episode.support.weight is None else episode.support.weight
+        # a random order of the rows for each step, padding last, of which the first half is taken
+        keys = torch.rand(*kept.shape, _RESPLITS, generator=generator) + 2.0 * (kept == 0)[..., None]
+        rank = keys.argsort(1).argsort(1)
+        halves = rank < (kept > 0).sum(1)[:, None, None].add(1).div(2, rounding_mode="floor")
+        return episode._replace(support=episode.support._replace(weight=halves.to(kept.dtype)))
+
+    return Recomposed(source, draw, source.n_tasks)
+
+
 COMPOSITIONS: dict[str, Composition] = {
     "fixed": Composition("each task has one support set and one query set, drawn once", _fixed),
     "permuted": Composition("as fixed, and classes get other numbers at each visit", _permuted),
@@ -110,14 +126,18 @@ COMPOSITIONS: dict[str, Composition] = {
     "fresh": Composition(
         "support and query are drawn anew at each visit (default)", lambda source, _: source
     ),
+    "resplit": Composition(
+        "as fresh, and each inner step adapts to another random half of the support", _resplit
+    ),
 }
 
 
 def composed(source: Source, name: str = "fresh", *, seed: int = 0) -> Source:
     """The source with its training tasks put together in another way; its fixed episodes stay.
 
-    Every choice adds randomness to the one before: `fixed`, `permuted`, `recombined`, `fresh`, see
-    `COMPOSITIONS`. Of tasks without end, `fixed` and `permuted` keep 1,000.
+    Every choice adds randomness to the one before: `fixed`, `permuted`, `recombined`, `fresh`, `resplit`, see
+    `COMPOSITIONS`. Of tasks without end, `fixed` and `permuted` keep 1,000. What has no inner steps, and Reptile on
+    all rows, takes the whole support with `resplit` too.
 
     Arguments:
         source: where episodes come from.

@@ -37,6 +37,12 @@ _REFUSED = (
         "can run code when it is read: save the data as CSV, Parquet or npz and give that",
     ),
     (
+        (".hdf5", ".h5", ".hdf", ".mat", ".nc"),
+        (b"\x89HDF",),
+        "is an HDF5 file, which is not read: save tables as CSV or Parquet, arrays x, y and task as npz, or images "
+        "as files in a folder a class",
+    ),
+    (
         (".xlsx", ".xls", ".ods", ".xlsm"),
         (b"\xd0\xcf\x11\xe0",),
         "is a spreadsheet program's file: export the sheet as CSV UTF-8 and give that",

@@ -280,10 +280,19 @@ def as_array(values: Any, name: str) -> np.ndarray:
     Raises:
         DataError: it is none.
     """
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided:
+            raise DataError(f"{name} is a sparse tensor, which is not taken: give {name}.to_dense()")
+        return values.detach().cpu().numpy()
+    if hasattr(values, "toarray"):
+        raise DataError(f"{name} is a sparse matrix, which is not taken: give {name}.toarray()")
     try:
-        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+        found = np.asarray(values)
     except (TypeError, ValueError) as error:
         raise DataError(f"{name} is not an array ({error}): rows must have equal shapes") from None
+    if found.ndim == 0:
+        raise DataError(f"{name} is a single {type(values).__name__}: give an array with one row for each")
+    return found
 
 
 def _named(values: Any, count: int, what: str) -> tuple[list[str], np.ndarray]:

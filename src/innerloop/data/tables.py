@@ -119,7 +119,9 @@ def table(
         )
     notes += _gap_notes(schema, frame)
     splits = {part: tuple(names[index].tolist()) for part, index in zip(SPLITS, positions, strict=True)}
-    sources = _row_sources(frame, schema, codes, names, positions, support=size, n_query=n_query)
+    sources = _row_sources(
+        frame, schema, codes, names, positions, support=size, n_query=n_query, date_format=date_format
+    )
     _check_sizes(sources, size, classes, notes)
     train, valid, test = sources
     shape = (schema.n_features,)
@@ -190,15 +192,18 @@ def _row_sources(
     *,
     support: SupportSize,
     n_query: int,
+    date_format: Sequence[str] = (),
 ) -> list[RowSource]:
     """For each part, the tasks at its positions in `names`, in that order; `codes` is the task of each row."""
     x, y = torch.from_numpy(schema.encode(frame)), torch.from_numpy(schema.encode_target(frame))
     sources = []
+    known = [column.formats for column in schema.columns if column.name == support.choice.column]
+    formats = next(filter(None, known), tuple(date_format))
     for index in parts:
         rank = np.full(len(names), -1)
         rank[index] = np.arange(len(index))
         of_row = rank[codes]
-        order, blocks = layout(frame, str(schema.task), of_row, support.choice)
+        order, blocks = layout(frame, str(schema.task), of_row, support.choice, formats)
         starts = np.concatenate([[0], np.cumsum(np.bincount(of_row[order], minlength=len(index)))])
         ids = tuple(names[index].tolist())
         sources.append(
@@ -233,6 +238,13 @@ def _usable(
     """Labelled rows of tasks that have two or more, and the task of each."""
     ids = task_ids(frame, task)
     labelled = labelled_rows(frame, target_names(target))
+    if not labelled.any():
+        what = listed(target_names(target))
+        raise DataError(
+            f"none of the {len(frame)} rows has a value in the target {what}: training needs rows with a target; to "
+            "predict these, give them to innerloop predict",
+            column=target_names(target)[0],
+        )
     if not labelled.all():
         what = listed(target_names(target))
         notes.append(f"{int((~labelled).sum())} of {len(frame)} rows have no {what} and were dropped")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -53,6 +54,11 @@ class Report:
     reason: str = ""
     seconds: float = 0.0
     graphs: int = 0
+
+    def __str__(self) -> str:
+        """In words, for people."""
+        made = f", made in {self.seconds:.1f} s" if self.graphs else ""
+        return f"{self.gear}{made}{f' ({self.reason})' if self.reason else ''}"
 
 
 @dataclass
@@ -195,7 +201,9 @@ def native(program: Program, function: Callable[..., Any]) -> Run:
 
 def inductor(graph: fx.GraphModule) -> Run:
     """Compile a graph with torch's own compiler; on CUDA with its graphs."""
-    compiled = torch.compile(graph, dynamic=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about torch
+        compiled = torch.compile(graph, dynamic=False)
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
         with torch.no_grad():

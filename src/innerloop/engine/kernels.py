@@ -98,6 +98,10 @@ def _power(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, l
     return Pointwise("pow_{s}({0}, {1})"), [base, exponent]
 
 
+def _bitwise_not(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
+    return Pointwise("!{0}" if args[0].dtype == torch.bool else "~{0}"), list(args)
+
+
 def _clamp(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
     low = kwargs.get("min", args[1] if len(args) > 1 else None)
     high = kwargs.get("max", args[2] if len(args) > 2 else None)
@@ -155,6 +159,7 @@ POINTWISE: dict[Any, Rule] = {
     _aten.logical_not.default: _plain("!{0}", "i"),
     _aten.logical_and.default: _plain("({0} != 0) & ({1} != 0)", "ii"),
     _aten.logical_or.default: _plain("({0} != 0) | ({1} != 0)", "ii"),
+    _aten.bitwise_not.default: _bitwise_not,
     **_binary("bitwise_and", "{0} & {1}"),
     **_binary("bitwise_or", "{0} | {1}"),
     **_binary("bitwise_xor", "{0} ^ {1}"),

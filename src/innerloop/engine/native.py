@@ -207,8 +207,7 @@ class _Lowering:
             node = user
         if user.target in _REDUCTIONS:
             return True
-        same = math.prod(user.meta["val"].shape) == math.prod(value.shape) if "val" in user.meta else False
-        return user.target in POINTWISE and same
+        return user.target in POINTWISE and user.meta["val"].shape.numel() == math.prod(value.shape)
 
     def _view(self, target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         value, *rest = args
@@ -621,14 +620,30 @@ def _sum(
 def _mean(
     low: _Lowering, node: fx.Node, x: Value, axes: Any = (), keep: bool = False, *, dtype: Any = None
 ) -> Value:
-    total = _reduced(low, x, axes or (), keep, node.meta["val"].dtype, "sum")
-    count = math.prod(x.shape) / max(math.prod(total.shape), 1)
-    scale = expand(low.constant(1 / count, total.dtype), total.shape)
+    return _scaled_sum(low, x, axes, keep, 0)
+
+
+def _var(low: _Lowering, node: fx.Node, x: Value, axes: Any, correction: float = 1, **_: Any) -> Value:
+    mean = _scaled_sum(low, x, axes, True, 0)
+    gap = Apply(Pointwise("sq_{s}({0} - {1})"), (x, expand(mean, x.shape)), x.shape, x.dtype)
+    return _scaled_sum(low, gap, axes, len(node.meta["val"].shape) == len(x.shape), correction)
+
+
+def _scaled_sum(low: _Lowering, x: Value, axes: Any, keep: bool, correction: float) -> Value:
+    """Sum over axes, divided by their size less a correction."""
+    total = _reduced(low, x, axes or (), keep, x.dtype, "sum")
+    count = math.prod(x.shape) / max(math.prod(total.shape), 1) - correction
+    scale = expand(low.constant(1 / count if count > 0 else math.nan, total.dtype), total.shape)
     return Apply(Pointwise("{0} * {1}"), (total, scale), total.shape, total.dtype)
 
 
 def _amax(low: _Lowering, node: fx.Node, x: Value, axes: Any = (), keep: bool = False) -> Value:
     return _reduced(low, x, axes or (), keep, x.dtype, "max")
+
+
+def _any(low: _Lowering, node: fx.Node, x: Value, axes: Any = (), keep: bool = False) -> Value:
+    true = Apply(Pointwise("{0}"), (x,), x.shape, torch.bool)
+    return _reduced(low, true, [axes] if isinstance(axes, int) else axes, keep, torch.bool, "max")
 
 
 def _matmul(low: _Lowering, node: fx.Node, a: Value, b: Value) -> Value:
@@ -850,6 +865,10 @@ _SPECIAL: dict[Any, Callable[..., Any]] = {
     _aten.mean.default: _mean,
     _aten.mean.dim: _mean,
     _aten.amax.default: _amax,
+    _aten.any.default: _any,
+    _aten.any.dim: _any,
+    _aten.any.dims: _any,
+    torch.ops.prims.var.default: _var,
     _aten.mm.default: _matmul,
     _aten.bmm.default: _matmul,
     _aten.addmm.default: _addmm,

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from ..tracing import while_tracing
+from .kernels import POINTWISE
 
 _aten = torch.ops.aten
 
@@ -45,7 +46,8 @@ def graph_of(
         inside[:] = [nest, [None if isinstance(leaf, Tensor) else leaf for leaf in found]]
         return [leaf.detach() for leaf in found if isinstance(leaf, Tensor)]
 
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    # one tensor given twice would become one input: the graph must hold for two
+    tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
     try:
         with torch.enable_grad(), while_tracing():
             graph = make_fx(
@@ -140,4 +142,6 @@ def _simple_operators() -> Any:
         *(_aten.var_mean, _aten.var, _aten.std, _aten.gelu, _aten.gelu_backward, _aten.elu, _aten.leaky_relu),
         *(_aten.softplus, _aten.silu, _aten.linalg_vector_norm, _aten.nll_loss_forward, _aten.stack),
     )
-    return {**core_aten_decompositions(), **get_decompositions(more)}
+    table = {**core_aten_decompositions(), **get_decompositions(more)}
+    # what C has itself is not taken apart, some of it at a loss of precision
+    return {op: rule for op, rule in table.items() if op not in POINTWISE}

@@ -198,7 +198,7 @@ def short(text: str, most: int = 30) -> str:
 
     Example:
         >>> short("a very long name of a task", 14), short("patient_000123", 10)
-        ('a very long …', 'patie…0123')
+        ('a very long …', 'patien…123')
     """
     import textwrap
 

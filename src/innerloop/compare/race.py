@@ -1,0 +1,157 @@
+"""A short race on meta-validation tasks that decides which algorithm is trained: `--algorithm auto`.
+
+Where tasks hardly differ, one net that never adapts may win: then that is what is trained.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..algorithms import ALGORITHMS
+from ..data.splits import Tasks
+from ..errors import DivergedError, UsageError
+from ..evaluation import evaluate
+from .methods import LABELS, entrant, numbered_anew
+from .nets import Bench
+from .result import Estimate
+from .search import HEADLINE, last
+from .statistics import mean_interval
+
+# share of the meta-updates of a training that each runner of a race gets
+SHARE = 0.125
+
+# settings that leave a net as it is
+NO_ADAPTATION: Mapping[str, Any] = {"inner_steps": 0, "learn_lr": None, "clip": None}
+
+
+@dataclass(frozen=True)
+class Lap:
+    """What one algorithm did in a race.
+
+    Arguments:
+        label: for people.
+        algorithm: its name.
+        settings: that it ran with, beside those given.
+        score: error over variance, or accuracy, on the meta-validation tasks with its interval.
+        seconds: time taken.
+    """
+
+    label: str
+    algorithm: str
+    settings: Mapping[str, Any]
+    score: Estimate
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Race:
+    """A race and its winner.
+
+    Arguments:
+        laps: best first.
+        metric: what decided.
+    """
+
+    laps: tuple[Lap, ...]
+    metric: str
+
+    @property
+    def winner(self) -> Lap:
+        """The best one."""
+        return self.laps[0]
+
+
+def runners(tasks: Tasks, given: Mapping[str, Any] | None = None) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Label, algorithm and settings of what applies to the tasks and takes the settings given, simplest first.
+
+    Raises:
+        UsageError: none does.
+
+    Example:
+        >>> from innerloop.tasks import sinusoid
+        >>> [algorithm for _, algorithm, _ in runners(sinusoid())]
+        ['maml', 'mixed', 'gaussian', 'ridge', 'maml']
+    """
+    anew, classes = numbered_anew(tasks), tasks.targets.kind == "classification"
+    names = [] if anew or len(tasks.feature_shape) != 1 else ["mixed"]
+    names += (["protonet", "ridge"] if classes else ["gaussian", "ridge"]) + ["maml"]
+    if classes and not anew:
+        names.insert(-2, "gaussian")
+    wanted = set(given or {})
+    found: list[tuple[str, str, Mapping[str, Any]]] = []
+    if not anew and not wanted & {*NO_ADAPTATION, "inner_lr", "adapt"}:
+        found.append(("one net, no adaptation", "maml", NO_ADAPTATION))
+    for name in names:
+        if wanted <= set(inspect.signature(ALGORITHMS[name]).parameters) and not entrant(tasks, name).refuses(
+            tasks
+        ):
+            found.append((LABELS.get(name, name), name, {}))
+    if not found:
+        raise UsageError(
+            f"no algorithm of the race takes {', '.join(sorted(wanted))} together: name one with --algorithm"
+        )
+    return found
+
+
+def race(
+    tasks: Tasks,
+    *,
+    steps: int,
+    seed: int = 0,
+    given: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    tell: Callable[[str, float], None] = lambda what, share: None,
+) -> Race:
+    """Train what applies for a short time and score it on the meta-validation tasks.
+
+    Arguments:
+        tasks: what to learn; its meta-test tasks are not looked at.
+        steps: meta-updates of the training that follows; each runner gets a share of them.
+        seed: of parameters and episodes.
+        given: settings of the algorithm that were asked for; only what takes them runs.
+        model: options of the network.
+        device: see `meta_train`.
+        tell: called with what runs now and the share that is behind.
+
+    Returns:
+        The race, best first; the simpler one first where two are equal.
+
+    Raises:
+        UsageError: nothing runs, or nothing came to the end.
+
+    Example:
+        >>> from innerloop.tasks import sinusoid
+        >>> found = race(sinusoid(n_support=5, episodes=20), steps=8, given={"inner_steps": 2})
+        >>> found.winner.algorithm
+        'maml'
+    """
+    wanted = dict(given or {})
+    # a network that was asked for is not to be passed over by what has none
+    every = [each for each in runners(tasks, wanted) if not (model and each[1] == "mixed")]
+    bench = Bench(tasks, seed, max(1, round(steps * SHARE)), dict(model or {}), device)
+    metric, laps = HEADLINE[tasks.targets.kind], []
+    for number, (label, algorithm, settings) in enumerate(every):
+        tell(label, number / len(every))
+        began = time.perf_counter()
+        try:
+            learner = bench.learner(algorithm, wanted | dict(settings))
+            found = bench.train(learner, {}).model
+            scores = last(evaluate(found, tasks.valid, path=False)).values[metric][:, -1]
+        except DivergedError:
+            continue
+        if np.isfinite(scores).all():
+            laps.append(Lap(label, algorithm, settings, mean_interval(scores), time.perf_counter() - began))
+    if not laps:
+        raise UsageError(
+            "every algorithm of the race diverged: name one with --algorithm and lower --inner-lr"
+        )
+    sign = 1 if tasks.targets.kind == "regression" else -1
+    laps.sort(key=lambda lap: sign * lap.score.mean)
+    return Race(tuple(replace(lap, seconds=round(lap.seconds, 3)) for lap in laps), metric)

@@ -1,0 +1,17 @@
+"""Refine a trained model: gradients of held-out rows choose what to change."""
+
+from .candidates import Candidates as Candidates
+from .candidates import Objective as Objective
+from .candidates import draw_candidates as draw_candidates
+from .candidates import fisher as fisher
+from .candidates import held_out_gradients as held_out_gradients
+from .candidates import row_gradients as row_gradients
+from .refined import Refined as Refined
+from .refined import learned_mask as learned_mask
+from .refined import refine as refine
+from .refined import state_dict as state_dict
+from .scores import SCORES as SCORES
+from .scores import Evidence as Evidence
+from .scores import Selection as Selection
+from .scores import largest as largest
+from .settings import Settings as Settings

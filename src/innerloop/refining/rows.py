@@ -1,0 +1,315 @@
+"""One single data set from files: rows to refine on, rows that only stop, rows to test with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..data.arrays import read_npz
+from ..data.cells import listed
+from ..data.folders import load_images
+from ..data.frames import entries, read_table
+from ..data.layouts import recognise
+from ..data.nway import feature_tensor
+from ..data.schema import Schema, target_kind
+from ..data.support import Targets, stream
+from ..episodes import Batch
+from ..errors import DataError, UsageError
+from .folds import split_off
+
+_PARTS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
+_TEST = 7  # stream of the rows that are set aside for testing
+
+
+@dataclass(frozen=True, eq=False)
+class Divided:
+    """Rows of a single data set.
+
+    Arguments:
+        rows: to refine on.
+        valid: rows that only stop, where the data have such a part.
+        test: rows to test with.
+        targets: what the targets are.
+        schema: what the columns mean, for a table.
+        notes: what was decided, for people.
+    """
+
+    rows: Batch
+    valid: Batch | None
+    test: Batch | None
+    targets: Targets
+    schema: Schema | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How data are read for a trained model.
+
+    Arguments:
+        n_out: outputs of the model.
+        n_in: features of a row, where the model takes vectors; images are made square and flattened to fit.
+        target: the target column of a table.
+        features: columns to use; all others unless given.
+        ignore: columns not to use.
+        categorical: columns whose values are names.
+        classes: names of the classes in the order of the outputs.
+        kind: `regression` or `classification`; found out unless given.
+        standardise: scale the columns of a table by the rows to refine on; else numbers stay as they are, for a
+            trained model knows the scale it was trained with.
+        schema: what the columns mean, of a model that was trained here.
+        image_size: side of the images in pixels.
+        skip_bad: leave damaged images out.
+        test_share: share of the rows for testing, where the data have no such part.
+        seed: of that division.
+    """
+
+    n_out: int
+    n_in: int | None = None
+    target: str | None = None
+    features: Sequence[str] | None = None
+    ignore: Sequence[str] = ()
+    categorical: Sequence[str] = ()
+    classes: Sequence[str] | None = None
+    kind: str | None = None
+    standardise: bool = False
+    schema: Schema | None = None
+    image_size: int | None = None
+    skip_bad: bool = False
+    test_share: float = 0.25
+    seed: int = 0
+
+
+def open_rows(data: Path, reading: Reading, *, test: Path | None = None) -> Divided:
+    """Read a table, an `.npz` file or a folder of images as one single data set.
+
+    An `.npz` file holds `x` and `y`, and if it likes `x_test`, `y_test`, `x_valid`, `y_valid`; a folder holds a folder
+    of images for each class, or such folders below `train`, `test` and `valid`. What has no part for testing gives a
+    random share of its rows.
+
+    Arguments:
+        data: the file or folder.
+        reading: how it is read.
+        test: rows to test with, in the same form.
+
+    Returns:
+        The rows.
+
+    Raises:
+        DataError: the data cannot be used.
+        UsageError: an option is needed, or has no meaning here.
+    """
+    kind = recognise(data)
+    readers: dict[str, Callable[[Path, Path | None, Reading], Divided]] = {
+        "table": _tables,
+        "arrays": _arrays,
+        "images": _images,
+    }
+    if kind not in readers:
+        raise DataError(
+            f"{data} is a {kind}: give one table, an npz file or a folder of images", file=str(data)
+        )
+    if not 0 <= reading.test_share < 1:
+        raise UsageError(f"--test-share {reading.test_share}: give a share from 0 to below 1")
+    if kind != "table" and (reading.features or reading.ignore or reading.categorical or reading.target):
+        raise UsageError(
+            f"--target, --features, --ignore and --categorical are for tables, and {data} is none"
+        )
+    found = readers[kind](data, test, reading)
+    if found.test is None and reading.test_share:
+        rows, away = split_off(found.rows, reading.test_share, stream(reading.seed, _TEST))
+        note = f"{len(away.y)} of {len(found.rows.y)} rows were set aside for testing"
+        found = replace(found, rows=rows, test=away, notes=(*found.notes, note))
+    return found
+
+
+def _tables(data: Path, test: Path | None, reading: Reading) -> Divided:
+    """A table, and if there is one a table to test with."""
+    schema = reading.schema
+    if schema is None and reading.target is None:
+        raise UsageError("a table needs --target COLUMN, the column to predict")
+    frames = {"rows": read_table(data)} | ({} if test is None else {"test": read_table(test)})
+    notes = [note for frame in frames.values() for note in frame.attrs.get("notes", ())]
+    if schema is None:
+        schema = _schema(frames["rows"], reading)
+    batches: dict[str, Batch] = {}
+    for part, frame in frames.items():
+        labelled = schema.labelled(frame)
+        if not labelled.any():
+            raise DataError(f"{data if part == 'rows' else test} has no row with a target {schema.target!r}")
+        if not labelled.all():
+            notes.append(f"{int((~labelled).sum())} rows without a target were left out")
+        used = frame[labelled]
+        batches[part] = Batch(
+            torch.from_numpy(schema.encode(used)), torch.from_numpy(schema.encode_target(used))
+        )
+    return Divided(batches["rows"], None, batches.get("test"), schema.targets, schema, tuple(notes))
+
+
+def _schema(frame: pd.DataFrame, reading: Reading) -> Schema:
+    """What the columns mean; numbers keep their scale unless they are to be standardised."""
+    target = str(reading.target)
+    kind = reading.kind or ("classification" if reading.n_out > 1 else target_kind(frame, target))
+    classes = reading.classes
+    if kind == "classification" and classes is None and target in frame:
+        classes = _order(frame[target].dropna().to_numpy(), reading.n_out)
+    schema = Schema.fit(
+        frame,
+        task=None,
+        target=target,
+        features=reading.features,
+        ignore=reading.ignore,
+        categorical=reading.categorical,
+        kind=kind,
+        classes=classes,
+    )
+    if reading.standardise:
+        return schema
+    columns = tuple(
+        replace(column, mean=0.0, scale=1.0) if column.kind == "number" and not column.missing else column
+        for column in schema.columns
+    )
+    return replace(schema, columns=columns, target_mean=0.0, target_scale=1.0)
+
+
+def _order(labels: np.ndarray, n_out: int) -> list[str]:
+    """Names of the classes in the order of the outputs: numbers as they stand, else the sorted names.
+
+    Raises:
+        DataError: there are not as many names as outputs.
+    """
+    found = sorted({_spelled(label) for label in labels.tolist()})
+    numbers = [str(number) for number in range(n_out)]
+    if set(found) <= set(numbers):
+        return numbers
+    if len(found) != n_out:
+        raise DataError(
+            f"the rows have {len(found)} classes ({listed(found)}) and the model {n_out} outputs: name all classes "
+            "in the order of the outputs (--classes)"
+        )
+    return found
+
+
+def _arrays(data: Path, test: Path | None, reading: Reading) -> Divided:
+    """The arrays of an `.npz` file."""
+    found = read_npz(data)
+    if test is not None:
+        more = read_npz(test)
+        found |= {f"{name}_test": more[name] for name in ("x", "y", "label") if name in more}
+    found = {name.replace("label", "y"): value for name, value in found.items()}
+    odd = sorted(set(found) - {"x", "y", "x_test", "y_test", "x_valid", "y_valid"})
+    if odd or not {"x", "y"} <= set(found):
+        raise DataError(
+            f"arrays are called x and y, and if there are such parts x_test, y_test, x_valid and y_valid; found "
+            f"{listed(sorted(found))}: rename them",
+            file=str(data),
+        )
+    parts = {
+        part: (found[f"x{part}"], found[f"y{part}"])
+        for part in ("", "_valid", "_test")
+        if f"x{part}" in found and f"y{part}" in found
+    }
+    y = parts[""][1]
+    kind = reading.kind or ("regression" if y.dtype.kind == "f" and reading.n_out == 1 else "classification")
+    if kind == "regression":
+        batches = {
+            part: Batch(feature_tensor(x), torch.as_tensor(y).float()) for part, (x, y) in parts.items()
+        }
+        targets = Targets("regression", reading.n_out, (1.0,) * reading.n_out, (1.0,) * reading.n_out)
+        return Divided(batches[""], batches.get("_valid"), batches.get("_test"), targets, None, ())
+    return _labelled(
+        {part: (_shaped(feature_tensor(x), reading, str(data)), y) for part, (x, y) in parts.items()}, reading
+    )
+
+
+def _images(data: Path, test: Path | None, reading: Reading) -> Divided:
+    """A folder of images, a folder a class, or such folders for each part."""
+    inside = {entry.name.lower(): entry for entry in entries(data) if entry.is_dir()}
+    folders = {"": data}
+    if "train" in inside and set(inside) <= set(_PARTS):
+        folders = {
+            "" if _PARTS[name] == "train" else f"_{_PARTS[name]}": path for name, path in inside.items()
+        }
+    if test is not None:
+        folders["_test"] = test
+    size = reading.image_size or _side(reading.n_in)
+    parts, notes = {}, []
+    for part in sorted(folders):  # "" comes first, and says the size of the others
+        found = load_images(folders[part], size=size, skip_bad=reading.skip_bad)
+        if found.groups is not None:
+            raise DataError(
+                f"{folders[part]}: a folder of images for each class is needed, and these are two folders deep",
+                file=str(folders[part]),
+            )
+        size = int(found.x.shape[-1])
+        parts[part] = (_shaped(feature_tensor(found.x), reading, str(folders[part])), found.labels)
+        notes += [note for note in found.notes if note not in notes]
+    divided = _labelled(parts, reading)
+    return replace(divided, notes=(*notes, *divided.notes))
+
+
+def _side(n_in: int | None) -> int | None:
+    """Side of the square images whose pixels, grey or RGB, are the features of a model."""
+    for channels in (1, 3):
+        if n_in is not None and n_in % channels == 0 and math.isqrt(n_in // channels) ** 2 * channels == n_in:
+            return math.isqrt(n_in // channels)
+    return None
+
+
+def _shaped(x: Tensor, reading: Reading, where: str) -> Tensor:
+    """Rows as the model takes them: flat where it takes vectors."""
+    if reading.n_in is None:
+        return x
+    flat = x.flatten(1)
+    if flat.shape[1] != reading.n_in:
+        raise DataError(
+            f"{where}: a row has {flat.shape[1]} values {tuple(x.shape[1:])}, and the model takes {reading.n_in}: "
+            "give rows of that shape (--image-size for images)",
+            file=where,
+        )
+    return flat
+
+
+def _labelled(parts: dict[str, tuple[Tensor, Any]], reading: Reading) -> Divided:
+    """Rows with class numbers."""
+    every = np.concatenate([np.asarray(y).astype(object).ravel() for _, y in parts.values()])
+    classes = [str(name) for name in reading.classes or _order(every, reading.n_out)]
+    if len(classes) != reading.n_out:
+        raise UsageError(f"--classes names {len(classes)}, and the model has {reading.n_out} outputs")
+    number = {name: place for place, name in enumerate(classes)}
+    batches = {}
+    for part, (x, y) in parts.items():
+        labels = [_spelled(label) for label in np.asarray(y).ravel().tolist()]
+        if len(labels) != len(x):
+            raise DataError(
+                f"x{part} has {len(x)} rows and y{part} {len(labels)}: give one label for each row"
+            )
+        for place, label in enumerate(labels):
+            if label not in number:
+                raise DataError(
+                    f"row {place} of y{part} is of class {label!r}, which is none of {listed(classes)}"
+                )
+        batches[part] = Batch(x, torch.tensor([number[label] for label in labels]))
+    notes = [f"classes: {listed(classes, 20)}"]
+    return Divided(
+        batches[""],
+        batches.get("_valid"),
+        batches.get("_test"),
+        Targets("classification", reading.n_out),
+        None,
+        tuple(notes),
+    )
+
+
+def _spelled(label: Any) -> str:
+    """A label as text; whole numbers without a point."""
+    whole = isinstance(label, float) and label.is_integer()
+    return str(int(label)) if whole else str(label)

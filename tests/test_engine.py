@@ -1,0 +1,280 @@
+"""Gears change the speed and nothing else."""
+
+import pytest
+import torch
+
+from cases import CASES, IDS
+from innerloop.engine import fast
+from innerloop.engine.build import CannotBuild, built
+from innerloop.episodes import Batch, Episode, map_tensors, stack
+from innerloop.outer import Outer, meta_update, numbers_of
+from oracles import doubled, random_direction
+
+every = pytest.mark.parametrize("case", CASES, ids=IDS)
+
+
+def compiler_works() -> bool:
+    try:
+        built("void run(char **p) {}")
+    except CannotBuild:
+        return False
+    return True
+
+
+compiles = pytest.mark.skipif(not compiler_works(), reason="there is no C compiler")
+
+
+def start(learner) -> Outer:
+    meta = doubled(learner.init())
+    direction = random_direction(meta, 3)
+    return Outer.start({name: value + 0.3 * direction[name] for name, value in meta.items()})
+
+
+def uneven(episode: Episode) -> Episode:
+    """The same tasks, the first with fewer rows."""
+    tasks = range(episode.n_tasks)
+    cut = [
+        Episode(
+            *(
+                Batch(
+                    *(map_tensors(lambda t, i=i: t[i][: -1 if i == 0 else None], part) for part in batch[:2])
+                )
+                for batch in episode
+            )
+        )
+        for i in tasks
+    ]
+    return stack(cut)
+
+
+def run(update, learner, episode, steps=2):
+    state = start(learner)
+    key = torch.arange(episode.n_tasks)
+    for step in range(steps):
+        numbers = numbers_of(step, 1e-2)
+        state, metrics = update(state, numbers, episode, key, learner.metagrad.phase(step))
+    return [*state.meta.values(), *state.square.values(), metrics["losses"]]
+
+
+def largest(one, other) -> float:
+    return max(
+        float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) for a, b in zip(one, other, strict=True)
+    )
+
+
+@every
+def test_a_traced_update_is_the_same(case):
+    learner, episode = case.make(), uneven(case.episode)
+    plain = meta_update(learner, clip=0.5)
+    quick = fast(plain, gear="traced")
+    assert largest(run(quick, learner, episode), run(plain, learner, episode)) < 1e-12
+    assert quick.report.gear == "traced", quick.report.reason
+
+
+# the algorithms that between them use every kind of operator; `auto` compiles the others as well
+NATIVE = ("3-maml-classification", "18-maml_plus_plus-regression", "22-sparse_maml-regression")
+NATIVE += ("25-cavia-classification", "33-protonet-classification")
+
+
+@compiles
+@pytest.mark.parametrize("name", NATIVE)
+def test_a_compiled_update_is_the_same(name):
+    case = CASES[IDS.index(name)]
+    learner, episode = case.make(), uneven(case.episode)
+    plain = meta_update(learner, clip=0.5)
+    quick = fast(plain, gear="compiled")
+    assert largest(run(quick, learner, episode), run(plain, learner, episode)) < 1e-12
+    assert quick.report.reason == ""
+
+
+def test_chunks_change_nothing():
+    learner, episode = CASES[0].make(), CASES[0].episode
+    expected = run(meta_update(learner, clip=0.5), learner, episode)
+    assert largest(run(meta_update(learner, clip=0.5, chunk=2), learner, episode), expected) < 1e-12
+
+
+def test_single_precision_stays_as_near_to_double_as_the_plain_function():
+    learner = CASES[0].make()
+    exact = run(meta_update(learner, clip=0.5), learner, CASES[0].episode)
+    episode = map_tensors(lambda t: t.float(), CASES[0].episode)
+
+    def error(update):
+        state = Outer(*({n: v.float() for n, v in part.items()} for part in start(learner)))
+        for step in range(2):
+            numbers = numbers_of(step, 1e-2)
+            state, _ = update(state, numbers, episode, torch.arange(episode.n_tasks), 0)
+        return largest([v.double() for v in state.meta.values()], exact[: len(state.meta)])
+
+    plain = meta_update(learner, clip=0.5)
+    for gear in ("traced", "compiled") if compiler_works() else ("traced",):
+        assert error(fast(plain, gear=gear)) < 3 * error(plain) + 1e-7
+
+
+# ---- any function --------------------------------------------------------------------------------------------
+
+
+def second_derivative(w, x):
+    w = w.requires_grad_()
+    (slope,) = torch.autograd.grad((x @ w).tanh().square().sum(), w, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.square().sum(), w)
+    return {"bend": bend, "same": w.detach() * 1, "name": "kept"}
+
+
+@pytest.mark.parametrize("gear", ["traced", pytest.param("compiled", marks=compiles)])
+def test_a_function_of_the_user(gear):
+    torch.manual_seed(0)
+    quick = fast(second_derivative, gear=gear)
+    for _ in range(3):
+        w, x = torch.randn(3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+        found, expected = quick(w, x), second_derivative(w.clone(), x)
+        assert found["name"] == "kept"
+        assert torch.allclose(found["bend"], expected["bend"], rtol=1e-12)
+        assert torch.equal(found["same"], w)
+    assert quick.report.gear == gear
+
+
+def test_one_tensor_given_twice_is_two_arguments():
+    quick = fast(lambda a, b: a - b, gear="traced")
+    one, other = torch.ones(3), torch.full((3,), 2.0)
+    assert quick(one, one).tolist() == [0, 0, 0]
+    assert quick(other, one).tolist() == [1, 1, 1]
+
+
+def decides(x):
+    return x if x.sum() > 0 else -x
+
+
+def draws(x):
+    return x + torch.rand(3)
+
+
+def writes(x):
+    x += 1
+    return x
+
+
+@pytest.mark.parametrize("function", [decides, draws, writes])
+def test_what_has_no_graph_runs_as_it_is_and_says_why(function):
+    quick = fast(function, gear="traced")
+    quick(torch.ones(3))
+    assert quick.report.gear == "eager"
+    assert "no graph" in quick.report.reason
+    assert fast(decides, gear="traced")(-torch.ones(3)).tolist() == [1, 1, 1]
+
+
+def test_shapes_without_end_are_not_traced_without_end(monkeypatch):
+    monkeypatch.setattr("innerloop.engine.gears._MOST_GRAPHS", 2)
+    quick = fast(lambda x: x + 1, gear="traced")
+    for rows in range(1, 6):
+        assert quick(torch.zeros(rows)).sum() == rows
+    assert quick.report.graphs == 2
+    assert "different shapes" in quick.report.reason
+
+
+def test_a_graph_that_disagrees_is_not_used(monkeypatch):
+    monkeypatch.setattr(
+        "innerloop.engine.gears.interpreted", lambda graph: lambda tensors: [graph(*tensors)[0] * 1.1]
+    )
+    quick = fast(lambda x: x * 2, gear="traced")
+    assert quick(torch.ones(3)).tolist() == [2, 2, 2]
+    assert quick(torch.ones(3)).tolist() == [2, 2, 2]
+    assert "another result" in quick.report.reason
+
+
+def test_without_a_compiler_there_is_the_graph(monkeypatch):
+    def none(source):
+        raise CannotBuild("no C compiler was found")
+
+    monkeypatch.setattr("innerloop.engine.gears.built", none)
+    quick = fast(lambda x: x * 2 + 1, gear="auto", planned=10_000)
+    assert quick(torch.ones(3)).tolist() == [3, 3, 3]
+    assert quick.report.gear == "traced"
+    assert quick.report.reason == "not compiled: no C compiler was found"
+    assert fast(lambda x: x + 1, planned=3)(torch.ones(1)).item() == 2
+
+
+# ---- operators in C ------------------------------------------------------------------------------------------
+
+VALUES = torch.tensor([-700.0, -90.0, -3.5, -1.0, -0.3, -1e-6, 0.0, 1e-30, 0.2, 0.9, 1.0, 7.3, 88.0, 700.0])
+SPECIAL = torch.tensor([float("nan"), float("inf"), -float("inf")])
+UNARY = [
+    "exp",
+    "log",
+    "tanh",
+    "sigmoid",
+    "sqrt",
+    "log1p",
+    "expm1",
+    "sin",
+    "erf",
+    "abs",
+    "floor",
+    "sign",
+    "relu",
+]
+
+
+@compiles
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pointwise_operators_as_in_torch(dtype):
+    x = torch.cat([VALUES, SPECIAL]).to(dtype)
+    y = x.flip(0)
+
+    def every(x, y):
+        unary = [getattr(torch, name)(x) for name in UNARY]
+        powers = [x**p for p in (2, 3, -1, 0.5, 1.7)]
+        compared = [torch.maximum(x, y), torch.where(x > 0.5, x, -x), x.clamp(-1, 2), torch.isnan(x)]
+        return [*unary, *powers, *compared, x.to(torch.float64), (x == 1) | (x > y), x.rsqrt()]
+
+    quick = fast(every, gear="compiled")
+    for name, a, b in zip([*UNARY, *range(12)], quick(x, y), every(x, y), strict=True):
+        assert a.dtype == b.dtype, name
+        tolerance = 3e-7 if dtype == torch.float32 else 1e-15
+        assert torch.allclose(a.double(), b.double(), rtol=tolerance, atol=1e-37, equal_nan=True), name
+    assert quick.report.reason == ""
+
+
+@compiles
+def test_products_of_every_small_size():
+    """Vectors, blocks of rows and their overlapping ends: all ways to divide a matrix."""
+    torch.manual_seed(0)
+    sizes = [1, 3, 8, 9, 33]
+    pairs = [(torch.randn(2, n, k), torch.randn(2, k, m)) for n in sizes for k in (3,) for m in sizes]
+
+    def every(pairs):
+        plain = [a @ b for a, b in pairs]
+        turned = [b.mT @ a.mT for a, b in pairs]
+        return plain, turned, [(a @ b).mT.contiguous() for a, b in pairs], [a.mT + 1 for a, _ in pairs]
+
+    quick = fast(every, gear="compiled")
+    for found, expected in zip(quick(pairs), every(pairs), strict=True):
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
+    assert quick.report.reason == ""
+
+
+@compiles
+def test_sums_views_and_writes_into_parts():
+    torch.manual_seed(0)
+    x, index = torch.randn(4, 3, 9, dtype=torch.float64), torch.tensor([[[2]], [[0]], [[1]], [[2]]])
+
+    def every(x, index):
+        parts = [x.sum(d) for d in (0, 1, 2, (0, 1), (0, 2), (1, 2))] + [x.mean(), x.amax(2), x.amax((0, 2))]
+        views = [
+            x[:, 1:].flatten(1),
+            x.permute(2, 0, 1).reshape(9, 12),
+            x[..., ::2].sum(-1),
+            x[1].expand(2, 3, 9) * 2,
+        ]
+        taken = x.gather(1, index.expand(4, 1, 9))
+        written = torch.zeros_like(x).scatter(1, index.expand(4, 1, 9), 2.0)
+        joined = torch.cat([x, x[:, :1] * 2, torch.ones_like(x)], 1)
+        padded = torch.nn.functional.pad(x, (1, 2, 0, 1), value=3.0)
+        odd = torch.arange(9) * 3 + index.sum()
+        soft = x.log_softmax(-1)
+        return [*parts, *views, taken, written, joined, padded, odd, soft, x.std(0), x.float().double()]
+
+    quick = fast(every, gear="compiled")
+    for a, b in zip(quick(x, index), every(x, index), strict=True):
+        assert a.dtype == b.dtype
+        assert torch.allclose(a, b, rtol=1e-13, atol=1e-13)
+    assert quick.report.reason == ""
