@@ -93,7 +93,7 @@ def compare(
     Examples:
       innerloop compare schools.csv --task school --target exam --quick
       innerloop compare activity.csv --task user --target activity --n-shot 3
-      innerloop compare schools.csv --task school --target exam --learners maml,gaussian --worthwhile 2%
+      innerloop compare schools.csv --task school --target exam --worthwhile 2%
       innerloop compare houses.csv --target price
     """
     own = {
