@@ -156,7 +156,7 @@ def test_more_inner_steps_on_request(ask):
 
 
 def test_results_go_to_stdout_and_progress_to_stderr(call, tmp_path):
-    train = ["train", "numbers.csv", *COLUMNS, "--n-support", "3", "--steps", "2"]
+    train = ["train", "numbers.csv", *COLUMNS, "--n-support", "3", "--steps", "2", "--algorithm", "maml"]
     code, out, err = call(*train, "--out", tmp_path / "run")
     assert code == 0
     assert "meta-test: 2 held-out tasks, support 3 rows a task" in out

@@ -148,9 +148,10 @@ def check(found, documented):
 def test_json_output_is_as_documented(tables, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tables)
     out, adapted = str(tmp_path / "run"), str(tmp_path / "adapted")
-    quick = ["--steps", "1", "--hidden", "4", "--n-support", "2-4"]
+    quick = ["--steps", "1", "--hidden", "4", "--n-support", "2-4", "--algorithm", "maml"]
     commands = {
         "train": ["schools.csv", "--task", "school", "--target", "exam", "--out", out, *quick],
+        "check": ["schools.csv", "--task", "school", "--target", "exam"],
         "evaluate": [out],
         "adapt": [out, "known.csv", "--out", adapted],
         "predict": [out, "new_schools.csv"],

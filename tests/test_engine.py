@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
+import innerloop as il
 from cases import CASES, IDS
 from innerloop.engine import fast
 from innerloop.engine.build import CannotBuild, built
-from innerloop.episodes import Batch, Episode, map_tensors, stack
+from innerloop.engine.trace import graph_of
+from innerloop.episodes import Batch, Episode, map_tensors, select, stack
+from innerloop.memory import needed_bytes, peak, tasks_at_once
 from innerloop.outer import Outer, meta_update, numbers_of
 from oracles import doubled, random_direction
 
@@ -191,6 +195,44 @@ def test_without_a_compiler_there_is_the_graph(monkeypatch):
     assert quick.report.gear == "traced"
     assert quick.report.reason == "not compiled: no C compiler was found"
     assert fast(lambda x: x + 1, planned=3)(torch.ones(1)).item() == 2
+
+
+def test_every_gear_is_timed_and_named():
+    from innerloop import benchmark
+
+    rows = benchmark(second_derivative, torch.randn(3), torch.randn(5, 3), seconds=0.01)
+    assert [row.gear for row in rows] == ["eager", "traced", "compiled"]
+    assert all(row.milliseconds > 0 for row in rows)
+
+
+def test_the_memory_of_a_step_is_read_from_its_graph():
+    learner = CASES[0].make()
+    episode = map_tensors(lambda t: t.float(), CASES[0].episode)
+    one = needed_bytes(learner, learner.init(), select(episode, slice(0, 1)))
+    whole = needed_bytes(learner, learner.init(), episode)
+    assert one < whole <= one * episode.n_tasks
+    assert tasks_at_once(learner, learner.init(), episode, 2**40) is None
+
+
+def test_a_graph_keeps_alive_what_it_still_needs():
+    graph, _ = graph_of(
+        lambda x: (x + 1).exp() * (x + 1).view(4),
+        *pytree.tree_flatten((torch.zeros(4, dtype=torch.float64),)),
+    )
+    assert peak(graph) == 3 * 32  # x + 1, its exponential and their product; x died before
+
+
+def test_training_ends_the_same_in_every_gear():
+    tasks = il.tasks.sinusoid(n_support=5)
+    found = {}
+    for engine in ("eager", "traced", "loop"):
+        torch.manual_seed(0)
+        learner = il.maml(il.models.mlp(1, [8], 1).double(), loss="mse", inner_steps=2)
+        run = il.meta_train(learner, tasks.train, steps=5, engine=engine, device="cpu", meta_batch_size=4)
+        assert run.engine.gear == ("eager" if engine == "loop" else engine)
+        found[engine] = torch.cat([value.flatten() for value in run.model.meta.values()])
+    assert torch.allclose(found["eager"], found["traced"], rtol=1e-12, atol=1e-12)
+    assert torch.allclose(found["eager"], found["loop"], rtol=1e-12, atol=1e-12)
 
 
 # ---- operators in C ------------------------------------------------------------------------------------------

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     __version__: str
     from . import baselines as baselines
     from . import datasets as datasets
+    from . import figures as figures
     from . import inner as inner
+    from . import learned as learned
+    from . import logs as logs
     from . import models as models
+    from . import report as report
     from . import tasks as tasks
     from .algorithms import fomaml as fomaml
     from .algorithms import gaussian as gaussian
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from .algorithms import ridge as ridge
     from .checkpoint import load as load
     from .checkpoint import save as save
+    from .engine import benchmark as benchmark
     from .engine import fast as fast
     from .episodes import Batch as Batch
     from .episodes import Episode as Episode
@@ -48,18 +53,23 @@ _HOME: dict[str, str | None] = {
     "Refined": "refining",
     "Run": "training",
     "baselines": None,
+    "benchmark": "engine",
     "datasets": None,
     "evaluate": "evaluation",
+    "figures": None,
     "fast": "engine",
     "fomaml": "algorithms",
     "gaussian": "algorithms",
     "inner": None,
+    "learned": None,
     "load": "checkpoint",
+    "logs": None,
     "maml": "algorithms",
     "meta_train": "training",
     "mixed": "algorithms",
     "models": None,
     "protonet": "algorithms",
+    "report": None,
     "query_dependence": "evaluation",
     "refine": "refining",
     "ridge": "algorithms",

@@ -113,6 +113,22 @@ def _known_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+def network_options(settings: dict[str, Any]) -> dict[str, Any]:
+    """The options of the network that were asked for: `model`, `hidden` as numbers, `width`.
+
+    Example:
+        >>> network_options({"model": None, "hidden": "40,40", "width": None})
+        {'hidden': [40, 40]}
+    """
+    found = {key: settings[key] for key in ("model", "width") if settings[key] is not None}
+    if settings["hidden"]:
+        try:
+            found["hidden"] = [int(width) for width in settings["hidden"].split(",")]
+        except ValueError:
+            raise UsageError(f"--hidden {settings['hidden']}: give widths such as 40,40") from None
+    return found
+
+
 def option_name(key: str) -> str:
     """The name of a setting on the command line.
 

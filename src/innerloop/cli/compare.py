@@ -31,6 +31,7 @@ from .common import (
     data_options,
     emit,
     names,
+    network_options,
     option_name,
     read_tasks,
     require_place,
@@ -93,7 +94,7 @@ def compare(
     Examples:
       innerloop compare schools.csv --task school --target exam --quick
       innerloop compare activity.csv --task user --target activity --n-shot 3
-      innerloop compare schools.csv --task school --target exam --learners maml,gaussian --worthwhile 2%
+      innerloop compare schools.csv --task school --target exam --worthwhile 2%
       innerloop compare houses.csv --target price
     """
     own = {
@@ -155,7 +156,7 @@ def execute(
         learners=names(settings["learners"]),
         baselines=names(settings["baselines"]),
         **{key: settings[key] for key in ("steps", "seeds", "tries", "device", "interval")},
-        model=_network(settings),
+        model=network_options(settings),
         worthwhile=least,
         single=single,
     )
@@ -247,16 +248,6 @@ def _reader_of_one_table(settings: Mapping[str, Any]) -> Callable[[dict[str, Any
         return open_tasks(parts, **data_options(options | {"task": column})).renamed(path.stem)
 
     return read
-
-
-def _network(settings: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: settings[key] for key in ("model", "width") if settings[key] is not None}
-    if settings["hidden"] is not None:
-        try:
-            found["hidden"] = [int(width) for width in settings["hidden"].split(",")]
-        except ValueError:
-            raise UsageError(f"--hidden {settings['hidden']}: give widths such as 40,40") from None
-    return found
 
 
 def _require_sense(settings: Mapping[str, Any]) -> None:

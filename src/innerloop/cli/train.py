@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from .auto import AUTO, raced, table
 from .common import (
     ALGORITHM,
     DATA,
@@ -24,6 +25,7 @@ from .common import (
     batchnorm_line,
     cell,
     emit,
+    network_options,
     option_name,
     read_tasks,
     require_place,
@@ -109,7 +111,9 @@ def train(
     data: Annotated[
         str | None, D, Parameter(help="Folder of built-in data that is not part of the package.")
     ] = None,
-    algorithm: Annotated[str, A, Parameter(help="See: innerloop list algorithms.")] = "maml",
+    algorithm: Annotated[
+        str, A, Parameter(help="auto: a short race decides; others: innerloop list algorithms.")
+    ] = AUTO,
     model: Annotated[str | None, A, Parameter(help="mlp or conv4; by the data unless given.")] = None,
     hidden: Annotated[str | None, A, Parameter(help="Hidden widths of the mlp: 40,40.")] = None,
     width: Annotated[int | None, A, Parameter(help="Channels of the conv4.")] = None,
@@ -209,6 +213,10 @@ def execute(
     for line in (repr(data), *(f"note: {note}" for note in data.notes)):
         notes(line)
     settings = _complete(settings, data)
+    if settings["algorithm"] == AUTO:
+        settings, race = raced(data, settings, _wanted(settings), notes)
+        if race is not None and not json:
+            print(table(race))
     with _loggers(directory, tensorboard, notes) as loggers:
         run = _trained(data, settings, notes, loggers=loggers)
     found = evaluate(run.model, data.test)
@@ -222,7 +230,7 @@ def execute(
             "train", settings["seed"], notes, settings, out=str(directory),
             scores=total.scores(settings["algorithm"]), best_step=run.best_step,
             training_seconds=round(run.seconds, 3), remarks=list(data.notes),
-            report=str(directory / REPORT) if page else None, **({"folds": means} if folds else {}),
+            report=str(directory / REPORT) if page else None, folds=means,
         )  # fmt: skip
     else:
         _show(total, data, run.model.learner, means)
@@ -413,8 +421,19 @@ def _require_sense(settings: dict[str, Any]) -> None:
 
 def _learner(data: Any, settings: dict[str, Any]) -> Any:
     from ..assemble import learner_for
-    from ..errors import UsageError
 
+    return learner_for(
+        data,
+        algorithm=settings["algorithm"],
+        **network_options(settings),
+        scaling=settings["scaling"],
+        seed=settings["seed"],
+        **_wanted(settings),
+    )
+
+
+def _wanted(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the algorithm that were asked for."""
     wanted = {
         key: settings[key]
         for key in ("inner_lr", "inner_steps", "learn_lr", "adapt", "batchnorm")
@@ -424,20 +443,7 @@ def _learner(data: Any, settings: dict[str, Any]) -> Any:
         wanted["clip"] = settings["inner_clip"] or None
     if wanted.get("learn_lr") == "none":
         wanted["learn_lr"] = None
-    try:
-        hidden = [int(width) for width in settings["hidden"].split(",")] if settings["hidden"] else None
-    except ValueError:
-        raise UsageError(f"--hidden {settings['hidden']}: give widths such as 40,40") from None
-    return learner_for(
-        data,
-        algorithm=settings["algorithm"],
-        model=settings["model"],
-        hidden=hidden,
-        width=settings["width"],
-        scaling=settings["scaling"],
-        seed=settings["seed"],
-        **wanted,
-    )
+    return wanted
 
 
 def _data(settings: dict[str, Any]) -> dict[str, Any]:

@@ -67,8 +67,12 @@ class Race:
         return self.laps[0]
 
 
-def runners(tasks: Tasks, given: Mapping[str, Any] | None = None) -> list[tuple[str, str, Mapping[str, Any]]]:
+def runners(
+    tasks: Tasks, given: Mapping[str, Any] | None = None, *, network: bool = False
+) -> list[tuple[str, str, Mapping[str, Any]]]:
     """Label, algorithm and settings of what applies to the tasks and takes the settings given, simplest first.
+
+    With `network`, one was asked for: it is not to be passed over by what has none.
 
     Raises:
         UsageError: none does.
@@ -79,7 +83,7 @@ def runners(tasks: Tasks, given: Mapping[str, Any] | None = None) -> list[tuple[
         ['maml', 'mixed', 'gaussian', 'ridge', 'maml']
     """
     anew, classes = numbered_anew(tasks), tasks.targets.kind == "classification"
-    names = [] if anew or len(tasks.feature_shape) != 1 else ["mixed"]
+    names = [] if anew or network or len(tasks.feature_shape) != 1 else ["mixed"]
     names += (["protonet", "ridge"] if classes else ["gaussian", "ridge"]) + ["maml"]
     if classes and not anew:
         names.insert(-2, "gaussian")
@@ -133,8 +137,7 @@ def race(
         'maml'
     """
     wanted = dict(given or {})
-    # a network that was asked for is not to be passed over by what has none
-    every = [each for each in runners(tasks, wanted) if not (model and each[1] == "mixed")]
+    every = runners(tasks, wanted, network=bool(model))
     bench = Bench(tasks, seed, max(1, round(steps * SHARE)), dict(model or {}), device)
     metric, laps = HEADLINE[tasks.targets.kind], []
     for number, (label, algorithm, settings) in enumerate(every):

@@ -18,7 +18,7 @@ from .result import Estimate
 Array = NDArray[np.float64]
 
 INTERVALS = ("t", "bca")
-DRAWS = 4000
+DRAWS = 2000
 
 
 class Paired(NamedTuple):

@@ -194,18 +194,22 @@ def printable(text: str) -> str:
 
 
 def short(text: str, most: int = 30) -> str:
-    """Text of at most `most` characters, its middle left out.
+    """Text of at most `most` characters: whole words from the start, or both ends of one long word.
 
     Example:
-        >>> short("a very long name of a task", 12)
-        'a very … task'
+        >>> short("a very long name of a task", 14), short("patient_000123", 10)
+        ('a very long …', 'patien…123')
     """
+    import textwrap
+
     text = printable(" ".join(str(text).split()))
     if len(text) <= most:
         return text
+    words = textwrap.shorten(text, most, placeholder=" …")
+    if len(words) > most // 2:
+        return words
     tail = (most - 1) * 2 // 5
-    head = text[: most - 1 - tail].rstrip()
-    return f"{head} … {text[-tail:].lstrip()}" if tail > 2 else text[:most]
+    return f"{text[: most - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def wrapped(text: str, width: int = 20, lines: int = 2) -> str:

@@ -1,0 +1,55 @@
+"""This package beside its peers: one whole meta-update as training runs it. A part of `benchmarks/speed.py`."""
+
+import os
+import sys
+
+sys.path.insert(0, os.environ["INNERLOOP_SOURCE"])
+
+import torch
+from tcommon import TorchImpl
+
+import innerloop as il
+from innerloop.outer import Outer, meta_update, numbers_of
+
+
+class Impl(TorchImpl):
+    """One implementation of the harness: `step` is one update, `grads` its first meta-gradient."""
+
+    def __init__(self, wl, gear="auto", planned=100_000, chunk=0):
+        self.gear, self.planned, self.chunk = gear, planned, chunk or None
+        super().__init__(wl)
+
+    def setup(self):
+        """Make the update."""
+        preset = il.fomaml if self.wl["first_order"] else il.maml
+        loss = "mse" if self.wl["loss"] == "mse" else "cross_entropy"
+        learner = preset(
+            self.model,
+            loss=loss,
+            inner_lr=self.wl["lr"],
+            inner_steps=self.wl["steps"],
+            batchnorm="transductive",
+        )
+        self.update = il.fast(
+            meta_update(learner, clip=None, chunk=self.chunk), gear=self.gear, planned=self.planned
+        )
+        self.first = self.state = Outer.start(learner.init())
+        self.key = torch.arange(self.wl["T"])
+
+    def taken(self, state, number):
+        """One update of a state."""
+        xs, ys, xq, yq = self.batches[number % len(self.batches)]
+        episode = il.Episode(il.Batch(xs, ys), il.Batch(xq, yq))
+        return self.update(state, numbers_of(number, 1e-3), episode, self.key, 0)
+
+    def step(self):
+        """The next update; its loss."""
+        self.state, figures = self.taken(self.state, self.i)
+        self.i += 1
+        return figures["losses"].mean().item()
+
+    def grads(self):
+        """Loss and meta-gradient at the start."""
+        state, figures = self.taken(self.first, 0)
+        # the first moment after one update is a tenth of the gradient
+        return figures["losses"].mean().item(), [value.numpy() / 0.1 for value in state.mean.values()]

@@ -1,0 +1,209 @@
+"""How fast a meta-update is, beside a loop over tasks, torch's own compiler and, where they are installed, the peers.
+
+    python benchmarks/speed.py                     # this package's gears and a plain loop, about two minutes
+    python benchmarks/speed.py --harness FOLDER    # beside the peers of a harness like the one of docs/performance.md
+    python benchmarks/speed.py --trainer           # what `meta_train` adds to the bare update
+
+All are timed in turns, A B C ... C B A, in one run; medians in ms and ratios are printed.
+"""
+
+import argparse
+import itertools
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import innerloop as il
+from innerloop.data.sources import stream
+from innerloop.outer import Outer, meta_update, numbers_of
+
+HERE = Path(__file__).resolve().parent
+
+# name: widths, support rows, query rows, tasks, inner steps, step size, loss
+SHAPES = {
+    "sinusoid, 1 step": ([1, 40, 40, 1], 10, 10, 25, 1, 0.01, "mse"),
+    "sinusoid, 5 steps": ([1, 40, 40, 1], 10, 10, 25, 5, 0.01, "mse"),
+    "table, 5 steps": ([10, 16, 2], 16, 16, 32, 5, 0.1, "cross_entropy"),
+}
+
+
+def net(widths: list[int]) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def episode_of(widths: list[int], support: int, query: int, tasks: int, loss: str) -> il.Episode:
+    generator = torch.Generator().manual_seed(1)
+
+    def batch(rows: int) -> il.Batch:
+        x = torch.randn(tasks, rows, widths[0], generator=generator)
+        if loss == "mse":
+            return il.Batch(x, torch.randn(tasks, rows, widths[-1], generator=generator))
+        return il.Batch(x, torch.randint(widths[-1], (tasks, rows), generator=generator))
+
+    return il.Episode(batch(support), batch(query))
+
+
+def plain_loop(
+    module: nn.Module, episode: il.Episode, steps: int, rate: float, loss: str
+) -> Callable[[], None]:
+    """Second-order MAML as a tutorial writes it: task by task, with torch.optim.Adam."""
+    criterion = nn.functional.mse_loss if loss == "mse" else nn.functional.cross_entropy
+    params = dict(module.named_parameters())
+    optimizer = torch.optim.Adam(params.values(), lr=1e-3)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        for task in range(episode.n_tasks):
+            fast = params
+            for _ in range(steps):
+                out = torch.func.functional_call(module, fast, (episode.support.x[task],))
+                slopes = torch.autograd.grad(
+                    criterion(out, episode.support.y[task]), list(fast.values()), create_graph=True
+                )
+                fast = {n: v - rate * g for (n, v), g in zip(fast.items(), slopes, strict=True)}
+            out = torch.func.functional_call(module, fast, (episode.query.x[task],))
+            (criterion(out, episode.query.y[task]) / episode.n_tasks).backward()
+        optimizer.step()
+
+    return step
+
+
+def gear_of(
+    module: nn.Module, episode: il.Episode, steps: int, rate: float, loss: str, gear: str
+) -> Callable[[], None]:
+    learner = il.maml(module, loss=loss, inner_lr=rate, inner_steps=steps)
+    update = il.fast(meta_update(learner, clip=None), gear=gear)
+    key = torch.arange(episode.n_tasks)
+    state = Outer.start(learner.init())
+    number = 0
+
+    def step() -> None:
+        nonlocal state, number
+        state, figures = update(state, numbers_of(number, 1e-3), episode, key, 0)
+        figures["losses"].mean().item()
+        number += 1
+
+    step()
+    step.seconds = update.report.seconds  # type: ignore[attr-defined]
+    return step
+
+
+def interleaved(ways: dict[str, Callable[[], None]], rounds: int, seconds: float) -> dict[str, float]:
+    """Median time of each in ms, taken in turns."""
+    counts, times = {}, {name: [] for name in ways}
+    for name, step in ways.items():
+        step()
+        began = time.perf_counter()
+        step()
+        counts[name] = max(1, min(300, int(seconds / (time.perf_counter() - began))))
+    for turn in range(rounds):
+        for name in list(ways)[:: 1 if turn % 2 == 0 else -1]:
+            for _ in range(counts[name]):
+                began = time.perf_counter()
+                ways[name]()
+                times[name].append(1000 * (time.perf_counter() - began))
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def own(rounds: int) -> None:
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, one thread; medians in ms, in brackets times the plain loop")
+    print("| update | loop | eager | traced | compiled | first call s: traced, compiled |")
+    print("|---|---|---|---|---|---|")
+    for name, (widths, support, query, tasks, steps, rate, loss) in SHAPES.items():
+        episode = episode_of(widths, support, query, tasks, loss)
+        ways = {"loop": plain_loop(net(widths), episode, steps, rate, loss)}
+        ways |= {
+            gear: gear_of(net(widths), episode, steps, rate, loss, gear)
+            for gear in ("eager", "traced", "compiled")
+        }
+        found = interleaved(ways, rounds, 0.3)
+        cells = [f"{ms:.2f} ({found['loop'] / ms:.1f})" for ms in found.values()]
+        made = ", ".join(f"{ways[gear].seconds:.1f}" for gear in ("traced", "compiled"))
+        print(f"| {name} | {' | '.join(cells)} | {made} |", flush=True)
+
+
+def trainer(rounds: int) -> None:
+    """Time a step of `meta_train`, everything included, against the bare update."""
+    torch.set_num_threads(1)
+    widths, support, query, tasks, steps, rate, loss = SHAPES["table, 5 steps"]
+    import pandas as pd
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200 * 40, widths[0], generator=generator)
+    frame = pd.DataFrame(x.numpy()).add_prefix("x")
+    frame["y"] = (x[:, 0] > 0).int().numpy()
+    frame["task"] = torch.arange(200).repeat_interleave(40).numpy()
+    data = il.tasks.table(frame, task="task", target="y", n_support=support, n_query=query)
+    learner = il.maml(net(widths), loss=loss, inner_lr=rate, inner_steps=steps)
+    sample = data.train.sample(tasks, stream(0))
+    bare = gear_of(net(widths), sample, steps, rate, loss, "compiled")
+    found = {"bare": [], "trainer": []}
+    for _ in range(rounds):
+        found["bare"].append(interleaved({"bare": bare}, 1, 0.5)["bare"])
+        few, many = (
+            il.meta_train(
+                learner, data.train, steps=n, meta_batch_size=tasks, engine="compiled", device="cpu"
+            )
+            for n in (100, 1100)
+        )
+        found["trainer"].append(1000 * (many.seconds - few.seconds) / 1000)
+    medians = {name: statistics.median(times) for name, times in found.items()}
+    print(f"bare update {medians['bare']:.3f} ms, a step of meta_train {medians['trainer']:.3f} ms")
+
+
+def beside_peers(harness: Path, workloads: str, seconds: int) -> None:
+    """Run a harness with this package added to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "harness"
+        shutil.copytree(harness, place, ignore=shutil.ignore_patterns("ref"))
+        shutil.copy(HERE / "peers" / "innerloop_.py", place / "impls")
+        environment = {**os.environ, "INNERLOOP_SOURCE": str(HERE.parent / "src"), "BENCH_PY": sys.executable}
+        for workload in workloads.split(","):
+            subprocess.run([sys.executable, "reference.py", workload], cwd=place, check=True, env=environment)
+            gears = [f"innerloop_:gear={gear}@1" for gear in ("compiled", "traced", "eager")]
+            specs = " ".join([*gears, "jax_", "loop@1"])
+            command = [
+                sys.executable,
+                "bench.py",
+                "--wl",
+                workload,
+                "--impl",
+                specs,
+                "--maxsec",
+                str(seconds),
+            ]
+            subprocess.run(command, cwd=place, check=True, env=environment)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--harness", type=Path)
+    parser.add_argument("--workloads", default="W1s1,W1s5,W2h16")
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--trainer", action="store_true")
+    asked = parser.parse_args()
+    if asked.harness:
+        beside_peers(asked.harness, asked.workloads, asked.seconds)
+    elif asked.trainer:
+        trainer(asked.rounds)
+    else:
+        own(asked.rounds)
+
+
+if __name__ == "__main__":
+    main()

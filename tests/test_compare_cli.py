@@ -1,0 +1,172 @@
+"""The commands that compare: their JSON, their folders, their errors, and the race of `train`."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from innerloop.cli import run
+from innerloop.compare.result import Comparison
+
+ASKED = ["--task", "site", "--target", "y", "--n-support", "4"]
+SMALL = ["--learners", "ridge", "--baselines", "mean,pooled,alone,mixed", "--steps", "3"]
+SMALL += ["--tries", "1", "--seeds", "2", "--folds", "3"]
+VERDICT = {"helps", "net_over_mixed", "best", "over", "difference", "ci95", "sentence"}
+
+
+def frame(*, spread=2.0, n_tasks=15, rows=12):
+    rng = np.random.default_rng(0)
+    task = np.arange(n_tasks * rows) // rows
+    x = rng.normal(size=(len(task), 2))
+    y = x @ [1.0, -0.5] + spread * rng.normal(size=n_tasks)[task] + 0.3 * rng.normal(size=len(x))
+    clinic = np.array([f"clinic {t % 5}" for t in task])
+    return pd.DataFrame(
+        {"site": [f"s{t}" for t in task], "clinic": clinic, "x": x[:, 0], "z": x[:, 1], "y": y}
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    frame().to_csv(folder / "sites.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def ask(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+
+    def asked(*arguments):
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return asked
+
+
+def test_compare_says_what_it_found(ask, place):
+    code, out, err = ask(
+        "compare",
+        "sites.csv",
+        *ASKED,
+        *SMALL,
+        "--ignore",
+        "clinic",
+        "--quick",
+        "--json",
+        "--quiet",
+        "--out",
+        "c",
+    )
+    assert code == 0, err
+    assert err == ""
+    found = json.loads(out)
+    assert found["command"] == "compare"
+    assert found["verdict"].keys() == VERDICT
+    assert found["verdict"]["helps"] is True
+    assert found["verdict"]["over"] == "pooled"
+    low, high = found["verdict"]["ci95"]
+    assert low <= found["verdict"]["difference"] <= high < 0
+    methods = {row["method"] for row in found["scores"]}
+    assert methods == {"mean", "pooled", "alone_ridge", "mixed", "ridge"}
+    headlines = [row for row in found["scores"] if row["headline"]]
+    assert {row["metric"] for row in headlines} == {"error_over_variance"}
+    assert {row["n_tasks"] for row in headlines} == {15}
+    stored = Comparison.from_json((place / "c" / "comparison.json").read_text(encoding="utf-8"))
+    assert stored.verdict["best"] == found["verdict"]["best"]
+    assert len(stored.tasks) == len(set(stored.tasks)) == 15
+    assert all(len(each.scores) == 15 and len(each.scores[0]) == 2 for each in stored.methods)
+    assert {curve.axis for curve in stored.curves} == {"support"}  # a closed form has no inner steps
+    assert stored.crossings[0].theirs == "alone_ridge"
+    assert stored.settings["command"].startswith("innerloop compare sites.csv --task site")
+    assert stored.episodes
+
+
+def test_people_get_a_table_and_the_time_left(ask):
+    code, out, err = ask(
+        "compare", "sites.csv", *ASKED, *SMALL, "--ignore", "clinic", "--quick", "--folds", "3"
+    )
+    assert code == 0, err
+    assert "15 held-out tasks, support 4 a task, 3 folds, 2 seeds" in out
+    assert "linear mixed model" in out
+    assert "Adapting" in out
+    assert "fold 1/3" in err
+
+
+def test_a_coarser_split_gives_intervals_by_cluster(ask, place):
+    code, _, err = ask(
+        "compare", "sites.csv", *ASKED, "--split-by", "clinic", "--learners", "ridge", "--baselines", "pooled,mixed",
+        "--steps", "2", "--tries", "1", "--seeds", "1", "--folds", "5", "--quick", "--quiet", "--out", "clinics",
+    )  # fmt: skip
+    assert code == 0, err
+    found = Comparison.from_json((place / "clinics" / "comparison.json").read_text(encoding="utf-8"))
+    assert len(set(found.clusters)) == 5
+    assert found.data["clusters"] == 5
+    assert len(found.clusters) == len(found.tasks)
+
+
+def test_one_table_without_tasks_is_told_so(ask):
+    code, out, err = ask(
+        "compare", "sites.csv", "--target", "y", "--features", "x,z", *SMALL, "--quick", "--json", "--quiet"
+    )
+    assert code == 0, err
+    verdict = json.loads(out)["verdict"]
+    assert verdict["helps"] is not True
+    assert "meta-learning is the wrong tool" in verdict["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--worthwhile", "many"], "--worthwhile many"),
+        (["--folds", "2"], "--folds 2"),
+        (["--folds", "3", "--split", "1/3"], "leave --split out"),
+        (["--learners", "gpt"], "'gpt' is unknown"),
+        (["--learners", "protonet", "--baselines", ""], "none of the methods applies"),
+        (["--interval", "wald"], "wald"),
+        (["--seeds", "0"], "--seeds 0"),
+        (["--hidden", "a"], "--hidden a"),
+    ],
+)
+def test_what_has_no_meaning_is_refused_in_a_line(ask, extra, words):
+    code, out, err = ask("compare", "sites.csv", *ASKED, "--quiet", *extra)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_train_races_and_keeps_the_winner(ask, place):
+    code, out, err = ask(
+        "train", "sites.csv", *ASKED, "--ignore", "clinic", "--steps", "8", "--out", "auto", "--quiet"
+    )
+    assert code == 0, err
+    assert "race on meta-validation tasks" in out
+    assert "trained: " in out
+    config = json.loads((place / "auto" / "config.json").read_text(encoding="utf-8"))
+    race = config["settings"]["race"]
+    assert {lap["algorithm"] for lap in race} == {"maml", "mixed", "gaussian", "ridge"}
+    assert config["settings"]["algorithm"] == race[0]["algorithm"] == config["learner"]["algorithm"]
+    assert ask("evaluate", "auto", "--quiet")[0] == 0
+
+
+def test_settings_of_one_algorithm_need_no_race(ask, place):
+    code, out, err = ask(
+        "train",
+        "sites.csv",
+        *ASKED,
+        "--ignore",
+        "clinic",
+        "--steps",
+        "2",
+        "--inner-steps",
+        "2",
+        "--out",
+        "one",
+        "--quiet",
+    )
+    assert code == 0, err
+    assert "race" not in out
+    config = json.loads((place / "one" / "config.json").read_text(encoding="utf-8"))
+    assert config["settings"]["algorithm"] == "maml"
