@@ -219,7 +219,7 @@ def test_one_line_names_what_is_wrong(name, place, capsys, monkeypatch):
 
 def left(place):
     """What is in a folder, without the logs of runs that stopped: they say what happened."""
-    return sorted(path for path in place.rglob("*") if not path.name.endswith(".live.jsonl"))
+    return sorted(p for p in place.rglob("*") if p.is_file() and not p.name.endswith(".live.jsonl"))
 
 
 def test_a_bug_of_ours_is_called_one(place, capsys, monkeypatch):
