@@ -38,7 +38,13 @@ def test_a_file_is_begun_anew_and_holds_no_nan(tmp_path):
     log.close()
     assert json.loads(path.read_text()) == {"step": 1, "loss": None, "valid_loss": None}
     with pytest.raises(ResourceError, match="File exists"):
-        JsonLines(path / "below.jsonl")
+        JsonLines(path / "below.jsonl")({"step": 1})
+
+
+def test_nothing_is_written_before_there_is_something_to_say(tmp_path):
+    with logging(JsonLines(tmp_path / "log.jsonl")):
+        pass
+    assert not any(tmp_path.iterdir())
 
 
 class Broken:

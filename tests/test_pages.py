@@ -150,7 +150,10 @@ def test_a_log_grows_while_training_runs_and_ends_in_the_directory(call, monkeyp
 
 
 def test_the_log_of_a_run_that_stopped_stays(call, monkeypatch, tmp_path):
+    step = innerloop.logs.JsonLines.__call__
+
     def stop(self, entry):
+        step(self, entry)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(innerloop.logs.JsonLines, "__call__", stop)

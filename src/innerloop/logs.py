@@ -43,16 +43,14 @@ class JsonLines:
     """A file with one JSON object a line, complete after each entry; what is not finite is null.
 
     Arguments:
-        path: the file; one that is there is replaced.
+        path: the file; the first entry makes it, in place of one that is there.
 
     Raises:
-        ResourceError: it cannot be written.
+        ResourceError: it cannot be written, when an entry comes.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        files.make_folder(path.parent)
-        files.write_bytes(path, b"")
+        self.path, self.begun = path, False
 
     def __call__(self, entry: Mapping[str, Any]) -> None:
         """Append a line."""
@@ -60,7 +58,13 @@ class JsonLines:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in entry.items()
         }
-        files.append_bytes(self.path, (json.dumps(plain, allow_nan=False) + "\n").encode())
+        line = (json.dumps(plain, allow_nan=False) + "\n").encode()
+        if self.begun:
+            files.append_bytes(self.path, line)
+            return
+        files.make_folder(self.path.parent)
+        files.write_bytes(self.path, line)
+        self.begun = True
 
     def close(self) -> None:
         """Every line is in the file already."""
@@ -83,17 +87,20 @@ class TensorBoard:
             raise UsageError(
                 "writing for TensorBoard needs it installed: pip install 'innerloop[tensorboard]'"
             ) from None
-        self._writer: Any = SummaryWriter(str(folder))
+        self._make: Callable[[], Any] = lambda: SummaryWriter(str(folder))
+        self._writer: Any = None
 
     def __call__(self, entry: Mapping[str, Any]) -> None:
         """Add the numbers of an entry at its step."""
+        self._writer = self._writer or self._make()
         for name, value in entry.items():
             if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, entry["step"])
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 @contextmanager
