@@ -1,10 +1,10 @@
 """Plant faults in the library, one at a time, and show that the test suite catches each.
 
-    python benchmarks/mutants.py
+    python benchmarks/mutants.py > docs/mutants.md
 
 copies the source tree to a temporary folder, replaces one passage there, runs the tests that stand for it and
 expects them to fail. The faults are those that make algorithms train something else than they claim; several were
-found in published libraries. Takes about five minutes on two cores.
+found in published libraries. Takes about five minutes on one core.
 """
 
 import argparse
@@ -29,35 +29,51 @@ class Mutant(NamedTuple):
     tests: str
 
 
-IDENTITIES, FORMULAS, MODULES = "test_identities.py", "test_formulas.py", "test_modules.py"
 MUTANTS = [
-    Mutant("first order without saying so", "learner.py", "create_graph=differentiable and not self.rule.first_order", "create_graph=False", IDENTITIES),
-    Mutant("second order in first-order MAML", "inner.py", "return rule._replace(update=update, first_order=True)", "return rule", IDENTITIES),
-    Mutant("query scored on the support set", "metagrad.py", "return learner.loss(meta, adapted, episode.query, key=key)", "return learner.loss(meta, adapted, episode.support, key=key)", IDENTITIES),
-    Mutant("adapting on the query set", "metagrad.py", "adapted = learner.adapt(meta, episode.support, key=key)\n        return", "adapted = learner.adapt(meta, episode.query, key=key)\n        return", IDENTITIES),
-    Mutant("uphill inner step", "inner.py", "moved[name] = value - rate.at(name, step, meta) * along", "moved[name] = value + rate.at(name, step, meta) * along", IDENTITIES),
-    Mutant("one inner step too few", "learner.py", "range(self.inner_steps if steps is None else steps)", "range((self.inner_steps if steps is None else steps) - 1)", FORMULAS),
-    Mutant("sum instead of mean over tasks", "metagrad.py", "grads = _grad(found.mean(), meta)", "grads = _grad(found.sum(), meta)", IDENTITIES),
-    Mutant("ANIL adapts everything", "functional.py", '(n.rpartition(".")[0] == head) == (adapt == "head")', "True", IDENTITIES),
-    Mutant("Reptile walks away", "metagrad.py", "(value - adapted[name]).mean(0)", "(adapted[name] - value).mean(0)", FORMULAS),
-    Mutant("implicit solve without damping", "metagrad.py", "v[name] + h / strength", "h / strength", FORMULAS),
-    Mutant("conjugate gradients with a wrong scale", "metagrad.py", "v[name] + h / strength", "v[name] + 0.1 * h / strength", FORMULAS),
-    Mutant("multi-step loss divides by its weights", "metagrad.py", "weight * learner.loss(", "1 / weight * learner.loss(", FORMULAS),
-    Mutant("learned rates without gradient", "inner.py", "return rate if self.steps is None", "return rate.detach() if self.steps is None", IDENTITIES),
-    Mutant("BatchNorm statistics without gradient", "functional.py", "mean, var = _moments(x, self.context.weight)", "mean, var = (m.detach() for m in _moments(x, self.context.weight))", IDENTITIES),
-    Mutant("query normalised with its own statistics", "learner.py", "given_statistics=self.network.needs_statistics", "given_statistics=False", MODULES),
-    Mutant("padded rows in BatchNorm", "functional.py", "    if weight is None:\n        mean = x.mean(dims, keepdim=True)", "    if True:\n        mean = x.mean(dims, keepdim=True)", IDENTITIES),
-    Mutant("padded rows in the loss", "losses.py", "    if weight is None:\n        return rows.sum(-1)", "    if True:\n        return rows.sum(-1)", IDENTITIES),
-    Mutant("the same dropout mask for every task", "functional.py", "fold(key, self.layer)", "fold(torch.zeros_like(key), self.layer)", MODULES),
-    Mutant("dropout at prediction", "functional.py", "if key is None or self.p == 0:", "key = torch.tensor(1) if key is None else key\n        if self.p == 0:", MODULES),
-    Mutant("weight norm through the fused kernel", "functional.py", "elif isinstance(child, _WeightNorm):", "elif False:", MODULES),
-    Mutant("eps outside the root of Adam", "inner.py", "(corrected + eps * eps).sqrt()", "(corrected.sqrt() + eps)", FORMULAS),
-    Mutant("mask without a gradient", "inner.py", "+ (score - score.detach())", "", FORMULAS),
-    Mutant("clipping tasks together", "inner.py", "for grad in grads.values()]).sum(0)", "for grad in grads.values()]).sum(0).sum().expand(next(iter(grads.values())).shape[0])", IDENTITIES),
-    Mutant("per-step rates off by one", "inner.py", "rate[min(step, self.steps - 1)]", "rate[max(min(step, self.steps) - 1, 0)]", FORMULAS),
-    Mutant("SVGD pulls where it should push", "particles.py", "(attracted - repelled / rows)", "(attracted + repelled / rows)", FORMULAS),
-    Mutant("the chaser's leader gets gradients", "particles.py", "with torch.no_grad():\n                leading", "with torch.enable_grad():\n                leading", FORMULAS),
+    Mutant("first order without saying so", "learner.py", "create_graph=differentiable and not self.rule.first_order", "create_graph=False", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
+    Mutant("second order in first-order MAML", "inner.py", "return rule._replace(update=update, first_order=True)", "return rule", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
+    Mutant("query scored on the support set", "metagrad.py", "return learner.loss(meta, adapted, episode.query, key=key)", "return learner.loss(meta, adapted, episode.support, key=key)", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
+    Mutant("adapting on the query set", "metagrad.py", "adapted = learner.adapt(meta, episode.support, key=key)\n        return", "adapted = learner.adapt(meta, episode.query, key=key)\n        return", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
+    Mutant("uphill inner step", "inner.py", "moved[name] = value - rate.at(name, step, meta) * along", "moved[name] = value + rate.at(name, step, meta) * along", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
+    Mutant("one inner step too few", "learner.py", "range(self.inner_steps if steps is None else steps)", "range((self.inner_steps if steps is None else steps) - 1)", "test_formulas.py::test_reptile_with_one_step_is_the_rate_times_the_support_gradient"),
+    Mutant("sum instead of mean over tasks", "metagrad.py", "grads = _grad(found.mean(), meta)", "grads = _grad(found.sum(), meta)", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
+    Mutant("ANIL adapts everything", "functional.py", '(n.rpartition(".")[0] == head) == (adapt == "head")', "True", "test_identities.py::test_only_the_head_moves_and_the_body_is_trained"),
+    Mutant("Reptile walks away", "metagrad.py", "(value - adapted[name]).mean(0)", "(adapted[name] - value).mean(0)", "test_formulas.py::test_reptile_with_one_step_is_the_rate_times_the_support_gradient"),
+    Mutant("implicit solve without damping", "metagrad.py", "v[name] + h / strength", "h / strength", "test_formulas.py::test_the_implicit_gradient_of_a_quadratic_is_the_closed_form"),
+    Mutant("conjugate gradients with a wrong scale", "metagrad.py", "v[name] + h / strength", "v[name] + 0.1 * h / strength", "test_formulas.py::test_the_implicit_gradient_of_a_quadratic_is_the_closed_form"),
+    Mutant("multi-step loss divides by its weights", "metagrad.py", "weight * learner.loss(", "1 / weight * learner.loss(", "test_formulas.py::test_the_multi_step_loss_is_the_weighted_sum_of_the_losses_after_each_step"),
+    Mutant("learned rates without gradient", "inner.py", "return rate if self.steps is None", "return rate.detach() if self.steps is None", "test_identities.py::test_learned_rates_at_a_constant_equal_maml_and_get_a_gradient"),
+    Mutant("BatchNorm statistics without gradient", "functional.py", "seen = _moments(x, self.context.weight)", "seen = tuple(m.detach() for m in _moments(x, self.context.weight))", "test_identities.py::test_gradient_through_normalisation_equals_finite_differences"),
+    Mutant("query normalised with its own statistics", "learner.py", "given_statistics=self.network.needs_statistics", "given_statistics=False", "test_modules.py::test_a_query_prediction_depends_on_the_other_queries_only_if_asked_for"),
+    Mutant("padded rows in BatchNorm", "functional.py", "    if weight is None:\n        mean = x.mean(dims, keepdim=True)", "    if True:\n        mean = x.mean(dims, keepdim=True)", "test_identities.py::test_padding_changes_nothing"),
+    Mutant("padded rows in the loss", "losses.py", "    if weight is None:\n        return rows.sum(-1)", "    if True:\n        return rows.sum(-1)", "test_identities.py::test_padding_changes_nothing"),
+    Mutant("the same dropout mask for every task", "functional.py", "fold(key, self.layer)", "fold(torch.zeros_like(key), self.layer)", "test_modules.py::test_dropout_draws_by_task_and_step_and_rests_without_a_key"),
+    Mutant("dropout at prediction", "functional.py", "if key is None or self.p == 0:", "key = torch.tensor(1) if key is None else key\n        if self.p == 0:", "test_modules.py::test_dropout_draws_by_task_and_step_and_rests_without_a_key"),
+    Mutant("weight norm through the fused kernel", "functional.py", "elif isinstance(child, _WeightNorm):", "elif False:", "test_modules.py::test_gradients_through_layers_equal_finite_differences_and_the_loop"),
+    Mutant("eps outside the root of Adam", "inner.py", "(corrected + eps * eps).sqrt()", "(corrected.sqrt() + eps)", "test_formulas.py::test_a_dead_unit_gives_a_finite_meta_gradient"),
+    Mutant("mask without a gradient", "inner.py", "+ (score - score.detach())", "", "test_formulas.py::test_the_mask_passes_its_gradient_straight_through"),
+    Mutant("clipping tasks together", "inner.py", "for grad in grads.values()]).sum(0)", "for grad in grads.values()]).sum(0).sum().expand(next(iter(grads.values())).shape[0])", "test_contract.py::test_tasks_at_once_equal_tasks_one_by_one"),
+    Mutant("per-step rates off by one", "inner.py", "rate[min(step, self.steps - 1)]", "rate[max(min(step, self.steps) - 1, 0)]", "test_formulas.py"),
+    Mutant("SVGD pulls where it should push", "particles.py", "(attracted - repelled / rows)", "(attracted + repelled / rows)", "test_formulas.py::test_svgd_equals_its_double_loop"),
+    Mutant("the chaser's leader gets gradients", "particles.py", "with torch.no_grad():\n                leading = {name: value.detach() for", "with torch.enable_grad():\n                leading = {name: value for", "test_formulas.py::test_the_chaser_loss_is_the_squared_way_to_the_leader"),
+Mutant("running statistics that are kept and not used", "functional.py", "mean, var = (mean, var) if self.context.given else seen", "mean, var = seen", "test_batchnorm.py::test_per_step_equals_its_formula"),
+    Mutant("every step with the scales of the last", "functional.py", "value[min(step, len(value) - 1)]", "value[-1]", "test_batchnorm.py::test_per_step_equals_its_formula"),
+    Mutant("running statistics moved by gradients", "learner.py", "grads | {n: torch.zeros_like(meta[n]) for n in state}", "grads", "test_batchnorm.py::test_per_step_gradient_equals_finite_differences_with_the_statistics_held"),
+    Mutant("padding shown to rows that see each other", "learner.py", "equal_sizes(episode) if seen(episode.query.x) else whole", "whole", "test_rows.py::test_tasks_of_different_sizes_are_as_each_by_itself"),
+    Mutant("predictive variance without the noise", "heads/gaussian.py", "mul(2).exp() * (1 + leverage)", "mul(2).exp() * leverage", "test_predictive.py::test_intervals_cover_what_they_promise_where_the_model_is_true"),
+    Mutant("ridge without its learned strength", "heads/ridge.py", "gram = design.mT @ design + torch.diag(strength)", "gram = design.mT @ design + torch.eye(len(strength), dtype=strength.dtype)", "test_heads.py::test_the_dual_ridge_equals_the_primal_and_scikit_learn"),
+    Mutant("prototypes as sums instead of means", "heads/prototypes.py", "total / rows.clamp(min=1).unsqueeze(-1)", "total", "test_heads.py::test_prototypes_equal_a_loop_over_classes_and_rows"),
+    Mutant("MAML++ starts with the last loss alone", "metagrad.py", "if steps < 2 or (not isinstance(share, Tensor) and share >= 1):", "if True:", "test_formulas.py::test_multi_step_weights"),
 ]  # fmt: skip
+
+
+HEAD = """# Planted faults
+
+Each fault was planted into a copy of the library by `python benchmarks/mutants.py`, and the tests beside it were run:
+they must fail. Several of these faults were found in published libraries.
+
+| fault | in | noticed by | |
+|---|---|---|---|"""
 
 
 def caught(mutant: Mutant, tree: Path) -> bool:
@@ -88,11 +104,13 @@ def main() -> None:
             shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", tree)
         escaped = []
+        print(HEAD)
         for mutant in chosen:
             found = caught(mutant, tree)
-            print(f"{'caught ' if found else 'ESCAPED'}  {mutant.name}  ({mutant.tests})", flush=True)
+            verdict = "caught" if found else "ESCAPED"
+            print(f"| {mutant.name} | `{mutant.file}` | `{mutant.tests}` | {verdict} |", flush=True)
             escaped += [] if found else [mutant.name]
-    print(f"{len(chosen) - len(escaped)} of {len(chosen)} faults caught")
+    print(f"\n{len(chosen) - len(escaped)} of {len(chosen)} faults caught")
     sys.exit(1 if escaped else 0)
 
 

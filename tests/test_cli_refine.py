@@ -151,7 +151,9 @@ def test_a_folder_of_images(tmp_path, capsys):
             for number in range(count):
                 pixels = rng.integers(0, 100, (4, 4)) + (150 if label == "light" else 0)
                 image.fromarray(pixels.astype("uint8")).save(tmp_path / f"photos/{part}/{label}/{number}.png")
-    net = il.models.mlp(16, [4], 2, activation="relu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = il.models.mlp(16, [16], 2, activation="relu")
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     out = ["--out", tmp_path / "run", "--rounds", 60, "--lr", 0.03, "--stop", "none", "--json"]
     found = json.loads(

@@ -151,6 +151,7 @@ def test_json_output_is_as_documented(tables, tmp_path, capsys, monkeypatch):
     quick = ["--steps", "1", "--hidden", "4", "--n-support", "2-4", "--algorithm", "maml"]
     commands = {
         "train": ["schools.csv", "--task", "school", "--target", "exam", "--out", out, *quick],
+        "check": ["schools.csv", "--task", "school", "--target", "exam"],
         "evaluate": [out],
         "adapt": [out, "known.csv", "--out", adapted],
         "predict": [out, "new_schools.csv"],

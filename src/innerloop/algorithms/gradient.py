@@ -309,7 +309,8 @@ def maml_plus_plus(
     """MAML++: rates a layer and step, a loss after every step, first order at first.
 
     Its parts can be used alone: `inner.sgd(learn="tensor", steps=S)`, `metagrad.multi_step`,
-    `metagrad.annealed`; the cosine meta-rate is the default of `meta_train`.
+    `metagrad.annealed`; the cosine meta-rate is the default of `meta_train`. `batchnorm="per_step"` adds the
+    statistics and scales a step of the paper, which need long training.
     Antoniou, Edwards & Storkey, 2019, *How to Train Your MAML*.
 
     Arguments: see the head of this file, and:

@@ -137,7 +137,6 @@ def execute(
     quiet: bool,
 ) -> Path:
     """Refine by settings, score before and after, write the directory."""
-    from ..checkpoint import save
     from ..refining import Settings
     from ..refining import refine as refined
     from ..refining.rows import open_rows
@@ -164,6 +163,22 @@ def execute(
         callbacks=[_progress(notes, chosen.get("rounds", Settings.rounds))],
         **chosen,
     )
+    _keep(directory, found, rows, start, settings, replace=replace)
+    if weights is not None:
+        start.give_back(found, weights)
+    if json:
+        emit("refine", settings["seed"], notes, settings, **_summary(found, directory, weights, rows, start))
+        return directory
+    _print(found, directory, weights)
+    return directory
+
+
+def _keep(
+    directory: Path, found: Refined, rows: Divided, start: _Start, settings: dict[str, Any], *, replace: bool
+) -> None:
+    """Write the model directory."""
+    from ..checkpoint import save
+
     save(
         directory,
         found.model,
@@ -178,13 +193,6 @@ def execute(
         log=found.log,
         replace=replace,
     )
-    if weights is not None:
-        start.give_back(found, weights)
-    if json:
-        emit("refine", settings["seed"], notes, settings, **_summary(found, directory, weights, rows, start))
-        return directory
-    _print(found, directory, weights)
-    return directory
 
 
 class _Start:

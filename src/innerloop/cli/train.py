@@ -231,7 +231,7 @@ def execute(
             "train", settings["seed"], notes, settings, out=str(directory),
             scores=total.scores(settings["algorithm"]), best_step=run.best_step,
             training_seconds=round(run.seconds, 3), remarks=list(data.notes),
-            report=str(directory / REPORT) if page else None, **({"folds": means} if folds else {}),
+            report=str(directory / REPORT) if page else None, folds=means,
         )  # fmt: skip
     else:
         _show(total, data, run.model.learner, means)
@@ -259,7 +259,7 @@ def _complete(settings: dict[str, Any], data: Tasks) -> dict[str, Any]:
     """The settings with those that follow from the data, where they were not given."""
     from ..assemble import sound_settings
 
-    sound, support = sound_settings(data), data.train.support
+    sound, support = sound_settings(data, settings["algorithm"]), data.train.support
     missing = {
         key: getattr(sound, key) for key in ("steps", "meta_lr", "meta_batch_size") if settings[key] is None
     }

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .cells import absent_columns, distinct, is_missing, listed, place, task_ids, where
+from .cells import absent_columns, distinct, is_missing, listed, place, task_codes, where
 from .columns import kind_of, numbers
 from .splits import Split, divide
 from .support import SupportChoice
@@ -56,30 +56,33 @@ def layout(
 
 
 def placed(
-    frame: pd.DataFrame, ids: NDArray[Any], choice: SupportChoice
-) -> tuple[pd.DataFrame, NDArray[Any], list[str]]:
+    frame: pd.DataFrame, names: NDArray[Any], codes: NDArray[np.int64], choice: SupportChoice
+) -> tuple[pd.DataFrame, NDArray[np.int64], list[str]]:
     """The rows that can be placed: those with a value, and, for blocks, those of tasks with two blocks.
 
     Arguments:
         frame: `n` rows.
-        ids: `(n,)` task of each row.
+        names: of the tasks.
+        codes: `(n,)` number of each row's task.
         choice: which rows are support.
 
     Returns:
-        The rows, their tasks, and what was dropped, one sentence each.
+        The rows, the numbers of their tasks, and what was dropped, one sentence each.
 
     Raises:
         DataError: there is no such column.
 
     Example:
         >>> bursts = pd.DataFrame({"burst": [1, 1, 2, 5, 5]})
-        >>> placed(bursts, np.array(list("aaabb")), SupportChoice("block", "burst"))[2]
+        >>> placed(bursts, np.array(["a", "b"]), np.array([0, 0, 0, 1, 1]), SupportChoice("block", "burst"))[
+        ...     2
+        ... ]
         ["1 tasks have one block in 'burst' and were dropped, for support needs one and query another: 'b'"]
     """
     notes: list[str] = []
     column = choice.column
     if column is None:
-        return frame, ids, notes
+        return frame, codes, notes
     if column not in frame:
         raise DataError(absent_columns([column], frame))
     gaps = is_missing(frame[column])
@@ -88,20 +91,19 @@ def placed(
             f"{int(gaps.sum())} of {len(frame)} rows have no {column!r}, which support={choice} needs, and "
             "were dropped"
         )
-        frame, ids = frame[~gaps], ids[~gaps]
+        frame, codes = frame[~gaps], codes[~gaps]
     if choice.how == "block":
-        codes, names = pd.factorize(ids)
         blocks, values = distinct(frame[column])
         pairs = np.unique(codes * max(len(values), 1) + blocks) // max(len(values), 1)
-        alone = np.bincount(pairs, minlength=len(names)) < 2
+        alone = np.bincount(pairs, minlength=len(names)) == 1
         if alone.any():
-            dropped = listed(np.sort(np.asarray(names[alone]).astype(str)).tolist(), 5)
+            dropped = listed(names[alone].tolist(), 5)
             notes.append(
                 f"{int(alone.sum())} tasks have one block in {column!r} and were dropped, for support needs "
                 f"one and query another: {dropped}"
             )
-            frame, ids = frame[~alone[codes]], ids[~alone[codes]]
-    return frame, ids, notes
+            frame, codes = frame[~alone[codes]], codes[~alone[codes]]
+    return frame, codes, notes
 
 
 def order_values(
@@ -127,18 +129,15 @@ def order_values(
     return numbers(frame, column, task, kind=kind, formats=formats)
 
 
-def numbered(ids: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Different ids in the order of their text, and the number of each row's one.
+def without_empty(names: NDArray[Any], codes: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The names that a row has, and the number of each row's one among them.
 
     Example:
-        >>> numbered(np.array(["b", "a", "b"], dtype=object))
-        (array(['a', 'b'], dtype=object), array([1, 0, 1]))
+        >>> without_empty(np.array(["a", "b", "c"], dtype=object), np.array([2, 0, 2]))
+        (array(['a', 'c'], dtype=object), array([1, 0, 1]))
     """
-    codes, names = pd.factorize(ids)
-    order = np.argsort(names.astype(str), kind="stable")
-    rank = np.empty(len(names), dtype=np.int64)
-    rank[order] = np.arange(len(names))
-    return names[order], rank[codes]
+    used = np.bincount(codes, minlength=len(names)) > 0
+    return (names, codes) if used.all() else (names[used], (np.cumsum(used) - 1)[codes])
 
 
 def task_splits(
@@ -191,7 +190,7 @@ def task_splits(
             f"at least one each; is this the {'column to split by' if split_by else 'task column'}?"
         )
     fixed = isinstance(split, Mapping | str | Path)
-    known = pd.unique(task_ids(whole, split_by or task)).tolist() if fixed else ()
+    known = task_codes(whole, split_by or task)[0].tolist() if fixed else ()
     members = divide(unit_names.tolist(), split, seed, what=what, dropped=known)
     return [np.flatnonzero(np.isin(unit, part)) for part in members]
 
@@ -200,7 +199,7 @@ def _units(
     frame: pd.DataFrame, codes: NDArray[np.int64], names: NDArray[Any], column: str
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Different values of a coarser column, and the number of each task's one."""
-    values, of_row = numbered(task_ids(frame, column))
+    values, of_row = task_codes(frame, column)
     unit = np.zeros(len(names), dtype=np.int64)
     unit[codes] = of_row
     mixed = np.flatnonzero(unit[codes] != of_row)

@@ -18,15 +18,17 @@ from ..errors import DataError
 _TRUTH = {"true": 1.0, "false": 0.0}
 
 
-def task_ids(frame: pd.DataFrame, task: str) -> np.ndarray:
-    """The task of each row as text, `(n,)`; whole numbers stored as floats lose their `.0`.
+def task_codes(frame: pd.DataFrame, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Names of the tasks in the order of their text, and the number of each row's one, `(n,)`.
+
+    Whole numbers stored as floats lose their `.0`.
 
     Raises:
         DataError: there is no such column, or a row has no task.
 
     Example:
-        >>> task_ids(pd.DataFrame({"school": [1.0, 2.0]}), "school").tolist()
-        ['1', '2']
+        >>> task_codes(pd.DataFrame({"school": [2.0, 1.0, 2.0]}), "school")
+        (array(['1', '2'], dtype=object), array([1, 0, 1]))
     """
     if task not in frame:
         raise DataError(absent_columns([task], frame))
@@ -40,7 +42,21 @@ def task_ids(frame: pd.DataFrame, task: str) -> np.ndarray:
         )
     whole = [isinstance(value, float) and float(value).is_integer() for value in values]
     texts = [str(int(v)) if is_whole else str(v) for v, is_whole in zip(values, whole, strict=True)]
-    found: np.ndarray = np.array(texts, dtype=object)[codes]
+    # 1 and "1" are one task
+    names, number = np.unique(np.array(texts, dtype=object), return_inverse=True)
+    found: np.ndarray = number.ravel()[codes]
+    return names, found
+
+
+def task_ids(frame: pd.DataFrame, task: str) -> np.ndarray:
+    """The task of each row as text, `(n,)`, see `task_codes`.
+
+    Example:
+        >>> task_ids(pd.DataFrame({"school": [1.0, 2.0]}), "school").tolist()
+        ['1', '2']
+    """
+    names, codes = task_codes(frame, task)
+    found: np.ndarray = names[codes]
     return found
 
 

@@ -18,8 +18,8 @@ from ..errors import Collector, InnerloopError, UsageError
 from . import leaks
 from .cells import listed, task_ids
 from .columns import Column
-from .folders import load_images
 from .frames import as_frame, read_table
+from .images import load_images
 from .layouts import WANTED, open_tasks, recognise
 from .schema import Schema, target_kind, target_names
 from .sources import ClassSource, RowSource

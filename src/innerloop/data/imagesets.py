@@ -16,7 +16,7 @@ from ..errors import DataError
 from .frames import read_table
 from .images import SUFFIXES, read_images
 from .nway import classes
-from .splits import SHARES, SPLITS, Split, Tasks
+from .splits import SPLITS, Split, Tasks
 
 # Vinyals et al., 2016, "Matching Networks for One Shot Learning", as torchmeta has it
 # (github.com/tristandeleu/pytorch-meta, torchmeta/datasets/assets/omniglot): 1,028, 172 and 423 characters.
@@ -30,11 +30,11 @@ OMNIGLOT_TEST_CHARACTERS = tuple(f"Gurmukhi/character{number}" for number in ran
 
 
 class Pictures(NamedTuple):
-    """Files, the class of each, and the classes of each split where the folder says them."""
+    """Files, the class of each, and the classes of each split."""
 
     paths: list[Path]
     labels: list[str]
-    split: dict[str, list[str]] | None
+    split: dict[str, list[str]]
 
 
 class ImageSet(NamedTuple):
@@ -106,12 +106,9 @@ def omniglot(
     """
     root = _found("omniglot", data)
     paths = sorted(path for part in root.glob("images_*") for path in part.glob("*/*/*") if _is_image(path))
-    found = Pictures(paths, [f"{path.parts[-3]}/{path.parts[-2]}" for path in paths], None)
-    own = _vinyals(sorted(set(found.labels)))
-    return _tasks(
-        "omniglot", found, split or own, image_size, inverted=True,
-        n_way=n_way, n_shot=n_shot, n_query=n_query, seed=seed,
-    )  # fmt: skip
+    labels = [f"{path.parts[-3]}/{path.parts[-2]}" for path in paths]
+    found = Pictures(paths, labels, _vinyals(sorted(set(labels))))
+    return _tasks("omniglot", found, split, image_size, n_way, n_shot, n_query, seed, inverted=True)
 
 
 def cifar_fs(
@@ -126,15 +123,9 @@ def cifar_fs(
 ) -> Tasks:
     """The 100 classes of CIFAR-100 in 64 + 16 + 20 (Bertinetto et al., 2019), the split of the folder.
 
-    Arguments:
-        n_way: classes an episode.
-        n_shot: support images a class, a number or a range.
-        n_query: query images a class.
-        split: shares, names or a fold of the classes; what the folder says unless given.
-        seed: of a split by shares.
+    Arguments, besides those that `omniglot` explains:
         data: folder with `data/CLASS/IMAGE` and `splits/bertinetto`, or with `train`, `val` and `test`, or
             a folder above it.
-        image_size: side in pixels.
 
     Returns:
         The tasks; `x` is `(n, 3, side, side)`.
@@ -147,10 +138,7 @@ def cifar_fs(
         Tasks(cifar_fs: 100 classes = 64 train + 16 valid + 20 test, x 3x32x32, classification, n_shot=1)
     """
     found = _pictures("cifar_fs", _found("cifar_fs", data))
-    return _tasks(
-        "cifar_fs", found, split or found.split, image_size,
-        n_way=n_way, n_shot=n_shot, n_query=n_query, seed=seed,
-    )  # fmt: skip
+    return _tasks("cifar_fs", found, split, image_size, n_way, n_shot, n_query, seed)
 
 
 def mini_imagenet(
@@ -165,15 +153,9 @@ def mini_imagenet(
 ) -> Tasks:
     """100 classes of ImageNet with 600 images each in 64 + 16 + 20 (Ravi & Larochelle, 2017).
 
-    Arguments:
-        n_way: classes an episode.
-        n_shot: support images a class, a number or a range.
-        n_query: query images a class.
-        split: shares, names or a fold of the classes; what the folder says unless given.
-        seed: of a split by shares.
+    Arguments, besides those that `omniglot` explains:
         data: folder with `train`, `val` and `test`, or with `images` and three CSV files (filename, label),
             or a folder above it.
-        image_size: side in pixels.
 
     Returns:
         The tasks; `x` is `(n, 3, side, side)`.
@@ -186,10 +168,7 @@ def mini_imagenet(
         Tasks(mini_imagenet: 100 classes = 64 train + 16 valid + 20 test, x 3x84x84, ...)
     """
     found = _pictures("mini_imagenet", _found("mini_imagenet", data))
-    return _tasks(
-        "mini_imagenet", found, split or found.split, image_size,
-        n_way=n_way, n_shot=n_shot, n_query=n_query, seed=seed,
-    )  # fmt: skip
+    return _tasks("mini_imagenet", found, split, image_size, n_way, n_shot, n_query, seed)
 
 
 def folder_of(name: str, data: str | None = None) -> Path | None:
@@ -297,22 +276,16 @@ def _tasks(
     found: Pictures,
     split: Split | None,
     side: int,
-    *,
-    inverted: bool = False,
     n_way: int,
     n_shot: int | str,
     n_query: int,
     seed: int,
+    *,
+    inverted: bool = False,
 ) -> Tasks:
+    """n-way episodes of the pictures, in the split of the set unless another one is given."""
     images = read_images(found.paths, size=side)
+    divided = split or found.split
+    size = {"n_way": n_way, "n_shot": n_shot, "n_query": n_query, "seed": seed}
     pixels = 255 - images.x if inverted else images.x
-    tasks = classes(
-        pixels,
-        np.array(found.labels),
-        n_way=n_way,
-        n_shot=n_shot,
-        n_query=n_query,
-        split=SHARES if split is None else split,
-        seed=seed,
-    )
-    return tasks.renamed(name)
+    return classes(pixels, np.array(found.labels), split=divided, **size).renamed(name)  # type: ignore[arg-type]

@@ -29,9 +29,9 @@ from ..files import explained
 from .arrays import arrays, read_npz, sound_support
 from .cells import listed
 from .delimited import refuse_name
-from .folders import ImageFolder, find_images, load_images
 from .frames import TABLES, as_frame, entries
 from .functions import from_any_function
+from .images import ImageFolder, find_images, load_images
 from .nway import class_table, classes, sound_way
 from .single import items, single
 from .splits import Split, Tasks

@@ -109,7 +109,7 @@ def class_table(
         Tasks(table: 15 classes = 11 train + 2 valid + 2 test, 1 feature, classification, n_shot=1)
     """
     name = Path(frame).stem if isinstance(frame, str | Path) else "table"
-    frame = as_frame(frame, task=target, decimal=decimal)
+    frame = whole = as_frame(frame, task=target, decimal=decimal)
     notes = list(frame.attrs.get("notes", ()))
     labelled = Schema(None, target, "classification", ()).labelled(frame)
     if target in frame and not labelled.all():
@@ -128,7 +128,7 @@ def class_table(
     rows = index.rows[members[0]]
     train[rows[rows >= 0]] = True
     schema = Schema.fit(
-        frame[train], whole=frame, task=None, target=target, features=features, ignore=ignore, kind="classification",
+        frame[train], whole=whole, task=None, target=target, features=features, ignore=ignore, kind="classification",
         categorical=categorical, classes=known.classes, decimal=decimal,
     ).without_classes()  # fmt: skip
     x = torch.from_numpy(schema.encode(frame))

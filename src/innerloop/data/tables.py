@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 
 from ..errors import DataError, UsageError
-from .arrange import layout, numbered, placed, task_splits
-from .cells import distinct, is_missing, listed, sorted_labels, task_ids
+from .arrange import layout, placed, task_splits, without_empty
+from .cells import distinct, is_missing, listed, sorted_labels, task_codes
 from .frames import as_frame
 from .schema import Schema, labelled_rows, target_kind, target_names
 from .sources import RowSource, SupportChoice, SupportSize
@@ -88,19 +88,18 @@ def table(
     notes = list(frame.attrs.get("notes", ()))
     kind = _checked_kind(frame, task=task, target=target, kind=kind, per_class=size.per_class, notes=notes)
     whole = frame
-    frame, ids = _usable(frame, task, target, size.choice, notes)
+    frame, names, codes = _usable(frame, task, target, size.choice, notes)
     own_classes = _own_classes(labels, kind)
     if own_classes:
-        frame, ids = _without_single_classes(frame, ids, target_names(target)[0], notes)
-    names, codes = numbered(ids)
-    del ids  # an array of text as long as the table
+        frame, codes = _without_single_classes(frame, names, codes, target_names(target)[0], notes)
+    names, codes = without_empty(names, codes)
     positions = task_splits(frame, whole, codes, names, task=task, split_by=split_by, split=split, seed=seed)
     if features is None:
         ignore = [*ignore, *(name for name in (size.block, split_by) if name is not None)]
     classes = sorted_labels(frame[target_names(target)[0]]) if kind == "classification" else None
     schema = Schema.fit(
         frame[np.isin(codes, positions[0])],
-        whole=frame,
+        whole=whole,
         task=task,
         target=target,
         features=features,
@@ -161,8 +160,9 @@ def from_schema(
     if schema.task is None:
         raise UsageError("this schema has no task column: it belongs to a table of classes")
     frame = frame[schema.labelled(frame)]
-    frame, task_of_row, _ = placed(frame, task_ids(frame, schema.task), support.choice)
-    names, codes = numbered(task_of_row)
+    names, codes = task_codes(frame, schema.task)
+    frame, codes, _ = placed(frame, names, codes, support.choice)
+    names, codes = without_empty(names, codes)
     rows = np.bincount(codes, minlength=len(names))
     if ids is None:
         index = np.flatnonzero(rows > 1)
@@ -234,30 +234,28 @@ def _checked_kind(
 
 def _usable(
     frame: pd.DataFrame, task: str, target: str | Sequence[str], choice: SupportChoice, notes: list[str]
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Labelled rows of tasks that have two or more, and the task of each."""
-    ids = task_ids(frame, task)
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Labelled rows of tasks that have two or more, names of the tasks, and the number of each row's one."""
+    names, codes = task_codes(frame, task)
     labelled = labelled_rows(frame, target_names(target))
+    what = listed(target_names(target))
     if not labelled.any():
-        what = listed(target_names(target))
         raise DataError(
             f"none of the {len(frame)} rows has a value in the target {what}: training needs rows with a target; to "
             "predict these, give them to innerloop predict",
             column=target_names(target)[0],
         )
     if not labelled.all():
-        what = listed(target_names(target))
         notes.append(f"{int((~labelled).sum())} of {len(frame)} rows have no {what} and were dropped")
-        frame, ids = frame[labelled], ids[labelled]
-    frame, ids, dropped = placed(frame, ids, choice)
+        frame, codes = frame[labelled], codes[labelled]
+    frame, codes, dropped = placed(frame, names, codes, choice)
     notes += dropped
-    codes, names = pd.factorize(ids)
-    small = np.bincount(codes, minlength=len(names)) < 2
-    if small.any():
-        few = listed(np.sort(np.asarray(names[small]).astype(str)).tolist(), 5)
-        notes.append(f"{int(small.sum())} tasks have fewer than two labelled rows and were dropped: {few}")
-        frame, ids = frame[~small[codes]], ids[~small[codes]]
-    return frame, ids
+    single = np.bincount(codes, minlength=len(names)) == 1
+    if single.any():
+        few = listed(names[single].tolist(), 5)
+        notes.append(f"{int(single.sum())} tasks have fewer than two labelled rows and were dropped: {few}")
+        frame, codes = frame[~single[codes]], codes[~single[codes]]
+    return frame, names, codes
 
 
 def _own_classes(labels: str, kind: str) -> bool:
@@ -278,14 +276,13 @@ def _classes_of_tasks(frame: pd.DataFrame, codes: np.ndarray, target: str) -> np
 
 
 def _without_single_classes(
-    frame: pd.DataFrame, ids: np.ndarray, target: str, notes: list[str]
+    frame: pd.DataFrame, names: np.ndarray, codes: np.ndarray, target: str, notes: list[str]
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    codes, names = pd.factorize(ids)
-    single = _classes_of_tasks(frame, codes, target) < 2
+    single = _classes_of_tasks(frame, codes, target) == 1
     if single.any():
-        few = listed(np.sort(np.asarray(names[single]).astype(str)).tolist(), 5)
+        few = listed(names[np.flatnonzero(single)].tolist(), 5)
         notes.append(f"{int(single.sum())} tasks have one class of their own and were dropped: {few}")
-    return frame[~single[codes]], ids[~single[codes]]
+    return frame[~single[codes]], codes[~single[codes]]
 
 
 def _gap_notes(schema: Schema, frame: pd.DataFrame) -> list[str]:

@@ -73,35 +73,15 @@ def descend(
     Raises:
         DivergedError: the loss is not finite before anything has changed.
     """
-    theta = objective.start()
-    start = theta
-    combine, select = combination(settings.moves), Selection(settings.score, settings.budget, settings.scope)
+    theta = start = objective.start()
+    select = Selection(settings.score, settings.budget, settings.scope)
     rule = inner_rule(settings.rule, settings.lr, None, None)
     state = rule.init(theta, {})
-    n_folds = min(settings.folds, len(rows.y))
     watch = _Watch(objective, theta, settings, valid)
     chosen = {name: torch.zeros_like(value, dtype=torch.int64) for name, value in theta.items()}
     for t in range(settings.rounds if rounds is None else rounds):
-        # dynamic combination: a fresh random partition of the rows into folds
-        drawn = _some(rows, settings.batch_size, stream(settings.seed, _ROUND, t, 1))
-        folds = combine(drawn, n_folds, stream(settings.seed, _ROUND, t))
-        generator = stream(settings.seed, _NOISE, t)
-        # a_j and phi_j: the candidate distribution
-        information = fisher(objective, theta, drawn) if settings.needs_fisher else None
-        candidates = draw_candidates(
-            objective,
-            theta,
-            folds,
-            lr=settings.candidate_lr,
-            reach=settings.reach,
-            tau=settings.tau if settings.noise == "laplace" else None,
-            information=information,
-            generator=generator,
-        )
-        # h_j: the held-out gradients
-        held, losses, predictions = held_out_gradients(objective, candidates.draws, folds)
+        evidence, seen = _evidence(objective, theta, rows, settings, t)
         # M: the top k of the score
-        evidence = Evidence(held, candidates.moved_by, information, generator)
         mask = select(evidence, objective.allowed)
         # theta <- theta - lr_t * M * mean h, where the rule is sgd
         share = 1 / (1 + settings.decay * t)
@@ -109,8 +89,7 @@ def descend(
         new = {name: value + share * mask[name] * (moved[name] - value) for name, value in theta.items()}
         entry = {
             "round": t + 1,
-            "loss": float(losses.mean()),
-            "accuracy": accuracy(predictions, folds.query),
+            **seen,
             "selected": _share(mask),
             "changed": _share({name: new[name] != start[name] for name in new}),
             "lr": share * settings.lr,
@@ -124,6 +103,33 @@ def descend(
             break
     kept, best = watch.best
     return Descent(kept, best, watch.log, chosen, watch.stopped or f"all {len(watch.log)} rounds were taken")
+
+
+def _evidence(
+    objective: Objective, theta: Params, rows: Batch, settings: Settings, t: int
+) -> tuple[Evidence, dict[str, float]]:
+    """What round `t` learns of every parameter, and loss and accuracy of the rows held out."""
+    # dynamic combination: a fresh random partition of the rows into folds
+    drawn = _some(rows, settings.batch_size, stream(settings.seed, _ROUND, t, 1))
+    combine, n_folds = combination(settings.moves), min(settings.folds, len(drawn.y))
+    folds = combine(drawn, n_folds, stream(settings.seed, _ROUND, t))
+    generator = stream(settings.seed, _NOISE, t)
+    # a_j and phi_j: the candidate distribution
+    information = fisher(objective, theta, drawn) if settings.needs_fisher else None
+    candidates = draw_candidates(
+        objective,
+        theta,
+        folds,
+        lr=settings.candidate_lr,
+        reach=settings.reach,
+        tau=settings.tau if settings.noise == "laplace" else None,
+        information=information,
+        generator=generator,
+    )
+    # h_j: the held-out gradients
+    held, losses, predictions = held_out_gradients(objective, candidates.draws, folds)
+    seen = {"loss": float(losses.mean()), "accuracy": accuracy(predictions, folds.query)}
+    return Evidence(held, candidates.moved_by, information, generator), seen
 
 
 class _Watch:

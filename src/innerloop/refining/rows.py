@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..data.arrays import read_npz
 from ..data.cells import listed
-from ..data.folders import load_images
 from ..data.frames import entries, read_table
+from ..data.images import load_images
 from ..data.layouts import recognise
 from ..data.nway import feature_tensor
 from ..data.schema import Schema, target_kind

@@ -1,0 +1,58 @@
+"""Task columns, constant within each task: found, scaled on meta-train alone, and where a model starts from."""
+
+import numpy as np
+import pandas as pd
+import torch
+
+import innerloop as il
+from innerloop.assemble import learner_for
+from innerloop.data.support import stream
+
+
+def patients(tasks: int = 60) -> pd.DataFrame:
+    """The level of a patient follows from the age alone."""
+    rng = np.random.default_rng(0)
+    age = np.repeat(rng.uniform(20, 80, tasks), 8)
+    dose = rng.normal(size=tasks * 8)
+    site = np.repeat([f"p{n:02d}" for n in range(tasks)], 8)
+    return pd.DataFrame({"who": site, "age": age, "dose": dose, "level": age / 10 + dose})
+
+
+def trained(scaling: str) -> tuple[object, object]:
+    tasks = il.tasks.table(patients(), task="who", target="level", n_support=3)
+    learner = learner_for(tasks, scaling=scaling, hidden=[16])
+    return tasks, il.meta_train(learner, tasks.train, steps=150, device="cpu", engine="eager").model
+
+
+def test_the_model_before_adaptation_starts_where_its_task_column_says() -> None:
+    tasks, model = trained("shared")
+    assert tasks.schema.task_columns == ("age",)
+    found = il.evaluate(model, tasks.test)
+    # without a single row of a new patient, nearly all of the variance between patients is explained
+    assert found.metric("error_over_variance", 0)[0] < 0.15
+    blind = il.tasks.table(patients(), task="who", target="level", n_support=3, ignore=["age"])
+    model = il.meta_train(
+        learner_for(blind, hidden=[16]), blind.train, steps=150, device="cpu", engine="eager"
+    ).model
+    assert il.evaluate(model, blind.test).metric("error_over_variance", 0)[0] > 0.4
+
+
+def test_a_task_column_is_scaled_on_meta_train_and_never_by_the_support() -> None:
+    frame = patients()
+    tasks = il.tasks.table(frame, task="who", target="level", n_support=3)
+    column = next(column for column in tasks.schema.columns if column.name == "age")
+    train = frame[frame.who.isin(tasks.splits["train"])]
+    assert np.isclose(column.mean, train.age.mean())
+    assert np.isclose(column.scale, train.age.std(ddof=0))
+    learner = learner_for(tasks, scaling="per_task")
+    support = tasks.test.sample(4, stream(0)).support
+    own = learner.adapt(learner.init(), support, steps=0)
+    names = [column.name for column in tasks.schema.columns]
+    assert (own["support.x_mean"][..., names.index("age")] == 0).all()
+    assert (own["support.x_scale"][..., names.index("age")] == 1).all()
+    assert (own["support.x_mean"][..., names.index("dose")] != 0).all()
+    # so patients of different ages still look different to the model
+    base = learner.predict(learner.init(), own, support.x)
+    other = support.x.clone()
+    other[..., names.index("age")] += 1
+    assert not torch.allclose(learner.predict(learner.init(), own, other), base)
