@@ -217,6 +217,7 @@ def execute(
         settings, race = raced(data, settings, _wanted(settings), notes)
         if race is not None and not json:
             print(table(race))
+    _learner(data, settings)  # what has no meaning is refused before a log is begun
     with _loggers(directory, tensorboard, notes) as loggers:
         run = _trained(data, settings, notes, loggers=loggers)
     found = evaluate(run.model, data.test)
