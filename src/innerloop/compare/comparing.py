@@ -269,7 +269,9 @@ def _judged(
         found = next(d for d in differences if (d.ours, d.theirs) == (ours, theirs))
         return Question(by_name[ours], by_name[theirs], found, plan.worthwhile)
 
-    right = by_name[min(entries.values(), key=lambda e: e.valid_error).name]
+    # what may be right for one table is what does not adapt to parts of it
+    whole = [e for e in entries.values() if e.entrant.kind == "none"] or list(entries.values())
+    right = by_name[min(whole, key=lambda e: e.valid_error).name]
     return verdict(question("adapting"), question("net"), single=plan.single, right=right)
 
 
