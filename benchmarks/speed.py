@@ -173,7 +173,7 @@ def beside_peers(harness: Path, workloads: str, seconds: int) -> None:
         for workload in workloads.split(","):
             subprocess.run([sys.executable, "reference.py", workload], cwd=place, check=True, env=environment)
             gears = [f"innerloop_:gear={gear}@1" for gear in ("compiled", "traced", "eager")]
-            specs = " ".join([*gears, "jax_", "loop@1"])
+            specs = " ".join([*gears, "jax_", "loop@1", "l2l@1"])
             command = [
                 sys.executable,
                 "bench.py",

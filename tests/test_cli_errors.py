@@ -89,7 +89,7 @@ CASES = {
     "infinite": (3, ["train", "infinite.csv", *SMALL], ["line 7", "'x'", "not a finite number"]),
     "constant target": (3, ["train", "constant.csv", *SMALL], ["'y'", "1.5", "nothing to learn"]),
     "no feature": (3, ["train", "no_feature.csv", *SMALL], ["no feature column"]),
-    "no target value": (3, ["train", "unlabelled.csv", *SMALL], ["labelled"]),
+    "no target value": (3, ["train", "unlabelled.csv", *SMALL], ["none of the", "value in the target"]),
     "empty file": (3, ["train", "empty.csv", *SMALL], ["empty.csv is empty"]),
     "no row": (3, ["train", "header.csv", *SMALL], ["header.csv", "no row"]),
     "two columns of a name": (3, ["train", "twice.csv", *SMALL], ["two columns are called 'x'"]),

@@ -85,9 +85,7 @@ def test_compare_says_what_it_found(ask, place):
 
 
 def test_people_get_a_table_and_the_time_left(ask):
-    code, out, err = ask(
-        "compare", "sites.csv", *ASKED, *SMALL, "--ignore", "clinic", "--quick", "--folds", "3"
-    )
+    code, out, err = ask("compare", "sites.csv", *ASKED, *SMALL, "--ignore", "clinic", "--quick")
     assert code == 0, err
     assert "15 held-out tasks, support 4 a task, 3 folds, 2 seeds" in out
     assert "linear mixed model" in out

@@ -13,7 +13,7 @@ from innerloop.cli import run
 from innerloop.data.splits import Fold
 from innerloop.evaluation import interval, over_folds
 
-QUICK = ["--device", "cpu", "--quiet", "--steps", "4", "--hidden", "8"]
+QUICK = ["--algorithm", "maml", "--device", "cpu", "--quiet", "--steps", "4", "--hidden", "8"]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_folds_of_the_command_are_those_of_python(
 
 
 def test_folds_of_classes_and_what_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["train", "digits", "--n-way", "2", *QUICK[:3], "--steps", "1", "--out", str(tmp_path / "run")]
+    words = ["train", "digits", "--n-way", "2", *QUICK[:5], "--steps", "1", "--out", str(tmp_path / "run")]
     assert run([*words, "--hidden", "4", "--model", "mlp", "--folds", "4"]) == 2  # an mlp takes no images
     assert run([*words, "--width", "4", "--folds", "4", "--json", "--n-query", "1"]) == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]

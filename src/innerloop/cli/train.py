@@ -427,7 +427,6 @@ def _learner(data: Any, settings: dict[str, Any]) -> Any:
         data,
         algorithm=settings["algorithm"],
         **network_options(settings),
-        scaling=settings["scaling"],
         seed=settings["seed"],
         **_wanted(settings),
     )

@@ -82,6 +82,8 @@ def runners(
         >>> [algorithm for _, algorithm, _ in runners(sinusoid())]
         ['maml', 'mixed', 'gaussian', 'ridge', 'maml']
     """
+    # scales and classes of each task are kept by a network
+    network = network or bool(tasks.schema and tasks.schema.n_way)
     anew, classes = numbered_anew(tasks), tasks.targets.kind == "classification"
     names = [] if anew or network or len(tasks.feature_shape) != 1 else ["mixed"]
     names += (["protonet", "ridge"] if classes else ["gaussian", "ridge"]) + ["maml"]
