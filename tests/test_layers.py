@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "innerloop"
 LAYERS = (
     ("errors", "files", "sealed", "logs", "tracing"),
     ("engine",),
-    ("functional", "episodes", "losses", "metrics", "threads"),
+    ("functional", "layers", "selection", "episodes", "losses", "metrics", "threads"),
     ("data", "tasks", "datasets", "augment", "models", "inner", "heads"),
     ("learner", "metagrad", "particles", "pertask"),
     ("algorithms",),

@@ -28,9 +28,10 @@ from .episodes import (
     unsqueeze,
 )
 from .errors import DataError, UsageError
-from .functional import Network, Params, fold
+from .functional import Network, Params
 from .heads import Head, Spread
 from .inner import InnerRule
+from .layers import fold
 from .losses import Loss, require_loss, task_losses
 from .tracing import tracing
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .episodes import Batch, Episode, all_draws, at_step, join_rows, map_tensors
 from .errors import UsageError
-from .functional import Network, Params, fold
+from .functional import Network, Params
+from .layers import fold
 from .learner import Learner, MetaGradient, Metrics, Recipe, Step, running_average
 from .losses import LOSSES, mean_rows
 
