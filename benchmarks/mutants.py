@@ -30,12 +30,12 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
-    Mutant("first order without saying so", "learner.py", "create_graph=differentiable and not self.rule.first_order", "create_graph=False", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
+    Mutant("first order without saying so", "adaptation.py", "create_graph=differentiable and not self.rule.first_order", "create_graph=False", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
     Mutant("second order in first-order MAML", "inner.py", "return rule._replace(update=update, first_order=True)", "return rule", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
     Mutant("query scored on the support set", "metagrad.py", "return learner.loss(meta, adapted, episode.query, key=key)", "return learner.loss(meta, adapted, episode.support, key=key)", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
     Mutant("adapting on the query set", "metagrad.py", "adapted = learner.adapt(meta, episode.support, key=key)\n        return", "adapted = learner.adapt(meta, episode.query, key=key)\n        return", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
     Mutant("uphill inner step", "inner.py", "moved[name] = value - rate.at(name, step, meta) * along", "moved[name] = value + rate.at(name, step, meta) * along", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
-    Mutant("one inner step too few", "learner.py", "range(self.inner_steps if steps is None else steps)", "range((self.inner_steps if steps is None else steps) - 1)", "test_formulas.py::test_reptile_with_one_step_is_the_rate_times_the_support_gradient"),
+    Mutant("one inner step too few", "adaptation.py", "range(self.inner_steps if steps is None else steps)", "range((self.inner_steps if steps is None else steps) - 1)", "test_formulas.py::test_reptile_with_one_step_is_the_rate_times_the_support_gradient"),
     Mutant("sum instead of mean over tasks", "metagrad.py", "grads = _grad(found.mean(), meta)", "grads = _grad(found.sum(), meta)", "test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
     Mutant("ANIL adapts everything", "functional.py", '(n.rpartition(".")[0] == head) == (adapt == "head")', "True", "test_identities.py::test_only_the_head_moves_and_the_body_is_trained"),
     Mutant("Reptile walks away", "metagrad.py", "(value - adapted[name]).mean(0)", "(adapted[name] - value).mean(0)", "test_formulas.py::test_reptile_with_one_step_is_the_rate_times_the_support_gradient"),
@@ -44,7 +44,7 @@ MUTANTS = [
     Mutant("multi-step loss divides by its weights", "metagrad.py", "weight * learner.loss(", "1 / weight * learner.loss(", "test_formulas.py::test_the_multi_step_loss_is_the_weighted_sum_of_the_losses_after_each_step"),
     Mutant("learned rates without gradient", "inner.py", "return rate if self.steps is None", "return rate.detach() if self.steps is None", "test_identities.py::test_learned_rates_at_a_constant_equal_maml_and_get_a_gradient"),
     Mutant("BatchNorm statistics without gradient", "functional.py", "seen = _moments(x, self.context.weight)", "seen = tuple(m.detach() for m in _moments(x, self.context.weight))", "test_identities.py::test_gradient_through_normalisation_equals_finite_differences"),
-    Mutant("query normalised with its own statistics", "learner.py", "given_statistics=self.network.needs_statistics", "given_statistics=False", "test_modules.py::test_a_query_prediction_depends_on_the_other_queries_only_if_asked_for"),
+    Mutant("query normalised with its own statistics", "adaptation.py", "given_statistics=self.network.needs_statistics", "given_statistics=False", "test_modules.py::test_a_query_prediction_depends_on_the_other_queries_only_if_asked_for"),
     Mutant("padded rows in BatchNorm", "functional.py", "    if weight is None:\n        mean = x.mean(dims, keepdim=True)", "    if True:\n        mean = x.mean(dims, keepdim=True)", "test_identities.py::test_padding_changes_nothing"),
     Mutant("padded rows in the loss", "losses.py", "    if weight is None:\n        return rows.sum(-1)", "    if True:\n        return rows.sum(-1)", "test_identities.py::test_padding_changes_nothing"),
     Mutant("the same dropout mask for every task", "functional.py", "fold(key, self.layer)", "fold(torch.zeros_like(key), self.layer)", "test_modules.py::test_dropout_draws_by_task_and_step_and_rests_without_a_key"),

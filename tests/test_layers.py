@@ -16,7 +16,7 @@ LAYERS = (
     ("engine",),
     ("functional", "episodes", "losses", "metrics", "threads"),
     ("data", "tasks", "datasets", "augment", "models", "inner", "heads"),
-    ("learner", "metagrad", "particles", "pertask"),
+    ("learner", "adaptation", "metagrad", "particles", "pertask"),
     ("algorithms",),
     ("outer", "memory"),
     ("training", "evaluation", "checkpoint", "stored", "untrusted", "weights", "distributed", "learned"),

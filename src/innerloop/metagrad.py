@@ -12,11 +12,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .adaptation import GradientLearner
 from .episodes import Episode, all_draws, join_rows
 from .errors import UsageError
 from .functional import Params
 from .inner import detached
-from .learner import GradientLearner, Learner, MetaGradient, Metrics, Step
+from .learner import Learner, MetaGradient, Metrics, Step
 from .tracing import tracing
 
 

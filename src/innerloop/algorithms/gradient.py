@@ -20,10 +20,11 @@ from collections.abc import Callable
 from torch import nn
 
 from .. import inner as rules
+from ..adaptation import GradientLearner, Start
 from ..errors import UsageError
 from ..functional import Network, select_names, with_adapters
 from ..inner import InnerRule, clipped, curvature, detached, masked, sgd
-from ..learner import GradientLearner, Learner, MetaGradient, Start
+from ..learner import Learner, MetaGradient
 from ..losses import Loss
 from ..metagrad import annealed, displacement, multi_step, unrolled
 from .registry import registered

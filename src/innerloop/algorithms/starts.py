@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from ..adaptation import Start
 from ..errors import UsageError
 from ..functional import Network, Params
-from ..learner import Learner, Start
+from ..learner import Learner
 from ..losses import Loss
 from ..metagrad import unrolled
 from ..models import BodyHead, Contextual
