@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from .episodes import Batch, Episode, all_draws, at_step
 from .errors import DataError, UsageError
 from .functional import Network, Params, fold
 from .heads import Head, Spread
-from .inner import InnerRule
+from .inner import InnerRule, State
 from .learner import Learner, MetaGradient, Recipe, empty
 from .losses import Loss, require_loss, task_losses
+from .recompute import Runner, directly
 
 # the query pass has a dropout stream of its own, away from those of the inner steps
 _QUERY = 1 << 20
@@ -47,6 +49,7 @@ class GradientLearner:
         metagrad: how the gradient comes back.
         start: fast weights that start elsewhere than at meta-parameters.
         recipe: see `Learner.recipe`.
+        run: how a step is run: `directly`, or `recomputed`, which keeps no activations.
     """
 
     network: Network
@@ -57,6 +60,7 @@ class GradientLearner:
     metagrad: MetaGradient
     start: Start | None = None
     recipe: Recipe | None = None
+    run: Runner = directly
 
     def __post_init__(self) -> None:
         """Refuse an unknown loss, a negative number of steps, and parts that do not go together."""
@@ -125,10 +129,17 @@ class GradientLearner:
         yield fast
         for step in range(self.inner_steps if steps is None else steps):
             stream = None if key is None else fold(key, step)
-            scaled = {**meta, **self.network.at_step(meta, step)}
-            grads, fast = self._support_gradient(scaled, fast, at_step(support, step), stream)
-            fast, state = self.rule.update(grads, state, fast, meta)
+            moved = partial(self._moved, at_step(support, step), stream, step)
+            fast, state = self.run(moved, meta, fast, state)
             yield fast
+
+    def _moved(
+        self, support: Batch, key: Tensor | None, step: int, meta: Params, fast: Params, state: State
+    ) -> tuple[Params, State]:
+        """Fast weights and state of the rule after one more inner step."""
+        scaled = {**meta, **self.network.at_step(meta, step)}
+        grads, fast = self._support_gradient(scaled, fast, support, key)
+        return self.rule.update(grads, state, fast, meta)
 
     def _support_gradient(
         self, meta: Params, fast: Params, support: Batch, key: Tensor | None
@@ -167,7 +178,11 @@ class GradientLearner:
             return {**fast, **_owned(self.network.at_step(meta, step), support)}
         support = all_draws(support)
         _require_support(support)
-        _, statistics = self.network(meta, fast, support.x, weight=support.weight)
+
+        def seen(meta: Params, fast: Params) -> Params:
+            return self.network(meta, fast, support.x, weight=support.weight)[1]
+
+        statistics: Params = self.run(seen, meta, fast)
         return {**fast, **statistics}
 
     def observe(self, meta: Params, episode: Episode) -> Params:
