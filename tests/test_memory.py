@@ -79,6 +79,17 @@ def test_a_checkpointed_step_keeps_its_weights_and_the_state_of_its_rule():
     assert growth("maml") > 20 * WEIGHTS
 
 
+@pytest.mark.parametrize("algorithm", ["fomaml", "imaml", "reptile"])
+def test_without_a_way_back_nothing_of_a_step_is_kept(algorithm):
+    rows = Batch(torch.ones(1, 1, 64), torch.ones(1, 1, 1))
+
+    def needed(steps):
+        learner = getattr(a, algorithm)(il.models.mlp(64, [64], 1), loss="mse", inner_steps=steps)
+        return needed_bytes(learner, learner.init(), Episode(rows, rows))
+
+    assert needed(12) == needed(4)
+
+
 def test_a_traced_graph_does_not_merge_what_is_computed_again():
     """Otherwise it would keep everything after all: its operators are counted instead of its bytes."""
     episode, counts = select(images(), slice(0, 1)), {}

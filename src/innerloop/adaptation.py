@@ -94,7 +94,8 @@ class GradientLearner:
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Params:
         """See `Learner.adapt`."""
-        *_, fast = self._trajectory(meta, support, steps, key)
+        for fast in self._trajectory(meta, support, steps, key):  # noqa: B007  a list of them would keep them all
+            pass
         return self.with_statistics(meta, fast, support, self.inner_steps if steps is None else steps)
 
     def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
