@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adaptation import GradientLearner
 from ..algorithms.plain import PlainLearner, plain, plain_learner
 from ..data.single import items
 from ..data.support import stream
 from ..episodes import Batch, map_tensors
 from ..errors import DataError, UsageError
 from ..functional import Params
-from ..learner import GradientLearner, Model
+from ..learner import Model
 from ..losses import Loss
 from ..selection import select_names
 from ..threads import threads_for
