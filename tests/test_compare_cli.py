@@ -149,6 +149,15 @@ def test_train_races_and_keeps_the_winner(ask, place):
     assert ask("evaluate", "auto", "--quiet")[0] == 0
 
 
+def test_without_a_race_a_line_says_why(ask):
+    train = ("train", "sites.csv", *ASKED, "--ignore", "clinic", "--steps", "1")
+    assert ask(*train, "--algorithm", "maml", "--out", "begun", "--quiet")[0] == 0
+    code, out, err = ask(*train, "--init", "begun", "--out", "again")
+    assert code == 0, err
+    assert "no race with --init" in err
+    assert "race" not in out
+
+
 def test_settings_of_one_algorithm_need_no_race(ask, place):
     code, out, err = ask(
         "train",

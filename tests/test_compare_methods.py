@@ -15,6 +15,7 @@ from innerloop.compare.methods import BASELINES, META, Entrant, entrant
 from innerloop.compare.nets import AllClasses, Bench, best_stop, fine_tuned
 from innerloop.compare.race import race, runners
 from innerloop.compare.search import error_on, search
+from innerloop.data.compose import Recomposed
 from innerloop.data.sources import stream
 from innerloop.errors import DivergedError, UsageError
 from innerloop.evaluation import EVALUATION_SEED
@@ -193,3 +194,18 @@ def test_the_race_runs_what_applies_and_keeps_the_best():
     assert [algorithm for _, algorithm, _ in runners(tasks, {"inner_steps": 2})] == ["maml"]
     with pytest.raises(UsageError, match="no algorithm of the race"):
         runners(tasks, {"covariance": "full", "inner_steps": 2})
+
+
+def test_the_race_trains_on_the_episodes_it_is_given_and_is_decided_on_the_tasks_as_they_are():
+    tasks, drawn = tasks_of(n_tasks=30), []
+
+    def draw(count, generator):
+        drawn.append(count)
+        return tasks.train.sample(count, generator)
+
+    training = Recomposed(tasks.train, draw, tasks.train.n_tasks)
+    found = race(tasks, steps=16, training=training)
+    plain = race(tasks, steps=16)
+    assert {1000, 32} <= set(drawn)  # a direct fit, and meta-batches
+    nets = [{lap.label: lap.score for lap in each.laps if lap.algorithm == "maml"} for each in (found, plain)]
+    assert nets[0] == nets[1]

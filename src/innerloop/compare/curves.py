@@ -103,7 +103,7 @@ def _along(contest: Contest, entry: Entry, fold: int, sizes: Sequence[float]) ->
     asked = tasks.train.support
     widest = asked._replace(low=int(sizes[0]), high=int(sizes[-1]))
     model = None
-    if entrant.kind == "none":
+    if entrant.kind == "none" or not entrant.sized:
         model = entry.first[fold].model
     elif entrant.trained and not entrant.reuses:
         model = entrant.fit(contest.bench_of(resized(tasks, widest)), settings).model

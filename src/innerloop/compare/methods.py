@@ -49,6 +49,7 @@ class Entrant:
         refuses: why it does not apply to some tasks; `None` where it does.
         trained: it takes meta-updates, so that seeds differ.
         reuses: it starts from the pooled net, which is trained once: a try costs no training.
+        sized: what is learned from the meta-train tasks depends on the support size.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Entrant:
     refuses: Callable[[Tasks], str | None] = lambda tasks: None
     trained: bool = False
     reuses: bool = False
+    sized: bool = True
 
 
 LABELS = {
@@ -188,10 +190,7 @@ def _logistic(*, pooled: bool, adapted: bool) -> Callable[[Bench, Settings], Tra
 
 def _mixed(*, squares: bool) -> Callable[[Bench, Settings], Trained]:
     def fit(bench: Bench, settings: Settings) -> Trained:
-        classes = bench.tasks.targets.kind == "classification"
-        learner = bench.learner("mixed", {"squares": squares, **settings})
-        outer = {"meta_lr": 0.02} if classes else {}
-        run = bench.train(learner, outer)
+        run = bench.train(bench.learner("mixed", {"squares": squares, **settings}), settings)
         return Trained(run.model, {}, tuple(run.log))
 
     return fit
@@ -327,9 +326,9 @@ _NUMBERS = {
     "shrunken": Entrant("shrunken_ridge", "ridge shrunk to the pooled line", "shared", "baseline",
                         _linear("shrunken_ridge"), refuses=_needs_vectors),
     "mixed": Entrant("mixed", "linear mixed model", "shared", "baseline", _mixed(squares=False),
-                     refuses=_needs_vectors),
+                     refuses=_needs_vectors, sized=False),
     "mixed_squares": Entrant("mixed_squares", "linear mixed model with squares", "shared", "baseline",
-                             _mixed(squares=True), refuses=_needs_vectors),
+                             _mixed(squares=True), refuses=_needs_vectors, sized=False),
 }  # fmt: skip
 _VECTORS_OF_MEANING = _both(_needs_vectors, _needs_meaning)
 _CLASSES = {

@@ -60,7 +60,7 @@ class Bench:
 
     def train(self, learner: Learner, settings: Mapping[str, Any], *, validated: bool = True) -> Run:
         """Meta-train with sound outer settings, those in `settings` before them."""
-        sound = sound_settings(self.tasks)
+        sound = sound_settings(self.tasks, (learner.recipe or {}).get("algorithm", "maml"))
         return meta_train(
             learner,
             self.tasks.train,
