@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from ..errors import UsageError
 from .build import CannotBuild, built
 from .native import Program, Unsupported, lower
+from .nests import builder, flattened
 from .trace import Untraceable, graph_of
 
 GEARS = ("auto", "eager", "traced", "compiled")
@@ -75,23 +76,20 @@ class Fast(Generic[T]):
         """The function's result."""
         if self.gear == "eager":
             return self.function(*args)
-        leaves, structure = pytree.tree_flatten(args)
-        key = (structure, tuple(_signature(leaf) for leaf in leaves))
+        leaves, key = flattened(args)
         if key not in self._paths:
             began = time.perf_counter()
-            self._paths[key], first = self._path(args, leaves, structure)
+            self._paths[key], first = self._path(args, leaves)
             self.report.seconds += time.perf_counter() - began
             return first
         path = self._paths[key]
         return self.function(*args) if path is None else path(leaves)
 
-    def _path(
-        self, args: Sequence[Any], leaves: list[Any], structure: Any
-    ) -> tuple[Callable[[Sequence[Any]], T] | None, T]:
+    def _path(self, args: Sequence[Any], leaves: list[Any]) -> tuple[Callable[[Sequence[Any]], T] | None, T]:
         """How calls of this shape are run from now on (`None`: as they are), and the result of the first one."""
         plain = self.function(*args)
         try:
-            return self._graphed(plain, leaves, structure)
+            return self._graphed(plain, leaves, pytree.tree_structure(args))
         except Untraceable as error:
             self.report.gear, self.report.reason = "eager", str(error)
             return None, plain
@@ -102,9 +100,10 @@ class Fast(Generic[T]):
         if len(self._paths) >= _MOST_GRAPHS:
             raise Untraceable(f"more than {_MOST_GRAPHS} different shapes")
         run, nest, gear, reason = self._made(leaves, structure)
+        build = builder(*nest)
 
         def path(leaves: Sequence[Any]) -> T:
-            found: T = _nested(run([leaf for leaf in leaves if isinstance(leaf, Tensor)]), nest)
+            found: T = build(run([leaf for leaf in leaves if isinstance(leaf, Tensor)]))
             return found
 
         first = path(leaves)
@@ -240,15 +239,3 @@ def _close(one: Tensor, other: Tensor) -> bool:
         return False
     a, b = a[known], b[known]
     return bool((a - b).norm() <= _AGREEMENT * a.norm() + 1e-12)
-
-
-def _nested(tensors: Sequence[Tensor], nest: Any) -> Any:
-    structure, others = nest
-    left = iter(tensors)
-    return pytree.tree_unflatten([next(left) if other is None else other for other in others], structure)
-
-
-def _signature(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return (leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad)
-    return (type(leaf).__name__, repr(leaf) if isinstance(leaf, (bool, int, float)) else leaf)
