@@ -226,10 +226,14 @@ def execute(
     with _loggers(directory, tensorboard, notes) as loggers:
         run = _trained(data, settings, notes, loggers=loggers)
     found = evaluate(run.model, data.test)
-    page = draw(lambda: _page(run, data, settings, found), notes)
-    _keep(directory, run, data, settings, found, page, replace=replace)
-    every = [found, *_other_folds(settings, notes)] if folds else [found]
+    every = [found]
+    if folds:
+        # whatever happens to the other folds, this model is there
+        _keep(directory, run, data, settings, found, None, replace=replace)
+        every += _other_folds(settings, notes)
     total = over_folds(every) if folds else found
+    page = draw(lambda: _page(run, data, settings, total), notes)
+    _keep(directory, run, data, settings, found, page, replace=replace or bool(folds))
     means = [each.metric(found.metrics[0])[0] for each in every]
     if json:
         emit(
@@ -353,6 +357,7 @@ def _page(run: Run, data: Tasks, settings: dict[str, Any], found: Evaluation) ->
             versions=versions(),
             command=command_line("train", asked, str(settings["tasks"])),
             notes=data.notes,
+            folds=settings["folds"] or 1,
         )
     )
 
