@@ -134,6 +134,11 @@ def train(
     inner_clip: Annotated[
         float | None, A, Parameter(help="Largest norm of an inner gradient; 0 for none.")
     ] = None,
+    metagrad: Annotated[
+        str | None,
+        A,
+        Parameter(help="unrolled, or checkpointed: less memory for many inner steps, more time."),
+    ] = None,
     adapt: Annotated[str | None, A, Parameter(help="What adapts: all, head, body or a name pattern.")] = None,
     batchnorm: Annotated[
         str | None, A, Parameter(help="BatchNorm statistics: support, transductive or per_step.")
@@ -451,7 +456,7 @@ def _wanted(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of the algorithm that were asked for."""
     wanted = {
         key: settings[key]
-        for key in ("inner_lr", "inner_steps", "learn_lr", "adapt", "batchnorm")
+        for key in ("inner_lr", "inner_steps", "learn_lr", "metagrad", "adapt", "batchnorm")
         if settings[key] is not None
     }
     if settings["inner_clip"] is not None:

@@ -7,12 +7,13 @@ import math
 import numpy as np
 import torch
 
+from ..adaptation import HeadLearner
 from ..data.splits import Tasks
 from ..errors import UsageError
 from ..evaluation import mean_loss
 from ..functional import Network, Params
 from ..heads import LaplaceHead
-from ..learner import HeadLearner, Model
+from ..learner import Model
 from ..metagrad import unrolled
 from ..models import Polynomial
 from .estimators import training_rows

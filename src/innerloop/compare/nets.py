@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..adaptation import GradientLearner, HeadLearner
 from ..algorithms.gradient import inner_rule
 from ..assemble import learner_for, sound_settings
 from ..augment import Augmented
@@ -22,7 +23,7 @@ from ..episodes import Batch, Episode, to
 from ..evaluation import EVALUATION_SEED
 from ..functional import Network
 from ..heads import GaussianHead, Head, LaplaceHead
-from ..learner import GradientLearner, HeadLearner, Learner, Model
+from ..learner import Learner, Model
 from ..metagrad import unrolled
 from ..models import build
 from ..threads import threads_for
