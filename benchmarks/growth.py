@@ -69,7 +69,7 @@ def own(name: str, size: dict[str, int]) -> dict[str, Any]:
 
     import innerloop as il
     from innerloop.memory import bytes_of, tasks_at_once
-    from innerloop.outer import Outer, meta_update, numbers_of
+    from innerloop.outer import Outer, geared_update, numbers_of
 
     torch.set_num_threads(1)
     before = resident()
@@ -83,7 +83,7 @@ def own(name: str, size: dict[str, int]) -> dict[str, Any]:
     learner = il.maml(module, loss="cross_entropy", inner_lr=RATE, inner_steps=size["steps"])
     meta, key = learner.init(), torch.arange(size["tasks"])
     chunk = tasks_at_once(learner, meta, episode, bytes_of("512MB"))
-    update = il.fast(meta_update(learner, clip=None, chunk=chunk), gear=gear, planned=1000)
+    update = geared_update(learner, clip=None, chunk=chunk, gear=gear, planned=1000)
     state, number = Outer.start(meta), 0
     planned = spent() - began
 

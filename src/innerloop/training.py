@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from .data.sources import ClassSource, RowSource, Source, stream
-from .engine import GEARS, Fast, Report, fast
+from .engine import GEARS, Fast, Report
 from .episodes import Episode, bucketed, select, to
 from .errors import DivergedError, UsageError
 from .evaluation import mean_loss
 from .functional import Params
 from .learner import Learner, Metrics, Model, empty
 from .memory import bytes_of, tasks_at_once
-from .outer import Outer, Update, meta_update, numbers_of
+from .outer import Outer, Update, geared_update, meta_update, numbers_of
 from .threads import threads_for
 
 SCHEDULES = ("cosine", "constant")
@@ -45,6 +45,7 @@ class Run:
         skipped: tasks left out because their loss was not finite.
         seconds: time taken.
         engine: the gear that was taken, and why.
+        at_once: most tasks that were worked on together, by what they keep in memory; `None` for all.
 
     Example:
         >>> import innerloop as il
@@ -59,6 +60,7 @@ class Run:
     skipped: int
     seconds: float
     engine: Report = field(default_factory=Report)
+    at_once: int | None = None
 
 
 def meta_train(
@@ -140,7 +142,7 @@ def meta_train(
             loop, source, valid, steps, meta_batch_size, every, seed, place, callbacks
         )
     seconds = time.perf_counter() - began
-    return Run(Model(learner, best), log, best_step, loop.skipped, seconds, loop.report)
+    return Run(Model(learner, best), log, best_step, loop.skipped, seconds, loop.report, loop.chunk)
 
 
 def _require_sense(
@@ -277,7 +279,8 @@ class _OuterLoop:
             self.chunk = 1
         else:
             self.chunk = tasks_at_once(self.learner, self.state.meta, episode, self.memory)
-        return fast(self._plain(), gear="eager" if self.engine == "loop" else self.engine, planned=self.steps)
+        gear = "eager" if self.engine == "loop" else self.engine
+        return geared_update(self.learner, clip=self.clip, chunk=self.chunk, gear=gear, planned=self.steps)
 
     def _failed(self, step: int) -> None:
         self.failed += 1
