@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "innerloop"
 LAYERS = (
     ("errors", "files", "sealed", "logs", "tracing"),
     ("engine",),
-    ("functional", "episodes", "losses", "metrics", "threads", "recompute"),
+    ("functional", "layers", "selection", "episodes", "losses", "metrics", "threads", "recompute"),
     ("data", "tasks", "datasets", "augment", "models", "inner", "heads"),
     ("learner", "adaptation", "metagrad", "particles", "pertask"),
     ("algorithms",),

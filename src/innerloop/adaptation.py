@@ -12,9 +12,10 @@ from torch import Tensor
 
 from .episodes import Batch, Episode, all_draws, at_step
 from .errors import DataError, UsageError
-from .functional import Network, Params, fold
+from .functional import Network, Params
 from .heads import Head, Spread
 from .inner import InnerRule, State
+from .layers import fold
 from .learner import Learner, MetaGradient, Recipe, empty
 from .losses import Loss, require_loss, task_losses
 from .recompute import Runner, directly

@@ -13,7 +13,8 @@ from torch import Tensor
 from .adaptation import running_average
 from .episodes import Batch, Episode, all_draws, at_step, join_rows, map_tensors
 from .errors import UsageError
-from .functional import Network, Params, fold
+from .functional import Network, Params
+from .layers import fold
 from .learner import Learner, MetaGradient, Metrics, Recipe, Step
 from .losses import LOSSES, mean_rows
 

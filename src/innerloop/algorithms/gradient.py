@@ -7,7 +7,7 @@ Arguments they share:
     inner_steps: inner steps.
     learn_lr: learn the step size: one for `all`, one a `tensor` or one a `weight`; `None` keeps it fixed.
     clip: largest norm of a task's inner gradient; `None` for no limit.
-    adapt: what adapts, see `functional.select_names`.
+    adapt: what adapts, see `selection.select_names`.
     inner: the inner rule: `sgd`, `momentum` (0.9), `adam`, `adamw` or `rmsprop`.
     batchnorm: where BatchNorm takes its statistics, see `functional.Network`.
     mapping: `vmap` or `loop` over tasks, the same result.
@@ -24,11 +24,12 @@ from torch import nn
 from .. import inner as rules
 from ..adaptation import GradientLearner, Start
 from ..errors import UsageError
-from ..functional import Network, select_names, with_adapters
+from ..functional import Network
 from ..inner import InnerRule, clipped, curvature, detached, masked, sgd
 from ..learner import Learner, MetaGradient
 from ..losses import Loss
 from ..metagrad import annealed, displacement, kept, multi_step, unrolled
+from ..selection import select_names, with_adapters
 from .registry import registered
 
 RULES: dict[str, Callable[..., InnerRule]] = {
