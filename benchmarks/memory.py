@@ -3,7 +3,7 @@
     python benchmarks/memory.py           # both tables: about 15 minutes on one core
     python benchmarks/memory.py --quick   # 5 inner steps only
 
-Each cell is a process of its own on one thread: two updates (one where the first takes over 15 s), the processor time
+Each cell is a process of its own on one thread: two updates (one where the first takes over 5 s), the processor time
 of the last one, and the largest resident memory, the library included, as the operating system counts it.
 """
 
@@ -72,7 +72,7 @@ def one(shape: str, way: str, steps: int, at_once: str, tasks: int, gear: str) -
         began = time.process_time()
         state, _ = update(state, numbers_of(number, 1e-3), episode, key, 0)
         seconds = time.process_time() - began
-        if seconds > 15:
+        if seconds > 5:
             break
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "peak": peak, "at_once": chunk or tasks}
