@@ -92,6 +92,12 @@ def _compiler() -> str:
 
 
 @functools.cache
+def vector_bytes() -> int:
+    """Bytes of the vectors that the machine computes with: 64 with AVX-512, else 32."""
+    return 64 if "avx512f" in _machine() else 32
+
+
+@functools.cache
 def _machine() -> str:
     """What `-march=native` depends on: a cache may be shared by machines."""
     try:
