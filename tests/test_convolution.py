@@ -7,7 +7,8 @@ import torch
 from torch.func import vmap
 
 from innerloop.engine import fast
-from innerloop.engine.convolution import closed_convolutions, conv, conv_input, conv_weight, places_of
+from innerloop.engine.closed import closed_operators
+from innerloop.engine.convolution import conv, conv_input, conv_weight, places_of
 
 # size, kernel, stride, padding, dilation
 SHAPES = [
@@ -79,7 +80,7 @@ def test_mapped_over_tasks(shared):
         slopes = torch.autograd.grad(y.square().sum(), (x, w), create_graph=True)
         return (y, *slopes, *torch.autograd.grad(sum(s.square().sum() for s in slopes), (x, w)))
 
-    with closed_convolutions():
+    with closed_operators():
         found = outer(lambda a, b: torch.nn.functional.conv2d(a, b, None, *how))
     for a, b in zip(found, outer(lambda a, b: ordinary(a, b, how)), strict=True):
         torch.testing.assert_close(a, b)
@@ -114,7 +115,7 @@ def test_weights_that_all_tasks_share_are_one_convolution():
 )
 def test_every_layer_keeps_its_values(layer):
     x = torch.randn(2, 2, 6, 6)
-    with closed_convolutions():
+    with closed_operators():
         found = layer(x), layer(x[0])
     torch.testing.assert_close(found, (layer(x), layer(x[0])))
 

@@ -40,7 +40,7 @@ class Call:
 
 @dataclass
 class Band:
-    """Calls that run together, `tasks` times where they are split."""
+    """Calls that run together: all for one task after the other where it is split, else one after the other."""
 
     split: bool
     calls: list[Call] = field(default_factory=list)
@@ -50,18 +50,15 @@ def banded(calls: Sequence[Call]) -> list[Band]:
     """The calls in bands, as few as their dependences allow; one call after another where nothing is split."""
     if not any(call.split for call in calls):
         return [Band(False, list(calls))]
-    needed = _dependences(calls)
+    needed, alone = _dependences(calls), _for_all(calls)
     left, done = list(range(len(calls))), set[int]()
     bands: list[Band] = []
     split = False
     while left:
         band, taken = Band(split), set[int]()
         for place in left:
-            if (
-                calls[place].split == split
-                and needed[place] <= done | taken
-                and _fits(calls, place, needed, taken)
-            ):
+            kind = calls[place].split and calls[place].target not in alone
+            if kind == split and needed[place] <= done | taken and _fits(calls, place, needed, taken):
                 band.calls.append(calls[place])
                 taken.add(place)
         if taken:
@@ -70,6 +67,19 @@ def banded(calls: Sequence[Call]) -> list[Band]:
         left = [place for place in left if place not in taken]
         split = not split
     return bands
+
+
+def _for_all(calls: Sequence[Call]) -> set[int]:
+    """Buffers that are written in parts and read as a whole by each task: weights that all tasks share."""
+    written = {call.target for call in calls if call.split and call.target in call.aligned}
+    read = {
+        buffer
+        for call in calls
+        if call.split
+        for buffer, _, _ in call.pointers[1:]
+        if buffer not in call.aligned
+    }
+    return written & read
 
 
 def _dependences(calls: Sequence[Call]) -> list[set[int]]:

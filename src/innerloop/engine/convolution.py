@@ -5,7 +5,6 @@ trilinear form $\langle g, x * w \rangle$, so that every derivative of each, of 
 nothing else appears in the graph of a meta-update. torch's own rules have no task axis and leave the triple in
 second order.
 
-Inside `closed_convolutions` the ordinary functions (`torch.conv2d` and so on, hence `nn.Conv2d`) are these operators.
 Tensors are plain, `(N, C, *S)` with weights `(O, C, *K)`, or stacked, with a leading axis of tasks on both; `vmap`
 turns the one into the other.
 """
@@ -17,12 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 _aten = torch.ops.aten
-_ORDINARY = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
-# of `torch.conv2d`, after the input and the weight
-_NAMES = ("bias", "stride", "padding", "dilation", "groups")
 
 
 # ---- the operators ---------------------------------------------------------------------------------------------
@@ -204,44 +199,3 @@ def _mapped(op: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, int]]:
 
 for _operator in (conv, conv_input, conv_weight):
     _operator.register_vmap(_mapped(_operator))
-
-
-# ---- in place of torch's ---------------------------------------------------------------------------------------
-
-
-class closed_convolutions(TorchFunctionMode):  # noqa: N801 - used as a context, like a function
-    """Inside, convolutions without groups are the operators of this module.
-
-    Example:
-        >>> x, w = torch.ones(1, 1, 4), torch.ones(1, 1, 3, requires_grad=True)
-        >>> with closed_convolutions():
-        ...     y = torch.conv1d(x, w)
-        >>> (slope,) = torch.autograd.grad(y.sum(), w)
-        >>> y.tolist(), slope.tolist()
-        ([[[3.0, 3.0]]], [[[2.0, 2.0, 2.0]]])
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace what is known here."""
-        given = dict(kwargs or {})
-        places = _ORDINARY.get(func)
-        if places is None or len(args) < 2 or args[0].dim() != places + 2:
-            return func(*args, **given)
-        x, w, *rest = args
-        settings = {**dict(zip(_NAMES, rest, strict=False)), **given}
-        how = [_each(settings.get(name, normal), places) for name, normal in _NORMAL]
-        if settings.get("groups", 1) != 1 or any(one is None for one in how):
-            return func(*args, **given)
-        y = conv(x, w, *how)
-        bias = settings.get("bias")
-        return y if bias is None else y + bias.reshape(-1, *(1,) * places)
-
-
-_NORMAL = (("stride", 1), ("padding", 0), ("dilation", 1))
-
-
-def _each(value: Any, places: int) -> list[int] | None:
-    """A setting for every axis; `None` for padding in words."""
-    if isinstance(value, str):
-        return None
-    return [value] * places if isinstance(value, int) else [*value] * (places if len(value) == 1 else 1)

@@ -21,13 +21,16 @@ import torch
 from torch import Tensor, fx
 
 from .calls import Band, Layout, banded, laid_out
+from .frames import in_frame
 from .kernels import POINTWISE, PRELUDE
 from .lowering import Lowering
 from .operators import REDUCED, SPECIAL, VIEWS, view
-from .spatial import SPATIAL, in_frame
+from .pools import POOLS
+from .spatial import SPATIAL
 from .values import REINDEXING, Apply, Read, Unsupported, Value, expand, reads
 
 _aten = torch.ops.aten
+_RULES = SPECIAL | SPATIAL | POOLS
 # an expression with more reads than this is stored, so that a loop keeps within the registers
 _MOST_READS = 12
 # a step that writes more bytes than this leaves the cache, and runs task by task
@@ -109,9 +112,8 @@ def _called(low: Lowering, node: fx.Node, values: dict[fx.Node, Any], last: set[
     args = fx.map_arg(node.args, lambda n: values[n])
     if target in VIEWS:
         return view(low, node, args)
-    if target in SPECIAL or target in SPATIAL:
-        rule = SPECIAL.get(target) or SPATIAL[target]
-        value = rule(low, node, *args, **node.kwargs)
+    if target in _RULES:
+        value = _RULES[target](low, node, *args, **node.kwargs)
     elif target in POINTWISE:
         value = _pointwise(low, node, args)
     else:
@@ -194,9 +196,9 @@ def _assembled(
     text = [
         PRELUDE,
         *low.functions.values(),
-        *(f"static void {name}{body}" for body, name in low.kernels.items()),
+        *(f"static __attribute__((noinline)) void {name}{body}" for body, name in low.kernels.items()),
     ]
-    text += [_band(number, band, layout) for number, band in enumerate(bands)]
+    text += [_band(number, band, layout, tasks) for number, band in enumerate(bands)]
     text.append(f"void run(char **p)\n{{\nchar *shared = p[{len(inputs) + len(outputs)}];")
     text.append(f"char *own = shared + {layout.shared};")
     for number, band in enumerate(bands):
@@ -206,13 +208,14 @@ def _assembled(
     return Program("\n".join(text), shapes, layout.shared + layout.private, constants)
 
 
-def _band(number: int, band: Band, layout: Layout) -> str:
+def _band(number: int, band: Band, layout: Layout, tasks: int) -> str:
     """A C function that runs the calls of a band, for one task where it is split."""
     lines = [f"static void band{number}(char **p, char *shared, char *own, int64_t t)\n{{"]
     for call in band.calls:
         given = []
         for buffer, offset, step in call.pointers:
-            moves = f" + t * {step}" if band.split and step and buffer not in layout.private_buffers else ""
+            moves = f" + t * {step}" if step and buffer not in layout.private_buffers else ""
             given.append(f"(void *)({layout.places[buffer]} + {offset}{moves})")
-        lines.append(f"  {call.kernel}({', '.join(given)});")
+        every = f"for (t = 0; t < {tasks}; ++t) " if call.split and not band.split else ""
+        lines.append(f"  {every}{call.kernel}({', '.join(given)});")
     return "\n".join([*lines, "}"])

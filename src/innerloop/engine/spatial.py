@@ -1,7 +1,7 @@
 """The three operators of a convolution in C, channels last in memory.
 
 Each is an `Indirect` product for every task, with the places of the image or of the kernel in its tables. Borders of
-zeros are written around the operand that needs them, once for all its readers.
+zeros are written around the operand that needs them (`frames`), once for all its readers.
 """
 
 from __future__ import annotations
@@ -12,10 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import fx
 
-from . import convolution  # noqa: F401 - defines the operators
+from .frames import (
+    OPS,
+    Place,
+    Sizes,
+    around_image,
+    around_result,
+    bordered,
+    channels_last,
+    phases_of,
+    place_at,
+)
 from .indirect import Indirect, blocks, indirect
 from .kernels import C_TYPES
 from .loops import FLOATS, Pointers, function
@@ -24,12 +33,6 @@ from .values import Read, Unsupported, Value, expand
 
 # places of one table; larger images have a table for one image, and a loop around it
 _LONGEST = 8192
-
-Sizes = Sequence[int]
-Place = tuple[int, ...]
-# places of the input with one remainder, their taps with the way to the result, and the ends of these ways
-Phase = tuple[range, list[tuple[int, int]], int, int]
-_OPS = torch.ops.innerloop
 
 
 def _conv(
@@ -96,9 +99,9 @@ def _forward(
     low: Lowering, x: Read, w: Read, shape: Place, stride: Sizes, padding: Sizes, dilation: Sizes
 ) -> Read:
     """Rows are places of the result; summands are taps and channels of the input."""
-    target = _channels_last(low, shape, x.dtype)
+    target = channels_last(low, shape, x.dtype)
     taps, places = w.shape[3:], shape[3:]
-    x = _bordered(low, x, *_around_image(x.shape[3:], taps, places, stride, padding, dilation))
+    x = bordered(low, x, *around_image(x.shape[3:], taps, places, stride, padding, dilation))
     w = w if w.strides[1] == 1 else low.copied(w, _order(w, 2, 1))
 
     def write(pointers: Pointers, target: Read, x: Read, w: Read) -> str:
@@ -106,10 +109,10 @@ def _forward(
         spots = list(itertools.product(range(images), *map(range, places)))
         inner = list(itertools.product(*map(range, taps), range(x.shape[2])))
         product = Indirect(
-            tuple(n * x.strides[1] + _at(x, _times(p, stride)) for n, *p in spots),
-            tuple(c * x.strides[2] + _at(x, _times(t, dilation)) for *t, c in inner),
-            tuple(c * w.strides[2] + _at(w, t) for *t, c in inner),
-            tuple(n * target.strides[1] + _at(target, p) for n, *p in spots),
+            tuple(n * x.strides[1] + place_at(x, _times(p, stride)) for n, *p in spots),
+            tuple(c * x.strides[2] + place_at(x, _times(t, dilation)) for *t, c in inner),
+            tuple(c * w.strides[2] + place_at(w, t) for *t, c in inner),
+            tuple(n * target.strides[1] + place_at(target, p) for n, *p in spots),
             target.shape[2],
             (_each_task(target, x, w), (group, images * x.strides[1], 0, images * target.strides[1])),
         )
@@ -123,13 +126,13 @@ def _to_input(
     low: Lowering, g: Read, w: Read, shape: Place, stride: Sizes, padding: Sizes, dilation: Sizes
 ) -> Read:
     """Rows are places of the input; those with the same remainders by the stride have the same taps."""
-    target = _channels_last(low, shape, g.dtype)
+    target = channels_last(low, shape, g.dtype)
     taps, places = w.shape[3:], shape[3:]
     w = w if w.strides[2] == 1 else low.copied(w, _order(w, 1, 2))
     sizes = zip(places, taps, stride, padding, dilation, strict=True)
-    phases = [_phases(*given) for given in sizes]
-    before, after = _around_result(phases, g.shape[3:])
-    g = _bordered(low, g, before, after)
+    phases = [phases_of(*given) for given in sizes]
+    before, after = around_result(phases, g.shape[3:])
+    g = bordered(low, g, before, after)
 
     def write(pointers: Pointers, target: Read, g: Read, w: Read) -> str:
         images, group = _images(g.shape[1], math.prod(places))
@@ -142,12 +145,12 @@ def _to_input(
             rows = []
             for n, *p in spots:
                 moved = [(a - s) // step + b for a, s, step, b in zip(p, starts, stride, before, strict=True)]
-                rows.append(n * g.strides[1] + _at(g, moved))
+                rows.append(n * g.strides[1] + place_at(g, moved))
             product = Indirect(
                 tuple(rows),
-                tuple(o * g.strides[2] + _at(g, [away for _, away in t]) for *t, o in inner),
-                tuple(o * w.strides[1] + _at(w, [tap for tap, _ in t]) for *t, o in inner),
-                tuple(n * target.strides[1] + _at(target, p) for n, *p in spots),
+                tuple(o * g.strides[2] + place_at(g, [away for _, away in t]) for *t, o in inner),
+                tuple(o * w.strides[1] + place_at(w, [tap for tap, _ in t]) for *t, o in inner),
+                tuple(n * target.strides[1] + place_at(target, p) for n, *p in spots),
                 target.shape[2],
                 around,
             )
@@ -162,9 +165,9 @@ def _to_weight(
     low: Lowering, g: Read, x: Read, shape: Place, stride: Sizes, padding: Sizes, dilation: Sizes
 ) -> Read:
     """Rows are taps and channels of the input; summands are images and places of the result."""
-    target = _channels_last(low, shape, g.dtype, weight=True)
+    target = channels_last(low, shape, g.dtype, weight=True)
     taps, places = shape[3:], g.shape[3:]
-    x = _bordered(low, x, *_around_image(x.shape[3:], taps, places, stride, padding, dilation))
+    x = bordered(low, x, *around_image(x.shape[3:], taps, places, stride, padding, dilation))
     g = g if g.strides[2] == 1 or g.shape[2] == 1 else low.copied(g, _order(g, 1, 2))
 
     def write(pointers: Pointers, target: Read, g: Read, x: Read) -> str:
@@ -173,10 +176,10 @@ def _to_weight(
         inner = list(itertools.product(range(images), *map(range, places)))
         around = (_each_task(target, x, g), (group, images * x.strides[1], images * g.strides[1], 0))
         product = Indirect(
-            tuple(c * x.strides[2] + _at(x, _times(t, dilation)) for *t, c in spots),
-            tuple(n * x.strides[1] + _at(x, _times(p, stride)) for n, *p in inner),
-            tuple(n * g.strides[1] + _at(g, p) for n, *p in inner),
-            tuple(c * target.strides[2] + _at(target, t) for *t, c in spots),
+            tuple(c * x.strides[2] + place_at(x, _times(t, dilation)) for *t, c in spots),
+            tuple(n * x.strides[1] + place_at(x, _times(p, stride)) for n, *p in inner),
+            tuple(n * g.strides[1] + place_at(g, p) for n, *p in inner),
+            tuple(c * target.strides[2] + place_at(target, t) for *t, c in spots),
             target.shape[1],
             around,
         )
@@ -197,116 +200,9 @@ def _written(low: Lowering, pointers: Pointers, products: Sequence[Indirect], a:
 # ---- layouts ---------------------------------------------------------------------------------------------------
 
 
-def _channels_last(low: Lowering, shape: Place, dtype: torch.dtype, *, weight: bool = False) -> Read:
-    """Images as (task, row, places, channel), weights as (task, taps, input channel, output channel)."""
-    places = range(3, len(shape))
-    return low.new(shape, dtype, (0, *places, 2, 1) if weight else (0, 1, *places, 2))
-
-
 def _order(read: Read, *last: int) -> tuple[int, ...]:
     """Axes with the places before the two last ones."""
     return (0, *range(3, len(read.shape)), *last)
-
-
-def _bordered(low: Lowering, x: Read, before: Sizes, after: Sizes) -> Read:
-    """An image with zeros around it, channels last."""
-    after = [max(0, size) for size in after]
-    if not any(before) and not any(after):
-        return x
-    if (x, (*before, *after)) not in low.copies:
-        whole, inside = framed(low, x.shape, x.dtype, before, after)
-        low.store_into(inside, x)
-        low.copies[x, (*before, *after)] = whole
-    return low.copies[x, (*before, *after)]
-
-
-def framed(low: Lowering, shape: Place, dtype: torch.dtype, before: Sizes, after: Sizes) -> tuple[Read, Read]:
-    """A buffer for an image with zeros around it, which are written, and the inner part of it, which is not."""
-    places = [b + size + a for b, size, a in zip(before, shape[3:], after, strict=True)]
-    whole = _channels_last(low, (*shape[:3], *places), dtype)
-    inside = whole
-    for axis, (start, end) in enumerate(zip(before, after, strict=True), 3):
-        size = inside.shape[axis]
-        for first, last in ((0, start), (size - end, size)):
-            if first < last:
-                edge = _cut(inside, axis, first, last)
-                low.store_into(edge, expand(low.constant(0, dtype), edge.shape))
-        inside = _cut(inside, axis, start, size - end)
-    return whole, inside
-
-
-def _cut(read: Read, axis: int, start: int, end: int) -> Read:
-    """Places `start` to `end` of an axis."""
-    shape = (*read.shape[:axis], end - start, *read.shape[axis + 1 :])
-    return replace(read, shape=shape, offset=read.offset + start * read.strides[axis])
-
-
-def frame(node: fx.Node) -> tuple[Sizes, Sizes] | None:
-    """The zeros that the first reader which wants any wants before and after the places of a value."""
-    for user in node.users:
-        if user.target not in SPATIAL:
-            continue
-        stride, padding, dilation = how = user.args[2:5]
-        one, other, found = (n.meta["val"].shape[-len(stride) :] for n in (*user.args[:2], user))
-        if user.target is _OPS.conv.default and node is user.args[0]:
-            around = _around_image(one, other, found, *how)
-        elif user.target is _OPS.conv_weight.default and node is user.args[1]:
-            around = _around_image(other, found, one, *how)
-        elif user.target is _OPS.conv_input.default and node is user.args[0]:
-            given = zip(found, other, stride, padding, dilation, strict=True)
-            around = _around_result([_phases(*sizes) for sizes in given], one)
-        else:
-            continue
-        if any(around[0]) or any(around[1]):
-            return around
-    return None
-
-
-def in_frame(low: Lowering, node: fx.Node, value: Value) -> Read:
-    """A value in memory, with the zeros around it that convolutions want."""
-    around = frame(node)
-    if around is None:
-        return low.in_memory(value)
-    places = len(around[0])
-    stacked = len(value.shape) == places + 3
-    shape = value.shape if stacked else (1, *value.shape)
-    whole, inside = framed(low, shape, value.dtype, *around)
-    low.copies[inside, (*around[0], *around[1])] = whole
-    found = inside if stacked else replace(inside, shape=inside.shape[1:], strides=inside.strides[1:])
-    low.store_into(found, value)
-    return found
-
-
-def _around_image(
-    size: Sizes, taps: Sizes, places: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes
-) -> tuple[list[int], list[int]]:
-    """Zeros before and after the places of an image that a convolution reads."""
-    sizes = zip(size, taps, places, stride, padding, dilation, strict=True)
-    return list(padding), [max(0, (q - 1) * step + (t - 1) * d + 1 - s - p) for s, t, q, step, p, d in sizes]
-
-
-def _around_result(phases: Sequence[Sequence[Phase]], size: Sizes) -> tuple[list[int], list[int]]:
-    """Zeros before and after the places of the result that a transposed convolution reads."""
-    before = [max(0, -min(low for _, _, low, _ in phase)) for phase in phases]
-    after = [
-        max(0, max(high for _, _, _, high in phase) - s + 1) for phase, s in zip(phases, size, strict=True)
-    ]
-    return before, after
-
-
-def _phases(size: int, taps: int, stride: int, padding: int, dilation: int) -> list[Phase]:
-    """Places of the input by their remainder: the places, their taps with the way to the result, and its ends."""
-    phases = []
-    for start in range(min(stride, size)):
-        where = range(start, size, stride)
-        pairs = [
-            (tap, (start + padding - tap * dilation) // stride)
-            for tap in range(taps)
-            if (start + padding - tap * dilation) % stride == 0
-        ]
-        ways = [away for _, away in pairs] or [0]
-        phases.append((where, pairs, min(ways), max(ways) + len(where) - 1))
-    return phases
 
 
 def _images(count: int, places: int) -> tuple[int, int]:
@@ -319,17 +215,12 @@ def _each_task(target: Read, one: Read, other: Read) -> tuple[int, int, int, int
     return (target.shape[0], one.strides[0], other.strides[0], target.strides[0])
 
 
-def _at(read: Read, places: Sequence[int]) -> int:
-    """How far a place is from the first one."""
-    return sum(place * stride for place, stride in zip(places, read.strides[3:], strict=True))
-
-
 def _times(places: Sizes, factors: Sizes) -> list[int]:
     return [place * factor for place, factor in zip(places, factors, strict=True)]
 
 
 SPATIAL: dict[Any, Callable[..., Any]] = {
-    _OPS.conv.default: _conv,
-    _OPS.conv_input.default: _conv_input,
-    _OPS.conv_weight.default: _conv_weight,
+    OPS.conv.default: _conv,
+    OPS.conv_input.default: _conv_input,
+    OPS.conv_weight.default: _conv_weight,
 }

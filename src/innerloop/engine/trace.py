@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from ..tracing import while_tracing
-from .convolution import closed_convolutions
+from .closed import closed_operators
 from .kernels import POINTWISE
 
 _aten = torch.ops.aten
@@ -50,7 +50,7 @@ def graph_of(
     # one tensor given twice would become one input: the graph must hold for two
     tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
     try:
-        with torch.enable_grad(), while_tracing(), closed_convolutions():
+        with torch.enable_grad(), while_tracing(), closed_operators():
             graph = make_fx(
                 flat,
                 decomposition_table=_simple_operators() if decomposed else None,
