@@ -50,12 +50,13 @@ def past(folder, seed):
     torch.manual_seed(seed)
     pixels, digits = load_digits(return_X_y=True)
     x, y = (pixels / 16).astype(np.float32), digits
-    order = np.random.default_rng(seed).permutation(len(y))
+    draws = np.random.default_rng(seed)
+    order = draws.permutation(len(y))
     old, new = order[:1000], order[1000:]
     model = MultiLayerPerceptron(64, 32, 10)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(40):
-        for rows in np.array_split(np.random.permutation(old), 20):
+        for rows in np.array_split(draws.permutation(old), 20):
             loss = F.cross_entropy(model(torch.tensor(x[rows])), torch.tensor(y[rows]))
             optimizer.zero_grad()
             loss.backward()

@@ -7,7 +7,9 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from torch import nn
 
+import innerloop
 import innerloop.datasets
 from innerloop.cli import VERBS, run
 
@@ -383,6 +385,16 @@ def test_missing_features_get_an_indicator_and_a_note(call, place, tmp_path):
     )
     assert code == 0
     assert "missing values in 'dose' were filled" in err
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "name", "layer"), [("maml", "relu", nn.ReLU), ("ridge", "silu", nn.SiLU)]
+)
+def test_the_network_has_the_activation_asked_for(algorithm, name, layer, ask, tmp_path):
+    options = ["--algorithm", algorithm, "--activation", name, "--hidden", "4,4", "--steps", "0"]
+    ask("train", "numbers.csv", *COLUMNS, *options, "--out", tmp_path / "run")
+    network = innerloop.load(tmp_path / "run").model.learner.network.module
+    assert [type(part) for part in network[1::2]][:2] == [layer, layer]
 
 
 @pytest.mark.parametrize("algorithm", ["mixed", "fomaml"])

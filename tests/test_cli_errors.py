@@ -135,6 +135,12 @@ CASES = {
     "conv4 on rows": (2, ["train", "good.csv", *COLUMNS, "--model", "conv4"], ["conv4", "choose mlp"]),
     "width of an mlp": (2, ["train", "good.csv", *SMALL, "--width", "3"], ["width", "conv4"]),
     "hidden": (2, ["train", "good.csv", *COLUMNS, "--hidden", "4,x"], ["4,x", "40,40"]),
+    "activation": (2, ["train", "good.csv", *COLUMNS, "--activation", "rely"], ["'rely'", "relu"]),
+    "activation of no net": (
+        2,
+        ["train", "good.csv", *COLUMNS, "--algorithm", "mixed", "--activation", "relu"],
+        ["activation", "mixed"],
+    ),
     "steps of a closed form": (
         2,
         ["train", "good.csv", *COLUMNS, "--algorithm", "mixed", "--inner-steps", "3"],

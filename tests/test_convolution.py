@@ -98,9 +98,7 @@ def test_weights_that_all_tasks_share_are_one_convolution():
     one = w[:1].expand(3, *w.shape[1:])
     torch.testing.assert_close(conv(x, one, *how), conv(x, one.contiguous(), *how))
     size = x.shape[3:]
-    torch.testing.assert_close(
-        conv_input(g, one, *how, size), conv_input(g, one.contiguous(), *how, size)
-    )
+    torch.testing.assert_close(conv_input(g, one, *how, size), conv_input(g, one.contiguous(), *how, size))
 
 
 @pytest.mark.parametrize(

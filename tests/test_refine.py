@@ -322,7 +322,9 @@ def test_equal_seeds_give_equal_results(name, noise):
 
 def test_records_say_what_was_done():
     x, y = rows(200)
-    found = il.refine(net(), (x[:120], y[:120]), test=(x[120:], y[120:]), rounds=40, lr=0.02, device="cpu")
+    found = il.refine(
+        net(), (x[:120], y[:120]), test=(x[120:], y[120:]), rounds=40, lr=0.02, stop="split", device="cpu"
+    )
     keys = {"round", "loss", "accuracy", "selected", "changed", "lr", "moved", "valid_loss", "valid_accuracy"}
     assert all({*entry} == keys for entry in found.log)
     assert found.scores["after"]["accuracy"] > found.scores["before"]["accuracy"]

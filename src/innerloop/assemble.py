@@ -57,6 +57,7 @@ def learner_for(
     algorithm: str = "maml",
     model: str | None = None,
     hidden: Sequence[int] | None = None,
+    activation: str | None = None,
     width: int | None = None,
     scaling: str = "shared",
     dropout: float = 0.0,
@@ -70,6 +71,7 @@ def learner_for(
         algorithm: one of `algorithms.ALGORITHMS` or `baselines.BASELINES`.
         model: one of `models.MODELS`; by the shape of the data unless given.
         hidden: hidden widths of an `mlp`; where a head follows, the last one is the number of features.
+        activation: of the hidden units of an `mlp`, one of `models.ACTIVATIONS`; `tanh` unless given.
         width: channels of a `conv4`.
         scaling: `shared` by all tasks, or `per_task`: numbers are scaled by each task's support, see `pertask`.
         dropout: share of hidden units or channels set to 0 in training.
@@ -108,8 +110,10 @@ def learner_for(
                 "choose maml"
             )
         _require_vectors(tasks, algorithm, classes="kind" in accepted)
-        if model or hidden or width or dropout:
-            raise UsageError(f"{algorithm} has no network: leave model, hidden, width and dropout out")
+        if model or hidden or activation or width or dropout:
+            raise UsageError(
+                f"{algorithm} has no network: leave model, hidden, activation, width and dropout out"
+            )
         if "n_support" in accepted:
             settings.setdefault("n_support", tasks.train.support.high)
         return preset(tasks.n_features, tasks.n_outputs, **settings)
@@ -122,7 +126,9 @@ def learner_for(
             context = settings.setdefault("n_context", accepted["n_context"].default)
             channels, *rest = tasks.feature_shape
             tasks = replace(tasks, feature_shape=(channels + context, *rest))
-        module = _module(tasks, model or sound_settings(tasks).model, hidden, width, outputs, dropout)
+        module = _module(
+            tasks, model or sound_settings(tasks).model, hidden, activation, width, outputs, dropout
+        )
         if outputs is not None and _numbered_anew(tasks):
             # a head of zeros has no opinion on numbers that mean another class in every episode
             nn.init.zeros_(module[-1].weight)  # type: ignore[index]
@@ -193,6 +199,7 @@ def _module(
     tasks: Tasks,
     model: str,
     hidden: Sequence[int] | None,
+    activation: str | None,
     width: int | None,
     outputs: int | None,
     dropout: float,
@@ -205,10 +212,11 @@ def _module(
         if len(shape) != 1:
             raise UsageError(f"an mlp takes feature vectors, and these rows have shape {shape}: choose conv4")
         widths = hidden or (_FEATURE_WIDTHS if outputs is None else (40, 40))
-        return models.mlp(shape[0], list(widths), outputs, dropout=dropout)
+        return models.mlp(shape[0], list(widths), outputs, activation=activation or "tanh", dropout=dropout)
     if model == "conv4":
-        if hidden is not None:
-            raise UsageError("hidden belongs to mlp: a conv4 takes a width")
+        if hidden is not None or activation is not None:
+            name = "hidden" if hidden is not None else "activation"
+            raise UsageError(f"{name} belongs to mlp: a conv4 takes a width")
         if len(shape) != 3 or shape[1] != shape[2]:
             raise UsageError(f"a conv4 takes square images, and these rows have shape {shape}: choose mlp")
         return models.conv4(shape[0], outputs, size=shape[1], width=width or 64, dropout=dropout)

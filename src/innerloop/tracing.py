@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _TRACING: ContextVar[bool] = ContextVar("tracing", default=False)
+_CHECKING: ContextVar[bool] = ContextVar("checking", default=False)
 
 
 @contextmanager
@@ -28,3 +29,24 @@ def tracing() -> bool:
         True
     """
     return _TRACING.get()
+
+
+@contextmanager
+def while_checking() -> Iterator[None]:
+    """Inside, a function runs once to be compared with its graph: memory matters, and speed does not."""
+    token = _CHECKING.set(True)
+    try:
+        yield
+    finally:
+        _CHECKING.reset(token)
+
+
+def checking() -> bool:
+    """Whether a function runs only to be compared with its graph.
+
+    Example:
+        >>> with while_checking():
+        ...     checking()
+        True
+    """
+    return _CHECKING.get()

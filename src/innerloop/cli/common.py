@@ -114,13 +114,14 @@ def _known_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def network_options(settings: dict[str, Any]) -> dict[str, Any]:
-    """The options of the network that were asked for: `model`, `hidden` as numbers, `width`, `scaling`.
+    """The options of the network that were asked for: `model`, `hidden` as numbers, `activation`, `width`, `scaling`.
 
     Example:
         >>> network_options({"model": None, "hidden": "40,40", "width": None})
         {'hidden': [40, 40]}
     """
-    found = {key: settings[key] for key in ("model", "width") if settings[key] is not None}
+    names = ("model", "activation", "width")
+    found = {key: settings[key] for key in names if settings.get(key) is not None}
     if settings.get("scaling", "shared") not in (None, "shared"):
         found["scaling"] = settings["scaling"]
     if settings["hidden"]:

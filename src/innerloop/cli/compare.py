@@ -73,6 +73,9 @@ def compare(
     interval: Annotated[str, C, Parameter(help="Of each score: t or bca.")] = "t",
     model: Annotated[str | None, C, Parameter(help="Network of every net: mlp or conv4.")] = None,
     hidden: Annotated[str | None, C, Parameter(help="Its hidden widths (mlp): 40,40.")] = None,
+    activation: Annotated[
+        str | None, C, Parameter(help="Of its hidden units (mlp): tanh, relu, silu, gelu or sigmoid.")
+    ] = None,
     width: Annotated[int | None, C, Parameter(help="Its channels (conv4).")] = None,
     steps: Annotated[int | None, T, Parameter(help="Meta-updates of every training.")] = None,
     seed: Annotated[int, T, Parameter(help="Of the split.")] = 0,

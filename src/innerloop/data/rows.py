@@ -222,9 +222,11 @@ class RowSource:
     def _cells(self) -> _Cells:
         units = self.starts if self.blocks is None else self.blocks
         # one key a row, for arrays as long as the table are what loading takes memory for
-        key = np.repeat(np.arange(len(units) - 1) * self.targets.n_outputs, np.diff(units))
-        key += self.y.numpy()
-        rows = np.argsort(key, kind="stable")
+        largest = len(units) * self.targets.n_outputs
+        first = np.arange(0, largest, self.targets.n_outputs, dtype=np.min_scalar_type(-largest))[:-1]
+        key = np.repeat(first, np.diff(units))
+        key += self.y.numpy().astype(key.dtype)
+        rows = np.argsort(key, kind="stable").astype(np.min_scalar_type(-len(key)))
         key = key[rows]
         new = np.ones(len(rows), dtype=bool)
         new[1:] = key[1:] != key[:-1]
@@ -234,7 +236,7 @@ class RowSource:
     def _place(self, index: Indices) -> Indices:
         """Row numbers of places; they differ where rows are counted by class."""
         index = np.clip(index, 0, len(self.y) - 1)
-        return self._cells.rows[index] if self.support.per_class else index
+        return self._cells.rows[index].astype(np.int64) if self.support.per_class else index
 
     def _rows(self, index: Indices, counts: Indices) -> Batch:
         width = index.shape[1]

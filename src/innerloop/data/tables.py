@@ -200,7 +200,7 @@ def _row_sources(
     known = [column.formats for column in schema.columns if column.name == support.choice.column]
     formats = next(filter(None, known), tuple(date_format))
     for index in parts:
-        rank = np.full(len(names), -1)
+        rank = np.full(len(names), -1, dtype=np.min_scalar_type(-max(len(names), 1)))
         rank[index] = np.arange(len(index))
         of_row = rank[codes]
         order, blocks = layout(frame, str(schema.task), of_row, support.choice, formats)

@@ -108,23 +108,30 @@ class Layout:
         private_buffers: those of which each task has its own.
         shared: bytes of the arena of all tasks.
         private: bytes of that of one task.
+        sums: where the buffers begin to which tasks add, and the bytes of all.
     """
 
     places: dict[int, str]
     private_buffers: set[int]
     shared: int
     private: int
+    sums: tuple[dict[int, int], int]
 
 
-def laid_out(bands: Sequence[Band], sizes: Sequence[int], fixed: Mapping[int, str], tasks: int) -> Layout:
+def laid_out(
+    bands: Sequence[Band], sizes: Sequence[int], fixed: Mapping[int, str], sums: Sequence[int], tasks: int
+) -> Layout:
     """Find a place for every buffer that has none: in the arena, or in that of a task.
 
     Arguments:
         bands: what runs, in order.
         sizes: bytes of every buffer.
         fixed: places of the buffers that are given or returned.
+        sums: buffers to which tasks add; they keep their places, so that each thread can have its own.
         tasks: number of tasks.
     """
+    added, every = _packed({b: ((0, 0), (len(bands), 0)) for b in sums}, sizes, 1)
+    fixed = {**fixed, **{b: f"sums + {start}" for b, start in added.items()}}
     inside = _private(bands, fixed)
     spans: dict[int, tuple[Time, Time]] = {}
     for number, band in enumerate(bands):
@@ -140,7 +147,7 @@ def laid_out(bands: Sequence[Band], sizes: Sequence[int], fixed: Mapping[int, st
     own, private = _packed({b: spans[b] for b in inside}, sizes, tasks)
     places = {**fixed, **{b: f"shared + {start}" for b, start in starts.items()}}
     places |= {b: f"own + {start}" for b, start in own.items()}
-    return Layout(places, inside, shared, private)
+    return Layout(places, inside, shared, private, (added, every))
 
 
 def _private(bands: Sequence[Band], fixed: Mapping[int, str]) -> set[int]:

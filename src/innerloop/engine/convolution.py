@@ -31,8 +31,8 @@ def conv(
     if not _stacked(x, stride):
         return torch.convolution(x, w, None, stride, padding, dilation, False, [0], 1)
     if w.shape[0] and not w.stride(0):  # all tasks share the weights: one convolution over all rows
-        y = conv(x.flatten(0, 1), w[0], stride, padding, dilation)
-        return y.unflatten(0, x.shape[:2])
+        y: Tensor = conv(x.flatten(0, 1), w[0], stride, padding, dilation)
+        return y.reshape(*x.shape[:2], *y.shape[1:])
     y = torch.convolution(_wide(x), w.flatten(0, 1), None, stride, padding, dilation, False, [0], len(x))
     return _narrow(y, len(x))
 
@@ -48,8 +48,8 @@ def conv_input(
 ) -> Tensor:
     r"""What $\langle g, x * w \rangle$ is linear in $x$ by; `size` is that of the places of `x`."""
     if _stacked(g, stride) and w.shape[0] and not w.stride(0):
-        x = conv_input(g.flatten(0, 1), w[0], stride, padding, dilation, size)
-        return x.unflatten(0, g.shape[:2])
+        x: Tensor = conv_input(g.flatten(0, 1), w[0], stride, padding, dilation, size)
+        return x.reshape(*g.shape[:2], *x.shape[1:])
     like = g.new_empty(()).expand(*g.shape[: -len(size) - 1], w.shape[-len(size) - 1], *size)
     return _backward(g, like, w, (stride, padding, dilation), 0)
 
@@ -79,7 +79,7 @@ def _backward(g: Tensor, x: Tensor, w: Tensor, how: tuple[Sequence[int], ...], w
     tasks = len(g)
     wide = (_wide(g), _wide(x), w.flatten(0, 1))
     found = _aten.convolution_backward(*wide, None, *how, False, [0], tasks, mask)[which]
-    return found.unflatten(0, w.shape[:2]) if which else _narrow(found, tasks)
+    return found.reshape(w.shape) if which else _narrow(found, tasks)
 
 
 def _stacked(x: Tensor, stride: Sequence[int]) -> bool:
@@ -92,7 +92,8 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _narrow(x: Tensor, tasks: int) -> Tensor:
-    return x.unflatten(1, (tasks, -1)).transpose(0, 1).contiguous()
+    rows, _, *places = x.shape
+    return x.reshape(rows, tasks, -1, *places).transpose(0, 1).contiguous()
 
 
 # ---- shapes ----------------------------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def _mapped(op: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, int]]:
         if pair[0].dim() <= len(how[0]) + 3:
             return op(*pair, *how), 0
         found = op(*(tensor.flatten(0, 1) for tensor in pair), *how)
-        return found.unflatten(0, pair[0].shape[:2]), 0
+        return found.reshape(*pair[0].shape[:2], *found.shape[1:]), 0
 
     return rule
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import fx
@@ -84,15 +85,16 @@ def frame(node: fx.Node) -> tuple[Sizes, Sizes] | None:
     for user in node.users:
         if user.target not in (OPS.conv.default, OPS.conv_input.default, OPS.conv_weight.default):
             continue
-        stride, padding, dilation = how = user.args[2:5]
-        one, other, found = (n.meta["val"].shape[-len(stride) :] for n in (*user.args[:2], user))
+        given: Sequence[Any] = user.args
+        stride, padding, dilation = how = given[2:5]
+        one, other, found = (n.meta["val"].shape[-len(stride) :] for n in (*given[:2], user))
         if user.target is OPS.conv.default and node is user.args[0]:
             around = around_image(one, other, found, *how)
         elif user.target is OPS.conv_weight.default and node is user.args[1]:
             around = around_image(other, found, one, *how)
         elif user.target is OPS.conv_input.default and node is user.args[0]:
-            given = zip(found, other, stride, padding, dilation, strict=True)
-            around = around_result([phases_of(*sizes) for sizes in given], one)
+            axes = zip(found, other, stride, padding, dilation, strict=True)
+            around = around_result([phases_of(*axis) for axis in axes], one)
         else:
             continue
         if any(around[0]) or any(around[1]):

@@ -19,8 +19,10 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from ..errors import UsageError
+from ..tracing import while_checking
 from .build import CannotBuild, built
 from .native import Program, lower
+from .nests import builder, flattened
 from .trace import Untraceable, graph_of
 from .values import Unsupported
 
@@ -29,6 +31,8 @@ GEARS = ("auto", "eager", "traced", "compiled")
 # fewer calls than these do not pay for writing a graph down, or for compiling it: about 1 s and 4 s against
 # 20 ms a plain call of a small net and 5 ms a traced one
 _TRACE_FROM, _COMPILE_FROM = 60, 600
+# multiplications of convolutions, over all calls, from which compiling pays however few the calls are
+_COMPILE_WORK = 2e11
 # multiplications a call from which libraries for large matrices are faster than plain loops on one core
 _MOST_PRODUCTS = 2e8
 # graphs of one function; further shapes run as they are
@@ -38,6 +42,7 @@ _AGREEMENT = 1e-2
 # of how far a result moves when its arguments are rounded otherwise, how much it may be off
 _ROUNDINGS = 8
 
+_OPS = torch.ops.innerloop
 T = TypeVar("T")
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -78,36 +83,36 @@ class Fast(Generic[T]):
         """The function's result."""
         if self.gear == "eager":
             return self.function(*args)
-        leaves, structure = pytree.tree_flatten(args)
-        key = (structure, tuple(_signature(leaf) for leaf in leaves))
+        leaves, key = flattened(args)
         if key not in self._paths:
             began = time.perf_counter()
-            self._paths[key], first = self._path(args, leaves, structure)
+            self._paths[key], first = self._path(args, leaves)
             self.report.seconds += time.perf_counter() - began
             return first
         path = self._paths[key]
         return self.function(*args) if path is None else path(leaves)
 
-    def _path(
-        self, args: Sequence[Any], leaves: list[Any], structure: Any
-    ) -> tuple[Callable[[Sequence[Any]], T] | None, T]:
+    def _path(self, args: Sequence[Any], leaves: list[Any]) -> tuple[Callable[[Sequence[Any]], T] | None, T]:
         """How calls of this shape are run from now on (`None`: as they are), and the result of the first one."""
-        plain = self.function(*args)
+        if self.gear == "auto" and self.planned < _TRACE_FROM:
+            self.report.reason = f"{self.planned} calls do not pay for a graph"
+            return None, self.function(*args)
+        with while_checking():
+            plain = self.function(*args)
         try:
-            return self._graphed(plain, leaves, structure)
+            return self._graphed(plain, leaves, pytree.tree_structure(args))
         except Untraceable as error:
             self.report.gear, self.report.reason = "eager", str(error)
             return None, plain
 
     def _graphed(self, plain: T, leaves: list[Any], structure: Any) -> tuple[Callable[[Sequence[Any]], T], T]:
-        if self.gear == "auto" and self.planned < _TRACE_FROM:
-            raise Untraceable(f"{self.planned} calls do not pay for a graph")
         if len(self._paths) >= _MOST_GRAPHS:
             raise Untraceable(f"more than {_MOST_GRAPHS} different shapes")
         run, nest, gear, reason = self._made(leaves, structure)
+        build = builder(*nest)
 
         def path(leaves: Sequence[Any]) -> T:
-            found: T = _nested(run([leaf for leaf in leaves if isinstance(leaf, Tensor)]), nest)
+            found: T = build(run([leaf for leaf in leaves if isinstance(leaf, Tensor)]))
             return found
 
         first = path(leaves)
@@ -122,25 +127,30 @@ class Fast(Generic[T]):
 
         The gradient of a bias before BatchNorm, for instance, is 0, and all that is computed of it is rounding.
         """
-        moved = self.function(
-            *pytree.tree_unflatten([_rounded_otherwise(leaf) for leaf in leaves], structure)
-        )
+        otherwise = [_rounded_otherwise(leaf) for leaf in leaves]
+        with while_checking():
+            moved = self.function(*pytree.tree_unflatten(otherwise, structure))
         return agree(plain, first, moved)
 
     def _made(self, leaves: list[Any], structure: Any) -> tuple[Run, Any, str, str]:
         """The best way to run a graph that the gear allows: function, nest of the results, gear, reason."""
-        reason = ""
+        reason, graph = "", None
         on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
-        if on_cpu and (self.gear == "compiled" or (self.gear == "auto" and self.planned >= _COMPILE_FROM)):
-            graph, nest = graph_of(self.function, leaves, structure, decomposed=True)
+        compiling = self.gear == "compiled" or (self.gear == "auto" and self.planned >= _COMPILE_FROM)
+        if on_cpu and self.gear == "auto" and not compiling:
+            graph, nest = graph_of(self.function, leaves, structure)
+            compiling = convolutions(graph) * self.planned >= _COMPILE_WORK
+        if on_cpu and compiling:
+            simple, nest = graph_of(self.function, leaves, structure, decomposed=True)
             try:
-                if self.gear == "auto" and products(graph) > _MOST_PRODUCTS:
+                if self.gear == "auto" and products(simple) > _MOST_PRODUCTS:
                     raise Unsupported("large matrices")
-                program = lower(graph)
+                program = lower(simple)
                 return native(program, built(program.source)), nest, "compiled", ""
             except (Unsupported, CannotBuild) as error:
                 reason = f"not compiled: {error}"
-        graph, nest = graph_of(self.function, leaves, structure)
+        if graph is None:
+            graph, nest = graph_of(self.function, leaves, structure)
         if self.gear == "compiled":
             return inductor(graph), nest, "compiled", f"by inductor; {reason}" if reason else "by inductor"
         return interpreted(graph), nest, "traced", reason
@@ -194,9 +204,10 @@ def interpreted(graph: fx.GraphModule) -> Run:
 
 def native(program: Program, function: Callable[..., Any]) -> Run:
     """Call a compiled program."""
-    arena = torch.empty(program.arena + 64, dtype=torch.uint8)
+    most = torch.get_num_threads()
+    arena = torch.empty(program.arena + most * program.worker + 64, dtype=torch.uint8)
     scratch = -(-arena.data_ptr() // 64) * 64
-    count = len(program.outputs) + len(program.constants) + 1
+    count = len(program.outputs) + len(program.constants) + 2
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
         given = [tensor.contiguous() for tensor in tensors]
@@ -204,10 +215,10 @@ def native(program: Program, function: Callable[..., Any]) -> Run:
         places = [t.data_ptr() for t in given]
         places += [t.data_ptr() for t in program.constants]
         places += [t.data_ptr() for t in outs]
-        function((ctypes.c_void_p * (len(given) + count))(*places, scratch))
+        threads = min(most, torch.get_num_threads())
+        function((ctypes.c_void_p * (len(given) + count))(*places, scratch, threads))
         return outs
 
-    assert arena.numel() >= program.arena
     run.__dict__["arena"] = arena  # lives as long as the function
     return run
 
@@ -236,12 +247,24 @@ def products(graph: fx.GraphModule) -> float:
     return total
 
 
+def convolutions(graph: fx.GraphModule) -> float:
+    """Multiplications in the convolutions of a graph: those of its weights at every place of the result."""
+    total = 0.0
+    for node in graph.graph.nodes:
+        if node.target in (_OPS.conv.default, _OPS.conv_input.default, _OPS.conv_weight.default):
+            first, second = (one.meta["val"].shape for one in node.args[:2])
+            places = len(node.args[2])
+            shapes = {"conv": (node.meta["val"].shape, second), "conv_input": (first, second)}
+            kind = node.target._schema.name.partition("::")[2]
+            result, weight = shapes.get(kind, (first, node.meta["val"].shape))
+            total += math.prod(result) * math.prod(weight[-places - 1 :])
+    return total
+
+
 def agree(one: Any, other: Any, moved: Any = None) -> bool:
     """Whether two nests of tensors hold the same numbers up to rounding, compared tensor by tensor in norm.
 
-    Arguments:
-        one, other: the nests.
-        moved: what `one` is when its arguments are rounded otherwise, where that is known.
+    Differences as large as those to `moved` are allowed: what the function gives for arguments rounded otherwise.
     """
     nests = [pytree.tree_leaves(nest) for nest in (one, other, one if moved is None else moved)]
     return all(_close(a, b, c) for a, b, c in zip(*nests, strict=True) if isinstance(a, Tensor))
@@ -264,21 +287,6 @@ def _rounded_otherwise(leaf: Any) -> Any:
     """A floating tensor in which every second number is a few roundings larger."""
     if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
         return leaf
-    every_second = (
-        torch.arange(leaf.numel(), device=leaf.device).remainder(2).reshape(leaf.shape).to(leaf.dtype)
-    )
-    return (leaf.detach() * (1 + 4 * torch.finfo(leaf.dtype).eps * every_second)).requires_grad_(
-        leaf.requires_grad
-    )
-
-
-def _nested(tensors: Sequence[Tensor], nest: Any) -> Any:
-    structure, others = nest
-    left = iter(tensors)
-    return pytree.tree_unflatten([next(left) if other is None else other for other in others], structure)
-
-
-def _signature(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return (leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad)
-    return (type(leaf).__name__, repr(leaf) if isinstance(leaf, (bool, int, float)) else leaf)
+    second = torch.arange(leaf.numel(), device=leaf.device).remainder(2).reshape(leaf.shape).to(leaf.dtype)
+    moved = leaf.detach() * (1 + 4 * torch.finfo(leaf.dtype).eps * second)
+    return moved.requires_grad_(leaf.requires_grad)

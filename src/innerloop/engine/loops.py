@@ -111,7 +111,7 @@ def distinct(value: Value) -> Value:
     """The same expression in which every read is an object of its own, so that it can be looked up."""
     if isinstance(value, Apply):
         return replace(value, args=tuple(distinct(arg) for arg in value.args))
-    return replace(value, gathered=tuple((distinct(index), *rest) for index, *rest in value.gathered))
+    return replace(value, gathered=tuple((distinct(i), stride, size) for i, stride, size in value.gathered))
 
 
 def loops(sizes: Sequence[int], body: str, *, first: int = 0, simd: str = "#pragma omp simd") -> str:
@@ -160,7 +160,8 @@ def turning(pointers: Pointers, target: Read, read: Read) -> str:
     sizes, (steps,) = merged(read.shape[:-2], read.strides[:-2])
     batch, each = (sizes[0], steps[0]) if sizes else (1, 0)
     apart = (each, read.strides[-1])
-    body = transposition(batch, *read.shape[-2:], apart, C_TYPES[read.dtype], pointers.name(read))
+    rows, columns = read.shape[-2:]
+    body = transposition(batch, rows, columns, apart, C_TYPES[read.dtype], pointers.name(read))
     return function(pointers, body)
 
 

@@ -41,6 +41,7 @@ class Lowering:
         self.calls: list[Call] = []
         self.kernels: dict[str, str] = {}  # text of a kernel -> its name
         self.functions: dict[str, str] = {}  # name of a function that kernels call -> its text
+        self.sums: list[int] = []  # buffers to which each task adds its part
         self.copies: dict[tuple[Read, tuple[int, ...]], Read] = {}
 
     # ---- values ------------------------------------------------------------------------------------------
@@ -147,6 +148,8 @@ class Lowering:
         """
         split = adds or (split and self.by_task(target) and all(map(self.by_task, values)))
         split = split and (adds or all(value.shape[0] == target.shape[0] for value in values))
+        if adds and target.buffer is not None:
+            self.sums.append(target.buffer)
         if split:
             target = target if adds else self._part(target)
             values = tuple(mapped(value, self._part) for value in values)
@@ -160,7 +163,8 @@ class Lowering:
         )
         operands = [read for read in (target, *found) if read.buffer is not None]
         crossing = {read.buffer for read in operands if not self._inside(read)}
-        self.calls.append(Call(name, places, split, frozenset({r.buffer for r in operands} - crossing)))
+        aligned = frozenset(buffer for buffer, _, _ in places if buffer not in crossing)
+        self.calls.append(Call(name, places, split, aligned))
 
     def by_task(self, value: Value) -> bool:
         """Whether kernels run task by task, and the leading axis can be cut into one part for each."""

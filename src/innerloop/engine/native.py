@@ -22,12 +22,13 @@ from torch import Tensor, fx
 
 from .calls import Band, Layout, banded, laid_out
 from .frames import in_frame
-from .kernels import POINTWISE, PRELUDE
+from .kernels import C_TYPES, POINTWISE, PRELUDE
 from .lowering import Lowering
 from .operators import REDUCED, SPECIAL, VIEWS, view
 from .pools import POOLS
 from .spatial import SPATIAL
 from .values import REINDEXING, Apply, Read, Unsupported, Value, expand, reads
+from .workers import THREADS
 
 _aten = torch.ops.aten
 _RULES = SPECIAL | SPATIAL | POOLS
@@ -42,15 +43,17 @@ class Program:
     """C source of a step, and what the function wants to be given.
 
     Arguments:
-        source: of `void run(char **p)`; `p` holds the inputs, the outputs and the arena.
+        source: of `void run(char **p)`; `p` holds the inputs, the outputs, the arena and the number of threads.
         outputs: shape and type of every output.
         arena: bytes of scratch memory.
+        worker: bytes of it for each thread, besides.
         constants: tensors of the graph, given as inputs after the others.
     """
 
     source: str
     outputs: tuple[tuple[tuple[int, ...], torch.dtype], ...]
     arena: int
+    worker: int
     constants: tuple[Tensor, ...]
 
 
@@ -173,7 +176,8 @@ def _returned(low: Lowering, wanted: Sequence[Value], inputs: Sequence[int]) -> 
     outputs: dict[int, int] = {}
     for place, value in enumerate(wanted):
         target = low.stored(value)
-        if target.buffer in inputs or target.buffer in outputs or not low.whole(target):
+        taken = target.buffer in inputs or target.buffer in outputs or target.buffer in low.sums
+        if taken or not low.whole(target):
             target = low.new(value.shape, value.dtype)
             low.store_into(target, value)
         assert target.buffer is not None
@@ -191,26 +195,37 @@ def _assembled(
     fixed = {buffer: f"p[{place}]" for place, buffer in enumerate(inputs)}
     fixed |= {buffer: f"p[{len(inputs) + place}]" for buffer, place in outputs.items()}
     bands = banded(low.calls)
-    tasks = max(low.tasks, 1)
-    layout = laid_out(bands, low.sizes, fixed, tasks)
-    text = [
-        PRELUDE,
-        *low.functions.values(),
-        *(f"static __attribute__((noinline)) void {name}{body}" for body, name in low.kernels.items()),
-    ]
-    text += [_band(number, band, layout, tasks) for number, band in enumerate(bands)]
-    text.append(f"void run(char **p)\n{{\nchar *shared = p[{len(inputs) + len(outputs)}];")
-    text.append(f"char *own = shared + {layout.shared};")
+    layout = laid_out(bands, low.sizes, fixed, low.sums, max(low.tasks, 1))
+    text = [PRELUDE, *low.functions.values()]
+    text += [f"static __attribute__((noinline)) void {name}{body}" for body, name in low.kernels.items()]
+    text += [_band(number, band, layout, low.tasks) for number, band in enumerate(bands)]
+    starts, sums = layout.sums
+    if low.tasks:
+        text.append(THREADS.format(tasks=low.tasks, own=layout.private, sums=sums, added=_added(low, starts)))
+    count = len(inputs) + len(outputs)
+    text.append(f"void run(char **p)\n{{\nchar *shared = p[{count}], *sums = shared + {layout.shared};")
+    text.append(f"char *own = sums + {sums};")
     for number, band in enumerate(bands):
-        count = tasks if band.split else 1
-        text.append(f"for (int64_t t = 0; t < {count}; ++t) band{number}(p, shared, own, t);")
+        given = "p, shared, sums, own"
+        many = f"for_tasks(band{number}, (int64_t)p[{count + 1}], {given});"
+        text.append(many if band.split else f"band{number}({given}, 0);")
     text.append("}\n")
-    return Program("\n".join(text), shapes, layout.shared + layout.private, constants)
+    return Program("\n".join(text), shapes, layout.shared + sums, layout.private + sums, constants)
+
+
+def _added(low: Lowering, starts: dict[int, int]) -> str:
+    """C that adds the sums of a thread to those of the first one."""
+    lines = []
+    for buffer, start in starts.items():
+        typed, size = C_TYPES[low.types[buffer]], low.sizes[buffer] // low.types[buffer].itemsize
+        pair = f"{typed} *a = ({typed} *)(to + {start}), *b = ({typed} *)(from + {start});"
+        lines.append(f"{{ {pair}\nfor (int64_t i = 0; i < {size}; ++i) a[i] += b[i]; }}")
+    return "\n".join(lines)
 
 
 def _band(number: int, band: Band, layout: Layout, tasks: int) -> str:
     """A C function that runs the calls of a band, for one task where it is split."""
-    lines = [f"static void band{number}(char **p, char *shared, char *own, int64_t t)\n{{"]
+    lines = [f"static void band{number}(char **p, char *shared, char *sums, char *own, int64_t t)\n{{"]
     for call in band.calls:
         given = []
         for buffer, offset, step in call.pointers:

@@ -57,7 +57,7 @@ def put(
     places = len(kernel)
     where = _where(tap, size, kernel, stride, dilation).flatten(-places)
     flat = g.new_zeros(*g.shape[:-places], math.prod(size))
-    return flat.scatter_add(-1, where, g.flatten(-places)).unflatten(-1, list(size))
+    return flat.scatter_add(-1, where, g.flatten(-places)).reshape(*g.shape[:-places], *size)
 
 
 def _starts(count: int, stride: int, axis: int, like: Tensor) -> Tensor:

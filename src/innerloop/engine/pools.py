@@ -101,12 +101,9 @@ def _windows(
 ) -> Writer:
     """A loop over windows; the image, with its windows, is what is `written`, or the first that is read.
 
-    Arguments:
-        kernel, stride, dilation: of the windows.
-        body: of the way to each place of a window, the type of the image, and the places of the window in what is
-            written and in what is read first; `tap` is the number of the chosen place, where that is read.
-        written: whether the image is written.
-        apart: whether no two windows have a place in common.
+    `body` is of the way to each place of a window, the type of the image, and where the window is in what is written
+    and in what is read first; in it `tap` is the number of the chosen place, where that is read. `apart` says that no
+    two windows have a place in common.
     """
 
     def write(pointers: Pointers, target: Read, one: Read, *taps: Read) -> str:

@@ -140,7 +140,9 @@ def _to_input(
         products = []
         for combined in itertools.product(*phases):
             spots = list(itertools.product(range(images), *(where for where, _, _, _ in combined)))
-            inner = list(itertools.product(*(pairs for _, pairs, _, _ in combined), range(g.shape[2])))
+            inner: list[Any] = list(
+                itertools.product(*(pairs for _, pairs, _, _ in combined), range(g.shape[2]))
+            )
             starts = [where[0] if where else 0 for where, _, _, _ in combined]
             rows = []
             for n, *p in spots:

@@ -14,6 +14,10 @@ from .closed import closed_operators
 from .kernels import POINTWISE
 
 _aten = torch.ops.aten
+_RESHAPES = {
+    *(_aten.view.default, _aten._unsafe_view.default, _aten.reshape.default, _aten.unsqueeze.default),
+    *(_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims),
+}
 
 
 class Untraceable(Exception):
@@ -86,6 +90,8 @@ def simplify(graph: fx.GraphModule) -> None:
             continue
         if _changes_nothing(node):
             node.replace_all_uses_with(node.args[0])
+        elif (origin := _shape_given_back(node)) is not None:
+            node.replace_all_uses_with(origin)
         else:
             found = seen.setdefault(_key(node), node)
             if found is not node:
@@ -121,8 +127,21 @@ def _changes_nothing(node: fx.Node) -> bool:
     if node.target in (_aten.mul.Tensor, _aten.mul.Scalar, _aten.div.Tensor, _aten.div.Scalar):
         same = before.shape == after.shape and before.dtype == after.dtype
         return same and isinstance(node.args[1], (int, float)) and node.args[1] == 1
-    reshapes = (_aten.view.default, _aten.expand.default, _aten._unsafe_view.default, _aten.reshape.default)
-    return node.target in reshapes and before.shape == after.shape
+    if node.target is _aten.permute.default:
+        return list(node.args[1]) == list(range(before.dim()))  # type: ignore[arg-type]
+    if node.target is _aten.pow.Tensor_Scalar:
+        return bool(node.args[1] == 1) and before.dtype == after.dtype
+    return node.target in (*_RESHAPES, _aten.expand.default) and before.shape == after.shape
+
+
+def _shape_given_back(node: fx.Node) -> fx.Node | None:
+    """The node whose values these are in the same shape, after views that only name axes otherwise."""
+    origin: Any = node
+    while origin.target in _RESHAPES:
+        origin = origin.args[0]
+        if origin.meta["val"].shape == node.meta["val"].shape:
+            return origin  # type: ignore[no-any-return]
+    return None
 
 
 def _writes(node: fx.Node) -> bool:

@@ -96,7 +96,7 @@ def mapped(value: Value, move: Callable[[Read], Read]) -> Value:
     if isinstance(value, Apply):
         args = tuple(mapped(arg, move) for arg in value.args)
         return Apply(value.op, args, args[0].shape, value.dtype)
-    gathered = tuple((mapped(index, move), *rest) for index, *rest in value.gathered)
+    gathered = tuple((mapped(index, move), stride, size) for index, stride, size in value.gathered)
     return replace(move(replace(value, gathered=())), gathered=gathered)
 
 

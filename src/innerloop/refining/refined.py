@@ -26,8 +26,8 @@ from .loop import Callback, Descent, changed_mask, crossfit_rounds, descend, sco
 from .settings import Settings
 
 _SPLIT = 3
-# rows, and rows of the rarest class, from which on a third split is worth its rows
-_ROWS_TO_SPLIT, _SHARE_TO_STOP = 100, 0.2
+# rows from which on a third split is worth its rows: a fifth of fewer says too little of when to stop
+_ROWS_TO_SPLIT, _SHARE_TO_STOP = 250, 0.2
 
 
 @dataclass(frozen=True, eq=False)
