@@ -67,6 +67,7 @@ CASES = [
     *_both("maml", inner_steps=2, inner="adam"),
     *_both("maml", inner_steps=2, inner="rmsprop"),
     *_both("maml", inner_steps=3, inner="momentum", learn_lr="tensor", clip=1.0),
+    *_both("maml", inner_steps=3, inner="momentum", learn_lr="tensor", metagrad="checkpointed"),
     *_both("fomaml", "formula", inner_steps=3),
     *_both("reptile", "formula", inner_steps=3),
     *_both("anil", inner_steps=3),

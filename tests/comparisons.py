@@ -103,6 +103,8 @@ def synthetic_comparison(
             "net_over_mixed": False,
             "best": "mixed",
             "over": "pooled",
+            "net": "maml",
+            "mixed": "mixed",
             "difference": -0.28 if lower else 0.14,
             "ci95": (-0.31, -0.25) if lower else (0.12, 0.16),
             "sentence": "Adapting pays. A meta-learned net adds nothing to the mixed model.",

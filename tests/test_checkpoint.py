@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from innerloop import models, sealed
+from innerloop.adaptation import GradientLearner
 from innerloop.algorithms import fomaml, maml, mixed
 from innerloop.checkpoint import describe, load, save, save_adapted
 from innerloop.data.schema import Schema
 from innerloop.data.sources import SupportSize, Targets
 from innerloop.errors import DivergedError, ModelFileError, ResourceError, UsageError
-from innerloop.learner import GradientLearner, Model
+from innerloop.learner import Model
 
 FILES = ["config.json", "log.jsonl", "model.safetensors", "manifest.json"]
 

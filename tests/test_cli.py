@@ -408,7 +408,7 @@ def test_other_algorithms_by_name(algorithm, ask, tmp_path):
 
 def test_list_names_everything_and_fits_a_hundred_columns(ask, call):
     found = ask("list")
-    for title in ("algorithms", "models", "baselines", "data"):
+    for title in ("algorithms", "metagrads", "models", "baselines", "data"):
         assert all(entry["name"] and entry["about"] for entry in found[title])
     assert {"maml", "fomaml", "mixed"} <= {entry["name"] for entry in found["algorithms"]}
     assert {entry["name"] for entry in found["data"]} >= {"sinusoid", "gapminder", "alphabets"}

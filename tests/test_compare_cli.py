@@ -12,7 +12,7 @@ from innerloop.compare.result import Comparison
 ASKED = ["--task", "site", "--target", "y", "--n-support", "4"]
 SMALL = ["--learners", "ridge", "--baselines", "mean,pooled,alone,mixed", "--steps", "3"]
 SMALL += ["--tries", "1", "--seeds", "2", "--folds", "3"]
-VERDICT = {"helps", "net_over_mixed", "best", "over", "difference", "ci95", "sentence"}
+VERDICT = {"helps", "net_over_mixed", "best", "over", "net", "mixed", "difference", "ci95", "sentence"}
 
 
 def frame(*, spread=2.0, n_tasks=15, rows=12):
@@ -147,6 +147,15 @@ def test_train_races_and_keeps_the_winner(ask, place):
     assert {lap["algorithm"] for lap in race} == {"maml", "mixed", "gaussian", "ridge"}
     assert config["settings"]["algorithm"] == race[0]["algorithm"] == config["learner"]["algorithm"]
     assert ask("evaluate", "auto", "--quiet")[0] == 0
+
+
+def test_without_a_race_a_line_says_why(ask):
+    train = ("train", "sites.csv", *ASKED, "--ignore", "clinic", "--steps", "1")
+    assert ask(*train, "--algorithm", "maml", "--out", "begun", "--quiet")[0] == 0
+    code, out, err = ask(*train, "--init", "begun", "--out", "again")
+    assert code == 0, err
+    assert "no race with --init" in err
+    assert "race" not in out
 
 
 def test_settings_of_one_algorithm_need_no_race(ask, place):

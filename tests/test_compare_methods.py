@@ -9,12 +9,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsRegressor
 
 import innerloop as il
+from innerloop.compare import methods
 from innerloop.compare.estimators import EstimatorLearner, training_rows
-from innerloop.compare.linear import logistic
-from innerloop.compare.methods import BASELINES, META, Entrant, entrant
+from innerloop.compare.linear import _with_spread, logistic
+from innerloop.compare.methods import BASELINES, META, Entrant, _alone, entrant
 from innerloop.compare.nets import AllClasses, Bench, best_stop, fine_tuned
 from innerloop.compare.race import race, runners
 from innerloop.compare.search import error_on, search
+from innerloop.data.compose import Recomposed
 from innerloop.data.sources import stream
 from innerloop.errors import DivergedError, UsageError
 from innerloop.evaluation import EVALUATION_SEED
@@ -70,14 +72,17 @@ def test_classes_that_a_support_lacks_are_possible():
 
 def test_pooled_logistic_is_that_of_scikit_learn():
     tasks = tasks_of("classification")
-    model = logistic(tasks, pooled=True, adapted=False, inverse_penalty=0.5)
+    shrunken = logistic(tasks, pooled=True, inverse_penalty=0.5)
+    prior = il.Model(shrunken.learner, _with_spread(shrunken.meta, 1e-6))
     x, y = training_rows(tasks.train)
     other = LogisticRegression(C=0.5, max_iter=1000).fit(x, y)
     episode = next(iter(tasks.test.fixed(0)))[1]
-    adapted = model.learner.adapt(model.meta, episode.support)
-    ours = model.learner.predict(model.meta, adapted, episode.query.x).softmax(-1)[0, :, 1]
-    theirs = other.predict_proba(episode.query.x[0].double().numpy())[:, 1]
-    assert ours.numpy() == pytest.approx(theirs, abs=1e-4)
+    theirs = np.stack([other.predict_proba(rows.double().numpy())[:, 1] for rows in episode.query.x])
+    pooled = entrant(tasks, "pooled").fit(Bench(tasks, 0, 1), {"C": 0.5}).model
+    for model, error in ((prior, 1e-4), (pooled, 2e-3)):
+        adapted = model.learner.adapt(model.meta, episode.support)
+        ours = model.learner.predict(model.meta, adapted, episode.query.x).softmax(-1)[..., 1]
+        assert ours.numpy() == pytest.approx(theirs, abs=error)
 
 
 def test_the_stop_is_the_best_of_the_path():
@@ -166,20 +171,46 @@ def test_search_takes_the_best_and_no_more_than_its_tries():
     assert seen[0] == (1, 25)
 
 
-def test_tabicl_is_used_where_it_is_installed(monkeypatch):
+def test_tabicl_is_used_where_it_is_installed(monkeypatch, capsys):
     import sys
     import types
 
-    tasks = tasks_of()
+    loaded, tasks = [], tasks_of()
+    methods._loaded_tabicl.cache_clear()
     assert "incontext" in entrant(tasks, "tabicl").refuses(tasks)
     module = types.ModuleType("tabicl")
     module.__spec__ = types.SimpleNamespace()
-    module.TabICLRegressor = lambda n_estimators: KNeighborsRegressor(2)
+
+    class StandIn:
+        def __init__(self, n_estimators):
+            self.inner = KNeighborsRegressor(2)
+            self.predict = self.inner.predict
+
+        def _load_model(self):
+            print("Downloading")
+            loaded.append(self)
+            self.model_ = None
+
+        def fit(self, x, y):
+            self._load_model()
+            self.inner.fit(x, y)
+            return self
+
+    module.TabICLRegressor = StandIn
     monkeypatch.setitem(sys.modules, "tabicl", module)
     each = entrant(tasks, "tabicl")
     assert each.refuses(tasks) is None
     found = il.evaluate(each.fit(Bench(tasks, 0, 1), {}).model, tasks.test)
-    assert np.isfinite(found.values["loss"]).all()
+    neighbours = il.evaluate(
+        Entrant("x", "x", "alone", "baseline", _alone(lambda *_: KNeighborsRegressor(2)))
+        .fit(Bench(tasks, 0, 1), {})
+        .model,
+        tasks.test,
+    )
+    np.testing.assert_array_equal(found.values["loss"], neighbours.values["loss"])
+    assert len(loaded) == 1  # the weights are read once for all tasks
+    assert capsys.readouterr().out == ""
+    methods._loaded_tabicl.cache_clear()
 
 
 def test_the_race_runs_what_applies_and_keeps_the_best():
@@ -193,3 +224,18 @@ def test_the_race_runs_what_applies_and_keeps_the_best():
     assert [algorithm for _, algorithm, _ in runners(tasks, {"inner_steps": 2})] == ["maml"]
     with pytest.raises(UsageError, match="no algorithm of the race"):
         runners(tasks, {"covariance": "full", "inner_steps": 2})
+
+
+def test_the_race_trains_on_the_episodes_it_is_given_and_is_decided_on_the_tasks_as_they_are():
+    tasks, drawn = tasks_of(n_tasks=30), []
+
+    def draw(count, generator):
+        drawn.append(count)
+        return tasks.train.sample(count, generator)
+
+    training = Recomposed(tasks.train, draw, tasks.train.n_tasks)
+    found = race(tasks, steps=16, training=training)
+    plain = race(tasks, steps=16)
+    assert {1000, 32} <= set(drawn)  # a direct fit, and meta-batches
+    nets = [{lap.label: lap.score for lap in each.laps if lap.algorithm == "maml"} for each in (found, plain)]
+    assert nets[0] == nets[1]

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from cases import CASES, IDS
+from innerloop.adaptation import GradientLearner
 from innerloop.algorithms import ALGORITHMS, build
 from innerloop.checkpoint import load, save, save_adapted
 from innerloop.data.sources import FunctionSource, SupportSize, Targets
 from innerloop.episodes import Batch, Episode, join_rows, map_tensors, select, stack
-from innerloop.learner import GradientLearner, Model
+from innerloop.learner import Model
 from innerloop.training import meta_train, task_keys
 from oracles import (
     class_episode,

@@ -12,7 +12,7 @@ import innerloop as il
 from comparisons import synthetic_comparison
 from innerloop import figures, learned
 from innerloop.compare.result import Shown
-from innerloop.figures.episodes import is_image, is_regression
+from innerloop.figures.episodes import is_classification, is_image, is_regression
 from innerloop.figures.style import COLOURS, KINDS, MARKS, short
 from innerloop.shown import show
 
@@ -204,6 +204,37 @@ def test_an_episode_is_shown_along_the_feature_that_tells_most(found):
     assert figures.scatter_numbers(found.episodes)["task"].nunique() == 2
 
 
+def test_classes_are_shown_along_the_two_features_that_tell_them_apart():
+    kinds, noise = np.arange(12) % 3, np.random.default_rng(0).normal(size=12)
+    # the first tells 0 from the others and the third nearly the same; the fourth tells 1 from 2
+    columns = (kinds > 0, noise, (kinds > 0) + 0.05 * noise, kinds + 0.3 * noise, np.ones(12))
+    rows = tuple(tuple(float(v) for v in row) for row in np.stack(columns, 1))
+    names = tuple("abc"[kind] for kind in kinds)
+    said = ("b", *names[7:])
+    one = Shown("t", ("first", "noise", "again", "other", "constant"), rows[:6], names[:6], rows[6:], names[6:],
+                {"maml": said, "mixed": names[6:]})  # fmt: skip
+    assert is_classification(one)
+    numbers = figures.classes_numbers([one, dataclasses.replace(one, task="u")])
+    assert {numbers["feature"].iloc[0], numbers["second"].iloc[0]} == {"first", "other"}
+    mine = numbers[numbers["task"] == "t"]
+    assert mine.groupby(["role", "method"]).size().to_dict() == {
+        ("query", "maml"): 6, ("query", "mixed"): 6, ("support", ""): 6,
+    }  # fmt: skip
+    wrong = mine[mine["right"] == "no"]
+    assert wrong[["method", "number", "class", "predicted"]].values.tolist() == [["maml", 1, names[6], "b"]]
+    ax = figures.classes(numbers, "u")
+    crosses = [line for line in ax.lines if line.get_marker() == "x" and len(line.get_xdata())]
+    assert [list(line.get_xdata()) for line in crosses] == [wrong["x"].tolist()]
+    assert {"a", "b", "c", "wrong"} <= set(words(ax))
+    drawn = [(x, y) for line in ax.lines for x, y in line.get_xydata()]
+    shown = mine[mine["method"] != "mixed"][["x", "y"]].values.tolist() + wrong[["x", "y"]].values.tolist()
+    assert sorted(drawn) == sorted(map(tuple, shown))
+    alone = figures.classes_numbers([dataclasses.replace(one, features=(), support_x=tuple(r[:1] for r in rows[:6]),
+                                             query_x=tuple(r[:1] for r in rows[6:]))])  # fmt: skip
+    assert alone["second"].eq("").all()
+    assert figures.classes(alone).get_ylabel() == "row"
+
+
 def test_images_say_what_is_right():
     found = synthetic_comparison("classification", images=True)
     one = found.episodes[0]
@@ -293,6 +324,7 @@ EMPTY = [
     (figures.gains, ["task", "before", "after", "gain"]),
     (figures.masks, ["parameter", "weights", "adapting"]),
     (figures.scatter, ["task", "role", "method", "feature", "x", "y"]),
+    (figures.classes, ["task", "role", "class", "method", "predicted", "right", "x", "y"]),
 ]
 
 

@@ -51,6 +51,9 @@ def test_folds_of_the_command_are_those_of_python(
     assert next(row for row in again if row["headline"])["mean"] == pytest.approx(found["folds"][0], rel=1e-6)
     assert il.load(out).config["settings"]["split"] == str(Fold(1, 3))
     words[-1] += "2"
+    page = Path(found["report"]).read_text(encoding="utf-8")
+    assert f"{sum(len(part.ids) for part in parts)} held-out tasks, regression" in page
+    assert page.count("Of the first fold, whose model is kept.") == 2
     assert run(["train", str(table), *words, "--folds", "3"]) == 0
     mean, low, high = interval(np.array(found["folds"]))
     assert f"mean {mean:.3f} [{low:.3f}, {high:.3f}] over folds" in capsys.readouterr().out

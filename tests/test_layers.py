@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "innerloop"
 LAYERS = (
     ("errors", "files", "sealed", "logs", "tracing"),
     ("engine",),
-    ("functional", "episodes", "losses", "metrics", "threads"),
+    ("functional", "layers", "selection", "episodes", "losses", "metrics", "threads", "recompute"),
     ("data", "tasks", "datasets", "augment", "models", "inner", "heads"),
-    ("learner", "metagrad", "particles", "pertask"),
+    ("learner", "adaptation", "metagrad", "particles", "pertask"),
     ("algorithms",),
     ("outer", "memory"),
     ("training", "evaluation", "checkpoint", "stored", "untrusted", "weights", "distributed", "learned"),

@@ -7,8 +7,9 @@ from torch import nn
 from innerloop.algorithms import fomaml, maml
 from innerloop.episodes import Batch, Episode
 from innerloop.errors import UsageError
-from innerloop.functional import Network, lora, select_names
+from innerloop.functional import Network
 from innerloop.models import conv4
+from innerloop.selection import lora, select_names
 from oracles import class_episode, difference_error, doubled, largest_error, within
 
 

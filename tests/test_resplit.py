@@ -5,11 +5,11 @@ import torch
 
 import innerloop as il
 from cases import CASES, IDS
+from innerloop.adaptation import HeadLearner
 from innerloop.cli import run
 from innerloop.data.compose import composed
 from innerloop.data.support import stream
 from innerloop.episodes import all_draws, at_step
-from innerloop.learner import HeadLearner
 from innerloop.pertask import per_task
 from innerloop.training import meta_train
 from oracles import doubled, regression_episode

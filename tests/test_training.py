@@ -151,14 +151,14 @@ def test_a_task_that_is_not_finite_is_left_out_and_counted():
 def test_the_others_of_the_step_count_as_if_it_had_not_been_there():
     from innerloop.data.support import stream
     from innerloop.episodes import select
-    from innerloop.training import _OuterLoop, task_keys
+    from innerloop.training import Engine, _OuterLoop, task_keys
 
     tasks, learner = tasks_of_lines(), learner_of()
     key = task_keys(5, stream(0, 1))
     spoiled = SomeNaN(tasks.train, 2).sample(5, stream(0, 0))
     found = []
     for episode, keys in ((spoiled, key), (select(spoiled, slice(2, None)), key[2:])):
-        loop = _OuterLoop(learner, learner.init(), 0.01, "constant", 1, None, "eager", 2**30)
+        loop = _OuterLoop(learner, learner.init(), 0.01, "constant", 1, None, Engine("eager"), 2**30)
         loop.step(episode, 0, keys)
         found.append(loop.state.meta)
     for name, value in found[0].items():

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .adaptation import HeadLearner
 from .data.sources import stream
 from .episodes import Batch
 from .functional import Network, Params
 from .heads import GaussianHead, pooled_least_squares
-from .learner import HeadLearner, Learner
+from .learner import Learner
 from .losses import mean_rows
 from .metagrad import unrolled
 from .models import Polynomial

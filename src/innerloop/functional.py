@@ -13,7 +13,6 @@ loop over them draw the same ones. Fused kernels without a (right) second deriva
 from __future__ import annotations
 
 import copy
-import fnmatch
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,122 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.parametrizations import _WeightNorm
 
 from .episodes import map_tensors, tensors
 from .errors import UsageError
+from .layers import Context, refuse_hooks, replace_layers, statistics_names
 
 Params = dict[str, Tensor]
 
 BATCHNORM_POLICIES = ("support", "transductive", "per_step", "refuse")
 MAPPINGS = ("vmap", "loop")
-
-
-class _Context:
-    """What the replaced layers read during one forward pass of one task."""
-
-    def __init__(self) -> None:
-        self.weight: Tensor | None = None
-        self.key: Tensor | None = None
-        self.given = False
-        self.observes = False
-        self.statistics: Params = {}
-
-
-class _Normalize(nn.Module):
-    """BatchNorm whose statistics are values: computed from the rows at hand, or given."""
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, layer: _BatchNorm, name: str, context: _Context) -> None:
-        super().__init__()
-        self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
-        self.register_buffer("running_mean", torch.zeros(layer.num_features))
-        self.register_buffer("running_var", torch.ones(layer.num_features))
-        self.name, self.context = name, context
-
-    def forward(self, x: Tensor) -> Tensor:
-        shape = (1, -1, *(1 for _ in x.shape[2:]))
-        mean, var = self.running_mean, self.running_var
-        if not self.context.given or self.context.observes:
-            seen = _moments(x, self.context.weight)
-            self.context.statistics |= dict(zip(_statistics(self.name), seen, strict=True))
-            mean, var = (mean, var) if self.context.given else seen
-        x = (x - mean.reshape(shape)) * torch.rsqrt(var + self.eps).reshape(shape)
-        if self.weight is None:
-            return x
-        return x * self.weight.reshape(shape) + self.bias.reshape(shape)
-
-
-def _statistics(layer: str) -> tuple[str, str]:
-    """Names of the mean and the variance of a BatchNorm layer."""
-    return f"{layer}.running_mean", f"{layer}.running_var"
-
-
-def _moments(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel, rows of weight 0 left out."""
-    dims = (0, *range(2, x.dim()))
-    if weight is None:
-        mean = x.mean(dims, keepdim=True)
-        return mean.flatten(), (x - mean).square().mean(dims)
-    share = (weight / weight.sum().clamp(min=1)).reshape(-1, *(1 for _ in x.shape[1:]))
-    share = share / max(x[0, 0].numel(), 1)
-    mean = (x * share).sum(dims, keepdim=True)
-    return mean.flatten(), ((x - mean).square() * share).sum(dims)
-
-
-class _PlainWeightNorm(nn.Module):
-    """Weight normalisation by its formula: the second derivative of torch's own kernel is wrong (2.13)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, weight_g: Tensor, weight_v: Tensor) -> Tensor:
-        dims = tuple(d for d in range(weight_v.dim()) if d != self.dim % weight_v.dim() or self.dim == -1)
-        length: Tensor = torch.linalg.vector_norm(weight_v, dim=dims, keepdim=True)
-        return weight_v * (weight_g / length)
-
-
-class _Dropout(nn.Module):
-    """Dropout whose mask is a function of (task key, layer, position); without a key it does nothing."""
-
-    def __init__(self, p: float, layer: int, context: _Context, *, whole_channels: bool) -> None:
-        super().__init__()
-        self.p, self.layer, self.context, self.whole_channels = p, layer, context, whole_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        key = self.context.key
-        if key is None or self.p == 0:
-            return x
-        shape = (*x.shape[:2], *(1 for _ in x.shape[2:])) if self.whole_channels else x.shape
-        count = 1
-        for size in shape:
-            count *= size
-        position = torch.arange(count, device=x.device)
-        uniform = uniform_from(fold(key, self.layer), position).reshape(shape)
-        return torch.where(uniform >= self.p, x / (1 - self.p), torch.zeros_like(x))
-
-
-def fold(key: Tensor, number: int) -> Tensor:
-    """A new stream key from a key (any shape, int64) and a number: equal inputs, equal stream."""
-    offset = ((2 * number + 1) * 1442695040888963407 + 2**63) % 2**64 - 2**63
-    return _mix(key * 6364136223846793005 + offset)
-
-
-def uniform_from(key: Tensor, position: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1) for integer positions of a stream, by counter instead of by state."""
-    bits = _mix(key + position * 7046029254386353131)
-    return ((bits >> 39) & 0xFFFFFF).to(torch.float32) / 0x1000000
-
-
-def _mix(z: Tensor) -> Tensor:
-    """The finaliser of splitmix64 on int64: multiplication wraps, shifts are made logical by a mask."""
-    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return z ^ ((z >> 31) & 0x1FFFFFFFF)
 
 
 class Network:
@@ -169,13 +61,13 @@ class Network:
         _known("batchnorm", batchnorm, BATCHNORM_POLICIES)
         _known("mapping", mapping, MAPPINGS)
         self.batchnorm, self.mapping = batchnorm, mapping
-        self._context = _Context()
+        self._context = Context()
         self._context.observes = batchnorm == "per_step"
-        _refuse_hooks(module)
+        refuse_hooks(module)
         self.module = copy.deepcopy(module)
         # of the module as it was given, before layers are replaced
         self.entries = dict(self.module.state_dict(keep_vars=True))
-        self.normalizers = _replace_layers(self.module, self._context)
+        self.normalizers = replace_layers(self.module, self._context)
         self.module.eval()
         # vmap has no rule for fused recurrence: these models run task by task
         self._recurrent = any(isinstance(layer, nn.RNNBase) for layer in self.module.modules())
@@ -206,7 +98,7 @@ class Network:
             return {}
         found = {f"inner/bn/{n}": v.detach().repeat(rows, 1) for n, v in self._scales().items()}
         buffers = dict(self.module.named_buffers())
-        for name in (name for layer in self.normalizers for name in _statistics(layer)):
+        for name in (name for layer in self.normalizers for name in statistics_names(layer)):
             found[f"state/bn/{name}"] = buffers[name].repeat(rows, 1)
         return found | {"state/updates": torch.zeros(())}
 
@@ -224,7 +116,7 @@ class Network:
         if not self.needs_statistics:
             return {}
         buffers = dict(self.module.named_buffers())
-        shapes = {n: buffers[n].shape for layer in self.normalizers for n in _statistics(layer)}
+        shapes = {n: buffers[n].shape for layer in self.normalizers for n in statistics_names(layer)}
         shapes |= {name: value.shape for name, value in self._scales().items()}
         return {name: like.new_zeros(1, *shape) for name, shape in shapes.items()}
 
@@ -396,169 +288,6 @@ def _loop(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 def _refilled(tree: Any, values: Iterator[Tensor]) -> Any:
     """The same nest with other tensors."""
     return map_tensors(lambda _: next(values), tree)
-
-
-def _refuse_hooks(module: nn.Module) -> None:
-    for name, child in module.named_modules():
-        if any(type(hook).__name__ == "WeightNorm" for hook in child._forward_pre_hooks.values()):
-            raise UsageError(
-                f"{name!r} uses the old nn.utils.weight_norm, which keeps its weight in a hook: "
-                "use nn.utils.parametrizations.weight_norm"
-            )
-
-
-def _replace_layers(module: nn.Module, context: _Context) -> list[str]:
-    """Swap BatchNorm and dropout for their functional forms; return the names of the BatchNorm layers."""
-    normalizers: list[str] = []
-    for layer, (name, child) in enumerate(list(module.named_modules())):
-        replacement: nn.Module | None = None
-        if isinstance(child, _BatchNorm):
-            if isinstance(child, nn.SyncBatchNorm):
-                raise UsageError(
-                    f"{name!r} is a SyncBatchNorm, which mixes tasks: use BatchNorm or GroupNorm"
-                )
-            replacement = _Normalize(child, name, context)
-            normalizers.append(name)
-        elif isinstance(child, nn.modules.dropout._DropoutNd):
-            if isinstance(child, (nn.AlphaDropout, nn.FeatureAlphaDropout)):
-                raise UsageError(
-                    f"{name!r} is {type(child).__name__}, which is not supported: use nn.Dropout"
-                )
-            channels = isinstance(child, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d))
-            replacement = _Dropout(child.p, layer, context, whole_channels=channels)
-        elif isinstance(child, _WeightNorm):
-            replacement = _PlainWeightNorm(child.dim)
-        elif getattr(child, "dropout", 0) and isinstance(child, (nn.RNNBase, nn.MultiheadAttention)):
-            raise UsageError(
-                f"{name!r} has dropout={child.dropout} inside a fused layer, where tasks cannot have streams "
-                "of their own: set it to 0 and put nn.Dropout around the layer"
-            )
-        if replacement is not None:
-            if not name:
-                raise UsageError(f"a bare {type(child).__name__} is not a model: put it in nn.Sequential")
-            parent, _, leaf = name.rpartition(".")
-            setattr(module.get_submodule(parent), leaf, replacement)
-    return normalizers
-
-
-def select_names(network: Network, adapt: str | Callable[[str], bool]) -> tuple[str, ...]:
-    """The trainable parameters that adapt in the inner loop.
-
-    Arguments:
-        network: the network.
-        adapt: `all`; `head` (the last layer that has parameters) or `body` (all but that one); a name pattern
-            such as `layer4.*`, several separated by commas; or a predicate on the name.
-
-    Returns:
-        Names in the network's order.
-
-    Raises:
-        UsageError: nothing matches.
-
-    Example:
-        >>> net = Network(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)))
-        >>> select_names(net, "head")
-        ('2.weight', '2.bias')
-    """
-    names = tuple(network.params())
-    if callable(adapt):
-        chosen = tuple(name for name in names if adapt(name))
-    elif adapt == "all":
-        chosen = names
-    elif adapt in ("head", "body"):
-        head = names[-1].rpartition(".")[0] if names else ""
-        if not head:
-            raise UsageError(
-                f"adapt={adapt!r} needs layers, and the model's last parameter {names[-1:]} stands in none: "
-                "give a name pattern, such as adapt='w2,b2'"
-            )
-        chosen = tuple(n for n in names if (n.rpartition(".")[0] == head) == (adapt == "head"))
-    else:
-        patterns = [pattern.strip() for pattern in adapt.split(",")]
-        chosen = tuple(n for n in names if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns))
-    if not chosen:
-        raise UsageError(
-            f"adapt={adapt!r} matches no trainable parameter; there are {', '.join(names) or 'none'}"
-        )
-    return chosen
-
-
-def lora(rank: int) -> str:
-    """Adapt low-rank additions to every linear and convolution layer, and nothing else: a value of `adapt`.
-
-    Each layer's output gains $B A x$ with $A$ of `rank` rows and $B$ zero at first; the layer itself is
-    meta-trained and shared. Hu et al., 2022, *LoRA: Low-Rank Adaptation of Large Language Models*.
-
-    Arguments:
-        rank: rank of the addition, at least 1.
-
-    Returns:
-        What to pass as `adapt`.
-
-    Raises:
-        UsageError: `rank` is not a positive whole number.
-
-    Example:
-        >>> lora(4)
-        'lora(4)'
-    """
-    if rank < 1:
-        raise UsageError(f"rank={rank!r}: give a positive whole number")
-    return f"lora({rank})"
-
-
-class _LowRank(nn.Module):
-    """A linear or convolution layer and a low-rank addition to it."""
-
-    def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, rank: int) -> None:
-        super().__init__()
-        self.layer = layer
-        if isinstance(layer, nn.Linear):
-            self.lora_a: Any = nn.Linear(layer.in_features, rank, bias=False)
-            self.lora_b: Any = nn.Linear(rank, layer.out_features, bias=False)
-        else:
-            if layer.groups != 1 or layer.padding_mode != "zeros":
-                raise UsageError("lora: grouped convolutions and padding modes have no low-rank addition")
-            kind: Any = type(layer)
-            size = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-            self.lora_a = kind(layer.in_channels, rank, *size, bias=False)
-            self.lora_b = kind(rank, layer.out_channels, 1, bias=False)
-        nn.init.zeros_(self.lora_b.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layer(x) + self.lora_b(self.lora_a(x))
-        return out
-
-
-def with_adapters(module: nn.Module, adapt: str) -> tuple[nn.Module, Callable[[str], bool]]:
-    """A copy of the module with low-rank additions, and what adapts in it.
-
-    Arguments:
-        module: any module; it is not changed.
-        adapt: what `lora` returned.
-
-    Raises:
-        UsageError: `adapt` cannot be read, or there is no linear or convolution layer.
-
-    Example:
-        >>> module, adapts = with_adapters(nn.Sequential(nn.Linear(2, 3)), lora(1))
-        >>> [name for name, _ in module.named_parameters() if adapts(name)]
-        ['0.lora_a.weight', '0.lora_b.weight']
-    """
-    try:
-        rank = int(adapt.removeprefix("lora(").removesuffix(")"))
-    except ValueError:
-        raise UsageError(f"adapt={adapt!r}: write lora(4) for additions of rank 4") from None
-    lora(rank)
-    module = copy.deepcopy(module)
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    layers = [(name, layer) for name, layer in module.named_modules() if type(layer) in kinds]
-    if not layers or not layers[0][0]:
-        raise UsageError(f"adapt={adapt!r}: the model has no linear or convolution layer inside a module")
-    for name, layer in layers:
-        parent, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(parent), leaf, _LowRank(layer, rank))
-    return module, lambda name: ".lora_a." in name or ".lora_b." in name
 
 
 def _known(argument: str, value: str, allowed: Iterable[str]) -> None:

@@ -1,25 +1,33 @@
-"""How many tasks are worked on at once: as many as keep within a limit, by the graph of a step and not by trying."""
+"""How many tasks are worked on at once: as many as keep within a limit, by what one task is counted to keep."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from .engine.trace import Untraceable, graph_of
+from .adaptation import GradientLearner
 from .episodes import Episode, select, tensors
 from .errors import UsageError
 from .functional import Params
-from .learner import Learner
+from .learner import Learner, Step
+from .pertask import PerTask
 
 _UNITS = {"": 1, "B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 # values that one row may keep for each of its numbers and each output of a layer, generously
 _VALUES = 40
+# inner steps from which on each adds the same
+_FEW = 2
+# an update after every change in the course of training
+_LATE = 10**9
 
 
 def bytes_of(text: str) -> int:
@@ -56,13 +64,16 @@ def tasks_at_once(learner: Learner, meta: Params, episode: Episode, limit: int) 
     if total < 2 or _bound(meta, episode) <= limit:
         return None
     needed = needed_bytes(learner, meta, select(episode, slice(0, 1)))
-    if needed is None or needed * total <= limit:
+    if needed * total <= limit:
         return None
     return max(1, min(total, limit // needed))
 
 
-def needed_bytes(learner: Learner, meta: Params, episode: Episode) -> int | None:
-    """Bytes alive at once in the meta-gradient of an episode; `None` where it has no graph.
+def needed_bytes(learner: Learner, meta: Params, episode: Episode) -> int:
+    """Most bytes alive at once in the meta-gradient of an episode, its arguments not counted.
+
+    It is counted while the gradient is taken. From the second inner step on each step adds the same, so longer loops
+    are counted from two short ones.
 
     Example:
         >>> import innerloop as il
@@ -71,58 +82,65 @@ def needed_bytes(learner: Learner, meta: Params, episode: Episode) -> int | None
         >>> needed_bytes(learner, learner.init(), Episode(rows, rows)) > 0
         True
     """
+    steps = learner.inner_steps if isinstance(learner, GradientLearner) else 0
+    if isinstance(learner, PerTask):
+        return needed_bytes(learner.learner, meta, episode)
+    if steps <= _FEW + 1:
+        return max(_peak(learner, meta, episode, phase) for phase in _phases(learner))
+    few, more = (needed_bytes(_with_steps(learner, n), meta, episode) for n in (_FEW, _FEW + 1))
+    return more + (steps - _FEW - 1) * (more - few)
+
+
+def _with_steps(learner: Learner, steps: int) -> Learner:
+    assert isinstance(learner, GradientLearner)
+    return replace(learner, inner_steps=steps)
+
+
+def _phases(learner: Learner) -> Iterator[int]:
+    """First updates of the ways in which the meta-gradient is computed in the course of training, last first."""
+    phase = learner.metagrad.phase(_LATE)
+    yield phase
+    while phase > 0:
+        phase = learner.metagrad.phase(phase - 1)
+        yield phase
+
+
+def _peak(learner: Learner, meta: Params, episode: Episode, phase: int) -> int:
     key = torch.zeros(episode.n_tasks, dtype=torch.int64, device=episode.query.y.device)
-
-    def gradient(meta: Params, episode: Episode, key: Tensor) -> Any:
-        return learner.metagrad(learner, meta, episode, learner.metagrad.phase(10**9), key)
-
-    leaves, structure = pytree.tree_flatten((meta, episode, key))
-    try:
-        graph, _ = graph_of(gradient, leaves, structure)
-    except Untraceable:
-        return None
-    return peak(graph)
-
-
-def peak(graph: fx.GraphModule) -> int:
-    """Most bytes alive at once while a graph runs in order; views cost nothing."""
-    nodes = list(graph.graph.nodes)
-    owner: dict[fx.Node, fx.Node] = {}
-    last: dict[fx.Node, int] = {}
-    for time, node in enumerate(nodes):
-        owner[node] = _owner(node, owner)
-        for used in node.all_input_nodes:
-            last[owner[used]] = time
-    dying: dict[int, list[fx.Node]] = {}
-    for node, time in last.items():
-        dying.setdefault(time, []).append(node)
-    alive = most = 0
-    for time, node in enumerate(nodes):
-        if owner[node] is node:
-            alive += _size(node)
-        most = max(most, alive)
-        alive -= sum(_size(dead) for dead in dying.get(time, ()))
+    # not the first of its phase: checks that come with that are no part of the others
+    with _Alive([*meta.values(), *tensors(episode), key]) as alive:
+        learner.metagrad(learner, meta, episode, Step(phase + 1, phase), key)
+    most: int = alive.most
     return most
 
 
-def _owner(node: fx.Node, owner: dict[fx.Node, fx.Node]) -> fx.Node:
-    """The node whose memory a node shows."""
-    schema = getattr(node.target, "_schema", None)
-    if node.op != "call_function" or schema is None or not node.all_input_nodes:
-        return node
-    shows = any(argument.alias_info is not None for argument in schema.arguments)
-    return owner[node.all_input_nodes[0]] if shows else node
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes that are alive, apart from those that were there before."""
 
+    def __init__(self, before: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.most = 0
+        self.known = {tensor.untyped_storage()._cdata for tensor in before}
 
-def _size(node: fx.Node) -> int:
-    value = node.meta.get("val")
-    found = [value] if isinstance(value, Tensor) else list(_fake_tensors(value))
-    return sum(one.numel() * one.element_size() for one in found)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator and note what it returns."""
+        found = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(found):
+            if isinstance(leaf, Tensor):
+                self._note(leaf.untyped_storage())
+        self.most = max(self.most, self.now)
+        return found
 
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        place, size = storage._cdata, storage.nbytes()
+        if place not in self.known:
+            self.known.add(place)
+            self.now += size
+            weakref.finalize(storage, self._gone, place, size)
 
-def _fake_tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, (list, tuple)):
-        yield from (one for one in value if isinstance(one, Tensor))
+    def _gone(self, place: int, size: int) -> None:
+        self.known.discard(place)
+        self.now -= size
 
 
 def _bound(meta: Params, episode: Episode) -> int:

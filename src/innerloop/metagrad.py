@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .episodes import Episode, all_draws, join_rows
+from .adaptation import GradientLearner
+from .episodes import Episode, all_draws, join_rows, select
 from .errors import UsageError
 from .functional import Params
 from .inner import detached
-from .learner import GradientLearner, Learner, MetaGradient, Metrics, Step
+from .learner import Learner, MetaGradient, Metrics, Step
+from .recompute import directly, recomputed
 from .tracing import tracing
 
 
@@ -71,8 +74,10 @@ def multi_step(anneal_steps: int) -> MetaGradient:
         if step.phase >= anneal_steps:
             return learner.loss(meta, path[-1], episode.query, key=key)
         weights = step_weights(len(path) - 1, step.number / anneal_steps)
+        run = learner.run if isinstance(learner, GradientLearner) else directly
+        query_loss = partial(learner.loss, batch=episode.query, key=key)
         parts = [
-            weight * learner.loss(meta, adapted, episode.query, key=key)
+            weight * run(query_loss, meta, adapted)
             for weight, adapted in zip(weights, path[1:] or path, strict=True)
         ]
         return torch.stack(parts).sum(0)
@@ -132,6 +137,70 @@ def annealed(metagrad: MetaGradient, first_order_steps: int) -> MetaGradient:
         return max(first_order_steps if step >= first_order_steps else 0, metagrad.phase(step))
 
     return MetaGradient(f"{metagrad.name}, first order for {first_order_steps} steps", compute, check, phase)
+
+
+def checkpointed(metagrad: MetaGradient) -> MetaGradient:
+    r"""The same gradient with the memory of one inner step: the others are computed again, last step first.
+
+    Of each step only the fast weights and the state of the inner rule are kept. On the way back,
+    $v_s = \bigl(\partial \phi_{s+1} / \partial \phi_s\bigr)^\top v_{s+1}$ is a product with the Hessian of the support
+    loss, one step at a time; every other derivative is taken along. It costs one more pass through each step.
+    Griewank & Walther, 2008, *Evaluating Derivatives*, chapter 12; Chen, Xu, Zhang & Guestrin, 2016, *Training Deep
+    Nets with Sublinear Memory Cost*.
+
+    Arguments:
+        metagrad: what differentiates through inner steps: `unrolled`, `multi_step`, `annealed`.
+
+    Returns:
+        The wrapped meta-gradient.
+
+    Example:
+        >>> checkpointed(unrolled()).name
+        'unrolled, checkpointed'
+    """
+
+    def compute(
+        learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
+    ) -> tuple[Params, Metrics]:
+        assert isinstance(learner, GradientLearner)
+        if _first_of_its_kind(step):
+            # steps that are computed again have no graph to look into: one step of one task stands for all
+            one = slice(0, 1)
+            few = replace(learner, inner_steps=min(learner.inner_steps, 1))
+            metagrad.compute(few, meta, select(episode, one), step, None if key is None else key[one])
+        return metagrad.compute(replace(learner, run=recomputed), meta, episode, step, key)
+
+    def check(learner: Learner) -> None:
+        if not isinstance(learner, GradientLearner):
+            raise UsageError("checkpointing needs inner gradient steps: this learner has none")
+        metagrad.check(learner)
+
+    return MetaGradient(f"{metagrad.name}, checkpointed", compute, check, metagrad.phase)
+
+
+METAGRADS: dict[str, Callable[..., MetaGradient]] = {"unrolled": unrolled, "checkpointed": checkpointed}
+
+
+def kept(name: str, metagrad: MetaGradient) -> MetaGradient:
+    """What the option `metagrad` of an algorithm makes of its meta-gradient.
+
+    Arguments:
+        name: one of `METAGRADS`.
+        metagrad: that differentiates through inner steps.
+
+    Returns:
+        The meta-gradient.
+
+    Raises:
+        UsageError: the name is unknown.
+
+    Example:
+        >>> kept("checkpointed", multi_step(10)).name
+        'multi_step, checkpointed'
+    """
+    if name not in METAGRADS:
+        raise UsageError(f"metagrad={name!r} is unknown: choose one of {', '.join(METAGRADS)}")
+    return checkpointed(metagrad) if name == "checkpointed" else metagrad
 
 
 def displacement(*, rows: str = "all") -> MetaGradient:
@@ -262,7 +331,7 @@ def _differentiated(
         try:
             with torch.enable_grad():
                 found = losses(learner, meta, episode, step, key)
-                if not tracing() and float(step.number) == 0:
+                if _first_of_its_kind(step):
                     _require_twice_differentiable(found)
                 grads = _grad(found.mean(), meta)
         except RuntimeError as error:
@@ -270,6 +339,11 @@ def _differentiated(
         return grads, {"losses": found.detach()}
 
     return compute
+
+
+def _first_of_its_kind(step: Step) -> bool:
+    """Whether values can be looked at, and no earlier update was computed in the same way."""
+    return not tracing() and float(step.number) == step.phase
 
 
 def _require_twice_differentiable(losses: Tensor) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .adaptation import running_average
 from .episodes import Batch, Episode, all_draws, at_step, join_rows, map_tensors
 from .errors import UsageError
-from .functional import Network, Params, fold
-from .learner import Learner, MetaGradient, Metrics, Recipe, Step, running_average
+from .functional import Network, Params
+from .layers import fold
+from .learner import Learner, MetaGradient, Metrics, Recipe, Step
 from .losses import LOSSES, mean_rows
 
 _QUERY = 1 << 20

@@ -146,6 +146,7 @@ def describe(stored: Stored) -> dict[str, Any]:
     """
     config, schema = stored.config, stored.config["schema"] or {}
     splits, support = config["splits"], config["support"]
+    targets = [column.name for column in stored.schema.target_columns] if stored.schema else []
     return {
         "path": str(stored.path),
         "sha256": stored.sha256,
@@ -155,7 +156,7 @@ def describe(stored: Stored) -> dict[str, Any]:
         "parameters": sum(value.numel() for value in stored.model.meta.values()),
         "precision": str(kind).removeprefix("torch.") if (kind := precision(stored.model.meta)) else None,
         "task": schema.get("task"),
-        "target": schema.get("target"),
+        "target": targets if len(targets) > 1 else next(iter(targets), None),
         "columns": [column["name"] for column in schema["columns"]] if schema else None,
         "classes": schema.get("classes"),
         "tasks_per_split": splits and {name: len(ids) for name, ids in splits.items()},

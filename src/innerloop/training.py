@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,49 @@ VALIDATION_SEED = 20_230_228
 _PATIENCE_NONFINITE = 20
 
 Callback = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A gear for several trainings: learners made of the same recipe share their graphs, which are made once.
+
+    Arguments:
+        gear: as `engine` of `meta_train`.
+        planned: meta-updates of all trainings together, which `auto` goes by; those of each unless given.
+
+    Raises:
+        UsageError: the gear is unknown.
+
+    Example:
+        >>> import innerloop as il
+        >>> tasks, engine = il.tasks.sinusoid(n_support=5), Engine("traced")
+        >>> for seed in range(2):
+        ...     learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_steps=1)
+        ...     run = il.meta_train(learner, tasks.train, steps=3, seed=seed, device="cpu", engine=engine)
+        >>> run.engine.graphs, len(engine.kept)
+        (1, 1)
+    """
+
+    gear: str = "auto"
+    planned: int | None = None
+    kept: dict[str, Fast[tuple[Outer, Metrics]]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is unknown."""
+        if self.gear not in ENGINES:
+            raise UsageError(f"engine={self.gear!r} is unknown: choose one of {', '.join(ENGINES)}")
+
+    def update(
+        self, learner: Learner, steps: int, *, clip: float | None, chunk: int | None
+    ) -> Fast[tuple[Outer, Metrics]]:
+        """The meta-update of a learner in this gear; see `outer.meta_update`."""
+        gear = "eager" if self.gear == "loop" else self.gear
+        made = fast(meta_update(learner, clip=clip, chunk=chunk), gear=gear, planned=self.planned or steps)
+        recipe = json.dumps(learner.recipe, sort_keys=True, default=repr)
+        # a module or loss from elsewhere is not told by the recipe
+        if learner.recipe is None or '"external"' in recipe:
+            return made
+        return self.kept.setdefault(f"{recipe} {clip} {chunk}", made)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +118,7 @@ def meta_train(
     validate_every: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    engine: str = "auto",
+    engine: str | Engine = "auto",
     memory: str = "512MB",
     meta: Params | None = None,
     callbacks: Sequence[Callback] = (),
@@ -98,7 +142,8 @@ def meta_train(
         seed: of everything random.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
         engine: the gear of the meta-update: `eager`, `traced` (one graph of operators), `compiled` (machine code),
-            `loop` (task by task), or `auto`, the fastest that pays within `steps`; see `innerloop.fast`.
+            `loop` (task by task), or `auto`, the fastest that pays within `steps`; see `innerloop.fast`. An `Engine`
+            shares what is made among trainings.
         memory: what the tasks that are worked on at once may keep, as in `512MB` or `2GB`; fewer at once where
             they need more. Large activations are slow all at once.
         meta: where to start; `learner.init()` unless given.
@@ -119,8 +164,8 @@ def meta_train(
         3
     """
     _require_sense(steps, meta_batch_size, meta_lr, schedule, clip, validate_every, seed)
-    if engine not in ENGINES:
-        raise UsageError(f"engine={engine!r} is unknown: choose one of {', '.join(ENGINES)}")
+    if isinstance(engine, str):
+        engine = Engine(engine)
     began = time.perf_counter()
     place = resolve_device(device)
     if meta is None:
@@ -179,7 +224,7 @@ def _descend(
     """Take the steps; the best parameters by validation, their step, and the log."""
     log: list[dict[str, Any]] = []
     best, best_step, best_loss = loop.state.meta, 0, math.inf
-    rounded = loop.engine not in ("eager", "loop")
+    rounded = loop.engine.gear not in ("eager", "loop")
     for step, (episode, key) in enumerate(_drawn(source, meta_batch_size, seed, steps, place, loop.dtype)):
         entry = {"step": step + 1, **loop.step(bucketed(episode) if rounded else episode, step, key)}
         if valid is not None and ((step + 1) % every == 0 or step + 1 == steps):
@@ -227,7 +272,7 @@ class _OuterLoop:
         schedule: str,
         steps: int,
         clip: float | None,
-        engine: str,
+        engine: Engine,
         memory: int,
     ) -> None:
         self.learner, self.clip, self.engine, self.memory = learner, clip, engine, memory
@@ -273,11 +318,11 @@ class _OuterLoop:
 
     def _planned(self, episode: Episode) -> Fast[tuple[Outer, Metrics]]:
         """The update in its gear; how many tasks at once follows from what they keep in memory."""
-        if self.engine == "loop":
+        if self.engine.gear == "loop":
             self.chunk = 1
         else:
             self.chunk = tasks_at_once(self.learner, self.state.meta, episode, self.memory)
-        return fast(self._plain(), gear="eager" if self.engine == "loop" else self.engine, planned=self.steps)
+        return self.engine.update(self.learner, self.steps, clip=self.clip, chunk=self.chunk)
 
     def _failed(self, step: int) -> None:
         self.failed += 1

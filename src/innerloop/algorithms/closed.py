@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..adaptation import HeadLearner
 from ..errors import UsageError
 from ..functional import Network
 from ..heads import GaussianHead, Head, LaplaceHead, LearnedRidgeHead, PrototypeHead
 from ..heads.base import KINDS
-from ..learner import HeadLearner, Learner
+from ..learner import Learner
 from ..metagrad import unrolled
 from ..models import Polynomial
 from .registry import registered

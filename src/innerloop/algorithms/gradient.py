@@ -7,10 +7,12 @@ Arguments they share:
     inner_steps: inner steps.
     learn_lr: learn the step size: one for `all`, one a `tensor` or one a `weight`; `None` keeps it fixed.
     clip: largest norm of a task's inner gradient; `None` for no limit.
-    adapt: what adapts, see `functional.select_names`.
+    adapt: what adapts, see `selection.select_names`.
     inner: the inner rule: `sgd`, `momentum` (0.9), `adam`, `adamw` or `rmsprop`.
     batchnorm: where BatchNorm takes its statistics, see `functional.Network`.
     mapping: `vmap` or `loop` over tasks, the same result.
+    metagrad: `unrolled` keeps all inner steps in memory for the meta-gradient, `checkpointed` one at a time, see
+        `metagrad.checkpointed`: the same gradient with less memory, in more time.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ from collections.abc import Callable
 from torch import nn
 
 from .. import inner as rules
+from ..adaptation import GradientLearner, Start
 from ..errors import UsageError
-from ..functional import Network, select_names, with_adapters
+from ..functional import Network
 from ..inner import InnerRule, clipped, curvature, detached, masked, sgd
-from ..learner import GradientLearner, Learner, MetaGradient, Start
+from ..learner import Learner, MetaGradient
 from ..losses import Loss
-from ..metagrad import annealed, displacement, multi_step, unrolled
+from ..metagrad import annealed, displacement, kept, multi_step, unrolled
+from ..selection import select_names, with_adapters
 from .registry import registered
 
 RULES: dict[str, Callable[..., InnerRule]] = {
@@ -114,6 +118,7 @@ def maml(
     module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 5,
     learn_lr: str | None = None, clip: float | None = None, inner: str = "sgd",
     adapt: str | Callable[[str], bool] = "all", batchnorm: str = "support", mapping: str = "vmap",
+    metagrad: str = "unrolled",
 ) -> Learner:  # fmt: skip
     r"""MAML: an initialisation from which a few gradient steps reach every task.
 
@@ -138,7 +143,7 @@ def maml(
     rule = inner_rule(inner, inner_lr, learn_lr, clip)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=unrolled(), adapt=adapt, batchnorm=batchnorm, mapping=mapping,
+        metagrad=kept(metagrad, unrolled()), adapt=adapt, batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -212,7 +217,7 @@ def reptile(
 def anil(
     module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 5,
     learn_lr: str | None = None, clip: float | None = None, inner: str = "sgd", batchnorm: str = "support",
-    mapping: str = "vmap",
+    mapping: str = "vmap", metagrad: str = "unrolled",
 ) -> Learner:  # fmt: skip
     """ANIL: MAML whose inner loop moves the last layer only; the body is meta-trained and shared.
 
@@ -235,7 +240,7 @@ def anil(
     rule = inner_rule(inner, inner_lr, learn_lr, clip)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=unrolled(), adapt="head", batchnorm=batchnorm, mapping=mapping,
+        metagrad=kept(metagrad, unrolled()), adapt="head", batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -243,7 +248,7 @@ def anil(
 def boil(
     module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 5,
     learn_lr: str | None = None, clip: float | None = None, inner: str = "sgd", batchnorm: str = "support",
-    mapping: str = "vmap",
+    mapping: str = "vmap", metagrad: str = "unrolled",
 ) -> Learner:  # fmt: skip
     """BOIL: MAML whose inner loop moves everything but the last layer.
 
@@ -266,7 +271,7 @@ def boil(
     rule = inner_rule(inner, inner_lr, learn_lr, clip)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=unrolled(), adapt="body", batchnorm=batchnorm, mapping=mapping,
+        metagrad=kept(metagrad, unrolled()), adapt="body", batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -274,7 +279,7 @@ def boil(
 def meta_sgd(
     module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 1,
     clip: float | None = None, adapt: str | Callable[[str], bool] = "all", batchnorm: str = "support",
-    mapping: str = "vmap",
+    mapping: str = "vmap", metagrad: str = "unrolled",
 ) -> Learner:  # fmt: skip
     r"""Meta-SGD: MAML with a learned step size for every weight, $\phi = \theta - \alpha \circ \nabla L(\theta)$.
 
@@ -296,7 +301,7 @@ def meta_sgd(
     rule = inner_rule("sgd", inner_lr, "weight", clip)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=unrolled(), adapt=adapt, batchnorm=batchnorm, mapping=mapping,
+        metagrad=kept(metagrad, unrolled()), adapt=adapt, batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -305,6 +310,7 @@ def maml_plus_plus(
     module: nn.Module, *, loss: Loss, inner_lr: float = 0.1, inner_steps: int = 5,
     multi_step_until: int = 300, first_order_until: int = 100, clip: float | None = None,
     batchnorm: str = "support", mapping: str = "vmap",
+    metagrad: str = "unrolled",
 ) -> Learner:  # fmt: skip
     """MAML++: rates a layer and step, a loss after every step, first order at first.
 
@@ -329,10 +335,10 @@ def maml_plus_plus(
         torch.Size([5])
     """
     rule = inner_rule("sgd", inner_lr, "tensor", clip, steps=max(inner_steps, 1))
-    metagrad = annealed(multi_step(multi_step_until), first_order_until)
+    back = annealed(multi_step(multi_step_until), first_order_until)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=metagrad, batchnorm=batchnorm, mapping=mapping,
+        metagrad=kept(metagrad, back), batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -340,6 +346,7 @@ def maml_plus_plus(
 def meta_curvature(
     module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 1,
     clip: float | None = None, batchnorm: str = "support", mapping: str = "vmap",
+    metagrad: str = "unrolled",
 ) -> Learner:  # fmt: skip
     """Meta-Curvature: MAML whose inner gradient passes learned matrices, one an axis of each tensor.
 
@@ -362,7 +369,7 @@ def meta_curvature(
     rule = rule if clip is None else clipped(rule, clip)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=unrolled(), batchnorm=batchnorm, mapping=mapping,
+        metagrad=kept(metagrad, unrolled()), batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -370,7 +377,7 @@ def meta_curvature(
 def sparse_maml(
     module: nn.Module, *, loss: Loss, inner_lr: float = 0.01, inner_steps: int = 5,
     learn_lr: str | None = None, clip: float | None = None, batchnorm: str = "support",
-    mapping: str = "vmap",
+    mapping: str = "vmap", metagrad: str = "unrolled",
 ) -> Learner:  # fmt: skip
     """sparse-MAML: MAML that learns which weights may move in the inner loop.
 
@@ -394,5 +401,5 @@ def sparse_maml(
     rule = rule if clip is None else clipped(rule, clip)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=unrolled(), batchnorm=batchnorm, mapping=mapping,
+        metagrad=kept(metagrad, unrolled()), batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip

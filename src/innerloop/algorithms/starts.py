@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import nn
 
+from ..adaptation import Start
 from ..errors import UsageError
 from ..functional import Network, Params
-from ..learner import Learner, Start
+from ..learner import Learner
 from ..losses import Loss
-from ..metagrad import unrolled
+from ..metagrad import kept, unrolled
 from ..models import BodyHead, Contextual
 from .gradient import gradient_learner, inner_rule
 from .registry import registered
@@ -23,6 +24,7 @@ from .registry import registered
 def cavia(
     module: nn.Module, *, loss: Loss, n_context: int = 5, inner_lr: float = 1.0, inner_steps: int = 2,
     clip: float | None = None, batchnorm: str = "support", mapping: str = "vmap",
+    metagrad: str = "unrolled",
 ) -> Learner:  # fmt: skip
     """CAVIA: tasks adapt a short context vector that is fed to the model beside its input; all else is shared.
 
@@ -56,7 +58,7 @@ def cavia(
     contextual = Contextual(module, n_context)
     return gradient_learner(
         contextual, loss, rule, inner_steps,
-        metagrad=unrolled(), start=start, adapt="context", batchnorm=batchnorm, mapping=mapping,
+        metagrad=kept(metagrad, unrolled()), start=start, adapt="context", batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -65,6 +67,7 @@ def protomaml(
     module: nn.Module, *, n_features: int, n_way: int, loss: Loss = "cross_entropy", inner_lr: float = 0.01,
     inner_steps: int = 5, learn_lr: str | None = None, clip: float | None = None,
     batchnorm: str = "support", mapping: str = "vmap",
+    metagrad: str = "unrolled",
 ) -> Learner:  # fmt: skip
     r"""ProtoMAML: MAML whose last layer starts as the prototypes of the support set.
 
@@ -103,5 +106,5 @@ def protomaml(
     start = Start(("head.weight", "head.bias"), prototypes)
     return gradient_learner(
         whole, loss, rule, inner_steps,
-        metagrad=unrolled(), start=start, batchnorm=batchnorm, mapping=mapping,
+        metagrad=kept(metagrad, unrolled()), start=start, batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip

@@ -75,4 +75,5 @@ def adapt(
     if json:
         emit("adapt", None, notes, settings, out=str(out), tasks=counts)
         return
-    print(f"adapted to {len(adapted)} tasks, {sum(counts.values())} support rows: {out}")
+    tasks, n_rows = len(adapted), sum(counts.values())
+    print(f"adapted to {tasks} task{'s' * (tasks != 1)}, {n_rows} support row{'s' * (n_rows != 1)}: {out}")

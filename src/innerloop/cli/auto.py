@@ -9,18 +9,20 @@ from .common import LABELS, Notes, cell, columns, network_options
 
 if TYPE_CHECKING:
     from ..compare.race import Race
+    from ..data.sources import Source
     from ..data.splits import Tasks
 
 AUTO = "auto"
 
 
 def raced(
-    data: Tasks, settings: dict[str, Any], given: dict[str, Any], notes: Notes
+    data: Tasks, training: Source, settings: dict[str, Any], given: dict[str, Any], notes: Notes
 ) -> tuple[dict[str, Any], Race | None]:
-    """The settings with the algorithm that a race chose, and the race; `None` where one algorithm applies.
+    """The settings that a race chose, and the race; `None` where one algorithm applies.
 
     Arguments:
         data: the tasks.
+        training: where training episodes come from, composed and augmented.
         settings: those of `train`, complete.
         given: settings of the algorithm that were asked for.
         notes: where progress is told.
@@ -30,14 +32,16 @@ def raced(
     model = network_options(settings)
     if settings["init"] is not None:
         # weights of a file are those of a net
-        return settings | {"algorithm": "maml"}, None
+        notes("note: there is no race with --init: maml is trained; name another with --algorithm")
+        return {"algorithm": "maml"}, None
     every = runners(data, given, network=bool(model))
     if len(every) == 1:
-        return settings | {"algorithm": every[0][1]}, None
+        return {"algorithm": every[0][1]}, None
     found = race(
         data,
         steps=settings["steps"],
         seed=settings["seed"],
+        training=training,
         given=given,
         model=model,
         device=settings["device"],
@@ -48,7 +52,7 @@ def raced(
     if winner.settings:
         # one net for all tasks: no inner step, so nothing to learn about steps
         chosen |= {"inner_steps": 0, "learn_lr": "none", "inner_clip": 0.0}
-    return settings | chosen | {"race": rows(found)}, found
+    return chosen | {"race": rows(found)}, found
 
 
 def rows(found: Race) -> list[dict[str, Any]]:

@@ -13,13 +13,14 @@ from .common import Json, Notes, emit
 
 def list_(
     what: Annotated[
-        Literal["algorithms", "models", "baselines", "data", "all"], Parameter(help="What to list.")
+        Literal["algorithms", "metagrads", "models", "baselines", "data", "all"],
+        Parameter(help="What to list."),
     ] = "all",
     /,
     *,
     json: Json = False,
 ) -> None:
-    """List algorithms, models, baselines and built-in data sets.
+    """List algorithms, meta-gradients, models, baselines and built-in data sets.
 
     Examples:
       innerloop list
@@ -29,11 +30,13 @@ def list_(
     from ..algorithms import ALGORITHMS
     from ..baselines import BASELINES
     from ..datasets import DATASETS
+    from ..metagrad import METAGRADS
     from ..models import MODELS
 
     notes = Notes(quiet=True)
     found = {
         "algorithms": [_entry(name, item) for name, item in ALGORITHMS.items()],
+        "metagrads": [_entry(name, item) for name, item in METAGRADS.items()],
         "models": [_entry(name, item) for name, item in MODELS.items()],
         "baselines": [_entry(name, item) for name, item in BASELINES.items()],
         "data": [
@@ -73,4 +76,4 @@ def _lines(entry: dict[str, Any], indent: int) -> str:
 def _entry(name: str, item: object) -> dict[str, Any]:
     first = (item.__doc__ or "").strip().splitlines()[0]
     # an equation is for the documentation, not for a terminal
-    return {"name": name, "about": re.sub(r",? *\$[^$]*\$", "", first)}
+    return {"name": name, "about": re.sub(r"[,:]? *\$[^$]*\$", "", first)}

@@ -127,7 +127,7 @@ def _from_run(
 
 def _require_inner_steps(stored: Stored) -> None:
     """Refuse a number of steps for what adapts without any."""
-    from ..learner import HeadLearner
+    from ..adaptation import HeadLearner
 
     learner = stored.model.learner
     if isinstance(getattr(learner, "learner", learner), HeadLearner):

@@ -35,6 +35,7 @@ from .common import (
 from .page import command_line, draw
 
 if TYPE_CHECKING:
+    from ..data.sources import Source
     from ..data.splits import Tasks
     from ..evaluation import Evaluation
     from ..learner import Learner
@@ -133,6 +134,11 @@ def train(
     inner_clip: Annotated[
         float | None, A, Parameter(help="Largest norm of an inner gradient; 0 for none.")
     ] = None,
+    metagrad: Annotated[
+        str | None,
+        A,
+        Parameter(help="unrolled, or checkpointed: less memory for many inner steps, more time."),
+    ] = None,
     adapt: Annotated[str | None, A, Parameter(help="What adapts: all, head, body or a name pattern.")] = None,
     batchnorm: Annotated[
         str | None, A, Parameter(help="BatchNorm statistics: support, transductive or per_step.")
@@ -215,19 +221,24 @@ def execute(
     require_place(directory)
     for line in (repr(data), *(f"note: {note}" for note in data.notes)):
         notes(line)
-    settings = _complete(settings, data)
+    asked, settings = settings, _complete(settings, data)
     if settings["algorithm"] == AUTO:
-        settings, race = raced(data, settings, _wanted(settings), notes)
+        chosen, race = raced(data, _training(data, settings), settings, _wanted(settings), notes)
+        settings = _complete(asked | chosen, data)
         if race is not None and not json:
             print(table(race))
     _learner(data, settings)  # what has no meaning is refused before a log is begun
     with _loggers(directory, tensorboard, notes) as loggers:
         run = _trained(data, settings, notes, loggers=loggers)
     found = evaluate(run.model, data.test)
-    page = draw(lambda: _page(run, data, settings, found), notes)
-    _keep(directory, run, data, settings, found, page, replace=replace)
-    every = [found, *_other_folds(settings, notes)] if folds else [found]
+    every = [found]
+    if folds:
+        # whatever happens to the other folds, this model is there
+        _keep(directory, run, data, settings, found, None, replace=replace)
+        every += _other_folds(settings, notes)
     total = over_folds(every) if folds else found
+    page = draw(lambda: _page(run, data, settings, total), notes)
+    _keep(directory, run, data, settings, found, page, replace=replace or bool(folds))
     means = [each.metric(found.metrics[0])[0] for each in every]
     if json:
         emit(
@@ -288,17 +299,13 @@ def _trained(
     data: Tasks, settings: dict[str, Any], notes: Notes, what: str = "", loggers: Sequence[Callback] = ()
 ) -> Run:
     """Meta-train on the tasks, with progress on stderr."""
-    from ..augment import augmented, named
-    from ..data.compose import composed
     from ..training import meta_train
 
     learner = _learner(data, settings)
-    training = composed(data.train, settings["composition"] or "fresh", seed=settings["seed"])
-    training = augmented(training, *named(settings["augment"] or ""))
     with notes.progress(f"{settings['algorithm']} on {data.name}{what}", settings["steps"]) as callback:
         run = meta_train(
             learner,
-            training,
+            _training(data, settings),
             valid=data.valid,
             callbacks=[callback, *loggers],
             meta=_start(learner, settings["init"], notes),
@@ -309,6 +316,15 @@ def _trained(
     if run.skipped:
         notes(f"note: {run.skipped} tasks were left out of their step because their loss was not finite")
     return run
+
+
+def _training(data: Tasks, settings: dict[str, Any]) -> Source:
+    """Where training episodes come from: put together and augmented as asked for."""
+    from ..augment import augmented, named
+    from ..data.compose import composed
+
+    training = composed(data.train, settings["composition"] or "fresh", seed=settings["seed"])
+    return augmented(training, *named(settings["augment"] or ""))
 
 
 def _start(learner: Learner, init: Path | None, notes: Notes) -> dict[str, Any] | None:
@@ -346,6 +362,7 @@ def _page(run: Run, data: Tasks, settings: dict[str, Any], found: Evaluation) ->
             versions=versions(),
             command=command_line("train", asked, str(settings["tasks"])),
             notes=data.notes,
+            folds=settings["folds"] or 1,
         )
     )
 
@@ -439,7 +456,7 @@ def _wanted(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of the algorithm that were asked for."""
     wanted = {
         key: settings[key]
-        for key in ("inner_lr", "inner_steps", "learn_lr", "adapt", "batchnorm")
+        for key in ("inner_lr", "inner_steps", "learn_lr", "metagrad", "adapt", "batchnorm")
         if settings[key] is not None
     }
     if settings["inner_clip"] is not None:

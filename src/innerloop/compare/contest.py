@@ -12,6 +12,7 @@ import numpy as np
 from ..data.splits import Tasks
 from ..errors import DivergedError
 from ..evaluation import Evaluation, evaluate, over_folds
+from ..training import Engine
 from .methods import Entrant, Trained
 from .nets import Bench
 from .result import Estimate, Method
@@ -98,6 +99,7 @@ class Contest:
         self.folds, self.effort, self.progress = folds, effort, progress
         self.skipped = {name: reason for name, reason in reasons.items() if reason}
         self.entries = {e.name: Entry(e) for e in entrants if e.name not in self.skipped}
+        self.engine = Engine(planned=effort.steps * effort.seeds * len(folds))
         self.benches: dict[tuple[int, int], Bench] = {}
         self._done = 0.0
 
@@ -132,11 +134,13 @@ class Contest:
     def bench(self, fold: int, seed: int) -> Bench:
         """Where the methods of a fold and seed are trained."""
         if (fold, seed) not in self.benches:
-            effort = self.effort
-            self.benches[fold, seed] = Bench(
-                self.folds[fold], seed, effort.steps, effort.model, effort.device
-            )
+            self.benches[fold, seed] = self.bench_of(self.folds[fold], seed)
         return self.benches[fold, seed]
+
+    def bench_of(self, tasks: Tasks, seed: int = 0) -> Bench:
+        """Where methods are trained on tasks that may be others than those of a fold."""
+        effort = self.effort
+        return Bench(tasks, seed, effort.steps, effort.model, effort.device, engine=self.engine)
 
     def _enter(self, entry: Entry, fold: int) -> None:
         """Search, train and score one method on one fold."""

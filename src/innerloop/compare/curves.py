@@ -13,8 +13,6 @@ from ..data.sources import ClassSource, RowSource, Source, stream
 from ..data.splits import Tasks
 from ..evaluation import evaluate, over_folds
 from .contest import Contest, Entry
-from .methods import Entrant
-from .nets import Bench
 from .result import Crossing, Curve
 from .search import HEADLINE, last
 from .statistics import Array, mean_interval
@@ -105,14 +103,14 @@ def _along(contest: Contest, entry: Entry, fold: int, sizes: Sequence[float]) ->
     asked = tasks.train.support
     widest = asked._replace(low=int(sizes[0]), high=int(sizes[-1]))
     model = None
-    if entrant.kind == "none":
+    if entrant.kind == "none" or not entrant.sized:
         model = entry.first[fold].model
     elif entrant.trained and not entrant.reuses:
-        model = entrant.fit(_bench(contest, resized(tasks, widest)), settings).model
+        model = entrant.fit(contest.bench_of(resized(tasks, widest)), settings).model
     found = []
     for size in sizes:
         here = resized(tasks, asked._replace(low=int(size), high=int(size)))
-        own = model or entrant.fit(_bench(contest, here), settings).model
+        own = model or entrant.fit(contest.bench_of(here), settings).model
         found.append(last(evaluate(own, here.test, path=False)))
     return found
 
@@ -133,7 +131,7 @@ def train_tasks(contest: Contest, chosen: Sequence[str], tell: Tell) -> list[Lin
             found = []
             for fold, tasks in enumerate(contest.folds):
                 fewer = replace(tasks, train=some_tasks(tasks.train, count, seed=fold))
-                model = _fitted(entry.entrant, _bench(contest, fewer), entry.chosen[fold].settings)
+                model = entry.entrant.fit(contest.bench_of(fewer), entry.chosen[fold].settings).model
                 found.append(last(evaluate(model, tasks.test, path=False)))
             whole = over_folds(found)
             rows.append(_by_task(whole.ids, whole.values[HEADLINE[whole.targets.kind]][:, -1]))
@@ -144,18 +142,9 @@ def train_tasks(contest: Contest, chosen: Sequence[str], tell: Tell) -> list[Lin
     return lines
 
 
-def _fitted(entrant: Entrant, bench: Bench, settings: Mapping[str, Any]) -> Any:
-    return entrant.fit(bench, settings).model
-
-
 def _by_task(ids: Sequence[str], values: Array) -> Array:
     """Values in the order of the names, which is the same for every support size."""
     return values[np.argsort(np.asarray(ids))]
-
-
-def _bench(contest: Contest, tasks: Tasks) -> Bench:
-    effort = contest.effort
-    return Bench(tasks, 0, effort.steps, effort.model, effort.device)
 
 
 def resized(tasks: Tasks, support: Any) -> Tasks:

@@ -41,6 +41,32 @@ class Fitted(dict[str, Tensor]):
         return True
 
 
+class Remembering:
+    """The rows of a task for an estimator that all tasks share: what is fitted in no time, and is too large to copy.
+
+    Arguments:
+        shared: fitted anew to the rows of whichever task is predicted for.
+    """
+
+    def __init__(self, shared: Any) -> None:
+        self.shared = shared
+
+    def fit(self, x: Array, y: Array) -> Remembering:
+        """Remember the rows."""
+        self.rows, self.classes_ = (x, y), np.unique(y)
+        return self
+
+    def predict(self, x: Array) -> Array:
+        """Values."""
+        found: Array = self.shared.fit(*self.rows).predict(x)
+        return found
+
+    def predict_proba(self, x: Array) -> Array:
+        """A share for each of `classes_`."""
+        found: Array = self.shared.fit(*self.rows).predict_proba(x)
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class EstimatorLearner:
     """A learner that fits an estimator to each task's support, or brings one that was fitted to all rows.
@@ -97,8 +123,12 @@ class EstimatorLearner:
         """Values `(T, n, C)`, or the logarithms of probabilities."""
         assert isinstance(adapted, Fitted)
         if adapted.last is None or adapted.last[0] is not x:
-            rows = zip(adapted.estimators, x, strict=True)
-            found = torch.stack([self._predict(meta, estimator, own) for estimator, own in rows])
+            if self.make is None:
+                # one estimator for all tasks: asked once
+                found = self._predict(meta, self.pooled, x.flatten(0, 1)).reshape(*x.shape[:2], -1)
+            else:
+                rows = zip(adapted.estimators, x, strict=True)
+                found = torch.stack([self._predict(meta, estimator, own) for estimator, own in rows])
             adapted.last = (x, found)
         return adapted.last[1]
 

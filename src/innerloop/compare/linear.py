@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from ..adaptation import HeadLearner
 from ..data.splits import Tasks
 from ..errors import UsageError
 from ..evaluation import mean_loss
 from ..functional import Network, Params
 from ..heads import LaplaceHead
-from ..learner import HeadLearner, Model
+from ..learner import Model
 from ..metagrad import unrolled
 from ..models import Polynomial
 from .estimators import training_rows
 
-# prior standard deviations of the coefficients that are tried; the first is none at all
-NONE = 1e-6
+# prior standard deviations of the coefficients that are tried
 SPREADS = tuple(float(value) for value in np.logspace(-2, 1.5, 8))
 
 
-def logistic(tasks: Tasks, *, pooled: bool, adapted: bool, inverse_penalty: float = 1.0) -> Model:
+def logistic(tasks: Tasks, *, pooled: bool, inverse_penalty: float = 1.0) -> Model:
     """Logistic regression from a Gaussian prior whose spread is the best on meta-validation tasks.
 
     Arguments:
         tasks: with feature vectors and classes that mean the same in every task.
         pooled: the prior's mean is the pooled regression; otherwise 0.
-        adapted: tasks differ from the mean; otherwise nothing adapts.
         inverse_penalty: `C` of the pooled regression.
 
     Returns:
@@ -39,7 +37,7 @@ def logistic(tasks: Tasks, *, pooled: bool, adapted: bool, inverse_penalty: floa
         >>> from innerloop.tasks import arrays
         >>> x = np.random.default_rng(0).normal(size=(60, 1))
         >>> tasks = arrays(x, (x[:, 0] > 0).astype(int), np.arange(60) // 6, n_shot=1, kind="classification")
-        >>> logistic(tasks, pooled=True, adapted=False).meta["head/mean"].shape
+        >>> logistic(tasks, pooled=True).meta["head/mean"].shape
         torch.Size([2, 2])
     """
     if tasks.targets.kind != "classification":
@@ -50,22 +48,19 @@ def logistic(tasks: Tasks, *, pooled: bool, adapted: bool, inverse_penalty: floa
     meta = learner.init()
     if pooled:
         meta["head/mean"] = _pooled_weights(tasks, inverse_penalty).to(meta["head/mean"])
-    return with_best_spread(learner, meta, tasks, SPREADS if adapted else (NONE,))
+    return with_best_spread(learner, meta, tasks)
 
 
-def with_best_spread(
-    learner: HeadLearner, meta: Params, tasks: Tasks, spreads: Sequence[float] = SPREADS
-) -> Model:
+def with_best_spread(learner: HeadLearner, meta: Params, tasks: Tasks) -> Model:
     """The prior around `head/mean` whose spread has the lowest loss on meta-validation tasks.
 
     Arguments:
         learner: its head has a diagonal Gaussian prior.
         meta: the prior's mean among the meta-parameters.
         tasks: where it is tried.
-        spreads: standard deviations to try.
     """
-    models = [Model(learner, _with_spread(meta, spread)) for spread in spreads]
-    return models[0] if len(models) == 1 else min(models, key=lambda model: mean_loss(model, tasks.valid))
+    models = [Model(learner, _with_spread(meta, spread)) for spread in SPREADS]
+    return min(models, key=lambda model: mean_loss(model, tasks.valid))
 
 
 def spread_of(model: Model) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +17,7 @@ from ..data.splits import Tasks
 from ..errors import UsageError
 from ..learner import Model
 from ..training import meta_train
-from .estimators import EstimatorLearner, training_rows
+from .estimators import EstimatorLearner, Remembering, training_rows
 from .linear import logistic, spread_of
 from .nets import Bench, fine_tuned, from_scratch, linear_head
 
@@ -49,6 +52,7 @@ class Entrant:
         refuses: why it does not apply to some tasks; `None` where it does.
         trained: it takes meta-updates, so that seeds differ.
         reuses: it starts from the pooled net, which is trained once: a try costs no training.
+        sized: what is learned from the meta-train tasks depends on the support size.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Entrant:
     refuses: Callable[[Tasks], str | None] = lambda tasks: None
     trained: bool = False
     reuses: bool = False
+    sized: bool = True
 
 
 LABELS = {
@@ -177,21 +182,23 @@ def _linear(name: str) -> Callable[[Bench, Settings], Trained]:
     return fit
 
 
-def _logistic(*, pooled: bool, adapted: bool) -> Callable[[Bench, Settings], Trained]:
+def _pooled_logistic(bench: Bench, settings: Settings) -> Trained:
+    from sklearn.linear_model import LogisticRegression
+
+    return _pooled_estimator(bench, LogisticRegression(max_iter=1000, **settings))
+
+
+def _logistic(*, pooled: bool) -> Callable[[Bench, Settings], Trained]:
     def fit(bench: Bench, settings: Settings) -> Trained:
-        inverse = settings.get("C", 1.0)
-        model = logistic(bench.tasks, pooled=pooled, adapted=adapted, inverse_penalty=inverse)
-        return Trained(model, {"spread": round(spread_of(model), 4)} if adapted else {})
+        model = logistic(bench.tasks, pooled=pooled, inverse_penalty=settings.get("C", 1.0))
+        return Trained(model, {"spread": round(spread_of(model), 4)})
 
     return fit
 
 
 def _mixed(*, squares: bool) -> Callable[[Bench, Settings], Trained]:
     def fit(bench: Bench, settings: Settings) -> Trained:
-        classes = bench.tasks.targets.kind == "classification"
-        learner = bench.learner("mixed", {"squares": squares, **settings})
-        outer = {"meta_lr": 0.02} if classes else {}
-        run = bench.train(learner, outer)
+        run = bench.train(bench.learner("mixed", {"squares": squares, **settings}), settings)
         return Trained(run.model, {}, tuple(run.log))
 
     return fit
@@ -275,10 +282,24 @@ def _boosting(bench: Bench, settings: Settings, rows: int) -> Any:
 
 
 def _tabicl(bench: Bench, settings: Settings, rows: int) -> Any:
+    return Remembering(_loaded_tabicl(bench.tasks.targets.kind))
+
+
+@functools.cache
+def _loaded_tabicl(kind: str) -> Any:
+    """TabICL whose weights are read once, not in every fit."""
     import tabicl
 
-    numbers = bench.tasks.targets.kind == "regression"
-    return tabicl.TabICLRegressor(n_estimators=1) if numbers else tabicl.TabICLClassifier(n_estimators=1)
+    base = tabicl.TabICLRegressor if kind == "regression" else tabicl.TabICLClassifier
+
+    class Once(base):  # type: ignore[misc, valid-type]
+        def _load_model(self) -> None:
+            if not hasattr(self, "model_"):
+                # it tells of its download where --json puts its object
+                with redirect_stdout(sys.stderr):
+                    super()._load_model()
+
+    return Once(n_estimators=1)
 
 
 def _needs_tabicl(tasks: Tasks) -> str | None:
@@ -327,20 +348,20 @@ _NUMBERS = {
     "shrunken": Entrant("shrunken_ridge", "ridge shrunk to the pooled line", "shared", "baseline",
                         _linear("shrunken_ridge"), refuses=_needs_vectors),
     "mixed": Entrant("mixed", "linear mixed model", "shared", "baseline", _mixed(squares=False),
-                     refuses=_needs_vectors),
+                     refuses=_needs_vectors, sized=False),
     "mixed_squares": Entrant("mixed_squares", "linear mixed model with squares", "shared", "baseline",
-                             _mixed(squares=True), refuses=_needs_vectors),
+                             _mixed(squares=True), refuses=_needs_vectors, sized=False),
 }  # fmt: skip
 _VECTORS_OF_MEANING = _both(_needs_vectors, _needs_meaning)
 _CLASSES = {
     "mean": Entrant("majority", "the most frequent class", "none", "baseline", _constant),
     "pooled": Entrant("pooled", "one logistic regression for all tasks", "none", "baseline",
-                      _logistic(pooled=True, adapted=False),
+                      _pooled_logistic,
                       tuple({"C": c} for c in (1.0, 0.1, 10.0, 0.01)), _VECTORS_OF_MEANING),
     "alone": Entrant("alone_logistic", "each task alone (logistic)", "alone", "baseline",
-                     _logistic(pooled=False, adapted=True), refuses=_needs_vectors),
+                     _logistic(pooled=False), refuses=_needs_vectors),
     "shrunken": Entrant("shrunken_logistic", "logistic shrunk to the pooled one", "shared", "baseline",
-                        _logistic(pooled=True, adapted=True),
+                        _logistic(pooled=True),
                         tuple({"C": c} for c in (1.0, 0.1, 10.0, 0.01)), _VECTORS_OF_MEANING),
     "mixed": Entrant("mixed", "mixed logistic regression", "shared", "baseline", _mixed(squares=False),
                      refuses=_VECTORS_OF_MEANING, trained=True),

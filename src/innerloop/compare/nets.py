@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..adaptation import GradientLearner, HeadLearner
 from ..algorithms.gradient import inner_rule
 from ..assemble import learner_for, sound_settings
 from ..augment import Augmented
@@ -22,11 +23,11 @@ from ..episodes import Batch, Episode, to
 from ..evaluation import EVALUATION_SEED
 from ..functional import Network
 from ..heads import GaussianHead, Head, LaplaceHead
-from ..learner import GradientLearner, HeadLearner, Learner, Model
+from ..learner import Learner, Model
 from ..metagrad import unrolled
 from ..models import build
 from ..threads import threads_for
-from ..training import Run, meta_train
+from ..training import Engine, Run, meta_train
 from .linear import with_best_spread
 
 OUTER = ("meta_lr", "meta_batch_size")
@@ -45,7 +46,8 @@ class Bench:
         steps: meta-updates of a training.
         model: options of `learner_for` for the network, the same for every method.
         device: see `meta_train`.
-        callback: called with the log entry of every step.
+        callbacks: called with the log entry of every step.
+        engine: what makes meta-updates fast; shared by trainings that have much in common.
     """
 
     tasks: Tasks
@@ -54,11 +56,12 @@ class Bench:
     model: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
     callbacks: tuple[Any, ...] = ()
+    engine: Engine = field(default_factory=Engine)
     kept: dict[Any, Run] = field(default_factory=dict)
 
     def train(self, learner: Learner, settings: Mapping[str, Any], *, validated: bool = True) -> Run:
         """Meta-train with sound outer settings, those in `settings` before them."""
-        sound = sound_settings(self.tasks)
+        sound = sound_settings(self.tasks, (learner.recipe or {}).get("algorithm", "maml"))
         return meta_train(
             learner,
             self.tasks.train,
@@ -69,6 +72,7 @@ class Bench:
             validate_every=max(1, self.steps // 8),
             seed=self.seed,
             device=self.device,
+            engine=self.engine,
             callbacks=self.callbacks,
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..algorithms import ALGORITHMS
+from ..data.sources import Source
 from ..data.splits import Tasks
 from ..errors import DivergedError, UsageError
 from ..evaluation import evaluate
@@ -110,6 +111,7 @@ def race(
     *,
     steps: int,
     seed: int = 0,
+    training: Source | None = None,
     given: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
     device: str = "auto",
@@ -121,6 +123,7 @@ def race(
         tasks: what to learn; its meta-test tasks are not looked at.
         steps: meta-updates of the training that follows; each runner gets a share of them.
         seed: of parameters and episodes.
+        training: where training episodes come from, where they are composed or augmented; `tasks.train` unless given.
         given: settings of the algorithm that were asked for; only what takes them runs.
         model: options of the network.
         device: see `meta_train`.
@@ -141,13 +144,14 @@ def race(
     wanted = dict(given or {})
     every = runners(tasks, wanted, network=bool(model))
     bench = Bench(tasks, seed, max(1, round(steps * SHARE)), dict(model or {}), device)
+    course = bench if training is None else replace(bench, tasks=replace(tasks, train=training))
     metric, laps = HEADLINE[tasks.targets.kind], []
     for number, (label, algorithm, settings) in enumerate(every):
         tell(label, number / len(every))
         began = time.perf_counter()
         try:
             learner = bench.learner(algorithm, wanted | dict(settings))
-            found = bench.train(learner, {}).model
+            found = course.train(learner, {}).model
             scores = last(evaluate(found, tasks.valid, path=False)).values[metric][:, -1]
         except DivergedError:
             continue

@@ -213,7 +213,8 @@ class Comparison:
         crossings: see `Crossing`.
         cells: of the factorial, empty without it.
         effects: of the factorial.
-        verdict: `helps`, `net_over_mixed` (true, false or null), `best`, `over`, `difference`, `ci95`, `sentence`.
+        verdict: `helps`, `net_over_mixed` (true, false or null), `best`, `over`, `difference`, `ci95`, `sentence`,
+            and `net` and `mixed`, which the second question is about.
         episodes: to show.
         learned: what the best meta-learner learned in the first fold: its `method`, rows of `gains`, and those
             of `innerloop.learned.Learned`; empty without a meta-learner.

@@ -108,9 +108,9 @@ def verdict(
             f"is {right.label}."
         )
     if adapting is not None:
-        sentences.append(
-            adapting.sentence(f"adapting ({adapting.ours.label})", spoken(adapting.theirs.label))
-        )
+        # where nothing but each task alone knows the targets, what may pay is to learn from other tasks
+        what = "learning from other tasks" if adapting.theirs.kind == "alone" else "adapting"
+        sentences.append(adapting.sentence(f"{what} ({adapting.ours.label})", spoken(adapting.theirs.label)))
     if net is not None:
         sentences.append(_of_net(net))
     found = adapting.found if adapting is not None else None
@@ -119,6 +119,8 @@ def verdict(
         "net_over_mixed": None if net is None else net.answer,
         "best": None if adapting is None else adapting.ours.name,
         "over": None if adapting is None else adapting.theirs.name,
+        "net": None if net is None else net.ours.name,
+        "mixed": None if net is None else net.theirs.name,
         "difference": None if found is None else found.difference.mean,
         "ci95": None if found is None else tuple(found.difference[1:]),
         "sentence": " ".join(sentences) or "Nothing that can be compared ran.",
@@ -129,7 +131,7 @@ def _of_net(net: Question) -> str:
     subject = f"a meta-learned net ({net.ours.label})"
     opponent = spoken(net.theirs.label)
     if net.answer is False and not net.real and np.isfinite(net.found.gain).all():
-        return f"{_first(opponent)} does as well as {subject} (with the net {_size(net.found.gain)})."
+        return f"{_first(opponent)} does as well as {subject}: {_size(net.found.gain, 'error of the net')}."
     return net.sentence(subject, opponent)
 
 
@@ -151,7 +153,7 @@ def spoken(label: str) -> str:
     return label if bare else f"the {label}"
 
 
-def _size(gain: Estimate) -> str:
+def _size(gain: Estimate, what: str = "error") -> str:
     """The change of the error and its interval, as people read them."""
     low, high = gain.low, gain.high
     if low >= 0 or high <= 0:
@@ -159,7 +161,7 @@ def _size(gain: Estimate) -> str:
         span = f"{_share(ends[0])} to {_share(ends[1])}".replace(" % to", " to")
     else:
         span = f"from {_share(high)} lower to {_share(-low)} higher"
-    return f"error {_share(abs(gain.mean))} {'lower' if gain.mean >= 0 else 'higher'}, 95 % interval {span}"
+    return f"{what} {_share(abs(gain.mean))} {'lower' if gain.mean >= 0 else 'higher'}, 95 % interval {span}"
 
 
 def _about(gain: Estimate) -> str:

@@ -13,12 +13,14 @@ from .curves import (
     learning_numbers,
     steps_numbers,
 )
-from .episodes import image_numbers, images, scatter, scatter_numbers
+from .episodes import classes, classes_numbers, image_numbers, images, scatter, scatter_numbers
 from .factorial import effects, effects_numbers, factorial, factorial_numbers
 from .inside import masks, moved, rates, similarity
 from .scores import dots, dots_numbers, gains, ranking, ranking_numbers
 
 __all__ = [
+    "classes",
+    "classes_numbers",
     "crossing_numbers",
     "curve",
     "curve_numbers",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..compare.result import Shown
-from .style import COLOURS, INK, MARKS, MUTED, axes_for, legend, short, styled, width_of
+from .style import COLOURS, INK, MARKS, MUTED, OTHERS, Mark, axes_for, legend, short, styled, width_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +26,11 @@ def is_image(episode: Shown) -> bool:
 def is_regression(episode: Shown) -> bool:
     """Whether the targets of an episode are numbers."""
     return bool(episode.query_y) and not isinstance(episode.query_y[0], str) and not is_image(episode)
+
+
+def is_classification(episode: Shown) -> bool:
+    """Whether an episode is one of classes of feature vectors."""
+    return bool(episode.query_y) and isinstance(episode.query_y[0], str) and not is_image(episode)
 
 
 def scatter_numbers(episodes: Sequence[Shown]) -> pd.DataFrame:
@@ -122,6 +127,124 @@ def scatter(numbers: pd.DataFrame, *, named: bool = True, ax: Axes | None = None
     if named:
         legend(ax, handles, labels)
     return ax
+
+
+_CLASSES = ["task", "role", "number", "class", "method", "predicted", "right", "feature", "x", "second", "y"]
+
+
+def classes_numbers(episodes: Sequence[Shown]) -> pd.DataFrame:
+    """Rows of classification episodes along the two features that tell the classes apart best.
+
+    The first is the one whose ranks differ most between classes within tasks (share of variance), the second
+    the one that adds most to it.
+
+    Arguments:
+        episodes: classification episodes of equal features.
+
+    Returns:
+        One row a support row, and one a query row and method: `task`, `role`, `number`, `class`, `method`,
+        `predicted`, `right` (`yes`, `no`), and the names and values of the features: `feature`, `x`, `second`, `y`;
+        `second` is empty and `y` the number of the row where there is but one.
+    """
+    if not episodes:
+        return pd.DataFrame(columns=_CLASSES)
+    across, up = _telling_pair(episodes)
+    names = episodes[0].features
+
+    def place(row: Any, number: int) -> tuple[Any, ...]:
+        second = ("", float(number)) if up is None else (_named(names, up), _feature(row, up))
+        return (_named(names, across), _feature(row, across), *second)
+
+    rows: list[tuple[Any, ...]] = []
+    for one in episodes:
+        for number, (row, label) in enumerate(zip(one.support_x, one.support_y, strict=True), 1):
+            rows.append((one.task, "support", number, str(label), "", "", "", *place(row, number)))
+        for method, predicted in one.predictions.items():
+            asked = zip(one.query_x, one.query_y, predicted, strict=True)
+            for number, (row, label, found) in enumerate(asked, 1):
+                said = (method, str(found), "yes" if found == label else "no")
+                rows.append((one.task, "query", number, str(label), *said, *place(row, number)))
+    return pd.DataFrame(rows, columns=_CLASSES)
+
+
+def _named(names: Sequence[str], chosen: int) -> str:
+    return names[chosen] if chosen < len(names) else f"feature {chosen + 1}"
+
+
+def _telling_pair(episodes: Sequence[Shown]) -> tuple[int, int | None]:
+    """The feature that tells classes apart best, and the one that adds most to it, if there are two."""
+    told, shared = [], []
+    for one in episodes:
+        every = [row if isinstance(row, tuple) else (row,) for row in (*one.support_x, *one.query_x)]
+        ranks = pd.DataFrame(every).rank()
+        spread = ranks.var(ddof=0).replace(0, np.nan)
+        between = ranks.groupby([*one.support_y, *one.query_y]).transform("mean").var(ddof=0)
+        told.append((between / spread).fillna(0).to_numpy())
+        shared.append(ranks.corr().pow(2).fillna(0).to_numpy())
+    strength, alike = np.mean(told, axis=0), np.mean(shared, axis=0)
+    first = int(strength.argmax())
+    if len(strength) < 2:
+        return first, None
+    adds = strength * (1 - alike[first])
+    adds[first] = -1
+    return first, int(adds.argmax())
+
+
+@styled
+def classes(
+    numbers: pd.DataFrame,
+    task: str | None = None,
+    method: str | None = None,
+    *,
+    named: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """One classification episode: support rows filled, query rows hollow with the mark of the class predicted.
+
+    What is wrong has a red cross on it.
+
+    Arguments:
+        numbers: what `classes_numbers` returns; a class has the same mark in all of its tasks.
+        task: which to draw; the first unless given.
+        method: whose predictions; the first unless given.
+        named: with a legend.
+        ax: where to draw; Axes of a new figure unless given.
+
+    Returns:
+        The Axes.
+    """
+    ax = axes_for(ax, height=2.9 if named else 2.3)
+    known = [name for name in dict.fromkeys([*numbers["class"], *numbers["predicted"]]) if name]
+    marks = dict(zip(known, MARKS[:5] if len(known) > len(MARKS) else MARKS, strict=False))
+    drawn = numbers[numbers["task"] == (task or next(iter(numbers["task"]), None))]
+    support, asked = (drawn[drawn["role"] == role] for role in ("support", "query"))
+    if len(asked):
+        asked = asked[asked["method"] == (method or asked["method"].iloc[0])]
+    for part, column, filled in ((asked, "predicted", False), (support, "class", True)):
+        for name in dict.fromkeys(part[column]):
+            of = part[part[column] == name]
+            colour, marker, _ = marks.get(name, OTHERS)
+            ax.plot(
+                of["x"], of["y"], marker, color=colour, markersize=7 if filled else 6, linestyle="none",
+                markerfacecolor=colour if filled else "none", zorder=3 if filled else 2,
+            )  # fmt: skip
+    wrong = asked[asked["right"] == "no"]
+    crosses = ax.plot(wrong["x"], wrong["y"], "x", color=COLOURS["red"][0], markersize=9, zorder=4)
+    ax.grid(visible=True)
+    ax.margins(0.08)
+    if len(drawn):
+        ax.set_xlabel(short(drawn["feature"].iloc[0], 30))
+        ax.set_ylabel(short(drawn["second"].iloc[0] or "row", 24))
+    if named:
+        others = [OTHERS] * (len(known) > len(marks))
+        made = [_sample(ax, mark) for mark in (*marks.values(), *others)]
+        legend(ax, [*made, *crosses], [*marks, *["other classes"] * len(others), "wrong"])
+    return ax
+
+
+def _sample(ax: Axes, mark: Mark) -> Any:
+    """A mark of its own for the legend."""
+    return ax.plot([], [], mark.marker, color=mark.colour, markersize=7, linestyle="none")[0]
 
 
 def image_numbers(episode: Shown) -> pd.DataFrame:

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adaptation import GradientLearner
 from ..algorithms.plain import PlainLearner, plain, plain_learner
 from ..data.single import items
 from ..data.support import stream
 from ..episodes import Batch, map_tensors
 from ..errors import DataError, UsageError
-from ..functional import Params, select_names
-from ..learner import GradientLearner, Model
+from ..functional import Params
+from ..learner import Model
 from ..losses import Loss
+from ..selection import select_names
 from ..threads import threads_for
 from ..training import resolve_device
 from .candidates import Objective, mean_statistics, stacked
@@ -141,7 +143,7 @@ def refine(
         valid: rows that only stop; taken out of `data` unless given, see `stop` of `Settings`.
         test: rows to score before and after; nothing else is done with them.
         adapt: which parameters may move: `all`, `head`, `body` or name patterns, see
-            `functional.select_names`; frozen ones never do.
+            `selection.select_names`; frozen ones never do.
         mask: 0 where a parameter may not change, by name; such as what sparse-MAML has learned, see
             `learned_mask`.
         mapping: `vmap`, or `loop` for models that cannot be mapped.

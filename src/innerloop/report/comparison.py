@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from ..compare.result import KINDS, Comparison, Difference, Shown
+from ..compare.result import KINDS, Comparison, Shown
+from ..compare.verdict import spoken
 from ..figures.style import METRICS
 from ..learned import Learned
 from . import pictures
@@ -68,34 +68,27 @@ def _answers(found: Comparison) -> tuple[tuple[str, str, str], ...]:
     verdict = found.verdict
     if "helps" not in verdict:
         return ()
-    meta = [method.name for method in found.methods if method.family == "meta"]
-    nets = [one for one in found.differences if one.ours in meta and one.theirs == "mixed"]
-    against = [one for one in found.differences if one.theirs in meta and one.ours == "mixed"]
-    helped = [
-        one
-        for one in found.differences
-        if (one.ours, one.theirs) == (verdict.get("best"), verdict.get("over"))
-    ]
-    return (
-        ("Does adapting to a task pay?", _ANSWERS[verdict["helps"]], _ground(found, helped)),
-        (
-            "Does a meta-learned net pay over the linear mixed model?",
-            _ANSWERS[verdict.get("net_over_mixed")],
-            _ground(found, nets or against),
-        ),
-    )
+    label = {method.name: method for method in found.methods}
+    alone = verdict["over"] in label and label[verdict["over"]].kind == "alone"
+    what = "learning from other tasks pay, over each task alone" if alone else "adapting to a task pay"
+    answers = [(f"Does {what}?", verdict["helps"], (verdict["best"], verdict["over"]))]
+    if verdict.get("mixed") in label:
+        against = spoken(label[verdict["mixed"]].label)
+        pair = (verdict["net"], verdict["mixed"])
+        answers.append((f"Does a meta-learned net pay over {against}?", verdict["net_over_mixed"], pair))
+    return tuple((asked, _ANSWERS[answer], _ground(found, pair)) for asked, answer, pair in answers)
 
 
-def _ground(found: Comparison, differences: Sequence[Difference]) -> str:
+def _ground(found: Comparison, pair: tuple[str, str]) -> str:
     """The difference that an answer rests on."""
-    if not differences:
+    one = next((one for one in found.differences if (one.ours, one.theirs) == pair), None)
+    if one is None:
         return ""
-    one = differences[0]
     label = {method.name: method.label for method in found.methods}
     gain = f"{100 * one.gain.mean:.3g} % [{100 * one.gain.low:.3g}, {100 * one.gain.high:.3g}]"
     least = found.settings.get("worthwhile")
     counts = (
-        f"; what is worth having begins at {least if isinstance(least, str) else f'{least:.0%}'}"
+        f"; what is worth having begins at {least if isinstance(least, str) else f'{100 * least:g} %'}"
         if least
         else ""
     )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from .. import figures
 from ..compare.result import Comparison, Shown
-from ..figures.episodes import is_image, is_regression
+from ..figures.episodes import is_classification, is_image, is_regression
 from ..figures.style import METRICS, rows, short
 from ..learned import Learned
 from .page import Picture
@@ -181,37 +181,58 @@ def _thinned(numbers: pd.DataFrame, most: int) -> pd.DataFrame:
 
 
 def episodes(shown: Sequence[Shown]) -> Found:
-    """Episodes as pictures: images, or scatter plots for regression."""
-    numbers, draw = [], []
-    if shown and all(is_image(one) for one in shown):
-        for one in shown[:4]:
-            numbers.append(figures.image_numbers(one))
-            draw.append((short(one.task, 40), functools.partial(_images, one)))
-        text = "Above, the labelled images that the model adapts to; below, what it says of others."
-    elif shown and all(is_regression(one) for one in shown):
-        frame = figures.scatter_numbers(shown)
-        numbers.append(frame)
-        for number, task in enumerate(dict.fromkeys(frame["task"])):
-            part = frame[frame["task"] == task]
-            draw.append(
-                (
-                    short(task, 40),
-                    functools.partial(_scatter, part, named=number == 0 and part["method"].nunique() > 2),
-                )
-            )
-        text = (
-            "Filled: the labelled rows that the model adapts to. Hollow: query rows, which it has not seen. Crosses: "
-            f"what it predicts for them. Drawn along {frame['feature'].iloc[0]}, the feature that says most."
-        )
-    if not draw:
-        return ()
-    everything = pd.concat(numbers, ignore_index=True)
-    return (Picture("episodes", "Held-out tasks", text, everything, tuple(draw)),)
+    """Episodes as pictures: images, or scatter plots of rows."""
+    for fits, drawn in ((is_image, _images), (is_regression, _values), (is_classification, _classes)):
+        if shown and all(fits(one) for one in shown):
+            text, numbers, draw = drawn(shown)
+            return (Picture("episodes", "Held-out tasks", text, numbers, tuple(draw)),)
+    return ()
 
 
-def _images(one: Shown, ax: Any) -> Any:
-    return figures.images(one, ax=ax)
+# what can be seen, the numbers, and a drawing a task with its caption
+_Drawn = tuple[str, pd.DataFrame, list[tuple[str, Callable[..., Any]]]]
 
 
-def _scatter(part: pd.DataFrame, ax: Any, *, named: bool) -> Any:
-    return figures.scatter(part, named=named, ax=ax)
+def _images(shown: Sequence[Shown]) -> _Drawn:
+    shown = shown[:4]
+    text = "Above, the labelled images that the model adapts to; below, what it says of others."
+    numbers = pd.concat([figures.image_numbers(one) for one in shown], ignore_index=True)
+    draw = [(short(one.task, 40), _drawing(figures.images, one)) for one in shown]
+    return text, numbers, draw
+
+
+def _values(shown: Sequence[Shown]) -> _Drawn:
+    numbers = figures.scatter_numbers(shown)
+    text = (
+        "Filled: the labelled rows that the model adapts to. Hollow: query rows, which it has not seen. Crosses: "
+        f"what it predicts for them. Drawn along {numbers['feature'].iloc[0]}, the feature that says most."
+    )
+    draw = []
+    for place, task in enumerate(dict.fromkeys(numbers["task"])):
+        part = numbers[numbers["task"] == task]
+        named = place == 0 and part["method"].nunique() > 2
+        draw.append((short(task, 40), _drawing(figures.scatter, part, named=named)))
+    return text, numbers, draw
+
+
+def _classes(shown: Sequence[Shown]) -> _Drawn:
+    numbers = figures.classes_numbers(shown)
+    first = numbers.iloc[0]
+    along = f"{first['feature']} and {first['second']}, which tell the classes apart best"
+    method = next(iter(shown[0].predictions), "the model")
+    text = (
+        "Filled: the labelled rows that the model adapts to. Hollow: query rows, which it has not seen, with the mark "
+        f"of the class that {method} predicts; a cross says that it is another one. "
+        f"Drawn along {along if first['second'] else first['feature']}."
+    )
+    draw = []
+    for place, task in enumerate(dict.fromkeys(numbers["task"])):
+        said = numbers[(numbers["task"] == task) & (numbers["method"] == method)]
+        caption = f"{short(task, 30)}: {(said['right'] == 'yes').sum()} of {len(said)} right"
+        draw.append((caption, _drawing(figures.classes, numbers, task, named=place == 0)))
+    return text, numbers, draw
+
+
+def _drawing(draw: Callable[..., Any], *numbers: Any, **options: Any) -> Callable[[Any], Any]:
+    """A figure that waits for its Axes."""
+    return lambda ax: draw(*numbers, ax=ax, **options)

@@ -40,6 +40,7 @@ class Scored:
         versions: of the packages used.
         command: makes the page again.
         notes: remarks.
+        folds: the scores are of so many, the model and `source` of the first.
     """
 
     method: str
@@ -54,6 +55,7 @@ class Scored:
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     notes: Sequence[str] = ()
+    folds: int = 1
 
     @property
     def units(self) -> str:
@@ -78,11 +80,9 @@ def scored_page(run: Scored) -> Page:
         >>> page.title
         'mixed on sinusoid'
     """
-    found = run.found
-    target = f", target {run.schema.target}" if run.schema is not None else ""
     return Page(
         title=f"{run.method} on {run.data}",
-        about=f"{len(found.ids)} {run.units}, {found.targets.kind}{target}, support {support_words(found)}",
+        about=_about(run),
         verdict=_verdict(run),
         answers=_answers(run),
         sections=_sections(run),
@@ -94,6 +94,17 @@ def scored_page(run: Scored) -> Page:
         command=run.command,
         notes=tuple(run.notes),
     )
+
+
+def _about(run: Scored) -> str:
+    """The data in one line."""
+    found, targets = run.found, run.schema.target_columns if run.schema is not None else ()
+    parts = [f"{len(found.ids)} {run.units}", found.targets.kind]
+    parts += [f"target{'s' * (len(targets) > 1)} {' and '.join(column.name for column in targets)}"] * bool(
+        targets
+    )
+    parts += [f"support {support_words(found)}"]
+    return ", ".join([*parts, *[f"{run.folds} folds"] * (run.folds > 1)])
 
 
 def support_words(found: Evaluation) -> str:
@@ -129,12 +140,16 @@ def _sections(run: Scored) -> tuple[Section, ...]:
     found = run.found
     shown = show({run.method: run.model}, run.source, schema=run.schema)
     tasks = pictures.gains(gains(found)) if len(found.steps) > 1 else ()
-    inside = pictures.inside(learned(run.model, run.source))
-    training = pictures.learning({run.method: run.log}, run.best_step)
+    episodes = pictures.episodes(shown)
+    inside = (
+        *pictures.inside(learned(run.model, run.source)),
+        *pictures.learning({run.method: run.log}, run.best_step),
+    )
+    of_first = ("Of the first fold, whose model is kept.",) * (run.folds > 1)
     return (
         Section("Scores", (), (*pictures.steps(steps_numbers(found, run.method)), *tasks), (_scores(found),)),
-        Section("Episodes", (), pictures.episodes(shown)),
-        Section("What was learned", (), (*inside, *training)),
+        Section("Episodes", of_first * bool(episodes), episodes),
+        Section("What was learned", of_first * bool(inside), inside),
     )
 
 

@@ -1,0 +1,142 @@
+"""Memory and time of one meta-update: ways to take the meta-gradient, and tasks at once.
+
+    python benchmarks/memory.py           # both tables: about 15 minutes on one core
+    python benchmarks/memory.py --quick   # 5 inner steps only
+
+Each cell is a process of its own on one thread: two updates (one where the first takes over 15 s), the processor time
+of the last one, and the largest resident memory, the library included, as the operating system counts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+# what a net sees: image size, channels, width, pooling, query images a class, tasks, inner step size
+SHAPES = {
+    "28x28, conv4 of 64 channels, 16 tasks": (28, 1, 64, "stride", 1, 16, 0.1),
+    "84x84, conv4 of 32 channels, 2 tasks": (84, 3, 32, "max", 15, 2, 0.01),
+}
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "unrolled": ("maml", {}),
+    "checkpointed": ("maml", {"metagrad": "checkpointed"}),
+    "first order": ("fomaml", {}),
+    "implicit": ("imaml", {"iterations": 5}),
+}
+STEPS = (5, 20, 50)
+LIMIT = 2 * 2**30
+
+
+def one(shape: str, way: str, steps: int, at_once: str, tasks: int, gear: str) -> dict[str, float]:
+    """Measure in this process."""
+    import torch
+
+    import innerloop as il
+    from innerloop import algorithms
+    from innerloop.memory import bytes_of, needed_bytes, tasks_at_once
+    from innerloop.outer import Outer, meta_update, numbers_of
+
+    torch.set_num_threads(1)
+    size, channels, width, pool, query, usual, rate = SHAPES[shape]
+    tasks = tasks or usual
+    generator = torch.Generator().manual_seed(0)
+
+    def batch(each: int) -> il.Batch:
+        x = torch.rand(tasks, 5 * each, channels, size, size, generator=generator)
+        return il.Batch(x, torch.arange(5).repeat(each).expand(tasks, -1).contiguous())
+
+    episode = il.Episode(batch(1), batch(query))
+    torch.manual_seed(0)
+    algorithm, options = WAYS[way]
+    module = il.models.conv4(channels, 5, size=size, width=width, pool=pool)
+    learner = getattr(algorithms, algorithm)(
+        module, loss="cross_entropy", inner_lr=rate, inner_steps=steps, batchnorm="transductive", **options
+    )
+    meta = learner.init()
+    single = il.Episode(*(il.Batch(b.x[:1], b.y[:1]) for b in episode))
+    found = {"counted": needed_bytes(learner, meta, single)} if at_once == "count" else {}
+    if at_once == "count":
+        return found
+    chunk = {"all": None, "one": 1}.get(at_once, 0)
+    if chunk == 0:
+        chunk = tasks_at_once(learner, meta, episode, bytes_of(at_once))
+    update = il.fast(meta_update(learner, clip=None, chunk=chunk), gear=gear)
+    state, key = Outer.start(meta), torch.arange(tasks)
+    seconds = 0.0
+    for number in range(2):
+        began = time.process_time()
+        state, _ = update(state, numbers_of(number, 1e-3), episode, key, 0)
+        seconds = time.process_time() - began
+        if seconds > 15:
+            break
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": seconds, "peak": peak, "at_once": chunk or tasks}
+
+
+def apart(*arguments: Any) -> dict[str, float]:
+    """Measure in a process of its own; empty where it did not come to an end."""
+    command = [sys.executable, __file__, "--one", json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1200)
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 2**30:.2f}"
+
+
+def ways(steps: tuple[int, ...]) -> None:
+    print(
+        "One update, all tasks at once: peak memory of the process in GB, processor time in s; bold within 2 GB."
+    )
+    for shape in SHAPES:
+        print(f"\n| {shape} | " + " | ".join(f"{n} steps" for n in steps) + " | a task, counted, MB |")
+        print("|---|" + "---|" * (len(steps) + 1))
+        for way in WAYS:
+            cells = []
+            for n in steps:
+                found = apart(shape, way, n, "all", 0, "eager")
+                fits = "**" if found and found["peak"] <= LIMIT else ""
+                cells.append(
+                    f"{fits}{gigabytes(found['peak'])}{fits}, {found['seconds']:.1f}"
+                    if found
+                    else "did not end"
+                )
+            counted = [f"{apart(shape, way, n, 'count', 0, 'eager')['counted'] / 2**20:.0f}" for n in steps]
+            print(f"| {way} | {' | '.join(cells)} | {', '.join(counted)} |", flush=True)
+
+
+def chunks() -> None:
+    print(
+        "\nTasks at once: unrolled, 5 steps, peak memory in GB and processor time in s (with how many tasks at once)."
+    )
+    print("\n| | all | by size, 512MB | one by one |")
+    print("|---|---|---|---|")
+    for shape, tasks in zip(SHAPES, (32, 4), strict=True):
+        cells = []
+        for at_once in ("all", "512MB", "one"):
+            found = apart(shape, "unrolled", 5, at_once, tasks, "eager")
+            cells.append(f"{gigabytes(found['peak'])}, {found['seconds']:.1f} ({found['at_once']:.0f})")
+        print(f"| {shape.rpartition(',')[0]}, {tasks} tasks | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--one")
+    asked = parser.parse_args()
+    if asked.one:
+        print(json.dumps(one(*json.loads(asked.one))))
+        return
+    ways(STEPS[:1] if asked.quick else STEPS)
+    chunks()
+
+
+if __name__ == "__main__":
+    main()

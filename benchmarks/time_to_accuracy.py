@@ -1,0 +1,99 @@
+"""Time to an accuracy on Omniglot, 5-way 1-shot, with `innerloop train` from the first import to the last score.
+
+    python benchmarks/time_to_accuracy.py FOLDER                # which holds images/omniglot28_train_val.npz
+    python benchmarks/time_to_accuracy.py FOLDER --only short   # one of the runs
+    python benchmarks/time_to_accuracy.py FOLDER --threads 2
+
+Scores are of the 172 validation characters of Vinyals' split, which neither training nor the choice of its best step
+sees: 60 of the 1,028 training characters are kept for that. One query image a class, BatchNorm of the rows at hand
+(`transductive`), as in the papers. Each run is a command of its own; its time is that of the whole command, and beside
+it the processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SHARED = "--n-way 5 --n-shot 1 --n-query 1 --model conv4 --batchnorm transductive --seed 0 --json --quiet"
+MAML = "--algorithm maml --inner-steps 1 --inner-lr 0.4 --learn-lr tensor"
+# name: options
+RUNS = {
+    "short": f"{MAML} --width 32 --meta-batch-size 16 --meta-lr 0.005 --steps 1200",
+    "long": f"{MAML} --width 64 --meta-batch-size 32 --meta-lr 0.003 --steps 1500",
+}
+KEPT = 60
+
+
+def prepare(source: Path, folder: Path) -> tuple[Path, Path]:
+    """The characters as arrays and the split as a table, in forms that the command takes."""
+    with np.load(source) as found:
+        images = np.unpackbits(found["images"], axis=-1)[..., :784].reshape(-1, 20, 1, 28, 28)
+        alphabets = found["alphabet_names"][found["alphabet"]]
+        names = np.array([f"{a}/{c:02d}" for a, c in zip(alphabets, found["character"], strict=True)])
+        part = np.array(["train", "test"])[found["split"]]
+    train = np.flatnonzero(part == "train")
+    part[np.random.default_rng(0).choice(train, KEPT, replace=False)] = "valid"
+    arrays, split = folder / "omniglot.npz", folder / "split.csv"
+    np.savez(arrays, x=255 * images.reshape(-1, 1, 28, 28), label=np.repeat(names, 20))
+    rows = [f"{name},{where}" for name, where in zip(names, part, strict=True)]
+    split.write_text("\n".join(["task,split", *rows]))
+    return arrays, split
+
+
+def children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--threads", default="1")
+    parser.add_argument("--options", default="", help="options of innerloop train instead of a run's own")
+    asked = parser.parse_args()
+    runs = {"given": asked.options} if asked.options else RUNS
+    print("| options | accuracy, 95 % interval | minutes, whole command | of a processor | training alone |")
+    print("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        arrays, split = prepare(asked.folder / "images" / "omniglot28_train_val.npz", Path(folder))
+        for name, options in runs.items():
+            if asked.only and name != asked.only:
+                continue
+            out = ["--split", str(split), "--out", f"{folder}/{name}"]
+            command = ["innerloop", "train", str(arrays), *SHARED.split(), *options.split(), *out]
+            began, used = time.perf_counter(), children()
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                env={**os.environ, "OMP_NUM_THREADS": asked.threads},
+            )
+            minutes, processor = (time.perf_counter() - began) / 60, (children() - used) / 60
+            if done.returncode:
+                sys.exit(done.stderr)
+            found = json.loads(done.stdout)
+            (score,) = [row for row in found["scores"] if row["headline"]]
+            low, high = score["ci95"]
+            print(
+                f"| `{options}` | {100 * score['mean']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] | {minutes:.1f} | "
+                f"{processor:.1f} | {found['training_seconds'] / 60:.1f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

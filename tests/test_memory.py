@@ -1,0 +1,147 @@
+"""What a meta-gradient keeps alive is counted, and chunks of tasks follow from it."""
+
+import pytest
+import torch
+from torch import nn
+
+import innerloop as il
+from innerloop import algorithms as a
+from innerloop.engine.trace import graph_of
+from innerloop.episodes import Batch, Episode, map_tensors, select
+from innerloop.errors import UsageError
+from innerloop.memory import _Alive, bytes_of, needed_bytes, tasks_at_once
+from innerloop.outer import Outer, meta_update, numbers_of
+from innerloop.training import meta_train
+from oracles import class_episode
+
+
+def images(tasks=3):
+    episode = class_episode(tasks=tasks, shape=(1, 16, 16))
+    return map_tensors(lambda t: t.float() if t.is_floating_point() else t, episode)
+
+
+def module():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4)),
+        *(nn.Flatten(), nn.Linear(128, 3)),
+    )
+
+
+WEIGHTS = 4 * sum(value.numel() for value in module().parameters())
+
+
+def needed(algorithm, steps, **options):
+    learner = getattr(a, algorithm)(module(), loss="cross_entropy", inner_steps=steps, **options)
+    return needed_bytes(learner, learner.init(), select(images(), slice(0, 1)))
+
+
+def test_what_is_alive_is_counted():
+    x = torch.zeros(4, dtype=torch.float64)
+    with _Alive([x]) as alive:
+        one = x + 1
+        two = one.exp() * one.view(2, 2).flatten()  # its exponential dies with this line
+        assert (alive.now, alive.most) == (64, 96)
+        del one
+        assert alive.now == 32
+    assert two.shape == x.shape
+
+
+LEARNERS = {
+    "unrolled": ("maml", {}),
+    "checkpointed": ("maml", {"metagrad": "checkpointed"}),
+    "first order": ("fomaml", {}),
+    "implicit": ("imaml", {}),
+    "multi-step": ("maml_plus_plus", {}),
+    "multi-step, checkpointed": ("maml_plus_plus", {"metagrad": "checkpointed"}),
+    "adam, checkpointed": ("maml", {"metagrad": "checkpointed", "inner": "adam"}),
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_long_loops_are_counted_from_short_ones(name, monkeypatch):
+    algorithm, options = LEARNERS[name]
+    found = needed(algorithm, 6, **options)
+    monkeypatch.setattr("innerloop.memory._FEW", 10)
+    assert found == needed(algorithm, 6, **options)
+
+
+def test_a_checkpointed_step_keeps_its_weights_and_the_state_of_its_rule():
+    def growth(algorithm, **options):
+        return (needed(algorithm, 12, **options) - needed(algorithm, 4, **options)) / 8
+
+    small = 0.1 * WEIGHTS
+    assert growth("maml", metagrad="checkpointed") == pytest.approx(WEIGHTS, abs=small)
+    assert growth("maml", metagrad="checkpointed", inner="adam") == pytest.approx(3 * WEIGHTS, abs=small)
+    # the slopes of all its losses are taken first
+    assert growth("maml_plus_plus", metagrad="checkpointed", first_order_until=0) < 2.1 * WEIGHTS
+    assert growth("imaml") == 0
+    assert growth("maml") > 20 * WEIGHTS
+
+
+@pytest.mark.parametrize("algorithm", ["fomaml", "imaml", "reptile"])
+def test_without_a_way_back_nothing_of_a_step_is_kept(algorithm):
+    rows = Batch(torch.ones(1, 1, 64), torch.ones(1, 1, 1))
+
+    def needed(steps):
+        learner = getattr(a, algorithm)(il.models.mlp(64, [64], 1), loss="mse", inner_steps=steps)
+        return needed_bytes(learner, learner.init(), Episode(rows, rows))
+
+    assert needed(12) == needed(4)
+
+
+def test_a_traced_graph_does_not_merge_what_is_computed_again():
+    """Otherwise it would keep everything after all: its operators are counted instead of its bytes."""
+    episode, counts = select(images(), slice(0, 1)), {}
+    for metagrad in ("unrolled", "checkpointed"):
+        learner = a.maml(module(), loss="cross_entropy", inner_steps=2, metagrad=metagrad)
+        update = meta_update(learner, clip=None)
+        arguments = (Outer.start(learner.init()), numbers_of(1, 1e-3), episode, torch.zeros(1).long(), 0)
+        graph, _ = graph_of(update, *torch.utils._pytree.tree_flatten(arguments))
+        targets = [node.target for node in graph.graph.nodes]
+        counts[metagrad] = targets.count(torch.ops.aten.convolution.default)
+    # the two steps and the statistics of the support are computed again, the query loss is not
+    assert counts["checkpointed"] == counts["unrolled"] + 3
+
+
+def test_chunks_fit_the_limit_and_one_task_is_the_least():
+    learner = a.maml(module(), loss="cross_entropy", inner_steps=2)
+    episode, meta = images(tasks=8), learner.init()
+    one = needed_bytes(learner, meta, select(episode, slice(0, 1)))
+    assert tasks_at_once(learner, meta, episode, 8 * one) is None
+    assert tasks_at_once(learner, meta, episode, 3 * one + 1) == 3
+    assert tasks_at_once(learner, meta, episode, one // 2) == 1
+
+
+def test_training_in_chunks_is_training():
+    def trained(memory):
+        tasks = il.tasks.sinusoid(n_support=5)
+        torch.manual_seed(0)
+        learner = il.maml(il.models.mlp(1, [8], 1).double(), loss="mse", inner_steps=2)
+        options = {"steps": 3, "engine": "eager", "device": "cpu", "meta_batch_size": 5}
+        return meta_train(learner, tasks.train, memory=memory, **options).model.meta
+
+    whole, single = trained("512MB"), trained("1B")
+    assert all(torch.allclose(whole[name], single[name], rtol=1e-12, atol=1e-14) for name in whole)
+
+
+def test_learners_around_learners_and_heads_are_counted():
+    rows = Batch(torch.ones(1, 5, 2), torch.ones(1, 5, 1))
+    inside = il.maml(il.models.mlp(2, [8], 1), loss="mse", inner_steps=7)
+    from innerloop.pertask import per_task
+
+    around = per_task(inside, n_targets=1)
+    episode = Episode(rows, rows)
+    assert needed_bytes(around, around.init(), episode) == needed_bytes(inside, inside.init(), episode)
+    head = il.ridge(nn.Linear(2, 3), n_features=3, n_outputs=1)
+    assert needed_bytes(head, head.init(), episode) > 0
+
+
+@pytest.mark.parametrize("text", ["", "0", "a lot", "-1MB", "3 bits"])
+def test_a_size_that_cannot_be_read_is_refused(text):
+    with pytest.raises(UsageError, match="is not a size: write 512MB or 2GB"):
+        bytes_of(text)
+
+
+def test_sizes_are_read():
+    assert [bytes_of(text) for text in ("7", "1k", "1.5 MB", "2GB")] == [7, 2**10, 3 * 2**19, 2**31]
