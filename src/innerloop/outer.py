@@ -12,7 +12,7 @@ from torch import Tensor
 from .episodes import Episode, select
 from .functional import Params
 from .learner import Learner, Metrics, Step
-from .tracing import checking
+from .tracing import checking, compiling
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 
@@ -102,7 +102,8 @@ def _gradient(
 ) -> tuple[Params, Metrics]:
     """The mean gradient over all tasks, a chunk at a time."""
     total = episode.n_tasks
-    chunk = 1 if checking() else chunk
+    if checking() or compiling():  # compiled steps go task by task of themselves
+        chunk = 1 if checking() else None
     if chunk is None or chunk >= total:
         return learner.metagrad(learner, meta, episode, step, key)
     grads: Params = {}

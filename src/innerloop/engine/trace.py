@@ -54,7 +54,7 @@ def graph_of(
     # one tensor given twice would become one input: the graph must hold for two
     tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
     try:
-        with torch.enable_grad(), while_tracing(), closed_operators():
+        with torch.enable_grad(), while_tracing(compiling=decomposed), closed_operators():
             graph = make_fx(
                 flat,
                 decomposition_table=_simple_operators() if decomposed else None,
