@@ -149,7 +149,9 @@ def peer(name: str, size: dict[str, int], harness: Path) -> dict[str, Any]:
 
 
 def cells() -> list[dict[str, int]]:
-    found = [BASE | {axis: value} for axis, values in AXES.items() for value in values]
+    """All sizes, the ends of the axes first: a run that is stopped shows the whole range."""
+    found = [BASE | {axis: values[end]} for end in (-1, 0) for axis, values in AXES.items()]
+    found += [BASE | {axis: value} for axis, values in AXES.items() for value in values]
     return [size for place, size in enumerate(found) if size not in found[:place]]
 
 
