@@ -1,9 +1,14 @@
-"""Pictures of report pages for docs/report.md, of data that everybody can have.
+"""Pictures of report pages for docs/report.md and docs/compare.md, taken with an installed Chromium.
 
     python benchmarks/report_pictures.py
 
-compares on gapminder (--quick) and trains on gapminder and alphabets, about three minutes on two cores, and takes
-pictures of the pages with an installed Chromium. What is in the folder of --runs already is used again.
+compares on gapminder (--quick) and trains on gapminder and alphabets, about three minutes on two cores. What is in the
+folder of --runs already is used again.
+
+    python benchmarks/report_pictures.py --of runs/hsb82-compare runs/schools-compare
+
+takes the pictures of comparisons that are there, a screen and a phone each, and nothing else: verdict-hsb82.png and
+verdict-hsb82-phone.png; --of NAME=FOLDER gives them another name.
 """
 
 import argparse
@@ -17,6 +22,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from innerloop.cli import run
+from innerloop.compare.result import Comparison
+from innerloop.report import comparison_page, render
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = {
@@ -33,6 +40,8 @@ PICTURES = {
     "images": ("alphabets-maml", 1100, False, "Episodes", 620),
     "learned": ("gapminder-maml", 1100, True, "What was learned", 850),
 }
+# ending of the name: width, dark, heading, height
+VERDICT = {"": (1000, False, "h1", 1400), "-phone": (390, True, "h1", 1000)}
 START = """
 const h = [...document.querySelectorAll('h1, h2')].find(h => h.tagName.toLowerCase() === arguments[0]
   || h.textContent === arguments[0]);
@@ -56,28 +65,57 @@ def browser() -> webdriver.Chrome:
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures", help="folder of the pictures")
-    options = parser.parse_args()
+def take(driver: webdriver.Chrome, page: Path, out: Path, shot: tuple[int, bool, str, int]) -> None:
+    """A picture of a part of a page: width of the screen, dark, the heading it begins at, height."""
+    width, dark, heading, height = shot
+    features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    driver.get(page.resolve().as_uri())
+    driver.execute_script(START, heading)
+    taken = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    few = taken.quantize(256, method=Image.Quantize.MAXCOVERAGE)  # looks the same at a third of the bytes
+    few.save(out, optimize=True)
+    print(out, out.stat().st_size // 1000, "kB")
+
+
+def of_runs(driver: webdriver.Chrome, runs: Path, out: Path) -> None:
+    """The pictures of docs/report.md, of runs that are made where they are missing."""
     for name, command in COMMANDS.items():
-        place = options.runs / name
+        place = runs / name
         if not (place / "report.html").is_file() and run([*command.split(), "--out", str(place)]):
             raise SystemExit(f"innerloop {command} failed")
+    for picture, (name, *shot) in PICTURES.items():
+        take(driver, runs / name / "report.html", out / f"{picture}.png", tuple(shot))
+
+
+def of_comparisons(driver: webdriver.Chrome, folders: list[str], out: Path) -> None:
+    """The verdict and the ranking of comparisons, drawn anew from their numbers."""
+    for given in folders:
+        name, _, folder = given.rpartition("=")
+        found = Comparison.from_json(Path(folder, "comparison.json").read_text(encoding="utf-8"))
+        with tempfile.TemporaryDirectory() as place:
+            page = Path(place, "report.html")
+            page.write_bytes(render(comparison_page(found)))
+            for ending, shot in VERDICT.items():
+                take(driver, page, out / f"verdict-{name or found.data['name']}{ending}.png", shot)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--of", nargs="+", default=[], help="folders of comparisons")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures", help="folder of the pictures")
+    options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     driver = browser()
-    for picture, (name, width, dark, heading, height) in PICTURES.items():
-        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        driver.get((options.runs / name / "report.html").resolve().as_uri())
-        driver.execute_script(START, heading)
-        shot = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-        few = shot.quantize(256, method=Image.Quantize.MAXCOVERAGE)  # looks the same at a third of the bytes
-        few.save(options.out / f"{picture}.png", optimize=True)
-        print(f"{options.out / picture}.png", (options.out / f"{picture}.png").stat().st_size // 1000, "kB")
+    if options.of:
+        of_comparisons(driver, options.of, options.out)
+    else:
+        of_runs(driver, options.runs, options.out)
     driver.quit()
 
 

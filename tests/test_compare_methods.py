@@ -179,7 +179,10 @@ def test_tabicl_is_used_where_it_is_installed(monkeypatch, capsys):
     methods._loaded_tabicl.cache_clear()
     assert "incontext" in entrant(tasks, "tabicl").refuses(tasks)
     module = types.ModuleType("tabicl")
-    module.__spec__ = types.SimpleNamespace()
+    module.__spec__ = types.SimpleNamespace(origin=None)
+    monkeypatch.setitem(sys.modules, "tabicl", module)
+    assert "incontext" in entrant(tasks, "tabicl").refuses(tasks)  # a folder that happens to have this name
+    module.__spec__.origin = "tabicl/__init__.py"
 
     class StandIn:
         def __init__(self, n_estimators):
@@ -197,7 +200,6 @@ def test_tabicl_is_used_where_it_is_installed(monkeypatch, capsys):
             return self
 
     module.TabICLRegressor = StandIn
-    monkeypatch.setitem(sys.modules, "tabicl", module)
     each = entrant(tasks, "tabicl")
     assert each.refuses(tasks) is None
     found = il.evaluate(each.fit(Bench(tasks, 0, 1), {}).model, tasks.test)

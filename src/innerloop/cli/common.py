@@ -37,6 +37,15 @@ Replace = Annotated[bool, FLAG, Parameter(help="Replace the model that is in the
 Device = Annotated[str, Parameter(help="auto (a GPU if there is one), cpu, cuda, ...")]
 Steps = Annotated[int | None, Parameter(help="Inner steps; as in training unless given.")]
 
+# what verbs that read tables and images have in common
+D = Parameter(group=DATA)
+Features = Annotated[str | None, D, Parameter(help="Columns to use: A,B,C. All others unless given.")]
+Ignore = Annotated[str | None, D, Parameter(help="Columns not to use: A,B.")]
+Categorical = Annotated[str | None, D, Parameter(help="Columns whose values are names: A,B.")]
+Kind = Annotated[str | None, D, Parameter(help="regression or classification; found out unless given.")]
+ImageSize = Annotated[int | None, D, Parameter(help="Side of the images in pixels.")]
+SkipBad = Annotated[bool, D, Parameter(negative="", help="Leave damaged images out, and count them.")]
+
 # settings of `train` that say which tasks there are; stored with the model: `evaluate` finds them again
 DATA_SETTINGS = (
     "tasks", "task", "target", "n_support", "n_shot", "n_way", "n_query", "features", "ignore",

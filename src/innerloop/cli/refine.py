@@ -9,7 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from ..errors import UsageError
-from .common import DATA, OUTPUT, Device, Json, Notes, Quiet, Replace, emit, names, require_place
+from .common import (
+    OUTPUT,
+    Categorical,
+    D,
+    Device,
+    Features,
+    Ignore,
+    ImageSize,
+    Json,
+    Kind,
+    Notes,
+    Quiet,
+    Replace,
+    SkipBad,
+    emit,
+    names,
+    require_place,
+)
 
 if TYPE_CHECKING:
     from ..checkpoint import Stored
@@ -18,7 +35,7 @@ if TYPE_CHECKING:
     from ..weights import Trained
 
 MODEL, ROUNDS = Group("Model", sort_key=2), Group("Rounds", sort_key=3)
-D, M, R = (Parameter(group=group) for group in (DATA, MODEL, ROUNDS))
+M, R = (Parameter(group=group) for group in (MODEL, ROUNDS))
 
 # options that are fields of `refining.Settings`
 _SETTINGS = (
@@ -41,24 +58,18 @@ def refine(
     ] = None,
     test_share: Annotated[float, D, Parameter(help="That share; 0 for no test.")] = 0.25,
     target: Annotated[str | None, D, Parameter(help="Column to predict, for a table.")] = None,
-    features: Annotated[
-        str | None, D, Parameter(help="Columns to use: A,B,C. All others unless given.")
-    ] = None,
-    ignore: Annotated[str | None, D, Parameter(help="Columns not to use: A,B.")] = None,
-    categorical: Annotated[str | None, D, Parameter(help="Columns whose values are names: A,B.")] = None,
-    kind: Annotated[
-        str | None, D, Parameter(help="regression or classification; found out unless given.")
-    ] = None,
+    features: Features = None,
+    ignore: Ignore = None,
+    categorical: Categorical = None,
+    kind: Kind = None,
     classes: Annotated[
         str | None, D, Parameter(help="Names of the classes in the order of the outputs: A,B.")
     ] = None,
     standardise: Annotated[
         bool, D, Parameter(negative="", help="Scale the columns of a table, as the model was trained.")
     ] = False,
-    image_size: Annotated[int | None, D, Parameter(help="Side of the images in pixels.")] = None,
-    skip_bad: Annotated[
-        bool, D, Parameter(negative="", help="Leave damaged images out, and count them.")
-    ] = False,
+    image_size: ImageSize = None,
+    skip_bad: SkipBad = False,
     architecture: Annotated[str | None, M, Parameter(help="Of a state dict: mlp or conv4.")] = None,
     activation: Annotated[
         str | None, M, Parameter(help="Of an mlp: tanh, relu, silu, gelu, sigmoid.")

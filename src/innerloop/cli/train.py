@@ -13,15 +13,21 @@ from cyclopts import Parameter
 from .auto import AUTO, raced, table
 from .common import (
     ALGORITHM,
-    DATA,
     LABELS,
     OUTPUT,
     TRAINING,
+    Categorical,
+    D,
     Device,
+    Features,
+    Ignore,
+    ImageSize,
     Json,
+    Kind,
     Notes,
     Quiet,
     Replace,
+    SkipBad,
     batchnorm_line,
     cell,
     emit,
@@ -42,7 +48,7 @@ if TYPE_CHECKING:
     from ..report import Page
     from ..training import Callback, Run
 
-D, A, T = (Parameter(group=group) for group in (DATA, ALGORITHM, TRAINING))
+A, T = (Parameter(group=group) for group in (ALGORITHM, TRAINING))
 
 REPORT = "report.html"
 
@@ -72,14 +78,10 @@ def train(
         int | None, D, Parameter(help="Classes an episode, where classes are the tasks.")
     ] = None,
     n_query: Annotated[int | None, D, Parameter(help="Query rows of a training episode.")] = None,
-    features: Annotated[
-        str | None, D, Parameter(help="Columns to use: A,B,C. All others unless given.")
-    ] = None,
-    ignore: Annotated[str | None, D, Parameter(help="Columns not to use: A,B.")] = None,
-    categorical: Annotated[str | None, D, Parameter(help="Columns whose values are names: A,B.")] = None,
-    kind: Annotated[
-        str | None, D, Parameter(help="regression or classification; found out unless given.")
-    ] = None,
+    features: Features = None,
+    ignore: Ignore = None,
+    categorical: Categorical = None,
+    kind: Kind = None,
     support: Annotated[
         str | None, D, Parameter(help="Which rows are support: random, order:COLUMN or block:COLUMN.")
     ] = None,
@@ -105,10 +107,8 @@ def train(
         D,
         Parameter(help="shared: a class is the same in every task; per_task: each task has its own."),
     ] = None,
-    image_size: Annotated[int | None, D, Parameter(help="Side of the images in pixels.")] = None,
-    skip_bad: Annotated[
-        bool, D, Parameter(negative="", help="Leave damaged images out, and count them.")
-    ] = False,
+    image_size: ImageSize = None,
+    skip_bad: SkipBad = False,
     data: Annotated[
         str | None, D, Parameter(help="Folder of built-in data that is not part of the package.")
     ] = None,
@@ -312,7 +312,8 @@ def _trained(
             clip=settings["clip"] or None,
             **{key: settings[key] for key in _TRAINING},
         )
-    notes(f"engine: {run.engine}")
+    together = "" if run.at_once is None else f"; at most {run.at_once} tasks at once, by --memory"
+    notes(f"engine: {run.engine}{together}")
     if run.skipped:
         notes(f"note: {run.skipped} tasks were left out of their step because their loss was not finite")
     return run

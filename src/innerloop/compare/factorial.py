@@ -17,6 +17,7 @@ from ..augment import augmented, named
 from ..data.splits import Tasks
 from ..evaluation import evaluate, over_folds
 from ..learner import Model
+from ..training import Engine
 from .contest import Effort
 from .nets import Bench, fine_tuned
 from .result import Cell, Effect, Estimate
@@ -84,13 +85,15 @@ def factorial(
         (12, ('learning=meta',))
     """
     wanted = levels(folds[0], dropout)
+    # augmentation changes no graph, so that cells of one dropout share theirs
+    engine = Engine(planned=effort.steps * effort.seeds * len(folds) * len(augmentations(folds[0])))
     values = []
     for number, level in enumerate(wanted):
         tell(
             f"factorial, {level.learning}, {level.augmentation}, dropout {level.dropout:g}",
             number / len(wanted),
         )
-        values.append(_scores(folds, effort, level))
+        values.append(_scores(folds, effort, level, engine))
     scores = np.stack(values)
     cells = tuple(
         Cell(*level, mean_interval(own.mean(1), clusters=clusters))
@@ -142,7 +145,7 @@ def _level(factor: str, value: object) -> str:
     return f"{factor}={value:g}" if isinstance(value, float) else f"{factor}={value}"
 
 
-def _scores(folds: Sequence[Tasks], effort: Effort, level: Level) -> Array:
+def _scores(folds: Sequence[Tasks], effort: Effort, level: Level, engine: Engine) -> Array:
     """The headline metric of one combination `(tasks, seeds)`."""
     by_seed = []
     for seed in range(effort.seeds):
@@ -151,7 +154,7 @@ def _scores(folds: Sequence[Tasks], effort: Effort, level: Level) -> Array:
             changes = () if level.augmentation == "none" else named(level.augmentation)
             training = replace(tasks, train=augmented(tasks.train, *changes))
             options = {**effort.model, "dropout": level.dropout}
-            bench = Bench(training, seed, effort.steps, options, effort.device)
+            bench = Bench(training, seed, effort.steps, options, effort.device, engine=engine)
             found.append(last(evaluate(_trained(bench, level.learning), tasks.test, path=False)))
         whole = over_folds(found)
         by_seed.append(whole.values[HEADLINE[whole.targets.kind]][:, -1])

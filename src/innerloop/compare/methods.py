@@ -303,7 +303,9 @@ def _loaded_tabicl(kind: str) -> Any:
 
 
 def _needs_tabicl(tasks: Tasks) -> str | None:
-    if importlib.util.find_spec("tabicl") is None:
+    spec = importlib.util.find_spec("tabicl")
+    # a folder of this name that is no package has a spec, and no file
+    if spec is None or spec.origin is None:
         return "TabICL is not installed: pip install 'innerloop[incontext]'"
     return "it predicts one target" if tasks.targets.kind == "regression" and tasks.n_outputs > 1 else None
 

@@ -85,7 +85,7 @@ def _ground(found: Comparison, pair: tuple[str, str]) -> str:
     if one is None:
         return ""
     label = {method.name: method.label for method in found.methods}
-    gain = f"{100 * one.gain.mean:.3g} % [{100 * one.gain.low:.3g}, {100 * one.gain.high:.3g}]"
+    gain = f"{100 * one.gain.mean:.1f} % [{100 * one.gain.low:.1f}, {100 * one.gain.high:.1f}]"
     least = found.settings.get("worthwhile")
     counts = (
         f"; what is worth having begins at {least if isinstance(least, str) else f'{100 * least:g} %'}"

@@ -141,6 +141,8 @@ def render(page: Page) -> bytes:
     )
     environment.filters["cell"] = cell
     environment.filters["download"] = download
+    # a number and its per cent sign stay on one line
+    environment.filters["sentence"] = lambda text: str(text).replace(" %", "\u00a0%")
     environment.filters["drawings"] = lambda found: [(name, Markup(svg)) for name, svg in drawings(found)]
     here = resources.files(__package__)
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
