@@ -74,7 +74,7 @@ OWN = {
     "ridge": {"train": {"steps": 2500}},
     "gaussian": {"train": {"steps": 2500}},
 }
-HEADS = {"meta_lr": 1e-2, "steps": 6000, "meta_batch_size": 128}
+HEADS = {"meta_lr": 1e-2, "steps": 12_000, "meta_batch_size": 128}
 GAUSSIAN = {"meta_lr": 1e-2, "steps": 1500, "meta_batch_size": 32}
 HARMONIC = {
     **OWN,

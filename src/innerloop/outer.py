@@ -13,6 +13,7 @@ from .engine import Fast, fast
 from .episodes import Episode, select
 from .functional import Params
 from .learner import Learner, Metrics, Step
+from .tracing import checking, compiling
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 
@@ -148,6 +149,8 @@ def _over_chunks(
 ) -> tuple[Params, Metrics]:
     """The mean gradient over all tasks, a chunk at a time."""
     total = episode.n_tasks
+    if checking() or compiling():  # compiled steps go task by task of themselves
+        chunk = 1 if checking() else None
     if chunk is None or chunk >= total:
         return gradient(meta, episode, key, number, phase)
     grads: Params = {}
