@@ -70,14 +70,20 @@ def in_frame(low: Lowering, node: fx.Node, value: Value) -> Read:
     around = frame(node)
     if around is None:
         return low.in_memory(value)
-    places = len(around[0])
-    stacked = len(value.shape) == places + 3
-    shape = value.shape if stacked else (1, *value.shape)
-    whole, inside = framed(low, shape, value.dtype, *around)
-    low.copies[inside, (*around[0], *around[1])] = whole
-    found = inside if stacked else replace(inside, shape=inside.shape[1:], strides=inside.strides[1:])
+    if len(value.shape) == len(around[0]) + 3:
+        whole, found = framed(low, value.shape, value.dtype, *around)
+        low.copies[found, (*around[0], *around[1])] = whole
+    else:
+        whole, inside = framed(low, (1, *value.shape), value.dtype, *around)
+        found = replace(inside, shape=inside.shape[1:], strides=inside.strides[1:])
+        low.copies[one_task(found), (*around[0], *around[1])] = whole
     low.store_into(found, value)
     return found
+
+
+def one_task(read: Read) -> Read:
+    """Plain images or weights as a stack of one."""
+    return replace(read, shape=(1, *read.shape), strides=(0, *read.strides))
 
 
 def frame(node: fx.Node) -> tuple[Sizes, Sizes] | None:

@@ -122,7 +122,7 @@ def _windows(
         )
         o, i = (place(window), place(single)) if written else (place(single), place(window))
         read = f"const int32_t tap = {pointers.name(taps[0])}[{place(others[0])}];\n" if taps else ""
-        text = read + body(far, C_TYPES[image.dtype], o, i).replace("a0[", f"{pointers.name(one)}[")
+        text = read + body(far, C_TYPES[image.dtype], o, i)  # where `a0` is what is read first
         return function(pointers, loops(sizes, text, simd="#pragma omp simd" if apart else ""))
 
     return write

@@ -22,6 +22,7 @@ from .frames import (
     around_result,
     bordered,
     channels_last,
+    one_task,
     phases_of,
     place_at,
 )
@@ -84,12 +85,8 @@ def _by_task(
         return low.in_memory(expand(low.constant(0, first.dtype), shape))
     if len(first.shape) == len(how[0]) + 3:
         return rule(low, first, second, shape, *how)
-    found = rule(low, _one_task(first), _one_task(second), (1, *shape), *how)
+    found = rule(low, one_task(first), one_task(second), (1, *shape), *how)
     return replace(found, shape=found.shape[1:], strides=found.strides[1:])
-
-
-def _one_task(read: Read) -> Read:
-    return replace(read, shape=(1, *read.shape), strides=(0, *read.strides))
 
 
 # ---- the rules -------------------------------------------------------------------------------------------------
