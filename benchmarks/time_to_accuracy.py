@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 
 SHARED = "--n-way 5 --n-shot 1 --n-query 1 --model conv4 --batchnorm transductive --seed 0 --json --quiet"
-MAML = "--algorithm maml --inner-steps 1 --inner-lr 0.4 --learn-lr tensor"
+MAML = "--algorithm maml --inner-steps 1 --inner-lr 0.4 --width 64 --meta-batch-size 32 --meta-lr 0.002"
 # name: options
 RUNS = {
-    "short": f"{MAML} --width 32 --meta-batch-size 16 --meta-lr 0.005 --steps 1200",
-    "long": f"{MAML} --width 64 --meta-batch-size 32 --meta-lr 0.003 --steps 1500",
+    "short": f"{MAML} --steps 1500",
+    "long": f"{MAML} --steps 6000",
 }
 KEPT = 60
 
