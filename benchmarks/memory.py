@@ -2,8 +2,9 @@
 
     python benchmarks/memory.py           # both tables: about 15 minutes on one core
     python benchmarks/memory.py --quick   # 5 inner steps only
+    python benchmarks/memory.py --only 84x84
 
-Each cell is a process of its own on one thread: two updates (one where the first takes over 15 s), the processor time
+Each cell is a process of its own on one thread: two updates (one where the first takes over 5 s), the processor time
 of the last one, and the largest resident memory, the library included, as the operating system counts it.
 """
 
@@ -17,10 +18,10 @@ import sys
 import time
 from typing import Any
 
-# what a net sees: image size, channels, width, pooling, query images a class, tasks, inner step size
+# image size, channels, width, pooling, query images a class, tasks, inner step size; and the inner steps to measure
 SHAPES = {
-    "28x28, conv4 of 64 channels, 16 tasks": (28, 1, 64, "stride", 1, 16, 0.1),
-    "84x84, conv4 of 32 channels, 2 tasks": (84, 3, 32, "max", 15, 2, 0.01),
+    "28x28, conv4 of 64 channels, 16 tasks": (28, 1, 64, "stride", 1, 16, 0.1, (5, 20, 50)),
+    "84x84, conv4 of 32 channels, 2 tasks": (84, 3, 32, "max", 15, 2, 0.01, (5, 50)),
 }
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "unrolled": ("maml", {}),
@@ -28,7 +29,6 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "first order": ("fomaml", {}),
     "implicit": ("imaml", {"iterations": 5}),
 }
-STEPS = (5, 20, 50)
 LIMIT = 2 * 2**30
 
 
@@ -42,7 +42,7 @@ def one(shape: str, way: str, steps: int, at_once: str, tasks: int, gear: str) -
     from innerloop.outer import Outer, meta_update, numbers_of
 
     torch.set_num_threads(1)
-    size, channels, width, pool, query, usual, rate = SHAPES[shape]
+    size, channels, width, pool, query, usual, rate, _ = SHAPES[shape]
     tasks = tasks or usual
     generator = torch.Generator().manual_seed(0)
 
@@ -72,7 +72,7 @@ def one(shape: str, way: str, steps: int, at_once: str, tasks: int, gear: str) -
         began = time.process_time()
         state, _ = update(state, numbers_of(number, 1e-3), episode, key, 0)
         seconds = time.process_time() - began
-        if seconds > 15:
+        if seconds > 5:
             break
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "peak": peak, "at_once": chunk or tasks}
@@ -89,39 +89,37 @@ def gigabytes(size: float) -> str:
     return f"{size / 2**30:.2f}"
 
 
-def ways(steps: tuple[int, ...]) -> None:
-    print(
-        "One update, all tasks at once: peak memory of the process in GB, processor time in s; bold within 2 GB."
-    )
-    for shape in SHAPES:
-        print(f"\n| {shape} | " + " | ".join(f"{n} steps" for n in steps) + " | a task, counted, MB |")
-        print("|---|" + "---|" * (len(steps) + 1))
-        for way in WAYS:
-            cells = []
-            for n in steps:
-                found = apart(shape, way, n, "all", 0, "eager")
-                fits = "**" if found and found["peak"] <= LIMIT else ""
-                cells.append(
-                    f"{fits}{gigabytes(found['peak'])}{fits}, {found['seconds']:.1f}"
-                    if found
-                    else "did not end"
-                )
-            counted = [f"{apart(shape, way, n, 'count', 0, 'eager')['counted'] / 2**20:.0f}" for n in steps]
-            print(f"| {way} | {' | '.join(cells)} | {', '.join(counted)} |", flush=True)
+def ways(shape: str, steps: tuple[int, ...]) -> None:
+    print(f"\n| {shape} | " + " | ".join(f"{n} steps" for n in steps) + " | a task, counted, MB |")
+    print("|---|" + "---|" * (len(steps) + 1))
+    for way in WAYS:
+        cells = []
+        for n in steps:
+            found = apart(shape, way, n, "all", 0, "eager")
+            fits = "**" if found and found["peak"] <= LIMIT else ""
+            cells.append(
+                f"{fits}{gigabytes(found['peak'])}{fits}, {found['seconds']:.1f}" if found else "did not end"
+            )
+        counted = [f"{one(shape, way, n, 'count', 0, 'eager')['counted'] / 2**20:.0f}" for n in steps]
+        print(f"| {way} | {' | '.join(cells)} | {', '.join(counted)} |", flush=True)
 
 
 def chunks() -> None:
-    print(
-        "\nTasks at once: unrolled, 5 steps, peak memory in GB and processor time in s (with how many tasks at once)."
-    )
+    print("\nTasks at once: peak memory in GB and processor time in s (how many tasks at once).")
     print("\n| | all | by size, 512MB | one by one |")
     print("|---|---|---|---|")
-    for shape, tasks in zip(SHAPES, (32, 4), strict=True):
+    small, large = SHAPES
+    for shape, way, steps, tasks in (
+        (small, "unrolled", 5, 32),
+        (large, "unrolled", 5, 4),
+        (large, "checkpointed", 50, 2),
+    ):
         cells = []
         for at_once in ("all", "512MB", "one"):
-            found = apart(shape, "unrolled", 5, at_once, tasks, "eager")
+            found = apart(shape, way, steps, at_once, tasks, "eager")
             cells.append(f"{gigabytes(found['peak'])}, {found['seconds']:.1f} ({found['at_once']:.0f})")
-        print(f"| {shape.rpartition(',')[0]}, {tasks} tasks | {' | '.join(cells)} |", flush=True)
+        what = f"{shape.rpartition(',')[0]}, {tasks} tasks, {way}, {steps} steps"
+        print(f"| {what} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -129,13 +127,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default="", help="28x28, 84x84 or chunks")
     parser.add_argument("--one")
     asked = parser.parse_args()
     if asked.one:
         print(json.dumps(one(*json.loads(asked.one))))
         return
-    ways(STEPS[:1] if asked.quick else STEPS)
-    chunks()
+    print(
+        "One update, all tasks at once: peak memory of the process in GB, processor time in s; bold within 2 GB."
+    )
+    for shape, (*_, steps) in SHAPES.items():
+        if asked.only in shape:
+            ways(shape, steps[:1] if asked.quick else steps)
+    if not asked.only or asked.only == "chunks":
+        chunks()
 
 
 if __name__ == "__main__":

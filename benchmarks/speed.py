@@ -3,6 +3,7 @@
     python benchmarks/speed.py                     # this package's gears and a plain loop, about two minutes
     python benchmarks/speed.py --harness FOLDER    # beside the peers of a harness like the one of docs/performance.md
     python benchmarks/speed.py --trainer           # what `meta_train` adds to the bare update
+    python benchmarks/speed.py --images            # convolutional nets, about five minutes
 
 All are timed in turns, A B C ... C B A, in one run; medians in ms and ratios are printed.
 """
@@ -54,6 +55,35 @@ def episode_of(widths: list[int], support: int, query: int, tasks: int, loss: st
     return il.Episode(batch(support), batch(query))
 
 
+# name: width, pooling, side, colours, query rows, tasks, inner steps, step size; always 5 classes of one support row
+IMAGES = {
+    "conv4-64, 28 x 28, 32 tasks, 1 step, 5 query rows": (64, "stride", 28, 1, 5, 32, 1, 0.1),
+    "conv4-64, 28 x 28, 32 tasks, 5 steps, 75 query rows": (64, "stride", 28, 1, 75, 32, 5, 0.1),
+    "conv4-32, 84 x 84, 4 tasks, 5 steps, 75 query rows": (32, "max", 84, 3, 75, 4, 5, 0.01),
+}
+
+
+def conv_net(width: int, pooling: str, side: int, colours: int) -> nn.Module:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for inward in (colours, width, width, width):
+        layers += [nn.Conv2d(inward, width, 3, 2 if pooling == "stride" else 1, 1)]
+        layers += [nn.BatchNorm2d(width, track_running_stats=False), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if pooling == "max" else []
+        side = side // 2 if pooling == "max" else (side + 1) // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * side * side, 5))
+
+
+def images_of(side: int, colours: int, query: int, tasks: int) -> il.Episode:
+    generator = torch.Generator().manual_seed(1)
+
+    def batch(rows: int) -> il.Batch:
+        x = torch.rand(tasks, rows, colours, side, side, generator=generator)
+        return il.Batch(x, torch.arange(rows).remainder(5).expand(tasks, rows).clone())
+
+    return il.Episode(batch(5), batch(query))
+
+
 def plain_loop(
     module: nn.Module, episode: il.Episode, steps: int, rate: float, loss: str
 ) -> Callable[[], None]:
@@ -82,7 +112,7 @@ def plain_loop(
 def gear_of(
     module: nn.Module, episode: il.Episode, steps: int, rate: float, loss: str, gear: str
 ) -> Callable[[], None]:
-    learner = il.maml(module, loss=loss, inner_lr=rate, inner_steps=steps)
+    learner = il.maml(module, loss=loss, inner_lr=rate, inner_steps=steps, batchnorm="transductive")
     update = il.fast(meta_update(learner, clip=None), gear=gear)
     key = torch.arange(episode.n_tasks)
     state = Outer.start(learner.init())
@@ -130,6 +160,24 @@ def own(rounds: int) -> None:
         }
         found = interleaved(ways, rounds, 0.3)
         cells = [f"{ms:.2f} ({found['loop'] / ms:.1f})" for ms in found.values()]
+        made = ", ".join(f"{ways[gear].seconds:.1f}" for gear in ("traced", "compiled"))
+        print(f"| {name} | {' | '.join(cells)} | {made} |", flush=True)
+
+
+def images(rounds: int) -> None:
+    """Convolutional nets: the plain loop, the traced and the compiled gear."""
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, one thread; medians in ms, in brackets times the plain loop")
+    print("| update | loop | traced | compiled | first call s: traced, compiled |")
+    print("|---|---|---|---|---|")
+    for name, (width, pooling, side, colours, query, tasks, steps, rate) in IMAGES.items():
+        episode = images_of(side, colours, query, tasks)
+        module = conv_net(width, pooling, side, colours)
+        ways = {"loop": plain_loop(module, episode, steps, rate, "cross_entropy")}
+        for gear in ("traced", "compiled"):
+            ways[gear] = gear_of(module, episode, steps, rate, "cross_entropy", gear)
+        found = interleaved(ways, rounds, 0.3)
+        cells = [f"{ms:.0f} ({found['loop'] / ms:.1f})" for ms in found.values()]
         made = ", ".join(f"{ways[gear].seconds:.1f}" for gear in ("traced", "compiled"))
         print(f"| {name} | {' | '.join(cells)} | {made} |", flush=True)
 
@@ -196,11 +244,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--trainer", action="store_true")
+    parser.add_argument("--images", action="store_true")
     asked = parser.parse_args()
     if asked.harness:
         beside_peers(asked.harness, asked.workloads, asked.seconds)
     elif asked.trainer:
         trainer(asked.rounds)
+    elif asked.images:
+        images(asked.rounds)
     else:
         own(asked.rounds)
 

@@ -3,14 +3,16 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import innerloop as il
 from innerloop import algorithms as a
+from innerloop.engine.native import lower
 from innerloop.engine.trace import graph_of
 from innerloop.episodes import Batch, Episode, map_tensors, select
 from innerloop.errors import UsageError
 from innerloop.memory import _Alive, bytes_of, needed_bytes, tasks_at_once
-from innerloop.outer import Outer, meta_update, numbers_of
+from innerloop.outer import Outer, geared_update, meta_update, numbers_of
 from innerloop.training import meta_train
 from oracles import class_episode
 
@@ -90,18 +92,26 @@ def test_without_a_way_back_nothing_of_a_step_is_kept(algorithm):
     assert needed(12) == needed(4)
 
 
-def test_a_traced_graph_does_not_merge_what_is_computed_again():
-    """Otherwise it would keep everything after all: its operators are counted instead of its bytes."""
-    episode, counts = select(images(), slice(0, 1)), {}
+def test_no_gear_merges_what_is_computed_again():
+    """A graph of operators sees equal ones, and would keep everything after all."""
+    rows = Batch(torch.randn(2, 64, 8), torch.zeros(2, 64).long())
+    episode, most = Episode(rows, rows), {}
     for metagrad in ("unrolled", "checkpointed"):
-        learner = a.maml(module(), loss="cross_entropy", inner_steps=2, metagrad=metagrad)
+        torch.manual_seed(0)
+        module = il.models.mlp(8, [16], 3)
+        learner = a.maml(module, loss="cross_entropy", inner_steps=3, metagrad=metagrad)
         update = meta_update(learner, clip=None)
-        arguments = (Outer.start(learner.init()), numbers_of(1, 1e-3), episode, torch.zeros(1).long(), 0)
-        graph, _ = graph_of(update, *torch.utils._pytree.tree_flatten(arguments))
-        targets = [node.target for node in graph.graph.nodes]
-        counts[metagrad] = targets.count(torch.ops.aten.convolution.default)
-    # the two steps and the statistics of the support are computed again, the query loss is not
-    assert counts["checkpointed"] == counts["unrolled"] + 3
+        arguments = (Outer.start(learner.init()), numbers_of(1, 1e-3), episode, torch.arange(2), 0)
+        leaves, structure = pytree.tree_flatten(arguments)
+        given = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        with _Alive(given) as alive:
+            update(*arguments)
+        graph, _ = graph_of(update, leaves, structure, decomposed=True)
+        with torch.no_grad(), _Alive(given) as traced:
+            graph(*given)
+        most[metagrad] = (alive.most, traced.most, lower(graph).arena)
+    for less, more in zip(most["checkpointed"], most["unrolled"], strict=True):
+        assert less < 0.7 * more
 
 
 def test_chunks_fit_the_limit_and_one_task_is_the_least():
@@ -113,15 +123,34 @@ def test_chunks_fit_the_limit_and_one_task_is_the_least():
     assert tasks_at_once(learner, meta, episode, one // 2) == 1
 
 
+def test_one_graph_of_a_chunk_serves_all_chunks():
+    learner, episode = (
+        a.maml(il.models.mlp(4, [4], 3), loss="cross_entropy", inner_steps=1),
+        class_episode(tasks=7),
+    )
+    start = Outer.start({name: value.double() for name, value in learner.init().items()})
+    arguments = start, numbers_of(0, 1e-3), episode, torch.arange(7), 0
+    expected, losses = meta_update(learner, clip=0.5)(*arguments)
+    for most, graphs in {3: 2, 4: 2, 1: 1}.items():  # chunks of 3, 3, 1; of 4, 3; of 1
+        update = geared_update(learner, clip=0.5, chunk=most, gear="traced", planned=1)
+        for _ in range(2):
+            found, metrics = update(*arguments)
+            assert all(torch.allclose(found.mean[n], v, rtol=1e-12) for n, v in expected.mean.items())
+            assert torch.allclose(metrics["losses"], losses["losses"], rtol=1e-12)
+        assert (update.report.gear, update.report.graphs) == ("traced", graphs)
+
+
 def test_training_in_chunks_is_training():
-    def trained(memory):
+    def trained(memory, at_once):
         tasks = il.tasks.sinusoid(n_support=5)
         torch.manual_seed(0)
         learner = il.maml(il.models.mlp(1, [8], 1).double(), loss="mse", inner_steps=2)
         options = {"steps": 3, "engine": "eager", "device": "cpu", "meta_batch_size": 5}
-        return meta_train(learner, tasks.train, memory=memory, **options).model.meta
+        run = meta_train(learner, tasks.train, memory=memory, **options)
+        assert run.at_once == at_once
+        return run.model.meta
 
-    whole, single = trained("512MB"), trained("1B")
+    whole, single = trained("512MB", None), trained("1B", 1)
     assert all(torch.allclose(whole[name], single[name], rtol=1e-12, atol=1e-14) for name in whole)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import weakref
 from collections.abc import Iterable, Iterator
@@ -22,8 +21,6 @@ from .learner import Learner, Step
 from .pertask import PerTask
 
 _UNITS = {"": 1, "B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
-# values that one row may keep for each of its numbers and each output of a layer, generously
-_VALUES = 40
 # inner steps from which on each adds the same
 _FEW = 2
 # an update after every change in the course of training
@@ -61,7 +58,7 @@ def tasks_at_once(learner: Learner, meta: Params, episode: Episode, limit: int) 
         A number of tasks, or `None` for all of them.
     """
     total = episode.n_tasks
-    if total < 2 or _bound(meta, episode) <= limit:
+    if total < 2:
         return None
     needed = needed_bytes(learner, meta, select(episode, slice(0, 1)))
     if needed * total <= limit:
@@ -122,11 +119,16 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self.known = {tensor.untyped_storage()._cdata for tensor in before}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Otherwise torch's compiler is imported, which takes seconds, to be told to leave this alone."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator and note what it returns."""
         found = func(*args, **(kwargs or {}))
         for leaf in pytree.tree_leaves(found):
-            if isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor) and leaf.layout is torch.strided:
                 self._note(leaf.untyped_storage())
         self.most = max(self.most, self.now)
         return found
@@ -141,13 +143,3 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _gone(self, place: int, size: int) -> None:
         self.known.discard(place)
         self.now -= size
-
-
-def _bound(meta: Params, episode: Episode) -> int:
-    """More bytes than the tasks can keep; a small number spares the exact count."""
-    rows = episode.support.y.shape[1] + episode.query.y.shape[1]
-    places = max(math.prod(t.shape[3:]) for t in tensors(episode.support.x))
-    features = max(math.prod(t.shape[2:]) for t in tensors(episode.support.x))
-    widths = sum(value.shape[0] for value in meta.values() if value.dim() > 1)
-    weights = sum(value.numel() for value in meta.values())
-    return episode.n_tasks * _VALUES * 4 * (rows * (features + widths * places) + weights)

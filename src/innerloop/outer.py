@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .engine import Fast, fast
 from .episodes import Episode, select
 from .functional import Params
 from .learner import Learner, Metrics, Step
+from .tracing import checking, compiling
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 
@@ -36,9 +38,48 @@ class Outer(NamedTuple):
 
 
 Update = Callable[[Outer, Tensor, Episode, Tensor, int], tuple[Outer, Metrics]]
+Gradient = Callable[[Params, Episode, Tensor, Tensor, int], tuple[Params, Metrics]]
 
 
-def meta_update(learner: Learner, *, clip: float | None, chunk: int | None = None) -> Update:
+def meta_gradient(learner: Learner) -> Gradient:
+    """The meta-gradient of a learner as a function of meta-parameters, episodes, dropout streams, step and phase."""
+
+    def gradient(
+        meta: Params, episode: Episode, key: Tensor, number: Tensor, phase: int
+    ) -> tuple[Params, Metrics]:
+        return learner.metagrad(learner, meta, episode, Step(number, phase), key)
+
+    return gradient
+
+
+def geared_update(
+    learner: Learner, *, clip: float | None, chunk: int | None, gear: str, planned: int
+) -> Fast[tuple[Outer, Metrics]]:
+    """The update in a gear; where tasks are worked on in chunks, one graph of a chunk serves all of them.
+
+    Arguments:
+        learner: the algorithm.
+        clip: see `meta_update`.
+        chunk: see `meta_update`.
+        gear: see `engine.fast`.
+        planned: updates that are going to be made.
+
+    Example:
+        >>> import innerloop as il
+        >>> learner = il.maml(il.models.mlp(1, [4], 1), loss="mse")
+        >>> geared_update(learner, clip=None, chunk=None, gear="eager", planned=1).report.gear
+        'eager'
+    """
+    if chunk is None:
+        return fast(meta_update(learner, clip=clip), gear=gear, planned=planned)
+    gradient = fast(meta_gradient(learner), gear=gear, planned=planned)
+    update = meta_update(learner, clip=clip, chunk=chunk, gradient=gradient)
+    return Fast(update, "eager", planned, gradient.report)
+
+
+def meta_update(
+    learner: Learner, *, clip: float | None, chunk: int | None = None, gradient: Gradient | None = None
+) -> Update:
     r"""The update that training repeats, as a function without side effects.
 
     $g = \nabla_\theta \frac1T\sum_t L_t$, scaled to a norm of at most `clip`, then Adam (Kingma & Ba, 2015, *Adam: A
@@ -47,19 +88,20 @@ def meta_update(learner: Learner, *, clip: float | None, chunk: int | None = Non
     Arguments:
         learner: the algorithm.
         clip: largest norm of the meta-gradient; `None` for no limit.
-        chunk: tasks at once; all unless given. The result is the same.
+        chunk: most tasks at once; all unless given. The result is the same.
+        gradient: `meta_gradient` of the learner, in a gear of its own.
 
     Returns:
         A function of the state, the numbers of `numbers_of`, stacked episodes, dropout streams `(T,)` and the
         phase of the meta-gradient; it returns the new state, and `losses` `(T,)`, `finite` (whether the state may be
         used) and whatever the meta-gradient reports.
     """
+    gradient = gradient or meta_gradient(learner)
 
     def update(
         state: Outer, numbers: Tensor, episode: Episode, key: Tensor, phase: int
     ) -> tuple[Outer, Metrics]:
-        step = Step(numbers[0], phase)
-        grads, metrics = _gradient(learner, state.meta, episode, step, key, chunk)
+        grads, metrics = _over_chunks(gradient, state.meta, episode, key, numbers[0], phase, chunk)
         total = torch.stack([grad.square().sum() for grad in grads.values()]).sum()
         metrics["finite"] = torch.isfinite(total)
         if clip is not None:
@@ -96,17 +138,25 @@ def _adam(state: Outer, grads: Params, rate: Tensor, correction: Tensor) -> Oute
     return Outer(meta, mean, square)
 
 
-def _gradient(
-    learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor, chunk: int | None
+def _over_chunks(
+    gradient: Gradient,
+    meta: Params,
+    episode: Episode,
+    key: Tensor,
+    number: Tensor,
+    phase: int,
+    chunk: int | None,
 ) -> tuple[Params, Metrics]:
     """The mean gradient over all tasks, a chunk at a time."""
     total = episode.n_tasks
+    if checking() or compiling():  # compiled steps go task by task of themselves
+        chunk = 1 if checking() else None
     if chunk is None or chunk >= total:
-        return learner.metagrad(learner, meta, episode, step, key)
+        return gradient(meta, episode, key, number, phase)
     grads: Params = {}
     parts: list[Metrics] = []
     for part in _chunks(total, chunk):
-        found, metrics = learner.metagrad(learner, meta, select(episode, part), step, key[part])
+        found, metrics = gradient(meta, select(episode, part), key[part], number, phase)
         share = (part.stop - part.start) / total
         grads = {n: grads[n] + share * g if grads else share * g for n, g in found.items()}
         parts.append({n: share * v if n in meta else v for n, v in metrics.items()})
@@ -117,6 +167,8 @@ def _gradient(
     return grads, joined
 
 
-def _chunks(total: int, size: int) -> Iterator[slice]:
+def _chunks(total: int, most: int) -> Iterator[slice]:
+    """Parts of at most so many, as even as can be: equal sizes share a graph."""
+    size = -(-total // -(-total // most))
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))

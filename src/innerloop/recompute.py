@@ -83,7 +83,8 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> tuple[Tensor, ...]:
         found = call(tensors)
-        ctx.call = call
+        # asked here: gradients may be computed in another thread
+        ctx.call, ctx.copies = call, tracing()
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(t for t in found if not t.is_floating_point()))
@@ -91,10 +92,9 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
-        given = [
-            _fresh(tensor).requires_grad_(needed)
-            for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
-        ]
+        # in a graph of operators equal ones are merged: those of a copy stay apart from those of the first time
+        fresh = (t.detach().clone() if ctx.copies else t.detach() for t in ctx.saved_tensors)
+        given = [t.requires_grad_(needed) for t, needed in zip(fresh, ctx.needs_input_grad[1:], strict=True)]
         with torch.enable_grad():
             found = ctx.call(given)
         pairs = [(f, s) for f, s in zip(found, slopes, strict=True) if s is not None and f.requires_grad]
@@ -104,8 +104,3 @@ class _Recomputed(torch.autograd.Function):
         outputs, along = zip(*pairs, strict=True)
         grads = iter(torch.autograd.grad(outputs, wanted, along, allow_unused=True))
         return None, *(next(grads) if tensor.requires_grad else None for tensor in given)
-
-
-def _fresh(tensor: Tensor) -> Tensor:
-    """The same values outside of any graph; while tracing a copy, lest equal operators be merged with earlier ones."""
-    return tensor.detach().clone() if tracing() and tensor.is_floating_point() else tensor.detach()

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from .data.sources import ClassSource, RowSource, Source, stream
-from .engine import GEARS, Fast, Report, fast
+from .engine import GEARS, Fast, Report
 from .episodes import Episode, bucketed, select, to
 from .errors import DivergedError, UsageError
 from .evaluation import mean_loss
 from .functional import Params
 from .learner import Learner, Metrics, Model, empty
 from .memory import bytes_of, tasks_at_once
-from .outer import Outer, Update, meta_update, numbers_of
+from .outer import Outer, Update, geared_update, meta_update, numbers_of
 from .threads import threads_for
 
 SCHEDULES = ("cosine", "constant")
@@ -70,7 +70,8 @@ class Engine:
     ) -> Fast[tuple[Outer, Metrics]]:
         """The meta-update of a learner in this gear; see `outer.meta_update`."""
         gear = "eager" if self.gear == "loop" else self.gear
-        made = fast(meta_update(learner, clip=clip, chunk=chunk), gear=gear, planned=self.planned or steps)
+        planned = self.planned or steps
+        made = geared_update(learner, clip=clip, chunk=chunk, gear=gear, planned=planned)
         recipe = json.dumps(learner.recipe, sort_keys=True, default=repr)
         # a module or loss from elsewhere is not told by the recipe
         if learner.recipe is None or '"external"' in recipe:
@@ -89,6 +90,7 @@ class Run:
         skipped: tasks left out because their loss was not finite.
         seconds: time taken.
         engine: the gear that was taken, and why.
+        at_once: most tasks that were worked on together, by what they keep in memory; `None` for all.
 
     Example:
         >>> import innerloop as il
@@ -103,6 +105,7 @@ class Run:
     skipped: int
     seconds: float
     engine: Report = field(default_factory=Report)
+    at_once: int | None = None
 
 
 def meta_train(
@@ -185,7 +188,7 @@ def meta_train(
             loop, source, valid, steps, meta_batch_size, every, seed, place, callbacks
         )
     seconds = time.perf_counter() - began
-    return Run(Model(learner, best), log, best_step, loop.skipped, seconds, loop.report)
+    return Run(Model(learner, best), log, best_step, loop.skipped, seconds, loop.report, loop.chunk)
 
 
 def _require_sense(

@@ -312,7 +312,8 @@ def _trained(
             clip=settings["clip"] or None,
             **{key: settings[key] for key in _TRAINING},
         )
-    notes(f"engine: {run.engine}")
+    together = "" if run.at_once is None else f"; at most {run.at_once} tasks at once, by --memory"
+    notes(f"engine: {run.engine}{together}")
     if run.skipped:
         notes(f"note: {run.skipped} tasks were left out of their step because their loss was not finite")
     return run

@@ -19,7 +19,7 @@ from ..files import explained, write_bytes
 # shapes are constants, so O3 unrolls and vectorises; no option here changes what NaN and infinity do
 _FLAGS = (
     *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-fopenmp-simd"),
-    *("-std=gnu11", "-w", "-shared", "-fPIC", "-x", "c"),
+    *("-std=gnu11", "-w", "-shared", "-fPIC", "-pthread", "-x", "c"),
 )
 _SECONDS = 300
 
@@ -89,6 +89,12 @@ def _compiler() -> str:
         if shutil.which(name.split()[0]):
             return name
     raise CannotBuild("no C compiler was found")
+
+
+@functools.cache
+def vector_bytes() -> int:
+    """Bytes of the vectors that the machine computes with: 64 with AVX-512, else 32."""
+    return 64 if "avx512f" in _machine() else 32
 
 
 @functools.cache

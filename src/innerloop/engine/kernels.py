@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 _aten = torch.ops.aten
-_C = {
+C_TYPES = {
     torch.float32: "float",
     torch.float64: "double",
     torch.int64: "int64_t",
@@ -49,7 +49,7 @@ def cast(text: str, dtype: torch.dtype, wanted: torch.dtype | None) -> str:
         return text
     if wanted == torch.bool:
         return f"({text} != 0)"
-    return f"(({_C[wanted]}){text})"
+    return f"(({C_TYPES[wanted]}){text})"
 
 
 def number(value: float, dtype: torch.dtype) -> str:
@@ -194,7 +194,7 @@ class Reduction:
 
 
 REDUCTIONS = {
-    "sum": Reduction(dict.fromkeys(_C, "0"), "acc += {value};", "#pragma omp simd reduction(+:acc)"),
+    "sum": Reduction(dict.fromkeys(C_TYPES, "0"), "acc += {value};", "#pragma omp simd reduction(+:acc)"),
     # NaN wins, as in torch; no reassociation, which would lose it
     "max": Reduction(
         {

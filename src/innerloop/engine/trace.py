@@ -10,9 +10,14 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from ..tracing import while_tracing
+from .closed import closed_operators
 from .kernels import POINTWISE
 
 _aten = torch.ops.aten
+_RESHAPES = {
+    *(_aten.view.default, _aten._unsafe_view.default, _aten.reshape.default, _aten.unsqueeze.default),
+    *(_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims),
+}
 
 
 class Untraceable(Exception):
@@ -49,7 +54,7 @@ def graph_of(
     # one tensor given twice would become one input: the graph must hold for two
     tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
     try:
-        with torch.enable_grad(), while_tracing():
+        with torch.enable_grad(), while_tracing(compiling=decomposed), closed_operators():
             graph = make_fx(
                 flat,
                 decomposition_table=_simple_operators() if decomposed else None,
@@ -85,6 +90,8 @@ def simplify(graph: fx.GraphModule) -> None:
             continue
         if _changes_nothing(node):
             node.replace_all_uses_with(node.args[0])
+        elif (origin := _shape_given_back(node)) is not None:
+            node.replace_all_uses_with(origin)
         else:
             found = seen.setdefault(_key(node), node)
             if found is not node:
@@ -120,8 +127,21 @@ def _changes_nothing(node: fx.Node) -> bool:
     if node.target in (_aten.mul.Tensor, _aten.mul.Scalar, _aten.div.Tensor, _aten.div.Scalar):
         same = before.shape == after.shape and before.dtype == after.dtype
         return same and isinstance(node.args[1], (int, float)) and node.args[1] == 1
-    reshapes = (_aten.view.default, _aten.expand.default, _aten._unsafe_view.default, _aten.reshape.default)
-    return node.target in reshapes and before.shape == after.shape
+    if node.target is _aten.permute.default:
+        return list(node.args[1]) == list(range(before.dim()))  # type: ignore[arg-type]
+    if node.target is _aten.pow.Tensor_Scalar:
+        return bool(node.args[1] == 1) and before.dtype == after.dtype
+    return node.target in (*_RESHAPES, _aten.expand.default) and before.shape == after.shape
+
+
+def _shape_given_back(node: fx.Node) -> fx.Node | None:
+    """The node whose values these are in the same shape, after views that only name axes otherwise."""
+    origin: Any = node
+    while origin.target in _RESHAPES:
+        origin = origin.args[0]
+        if origin.meta["val"].shape == node.meta["val"].shape:
+            return origin  # type: ignore[no-any-return]
+    return None
 
 
 def _writes(node: fx.Node) -> bool:

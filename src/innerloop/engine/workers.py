@@ -1,0 +1,37 @@
+"""C that shares the tasks of a band among threads.
+
+Each thread has an arena of its own, and sums of its own, which are added to those of the first thread in the order of
+the threads: the result depends on their number and on nothing else.
+"""
+
+THREADS = """
+#include <pthread.h>
+#include <string.h>
+typedef void band(char **, char *, char *, char *, int64_t);
+typedef struct {{ band *run; char **p, *shared, *sums, *own; int64_t first, end; pthread_t thread; int started; }} part;
+static void *work(void *given) {{
+  part *w = given;
+  for (int64_t t = w->first; t < w->end; ++t) w->run(w->p, w->shared, w->sums, w->own, t);
+  return 0;
+}}
+static void add_sums(char *to, char *from) {{
+{added}
+}}
+static void for_tasks(band *run, int64_t count, char **p, char *shared, char *sums, char *own) {{
+  if (count > {tasks}) count = {tasks};
+  if (count < 1) count = 1;
+  part parts[count];
+  for (int64_t i = 0; i < count; ++i) {{
+    char *mine = own + i * ({own} + {sums});
+    parts[i] = (part){{run, p, shared, i ? mine + {own} : sums, mine, {tasks} * i / count, {tasks} * (i + 1) / count}};
+    if (i) memset(parts[i].sums, 0, {sums});
+  }}
+  for (int64_t i = 1; i < count; ++i) parts[i].started = !pthread_create(&parts[i].thread, 0, work, &parts[i]);
+  work(&parts[0]);
+  for (int64_t i = 1; i < count; ++i) {{
+    if (parts[i].started) pthread_join(parts[i].thread, 0);
+    else work(&parts[i]);
+    add_sums(sums, parts[i].sums);
+  }}
+}}
+"""
