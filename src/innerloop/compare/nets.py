@@ -32,8 +32,8 @@ from .linear import with_best_spread
 
 OUTER = ("meta_lr", "meta_batch_size")
 
-# support sets of each meta-validation task that a step is chosen by
-_DRAWS = 3
+# support sets of each meta-validation task that a step is chosen by, and episodes where tasks never repeat
+_DRAWS, _EPISODES = 3, 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +207,11 @@ def _descending(learner: Any, rule: str, inner_lr: float) -> GradientLearner:
 
 
 def _stopped(bench: Bench, learner: GradientLearner, meta: Any, most: int) -> Model:
-    steps = best_stop(Model(learner, meta), _fewer(bench.tasks.valid), most)
+    source = _fewer(bench.tasks.valid)
+    if isinstance(source, ClassSource):
+        # every step of every episode is scored
+        source = replace(source, episodes=min(source.episodes, _EPISODES))
+    steps = best_stop(Model(learner, meta), source, most)
     return Model(replace(learner, inner_steps=steps), meta)
 
 
