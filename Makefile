@@ -29,7 +29,7 @@ demo: $(VENV)/.installed-demo ## install what the demo needs and run it
 	$(BIN)/innerloop demo
 
 test: lint ## install everything, then run all checks: ruff, mypy, pytest
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 setup: $(VENV)/.installed-test ## install everything for development
 

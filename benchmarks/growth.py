@@ -195,6 +195,8 @@ def _key(name: str, size: dict[str, int]) -> tuple[Any, ...]:
 
 def table(rows: list[dict[str, Any]]) -> None:
     for axis, values in AXES.items():
+        if len({row["size"][axis] for row in rows}) < 2:
+            continue  # not measured
         rest = ", ".join(f"{BASE[other]} {other}" for other in BASE if other != axis)
         print(f"\n| {axis} ({rest}) | {' | '.join(map(str, values))} |\n|---|{'---|' * len(values)}")
         for name in NAMES:
@@ -225,9 +227,18 @@ def draw(rows: list[dict[str, Any]]) -> None:
         "innerloop, traced": ("#33a02c", "--", "d"),
     }  # fmt: skip
     figures = {"ms": "ms an update", "mb": "MB over the imports", "first": "s to the first result"}
-    canvas, grid = plt.subplots(3, 3, figsize=(11, 9), sharey="row", sharex="col", layout="constrained")
+    known = [axis for axis in AXES if len({r["size"][axis] for r in rows}) > 1]
+    canvas, grid = plt.subplots(
+        3,
+        len(known),
+        figsize=(3 + 3 * len(known), 9),
+        sharey="row",
+        sharex="col",
+        layout="constrained",
+        squeeze=False,
+    )
     for line, (figure, label) in zip(grid, figures.items(), strict=True):
-        for ax, axis in zip(line, AXES, strict=True):
+        for ax, axis in zip(line, known, strict=True):
             for name in NAMES:
                 mine = sorted(
                     (r["size"][axis], max(r[figure], 1e-1))
@@ -244,10 +255,10 @@ def draw(rows: list[dict[str, Any]]) -> None:
             ax.set_xticks(AXES[axis], [str(value) for value in AXES[axis]])
             ax.grid(visible=True, alpha=0.3)
         line[0].set_ylabel(label)
-    for ax, axis in zip(grid[-1], AXES, strict=True):
+    for ax, axis in zip(grid[-1], known, strict=True):
         ax.set_xlabel(f"{'inner ' if axis == 'steps' else ''}{axis}")
     handles, labels = grid[0][0].get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    canvas.legend(handles, labels, loc="outside upper center", ncols=1 + len(known), frameon=False)
     canvas.savefig(PICTURE, dpi=110)
 
 

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-# what a net sees: image size, channels, width, pooling, query images a class, tasks, inner step size; and steps to measure
+# image size, channels, width, pooling, query images a class, tasks, inner step size; and the inner steps to measure
 SHAPES = {
     "28x28, conv4 of 64 channels, 16 tasks": (28, 1, 64, "stride", 1, 16, 0.1, (5, 20, 50)),
     "84x84, conv4 of 32 channels, 2 tasks": (84, 3, 32, "max", 15, 2, 0.01, (5, 50)),
@@ -105,17 +105,21 @@ def ways(shape: str, steps: tuple[int, ...]) -> None:
 
 
 def chunks() -> None:
-    print(
-        "\nTasks at once: unrolled, 5 steps, peak memory in GB and processor time in s (with how many tasks at once)."
-    )
+    print("\nTasks at once: peak memory in GB and processor time in s (how many tasks at once).")
     print("\n| | all | by size, 512MB | one by one |")
     print("|---|---|---|---|")
-    for shape, tasks in zip(SHAPES, (32, 4), strict=True):
+    small, large = SHAPES
+    for shape, way, steps, tasks in (
+        (small, "unrolled", 5, 32),
+        (large, "unrolled", 5, 4),
+        (large, "checkpointed", 50, 2),
+    ):
         cells = []
         for at_once in ("all", "512MB", "one"):
-            found = apart(shape, "unrolled", 5, at_once, tasks, "eager")
+            found = apart(shape, way, steps, at_once, tasks, "eager")
             cells.append(f"{gigabytes(found['peak'])}, {found['seconds']:.1f} ({found['at_once']:.0f})")
-        print(f"| {shape.rpartition(',')[0]}, {tasks} tasks | {' | '.join(cells)} |", flush=True)
+        what = f"{shape.rpartition(',')[0]}, {tasks} tasks, {way}, {steps} steps"
+        print(f"| {what} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:

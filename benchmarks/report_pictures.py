@@ -42,6 +42,8 @@ PICTURES = {
 }
 # ending of the name: width, dark, heading, height
 VERDICT = {"": (1000, False, "h1", 1400), "-phone": (390, True, "h1", 1000)}
+# of a comparison that has it
+FACTORIAL = {"-factorial": (1000, False, "Augmentation and dropout", 900)}
 START = """
 const h = [...document.querySelectorAll('h1, h2')].find(h => h.tagName.toLowerCase() === arguments[0]
   || h.textContent === arguments[0]);
@@ -98,7 +100,7 @@ def of_comparisons(driver: webdriver.Chrome, folders: list[str], out: Path) -> N
         with tempfile.TemporaryDirectory() as place:
             page = Path(place, "report.html")
             page.write_bytes(render(comparison_page(found)))
-            for ending, shot in VERDICT.items():
+            for ending, shot in (VERDICT | (FACTORIAL if found.cells else {})).items():
                 take(driver, page, out / f"verdict-{name or found.data['name']}{ending}.png", shot)
 
 
