@@ -108,6 +108,7 @@ def test_other_members_of_the_family(preset, monkeypatch):
 @compiles
 def test_threads_share_the_tasks(monkeypatch):
     monkeypatch.setattr(native, "_LARGE", 0)
+    monkeypatch.setattr(native, "_LONG", 0)
     update, args = update_of(pooled)
     before = torch.get_num_threads()
     try:

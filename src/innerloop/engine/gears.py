@@ -38,8 +38,9 @@ _COMPILE_WORK = 2e11
 _MOST_PRODUCTS, _LARGE_MATRIX = 2e8, 1e5
 # graphs of one function; further shapes run as they are
 _MOST_GRAPHS = 16
-# two ways to round agree far better, two different functions do not
-_AGREEMENT = 1e-2
+# two ways to round agree far better, but for a number on the other side of a kink (ReLU, max-pooling), which moves
+# a gradient of few tasks by a percent; two different functions do not
+_AGREEMENT = 5e-2
 # of how far a result moves when its arguments are rounded otherwise, how much it may be off
 _ROUNDINGS = 8
 

@@ -36,6 +36,8 @@ _RULES = SPECIAL | SPATIAL | POOLS
 _MOST_READS = 12
 # a step that writes more bytes than this leaves the cache, and runs task by task
 _LARGE = 8 * 2**20
+# and one that writes more than this takes long enough for threads to be started for it
+_LONG = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def lower(graph: fx.GraphModule) -> Program:
         Unsupported: an operator, type or device has no rule.
     """
     nodes = list(graph.graph.nodes)
-    low = Lowering(_tasks(nodes))
+    tasks, written = _tasks(nodes)
+    low = Lowering(tasks if written > _LARGE else 0)
     wanted = list(nodes[-1].args[0])
     last = {node for node in wanted if isinstance(node, fx.Node)}
     values: dict[fx.Node, Any] = {}
@@ -90,18 +93,18 @@ def lower(graph: fx.GraphModule) -> Program:
             values[node] = _called(low, node, values, last)
     outputs = _returned(low, [values[node] for node in wanted], inputs)
     shapes = tuple((values[node].shape, values[node].dtype) for node in wanted)
-    return _assembled(low, inputs, outputs, shapes, tuple(constants))
+    return _assembled(low, inputs, outputs, shapes, tuple(constants), threads=written > _LONG)
 
 
-def _tasks(nodes: Sequence[fx.Node]) -> int:
-    """The leading axis that most of the numbers have, where there are too many for the cache; else 0."""
+def _tasks(nodes: Sequence[fx.Node]) -> tuple[int, int]:
+    """The size of the leading axis that most of what is computed has, and the bytes of that."""
     count: Counter[int] = Counter()
     for node in nodes:
         found = node.meta.get("val")
         if node.op == "call_function" and isinstance(found, Tensor) and found.dim() > 1:
             count[found.shape[0]] += found.numel() * found.element_size()
-    size, most = max(count.items(), key=lambda item: item[1], default=(0, 0))
-    return size if most > _LARGE and size > 1 else 0
+    del count[1]
+    return max(count.items(), key=lambda item: item[1], default=(0, 0))
 
 
 # ---- nodes -----------------------------------------------------------------------------------------------------
@@ -191,6 +194,8 @@ def _assembled(
     outputs: dict[int, int],
     shapes: tuple[tuple[tuple[int, ...], torch.dtype], ...],
     constants: tuple[Tensor, ...],
+    *,
+    threads: bool,
 ) -> Program:
     fixed = {buffer: f"p[{place}]" for place, buffer in enumerate(inputs)}
     fixed |= {buffer: f"p[{len(inputs) + place}]" for buffer, place in outputs.items()}
@@ -207,10 +212,13 @@ def _assembled(
     text.append(f"char *own = sums + {sums};")
     for number, band in enumerate(bands):
         given = "p, shared, sums, own"
-        many = f"for_tasks(band{number}, (int64_t)p[{count + 1}], {given});"
+        workers = f"(int64_t)p[{count + 1}]" if threads else "1"
+        many = f"for_tasks(band{number}, {workers}, {given});"
         text.append(many if band.split else f"band{number}({given}, 0);")
     text.append("}\n")
-    return Program("\n".join(text), shapes, layout.shared + sums, layout.private + sums, constants)
+    arena, worker = layout.shared + sums, layout.private + sums
+    sizes = (arena, worker) if threads else (arena + worker, 0)
+    return Program("\n".join(text), shapes, *sizes, constants)
 
 
 def _added(low: Lowering, starts: dict[int, int]) -> str:
