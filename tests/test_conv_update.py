@@ -12,6 +12,7 @@ from innerloop import algorithms
 from innerloop.engine import fast, native
 from innerloop.engine.gears import convolutions
 from innerloop.engine.trace import graph_of
+from innerloop.episodes import select
 from innerloop.outer import Outer, meta_update, numbers_of
 
 compiles = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -126,6 +127,27 @@ def test_threads_share_the_tasks(monkeypatch):
             torch.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(several[0], found[1][0], strict=True)
         )
     assert all(torch.equal(a, b) for a, b in zip(*found[3], strict=True))
+
+
+@compiles
+def test_threads_read_sums_of_all_tasks(monkeypatch):
+    """What tasks add up and all read afterwards is the sum, not the part of it that the reading thread has added."""
+    monkeypatch.setattr(native, "_LARGE", 0)
+    monkeypatch.setattr(native, "_LONG", 0)
+    update, (state, numbers, episode, key, phase) = update_of(strided)
+    # as many tasks as channels: what follows the sums looks as if it could be cut by tasks, and is shared out
+    args = (state, numbers, select(episode, slice(0, 4)), key[:4], phase)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        quick = fast(update, gear="compiled")
+        quick(*args)
+        found = gradients(quick(*args))
+    finally:
+        torch.set_num_threads(before)
+    assert quick.report.reason == ""
+    for a, b in zip(found, gradients(update(*args)), strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 @compiles

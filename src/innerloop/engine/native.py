@@ -238,7 +238,11 @@ def _band(number: int, band: Band, layout: Layout, tasks: int) -> str:
         given = []
         for buffer, offset, step in call.pointers:
             moves = f" + t * {step}" if step and buffer not in layout.private_buffers else ""
-            given.append(f"(void *)({layout.places[buffer]} + {offset}{moves})")
+            place = layout.places[buffer]
+            if buffer != call.target and buffer in layout.sums[0]:
+                # what is read is the sum of all tasks, not the part of it that this thread adds to
+                place = f"shared + {layout.shared + layout.sums[0][buffer]}"
+            given.append(f"(void *)({place} + {offset}{moves})")
         every = f"for (t = 0; t < {tasks}; ++t) " if call.split and not band.split else ""
         lines.append(f"  {every}{call.kernel}({', '.join(given)});")
     return "\n".join([*lines, "}"])

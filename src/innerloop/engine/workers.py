@@ -31,7 +31,7 @@ static void for_tasks(band *run, int64_t count, char **p, char *shared, char *su
   for (int64_t i = 1; i < count; ++i) {{
     if (parts[i].started) pthread_join(parts[i].thread, 0);
     else work(&parts[i]);
-    add_sums(sums, parts[i].sums);
   }}
+  for (int64_t i = 1; i < count; ++i) add_sums(sums, parts[i].sums);
 }}
 """
