@@ -277,9 +277,10 @@ them. At K = 20 the bound and the published figure agree. What remains above the
 bound is the length of training: the features must span a dozen functions to three digits. Gradient steps (MAML
 and its kin) are far from it at this budget, as they are in the paper.
 
-*Sinusoids.* The papers train for 70,000 meta-updates, the runs here for a few per cent of that. One step of a
-fixed size is the hard case: learned step sizes (Meta-SGD, Meta-Curvature) and closed forms need far fewer meta-
-updates.
+*Sinusoids.* The papers train for 70,000 meta-updates, the runs here for 10,000 at most, with tanh in place of
+ReLU. One step of a fixed size is the hard case: learned step sizes (Meta-SGD, Meta-Curvature) and closed forms need
+far fewer meta-updates. FOMAML with one step of 0.1 falls apart during training (nothing in its gradient says that
+the step overshoots), so it takes five of 0.02; iMAML takes 32, for its gradient is that of a solved inner problem.
 
 *Invented characters.* They are not Omniglot, and two hundred meta-updates on 16 channels show the order in which
 the algorithms learn, not where they end.""".splitlines()
