@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.func import functional_call
 
-from innerloop.episodes import Batch, Episode
+from innerloop.episodes import Batch, Episode, map_tensors, stack
 
 
 def within(figure, bound):
@@ -107,3 +107,20 @@ def plain_maml(module, loss, meta, episode, lr, steps, first_order=False):
 
 def largest_error(found, truth):
     return max((found[name] - truth[name]).abs().max().item() for name in truth)
+
+
+def uneven(episode: Episode) -> Episode:
+    """The same tasks, the first with fewer rows."""
+    tasks = range(episode.n_tasks)
+    cut = [
+        Episode(
+            *(
+                Batch(
+                    *(map_tensors(lambda t, i=i: t[i][: -1 if i == 0 else None], part) for part in batch[:2])
+                )
+                for batch in episode
+            )
+        )
+        for i in tasks
+    ]
+    return stack(cut)

@@ -1,13 +1,12 @@
 """Whole meta-updates of convolutional nets in machine code: task by task, in threads, and the same as eagerly."""
 
-import shutil
-
 import pytest
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 import innerloop as il
+from compiler import compiles
 from innerloop import algorithms
 from innerloop.engine import fast, native
 from innerloop.engine.gears import convolutions
@@ -15,7 +14,6 @@ from innerloop.engine.trace import graph_of
 from innerloop.episodes import select
 from innerloop.outer import Outer, meta_update, numbers_of
 
-compiles = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 TASKS, WAY = 6, 3
 
 
@@ -71,16 +69,20 @@ def gradients(result):
     return [*mean.values(), figures["losses"]]
 
 
-@compiles
-@pytest.mark.parametrize(("net", "by_task"), [*((net, True) for net in NETS), ("residual", False)], ids=str)
-def test_a_compiled_update_is_the_same(net, by_task, monkeypatch):
-    monkeypatch.setattr(native, "_LARGE", 0 if by_task else 2**40)
-    update, args = update_of(NETS[net], inner_steps=2 if net == "strided" else 1)
+def assert_compiled_is_the_same(update, args):
     quick = fast(update, gear="compiled")
     quick(*args)
     assert quick.report.reason == ""
     for a, b in zip(gradients(quick(*args)), gradients(update(*args)), strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@compiles
+@pytest.mark.parametrize(("net", "by_task"), [*((net, True) for net in NETS), ("residual", False)], ids=str)
+def test_a_compiled_update_is_the_same(net, by_task, monkeypatch):
+    monkeypatch.setattr(native, "_LARGE", 0 if by_task else 2**40)
+    update, args = update_of(NETS[net], inner_steps=2 if net == "strided" else 1)
+    assert_compiled_is_the_same(update, args)
 
 
 @compiles
@@ -99,11 +101,7 @@ def test_other_members_of_the_family(preset, monkeypatch):
     _, (_, numbers, episode, key, phase) = update_of(strided)
     update = meta_update(learner, clip=None)
     args = (Outer.start(learner.init()), numbers, episode, key, phase)
-    quick = fast(update, gear="compiled")
-    quick(*args)
-    assert quick.report.reason == ""
-    for a, b in zip(gradients(quick(*args)), gradients(update(*args)), strict=True):
-        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+    assert_compiled_is_the_same(update, args)
 
 
 @compiles
@@ -140,14 +138,9 @@ def test_threads_read_sums_of_all_tasks(monkeypatch):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        quick = fast(update, gear="compiled")
-        quick(*args)
-        found = gradients(quick(*args))
+        assert_compiled_is_the_same(update, args)
     finally:
         torch.set_num_threads(before)
-    assert quick.report.reason == ""
-    for a, b in zip(found, gradients(update(*args)), strict=True):
-        assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 @compiles

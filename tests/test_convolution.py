@@ -1,11 +1,10 @@
 """Convolution as a closed triple: torch's values, and right in any order."""
 
-import shutil
-
 import pytest
 import torch
 from torch.func import vmap
 
+from compiler import compiles
 from innerloop.engine import fast
 from innerloop.engine.closed import closed_operators
 from innerloop.engine.convolution import conv, conv_input, conv_weight, places_of
@@ -20,7 +19,6 @@ SHAPES = [
     ((5, 4), (1, 1), (2, 2), (0, 0), (1, 1)),
     ((3, 4, 3), (2, 2, 2), (1, 2, 1), (1, 0, 1), (1, 1, 1)),
 ]
-compiles = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 

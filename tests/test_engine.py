@@ -5,48 +5,21 @@ import torch
 
 import innerloop as il
 from cases import CASES, IDS
+from compiler import compiler_works, compiles
 from innerloop.engine import fast
-from innerloop.engine.build import CannotBuild, built
-from innerloop.episodes import Batch, Episode, map_tensors, select, stack
+from innerloop.engine.build import CannotBuild
+from innerloop.episodes import map_tensors, select
 from innerloop.memory import needed_bytes, tasks_at_once
 from innerloop.outer import Outer, meta_update, numbers_of
-from oracles import doubled, random_direction
+from oracles import doubled, random_direction, uneven
 
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
-
-
-def compiler_works() -> bool:
-    try:
-        built("void run(char **p) {}")
-    except CannotBuild:
-        return False
-    return True
-
-
-compiles = pytest.mark.skipif(not compiler_works(), reason="there is no C compiler")
 
 
 def start(learner) -> Outer:
     meta = doubled(learner.init())
     direction = random_direction(meta, 3)
     return Outer.start({name: value + 0.3 * direction[name] for name, value in meta.items()})
-
-
-def uneven(episode: Episode) -> Episode:
-    """The same tasks, the first with fewer rows."""
-    tasks = range(episode.n_tasks)
-    cut = [
-        Episode(
-            *(
-                Batch(
-                    *(map_tensors(lambda t, i=i: t[i][: -1 if i == 0 else None], part) for part in batch[:2])
-                )
-                for batch in episode
-            )
-        )
-        for i in tasks
-    ]
-    return stack(cut)
 
 
 def run(update, learner, episode, steps=2):

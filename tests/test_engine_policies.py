@@ -6,14 +6,14 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import innerloop as il
+from compiler import compiles
 from innerloop import algorithms as a
 from innerloop.engine import fast
 from innerloop.engine.gears import products
 from innerloop.engine.trace import graph_of
 from innerloop.outer import Outer, meta_update, numbers_of
 from innerloop.training import task_keys
-from oracles import class_episode, doubled, largest_error, random_direction
-from test_engine import compiles, uneven
+from oracles import class_episode, doubled, largest_error, random_direction, uneven
 
 PAIRS = [
     *(("support", "traced"), ("transductive", "traced"), ("per_step", "traced")),

@@ -146,7 +146,6 @@ def test_maml_plus_plus_ends_as_maml_with_rates_of_its_own():
     plain = maml(module, loss="mse", inner_lr=0.1, inner_steps=3)
     meta = doubled(learner.init())
     weights = {name: value for name, value in meta.items() if not name.startswith("inner/")}
-    late = gradient(learner, meta, episode, 5)
     rates = {name: torch.full_like(value, 0.1) for name, value in meta.items() if name.startswith("inner/")}
     late = gradient(learner, weights | rates, episode, 5)
     truth = gradient(plain, weights, episode)

@@ -1,17 +1,15 @@
 """Max-pooling as a choice and a closed pair: torch's values, and right in any order."""
 
-import shutil
-
 import pytest
 import torch
 from torch.func import vmap
 from torch.nn import functional
 
+from compiler import compiles
 from innerloop.engine import fast
 from innerloop.engine.closed import closed_operators
 from innerloop.engine.pooling import chosen, put, taken
 
-compiles = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 # size, kernel, stride, dilation
 SHAPES = [
     ((6, 6), (2, 2), (2, 2), (1, 1)),

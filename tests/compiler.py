@@ -1,0 +1,16 @@
+"""Whether this machine can compile C, decided by compiling some, as the engine does it."""
+
+import pytest
+
+from innerloop.engine.build import CannotBuild, built
+
+
+def compiler_works() -> bool:
+    try:
+        built("void run(char **p) {}")
+    except CannotBuild:
+        return False
+    return True
+
+
+compiles = pytest.mark.skipif(not compiler_works(), reason="there is no C compiler")
