@@ -206,7 +206,9 @@ def trainer(rounds: int) -> None:
             )
             for n in (100, 1100)
         )
-        found["trainer"].append(1000 * (many.seconds - few.seconds) / 1000)
+        # without the seconds of tracing and compiling, which vary by more than all steps take
+        longer, shorter = (run.seconds - run.engine.seconds for run in (many, few))
+        found["trainer"].append(1000 * (longer - shorter) / 1000)
     medians = {name: statistics.median(times) for name, times in found.items()}
     print(f"bare update {medians['bare']:.3f} ms, a step of meta_train {medians['trainer']:.3f} ms")
 

@@ -147,13 +147,7 @@ class GradientLearner:
         self, meta: Params, fast: Params, support: Batch, key: Tensor | None
     ) -> tuple[Params, Params]:
         """Gradient of each task's support loss at `fast`, and `fast` as it was differentiated."""
-        differentiable = torch.is_grad_enabled()
-
-        def leaf(value: Tensor) -> Tensor:
-            connected = differentiable and value.requires_grad
-            return value if connected else value.detach().requires_grad_()
-
-        fast = {name: leaf(value) for name, value in fast.items()}
+        differentiable, fast = torch.is_grad_enabled(), as_leaves(fast)
         with torch.enable_grad():
             values = torch.autograd.grad(
                 self.support_losses(meta, fast, support, key=key).sum(),
@@ -198,6 +192,20 @@ class GradientLearner:
 
 # share of the newest statistics in a running average; the first ones are averaged evenly
 _NEWEST = 0.1
+
+
+def as_leaves(values: Params) -> Params:
+    """What a gradient is taken at: part of the graph where gradients are on and it has one, else cut from it.
+
+    Example:
+        >>> as_leaves({"w": torch.zeros(1)})["w"].requires_grad
+        True
+    """
+    connected = torch.is_grad_enabled()
+    return {
+        name: value if connected and value.requires_grad else value.detach().requires_grad_()
+        for name, value in values.items()
+    }
 
 
 def running_average(meta: Params, seen: Params) -> Params:

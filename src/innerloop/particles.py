@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adaptation import running_average
+from .adaptation import as_leaves, running_average
 from .episodes import Batch, Episode, all_draws, at_step, join_rows, map_tensors
 from .errors import UsageError
 from .functional import Network, Params
@@ -185,13 +185,7 @@ class ParticleLearner:
 
     def _step(self, fast: Params, support: Batch, key: Tensor | None) -> Params:
         """One step of SVGD, differentiable where gradients are on."""
-        differentiable = torch.is_grad_enabled()
-
-        def leaf(value: Tensor) -> Tensor:
-            connected = differentiable and value.requires_grad
-            return value if connected else value.detach().requires_grad_()
-
-        fast = {name: leaf(value) for name, value in fast.items()}
+        differentiable, fast = torch.is_grad_enabled(), as_leaves(fast)
         with torch.enable_grad():
             outputs, _ = self._forward(fast, support.x, support.weight, key)
             rows = LOSSES[self.criterion](outputs.flatten(0, 1), self._repeated(support.y))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..compare.result import KINDS, Comparison, Shown
+from ..compare.result import KINDS, Comparison, Difference, Shown
 from ..compare.verdict import spoken
 from ..figures.style import METRICS
 from ..learned import Learned
@@ -85,7 +85,6 @@ def _ground(found: Comparison, pair: tuple[str, str]) -> str:
     if one is None:
         return ""
     label = {method.name: method.label for method in found.methods}
-    gain = f"{100 * one.gain.mean:.1f} % [{100 * one.gain.low:.1f}, {100 * one.gain.high:.1f}]"
     least = found.settings.get("worthwhile")
     counts = (
         f"; what is worth having begins at {least if isinstance(least, str) else f'{100 * least:g} %'}"
@@ -94,7 +93,7 @@ def _ground(found: Comparison, pair: tuple[str, str]) -> str:
     )
     return (
         f"{label.get(one.ours, one.ours)} minus {label.get(one.theirs, one.theirs)}, "
-        f"{METRICS.get(found.metric, found.metric)}: {estimate(*one.difference)}. Error saved: {gain}{counts}."
+        f"{METRICS.get(found.metric, found.metric)}: {estimate(*one.difference)}. Error saved: {_saved(one)}{counts}."
     )
 
 
@@ -152,6 +151,12 @@ def _ranking_tables(found: Comparison) -> tuple[Table, ...]:
     return (Table("All metrics, means and 95 % intervals over tasks", pd.DataFrame(rows)),)
 
 
+def _saved(one: Difference) -> str:
+    """The gain of a pair in per cent, with its interval."""
+    mean, low, high = (f"{100 * value:z.1f}" for value in one.gain)
+    return f"{mean} % [{low}, {high}]"
+
+
 def _difference_tables(found: Comparison) -> tuple[Table, ...]:
     if not found.differences:
         return ()
@@ -161,7 +166,7 @@ def _difference_tables(found: Comparison) -> tuple[Table, ...]:
             "ours": label.get(one.ours, one.ours),
             "theirs": label.get(one.theirs, one.theirs),
             f"difference in {METRICS.get(found.metric, found.metric)}": estimate(*one.difference),
-            "error saved": f"{100 * one.gain.mean:.1f} % [{100 * one.gain.low:.1f}, {100 * one.gain.high:.1f}]",
+            "error saved": _saved(one),
             "p": one.p,
             "p after Holm": one.p_holm,
         }
