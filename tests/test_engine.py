@@ -9,8 +9,9 @@ from compiler import compiler_works, compiles
 from innerloop.engine import fast
 from innerloop.engine.build import CannotBuild
 from innerloop.episodes import map_tensors, select
-from innerloop.memory import needed_bytes, tasks_at_once
-from innerloop.outer import Outer, meta_update, numbers_of
+from innerloop.memory import _Alive, needed_bytes, tasks_at_once
+from innerloop.outer import Outer, meta_gradient, meta_update, numbers_of
+from innerloop.tracing import tracing, while_checking
 from oracles import doubled, random_direction, uneven
 
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -156,6 +157,34 @@ def test_a_graph_that_disagrees_is_not_used(monkeypatch):
     assert quick(torch.ones(3)).tolist() == [2, 2, 2]
     assert quick(torch.ones(3)).tolist() == [2, 2, 2]
     assert "another result" in quick.report.reason
+
+
+def test_a_number_on_the_other_side_of_a_kink_is_no_other_function():
+    """Rounding decides a ReLU at one place; a little way off, function and graph are seen to be the same."""
+
+    def step(x):
+        return (x - 0.5 + (1e-9 if tracing() else 0.0) > 0).to(x.dtype) * (1 + x)
+
+    quick = fast(step, gear="traced")
+    place = torch.full((2,), 0.5 - 5e-10, dtype=torch.float64)
+    assert quick(place).tolist() == [place[0] + 1] * 2
+    assert quick.report.gear == "traced", quick.report
+
+
+def test_a_graph_is_checked_in_the_memory_of_one_inner_step():
+    """The first call would otherwise keep what the graph was made to avoid."""
+    learner = il.maml(il.models.mlp(2, [256], 1), loss="mse", inner_lr=0.1, inner_steps=8)
+    rows = il.Batch(torch.randn(2, 64, 2), torch.randn(2, 64, 1))
+    meta, key, number = learner.init(), torch.arange(2), torch.tensor(1.0)
+
+    def peak() -> int:
+        with _Alive([*meta.values(), rows.x, rows.y]) as alive:
+            meta_gradient(learner)(meta, il.Episode(rows, rows), key, number, 0)
+        return alive.most
+
+    usual = peak()
+    with while_checking():
+        assert peak() < usual / 2
 
 
 def test_without_a_compiler_there_is_the_graph(monkeypatch):

@@ -9,14 +9,15 @@ import torch
 from tcommon import TorchImpl
 
 import innerloop as il
-from innerloop.outer import Outer, meta_update, numbers_of
+from innerloop.memory import bytes_of, tasks_at_once
+from innerloop.outer import Outer, geared_update, numbers_of
 
 
 class Impl(TorchImpl):
     """One implementation of the harness: `step` is one update, `grads` its first meta-gradient."""
 
-    def __init__(self, wl, gear="auto", planned=100_000, chunk=0):
-        self.gear, self.planned, self.chunk = gear, planned, chunk or None
+    def __init__(self, wl, gear="auto", planned=100_000, memory="512MB"):
+        self.gear, self.planned, self.memory = gear, planned, memory
         super().__init__(wl)
 
     def setup(self):
@@ -30,17 +31,19 @@ class Impl(TorchImpl):
             inner_steps=self.wl["steps"],
             batchnorm="transductive",
         )
-        self.update = il.fast(
-            meta_update(learner, clip=None, chunk=self.chunk), gear=self.gear, planned=self.planned
-        )
         self.first = self.state = Outer.start(learner.init())
+        chunk = tasks_at_once(learner, self.first.meta, self.episode(0), bytes_of(self.memory))
+        self.update = geared_update(learner, clip=None, chunk=chunk, gear=self.gear, planned=self.planned)
         self.key = torch.arange(self.wl["T"])
+
+    def episode(self, number):
+        """The tasks of an update."""
+        xs, ys, xq, yq = self.batches[number % len(self.batches)]
+        return il.Episode(il.Batch(xs, ys), il.Batch(xq, yq))
 
     def taken(self, state, number):
         """One update of a state."""
-        xs, ys, xq, yq = self.batches[number % len(self.batches)]
-        episode = il.Episode(il.Batch(xs, ys), il.Batch(xq, yq))
-        return self.update(state, numbers_of(number, 1e-3), episode, self.key, 0)
+        return self.update(state, numbers_of(number, 1e-3), self.episode(number), self.key, 0)
 
     def step(self):
         """The next update; its loss."""

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .adaptation import GradientLearner
 from .engine import Fast, fast
 from .episodes import Episode, select
 from .functional import Params
 from .learner import Learner, Metrics, Step
+from .metagrad import checkpointed
 from .tracing import checking, compiling
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
@@ -47,7 +49,10 @@ def meta_gradient(learner: Learner) -> Gradient:
     def gradient(
         meta: Params, episode: Episode, key: Tensor, number: Tensor, phase: int
     ) -> tuple[Params, Metrics]:
-        return learner.metagrad(learner, meta, episode, Step(number, phase), key)
+        metagrad = learner.metagrad
+        if checking() and isinstance(learner, GradientLearner):
+            metagrad = checkpointed(metagrad)  # it is computed once, beside a graph that keeps far less
+        return metagrad(learner, meta, episode, Step(number, phase), key)
 
     return gradient
 
@@ -149,9 +154,8 @@ def _over_chunks(
 ) -> tuple[Params, Metrics]:
     """The mean gradient over all tasks, a chunk at a time."""
     total = episode.n_tasks
-    if checking() or compiling():  # compiled steps go task by task of themselves
-        chunk = 1 if checking() else None
-    if chunk is None or chunk >= total:
+    # compiled steps go task by task of themselves
+    if chunk is None or chunk >= total or compiling():
         return gradient(meta, episode, key, number, phase)
     grads: Params = {}
     parts: list[Metrics] = []
