@@ -26,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .episodes import map_tensors, tensors
 from .errors import UsageError
 from .layers import Context, refuse_hooks, replace_layers, statistics_names
+from .precision import multiplying, products
 
 Params = dict[str, Tensor]
 
@@ -209,12 +210,16 @@ class Network:
             y = functional_call(self.module, values, args, kwargs)
             return y, context.statistics
 
-        with self._kernels():
+        floating = (v for v in (*mine.values(), *base.values(), *tensors(x)) if v.is_floating_point())
+        like = next(floating, torch.zeros(()))
+        with self._kernels(), multiplying(like):
             if self.mapping == "loop" or self._recurrent:
                 y, statistics = _loop(one_task, (mine, x, weight, key))
             else:
                 y, statistics = self._vmapped(one_task, mine, x, weight, key)
         self._context.weight = self._context.key = None
+        if products() != "float32":
+            y = map_tensors(lambda t: t.to(like.dtype) if t.is_floating_point() else t, y)
         return y, statistics
 
     def _vmapped(

@@ -41,6 +41,8 @@ class _Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shape = (1, -1, *(1 for _ in x.shape[2:]))
+        if self.weight is not None:  # products may be in fewer bits; sums over a batch want all of them
+            x = x.to(torch.promote_types(x.dtype, self.weight.dtype))
         mean, var = self.running_mean, self.running_var
         if not self.context.given or self.context.observes:
             seen = _moments(x, self.context.weight)

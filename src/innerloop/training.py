@@ -22,6 +22,7 @@ from .functional import Params
 from .learner import Learner, Metrics, Model, empty
 from .memory import bytes_of, tasks_at_once
 from .outer import Outer, Update, geared_update, meta_update, numbers_of
+from .precision import products, products_in
 from .threads import threads_for
 
 SCHEDULES = ("cosine", "constant")
@@ -76,7 +77,7 @@ class Engine:
         # a module or loss from elsewhere is not told by the recipe
         if learner.recipe is None or '"external"' in recipe:
             return made
-        return self.kept.setdefault(f"{recipe} {clip} {chunk}", made)
+        return self.kept.setdefault(f"{recipe} {clip} {chunk} {products()}", made)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +124,7 @@ def meta_train(
     device: str = "auto",
     engine: str | Engine = "auto",
     memory: str = "512MB",
+    precision: str = "float32",
     meta: Params | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
@@ -149,6 +151,8 @@ def meta_train(
             shares what is made among trainings.
         memory: what the tasks that are worked on at once may keep, as in `512MB` or `2GB`; fewer at once where
             they need more. Large activations are slow all at once.
+        precision: `bfloat16` for the network's products of matrices and convolutions: for hardware that is faster at
+            them, at the price of a coarser meta-gradient. Parameters, sums, losses, heads and scores stay float32.
         meta: where to start; `learner.init()` unless given.
         callbacks: called with the log entry of every step.
 
@@ -179,7 +183,7 @@ def meta_train(
     if fitted is not None:
         return Run(Model(learner, fitted), [], 0, 0, time.perf_counter() - began)
 
-    with threads_for(meta):
+    with threads_for(meta), products_in(precision):
         loop = _OuterLoop(learner, meta, meta_lr, schedule, steps, clip, engine, bytes_of(memory))
         # tasks without end are scored on many episodes each time, which training must not wait for
         endless = valid is not None and valid.n_tasks is None

@@ -55,7 +55,7 @@ REPORT = "report.html"
 # settings that `meta_train` takes as they are
 _TRAINING = (
     *("steps", "meta_lr", "meta_batch_size", "schedule", "validate_every", "seed", "device"),
-    *("engine", "memory"),
+    *("engine", "memory", "precision"),
 )
 
 
@@ -163,6 +163,9 @@ def train(
     memory: Annotated[
         str, T, Parameter(help="What tasks that are worked on at once may keep: 512MB.")
     ] = "512MB",
+    precision: Annotated[
+        str, T, Parameter(help="Of the network's products in training: float32 or bfloat16.")
+    ] = "float32",
     init: Annotated[
         Path | None, A, Parameter(help="Start from trained weights: a model directory, or safetensors.")
     ] = None,
