@@ -4,6 +4,7 @@
     python benchmarks/speed.py --harness FOLDER    # beside the peers of a harness like the one of docs/performance.md
     python benchmarks/speed.py --trainer           # what `meta_train` adds to the bare update
     python benchmarks/speed.py --images            # convolutional nets, about five minutes
+    python benchmarks/speed.py --precision         # products in bfloat16: time, and error of the meta-gradient
 
 All are timed in turns, A B C ... C B A, in one run; medians in ms and ratios are printed.
 """
@@ -19,13 +20,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 import innerloop as il
 from innerloop.data.sources import stream
-from innerloop.outer import Outer, meta_update, numbers_of
+from innerloop.episodes import to
+from innerloop.outer import Outer, meta_gradient, meta_update, numbers_of
+from innerloop.precision import PRECISIONS, products_in
 
 HERE = Path(__file__).resolve().parent
 
@@ -182,6 +186,52 @@ def images(rounds: int) -> None:
         print(f"| {name} | {' | '.join(cells)} | {made} |", flush=True)
 
 
+def in_precision(chosen: str, learner: il.learner.Learner, *given: Any) -> Callable[[], list[torch.Tensor]]:
+    """The traced meta-gradient."""
+    function = il.fast(meta_gradient(learner), gear="traced")
+
+    def run() -> list[torch.Tensor]:
+        with products_in(chosen):
+            return list(function(*given)[0].values())
+
+    return run
+
+
+def precisions(rounds: int) -> None:
+    """Time of a traced meta-gradient, and its relative error against float64, by the precision of products."""
+    torch.set_num_threads(1)
+    print("| meta-gradient, traced | float32 | bfloat16 |")
+    print("|---|---|---|")
+    cases = {
+        name: (net(widths), episode_of(widths, support, query, tasks, loss), steps, rate, loss)
+        for name, (widths, support, query, tasks, steps, rate, loss) in SHAPES.items()
+    }
+    name, (width, pooling, side, colours, query, tasks, steps, rate) = next(iter(IMAGES.items()))
+    pictures = images_of(side, colours, query, tasks)
+    cases[name] = (conv_net(width, pooling, side, colours), pictures, steps, rate, "cross_entropy")
+    for name, (module, episode, steps, rate, loss) in cases.items():
+        learner = il.maml(module, loss=loss, inner_lr=rate, inner_steps=steps, batchnorm="transductive")
+        meta, key, number = learner.init(), torch.arange(episode.n_tasks), torch.tensor(0.0)
+
+        given = (episode, key, number, 0)
+        ways = {chosen: in_precision(chosen, learner, meta, *given) for chosen in PRECISIONS}
+        exact, _ = meta_gradient(learner)(
+            {n: value.double() for n, value in meta.items()},
+            to(episode, "cpu", torch.float64),
+            key,
+            number,
+            0,
+        )
+        whole = torch.cat([value.flatten() for value in exact.values()])
+        errors = [
+            float((torch.cat([value.flatten() for value in way()]) - whole).norm() / whole.norm())
+            for way in ways.values()
+        ]
+        found = interleaved(ways, rounds, 0.3)
+        cells = [f"{ms:.2f} ms, {error:.1e}" for ms, error in zip(found.values(), errors, strict=True)]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
 def trainer(rounds: int) -> None:
     """Time a step of `meta_train`, everything included, against the bare update."""
     torch.set_num_threads(1)
@@ -247,6 +297,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--trainer", action="store_true")
     parser.add_argument("--images", action="store_true")
+    parser.add_argument("--precision", action="store_true")
     asked = parser.parse_args()
     if asked.harness:
         beside_peers(asked.harness, asked.workloads, asked.seconds)
@@ -254,6 +305,8 @@ def main() -> None:
         trainer(asked.rounds)
     elif asked.images:
         images(asked.rounds)
+    elif asked.precision:
+        precisions(asked.rounds)
     else:
         own(asked.rounds)
 
