@@ -34,7 +34,7 @@ def covered(name: str, count: int, how: str, runs: int) -> float:
     hits = 0
     for _ in range(runs):
         values, truth = scores(name, count, rng)
-        _, low, high = mean_interval(values, how=how)
+        _, low, high = mean_interval(values, how="bca" if how == "bca" else "t", errors="log" in how)
         hits += low <= truth <= high
     return 100 * hits / runs
 
@@ -69,8 +69,8 @@ def main() -> None:
     print(f"{RUNS // 4} for bca (1.0), {RUNS // 2} for pairs (0.7)\n")
     print(f"{'mean over tasks':28}" + "".join(f"{count:>6} tasks" for count in COUNTS))
     for name in ("normal", "lognormal", "accuracy"):
-        for how in ("t", "bca"):
-            runs = RUNS if how == "t" else RUNS // 4
+        for how in ("t", *(["t of the logarithm"] if name == "lognormal" else []), "bca"):
+            runs = RUNS // 4 if how == "bca" else RUNS
             cells = [covered(name, count, how, runs) for count in COUNTS]
             print(f"{name + ', ' + how:28}" + "".join(f"{cell:>12.1f}" for cell in cells), flush=True)
     print(f"\n{'tasks in clusters of 5':28}" + "".join(f"{count:>3} clusters" for count in COUNTS))

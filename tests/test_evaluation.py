@@ -63,6 +63,7 @@ def test_regression_metrics(step):
     assert found.metric("rmse", step)[0] == pytest.approx(math.sqrt(mean), rel=1e-4)
     assert found.metric("error_over_variance", step)[0] == pytest.approx(mean / variance, rel=1e-4)
     assert found.metric("r2", step)[0] == pytest.approx(1 - mean / (second - first**2), rel=1e-3)
+    # three tasks: too few for the logarithm
     low, high = stats.t.interval(0.95, len(squared) - 1, mean, stats.sem(squared))
     assert found.metric("rmse", step)[1:] == pytest.approx(
         (math.sqrt(max(low, 0)), math.sqrt(high)), rel=1e-4
@@ -96,6 +97,46 @@ def test_the_interval_is_that_of_the_t_distribution(count):
     mean, low, high = interval(values)
     assert mean == pytest.approx(values.mean())
     assert (low, high) == pytest.approx(stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values)))
+
+
+def logarithmic(values):
+    """Student's interval of the logarithm of the mean, by the delta method, in the words of scipy."""
+    error = stats.sem(values) / values.mean()
+    return np.exp(stats.t.interval(0.95, len(values) - 1, np.log(values.mean()), error))
+
+
+@pytest.mark.parametrize("count", [5, 20, 40])
+def test_the_interval_of_errors_is_above_zero_and_holds_the_truth_more_often(count):
+    rng = np.random.default_rng(count)
+    values = rng.lognormal(0, 2, size=count)
+    assert interval(values, errors=True)[1:] == pytest.approx(logarithmic(values))
+    assert interval(values, errors=True)[1] > 0
+
+    held = np.zeros(2)
+    for _ in range(400):
+        values = rng.lognormal(0, 1, size=count)
+        for place, errors in enumerate((False, True)):
+            _, low, high = interval(values, errors=errors)
+            held[place] += low <= math.exp(0.5) <= high
+    assert held[1] > held[0]
+
+
+def test_metrics_of_errors_have_it():
+    errors = np.random.default_rng(0).lognormal(0, 2, size=(9, 1))
+    values = dict.fromkeys(("loss", "squared_error", "error_over_variance"), errors)
+    targets, support = il.tasks.sinusoid().targets, il.tasks.sinusoid().train.support
+    found = Evaluation(tuple("abcdefghi"), (0,), values, targets, support, query_variance=2.0)
+    low, high = logarithmic(errors[:, 0])
+    assert found.metric("error_over_variance")[1:] == pytest.approx((low, high))
+    assert found.metric("rmse")[1:] == pytest.approx((math.sqrt(low), math.sqrt(high)))
+    assert found.metric("r2")[1:] == pytest.approx((1 - high / 2, 1 - low / 2))
+    assert found.metric("loss") == interval(errors[:, 0])
+
+
+def test_errors_without_a_logarithm_have_the_usual_interval():
+    few, none = np.array([1.0, 2.0, 9.0]), np.zeros(6)
+    assert interval(few, errors=True) == interval(few)
+    assert interval(none, errors=True) == (0, 0, 0)
 
 
 def test_what_is_undefined_is_nan_and_warns_nobody():

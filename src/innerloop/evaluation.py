@@ -25,6 +25,8 @@ EVALUATION_SEED = 20_240_229
 
 # shares of the query values that predictive intervals should hold, and half their width in deviations
 _INTERVALS = {"coverage_90": 1.6448536269514722, "coverage_95": 1.959963984540054}
+# positive, with a long tail
+ERRORS = ("squared_error", "error_over_variance")
 _BOUNDS = {
     "coverage_90": (0.0, 1.0),
     "coverage_95": (0.0, 1.0),
@@ -85,7 +87,7 @@ class Evaluation:
             if self.query_variance <= 0:
                 return math.nan, math.nan, math.nan  # the targets do not vary
             return tuple(1 - v / self.query_variance for v in (mean, high, low))  # type: ignore[return-value]
-        mean, low, high = interval(self.of_tasks(name, step))
+        mean, low, high = interval(self.of_tasks(name, step), errors=name in ERRORS)
         # a bound of what can be at all loses no coverage
         least, most = _BOUNDS.get(name, (-math.inf, math.inf))
         return mean, max(low, least), min(high, most)
@@ -364,8 +366,15 @@ class _Spread:
         return (second.mean(1) - first.mean(1).square()).mean().item()
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95 % t interval over tasks.
+def interval(values: np.ndarray, *, errors: bool = False) -> tuple[float, float, float]:
+    r"""Mean and 95 % interval over tasks.
+
+    Student's, $m \pm t s / \sqrt T$; of errors Student's for the logarithm of their mean,
+    $m \exp(\pm t s / (m \sqrt T))$, which fits their long tail better and never falls below 0.
+
+    Arguments:
+        values: one a task.
+        errors: they are positive and their tail is long, as that of squared errors is.
 
     Example:
         >>> interval(np.array([1.0, 2.0, 3.0]))[0]
@@ -381,7 +390,26 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     if count < 2 or not np.isfinite(values).all():
         return mean, math.nan, math.nan
     half = float(stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(count))
-    return mean, mean - half, mean + half
+    return mean, *around(mean, half, count, errors=errors)
+
+
+def around(mean: float, half: float, count: int, *, errors: bool) -> tuple[float, float]:
+    """The ends of an interval, by its half width on the scale of the values; see `interval`.
+
+    Arguments:
+        mean: of the values.
+        half: Student's factor times the standard error.
+        count: of values; for fewer than 5 errors the logarithm's interval is too wide to be of use.
+        errors: see `interval`.
+
+    Example:
+        >>> around(1.0, 2.0, 9, errors=False), around(1.0, math.log(2), 9, errors=True)
+        ((-1.0, 3.0), (0.5, 2.0))
+    """
+    if errors and count >= 5 and mean > 0:
+        factor = math.exp(half / mean)
+        return mean / factor, mean * factor
+    return mean - half, mean + half
 
 
 def over_folds(evaluations: Sequence[Evaluation]) -> Evaluation:

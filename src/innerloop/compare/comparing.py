@@ -163,7 +163,7 @@ def compare(
         methods=tuple(methods),
         skipped=contest.skipped,
         differences=differences,
-        curves=tuple(line.curve(groups_of(line, ids, groups), plan.interval) for line in lines),
+        curves=tuple(line.curve(groups_of(line, ids, groups), plan.interval, errors=lower) for line in lines),
         crossings=_crossings(lines, entries, pairs, folds[0], lower=lower),
         cells=cells,
         effects=effects,

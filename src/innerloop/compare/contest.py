@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.splits import Tasks
 from ..errors import DivergedError
-from ..evaluation import Evaluation, evaluate, over_folds
+from ..evaluation import ERRORS, Evaluation, evaluate, over_folds
 from ..training import Engine
 from .methods import Entrant, Trained
 from .nets import Bench
@@ -206,7 +206,7 @@ def metric_interval(found: Evaluation, name: str, *, clusters: Sequence[str], ho
     base = {"rmse": "squared_error", "r2": "error_over_variance"}.get(name, name)
     values = found.of_tasks(base)
     inside = clusters if len(values) == len(clusters) else ()
-    _, low, high = mean_interval(values, clusters=inside, how=how)
+    _, low, high = mean_interval(values, clusters=inside, how=how, errors=base in ERRORS)
     if name == "rmse":
         return Estimate(plain.mean, float(np.sqrt(max(low, 0))), float(np.sqrt(high)))
     if name == "r2":

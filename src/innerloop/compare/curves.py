@@ -35,9 +35,9 @@ class Line:
     labels: tuple[str, ...]
     values: Array
 
-    def curve(self, clusters: Sequence[str], how: str) -> Curve:
+    def curve(self, clusters: Sequence[str], how: str, *, errors: bool) -> Curve:
         """Means with intervals over tasks."""
-        found = tuple(mean_interval(row, clusters=clusters, how=how) for row in self.values)
+        found = tuple(mean_interval(row, clusters=clusters, how=how, errors=errors) for row in self.values)
         return Curve(self.method, self.axis, self.at, self.labels, found)
 
 

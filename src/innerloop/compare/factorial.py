@@ -15,7 +15,7 @@ import numpy as np
 
 from ..augment import augmented, named
 from ..data.splits import Tasks
-from ..evaluation import evaluate, over_folds
+from ..evaluation import ERRORS, evaluate, over_folds
 from ..learner import Model
 from ..training import Engine
 from .contest import Effort
@@ -95,8 +95,9 @@ def factorial(
         )
         values.append(_scores(folds, effort, level, engine))
     scores = np.stack(values)
+    errors = HEADLINE[folds[0].targets.kind] in ERRORS
     cells = tuple(
-        Cell(*level, mean_interval(own.mean(1), clusters=clusters))
+        Cell(*level, mean_interval(own.mean(1), clusters=clusters, errors=errors))
         for level, own in zip(wanted, scores, strict=True)
     )
     return cells, effects(wanted, scores, clusters=clusters)

@@ -17,7 +17,7 @@ from ..algorithms import ALGORITHMS
 from ..data.sources import Source
 from ..data.splits import Tasks
 from ..errors import DivergedError, UsageError
-from ..evaluation import evaluate
+from ..evaluation import ERRORS, evaluate
 from .methods import LABELS, entrant, numbered_anew
 from .nets import Bench
 from .result import Estimate
@@ -156,7 +156,8 @@ def race(
         except DivergedError:
             continue
         if np.isfinite(scores).all():
-            laps.append(Lap(label, algorithm, settings, mean_interval(scores), time.perf_counter() - began))
+            score = mean_interval(scores, errors=metric in ERRORS)
+            laps.append(Lap(label, algorithm, settings, score, time.perf_counter() - began))
     if not laps:
         raise UsageError(
             "every algorithm of the race diverged: name one with --algorithm and lower --inner-lr"

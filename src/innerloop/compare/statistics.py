@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluation import around
 from .result import Estimate
 
 Array = NDArray[np.float64]
@@ -29,7 +30,9 @@ class Paired(NamedTuple):
     p: float
 
 
-def mean_interval(values: Array, *, clusters: Sequence[str] = (), how: str = "t") -> Estimate:
+def mean_interval(
+    values: Array, *, clusters: Sequence[str] = (), how: str = "t", errors: bool = False
+) -> Estimate:
     """Mean over tasks with its 95 % interval.
 
     Arguments:
@@ -37,6 +40,7 @@ def mean_interval(values: Array, *, clusters: Sequence[str] = (), how: str = "t"
         clusters: the cluster of each task; then clusters are what could have been others.
         how: `t` (Student's interval) or `bca` (bias-corrected and accelerated bootstrap; Efron, 1987, *Better
             Bootstrap Confidence Intervals*).
+        errors: see `evaluation.interval`; of Student's interval only.
 
     Returns:
         The mean; its ends are NaN for fewer than two tasks or clusters, or values that are not finite.
@@ -56,8 +60,7 @@ def mean_interval(values: Array, *, clusters: Sequence[str] = (), how: str = "t"
     count = len(units)
     spread = units[:, 0] - mean * units[:, 1]
     error = math.sqrt(float(np.square(spread).sum()) * count / (count - 1)) / len(values)
-    half = _t(count - 1) * error
-    return Estimate(mean, mean - half, mean + half)
+    return Estimate(mean, *around(mean, _t(count - 1) * error, count, errors=errors))
 
 
 def paired(
