@@ -74,11 +74,11 @@ OWN = {
     "ridge": {"train": {"steps": 2500}},
     "gaussian": {"train": {"steps": 2500}},
 }
-HEADS = {"meta_lr": 1e-2, "steps": 24_000, "meta_batch_size": 128}
+HEADS = {"meta_lr": 1e-2, "steps": 12_000, "meta_batch_size": 128}
 GAUSSIAN = {"meta_lr": 1e-2, "steps": 1500, "meta_batch_size": 32}
 HARMONIC = {
     **OWN,
-    "ridge": {"train": HEADS, "hidden": [64, 64, 128], "activation": "silu"},
+    "ridge": {"train": HEADS, "hidden": [64, 64, 64], "activation": "silu"},
     "gaussian": {"train": GAUSSIAN, "hidden": [40, 40, 40], "activation": "silu"},
 }
 TOSSOU = {

@@ -332,3 +332,30 @@ def test_sums_views_and_writes_into_parts():
         assert a.dtype == b.dtype
         assert torch.allclose(a, b, rtol=1e-13, atol=1e-13)
     assert quick.report.reason == ""
+
+
+def test_a_traced_function_takes_a_tensor_however_it_lies_in_memory():
+    quick = fast(lambda x: x.reshape(-1) * 2, gear="traced")
+    quick(torch.rand(3, 4))
+    x = torch.rand(4, 3).T
+    assert torch.equal(quick(x), x.reshape(-1) * 2)
+
+
+@pytest.mark.parametrize("gear", ["traced", "compiled"])
+def test_a_result_shares_memory_with_nothing(gear):
+    quick = fast(lambda x: (x * 1, torch.zeros(3), torch.zeros(3), torch.tensor([0.0, 0.0])), gear=gear)
+    x = torch.ones(3)
+    quick(x)
+    for part in quick(x):
+        part.add_(5)
+    assert x.tolist() == [1, 1, 1]
+    assert [part.tolist() for part in quick(x)] == [[1, 1, 1], [0, 0, 0], [0, 0, 0], [0, 0]]
+
+
+def test_what_is_differentiated_outside_keeps_its_gradient():
+    quick = fast(lambda w, x: (w * x).sum(), gear="traced")
+    w = torch.ones(3, requires_grad=True)
+    for _ in range(2):
+        (grad,) = torch.autograd.grad(quick(w, torch.arange(3.0)), w)
+        assert grad.tolist() == [0, 1, 2]
+    assert "differentiated" in quick.report.reason

@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def built(source: str) -> Callable[..., Any]:
     """The function `run` of some C source.
 
     Arguments:
-        source: C that defines `void run(char **p)`.
+        source: C that defines `int run(char **p)`.
 
     Returns:
         The function; it lets other Python threads run meanwhile.
@@ -46,7 +47,7 @@ def built(source: str) -> Callable[..., Any]:
     if not path.is_file():
         _compile(compiler, source, path)
     run = ctypes.CDLL(str(path)).run
-    run.argtypes, run.restype = [ctypes.c_void_p], None
+    run.argtypes, run.restype = [ctypes.c_void_p], ctypes.c_int
     return run
 
 
@@ -68,19 +69,32 @@ def _compile(compiler: str, source: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="innerloop-") as place:
         out = Path(place) / "step.so"
         try:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 [*compiler.split(), *_FLAGS, "-", "-o", str(out), "-lm"],
-                input=source.encode(),
-                capture_output=True,
-                timeout=_SECONDS,
-                check=False,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
             )
+            _, said = _answer(process, source)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CannotBuild(f"{compiler}: {error}") from error
-        if done.returncode:
-            first = done.stderr.decode(errors="replace").strip().splitlines()[:1]
+        if process.returncode:
+            first = said.decode(errors="replace").strip().splitlines()[:1]
             raise CannotBuild(f"{compiler} failed: {' '.join(first)}")
         write_bytes(path, out.read_bytes())
+
+
+def _answer(process: subprocess.Popen[bytes], source: str) -> tuple[bytes, bytes]:
+    """What a compiler says; if it is not waited for to the end, what it started ends with it."""
+    try:
+        return process.communicate(source.encode(), timeout=_SECONDS)
+    except BaseException:
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        raise
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -104,6 +105,9 @@ class Fast(Generic[T]):
             return None, self.function(*args)
         with while_checking():
             plain = self.function(*args)
+        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(plain)):
+            self.report.gear, self.report.reason = "eager", "its result is going to be differentiated"
+            return None, plain
         try:
             return self._graphed(plain, leaves, pytree.tree_structure(args))
         except Untraceable as error:
@@ -174,6 +178,9 @@ class Fast(Generic[T]):
                 return native(program, built(program.source)), nest, "compiled", ""
             except (Unsupported, CannotBuild) as error:
                 reason = f"not compiled: {error}"
+            except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+                # a rule that did not think of a case must not be the user's trouble
+                reason = f"not compiled: {type(error).__name__}: {error}"
         if graph is None:
             graph, nest = graph_of(self.function, leaves, structure)
         if self.gear == "compiled":
@@ -222,7 +229,7 @@ def interpreted(graph: fx.GraphModule) -> Run:
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
         with torch.no_grad():
-            return graph(*tensors)  # type: ignore[no-any-return]
+            return graph(*(tensor.contiguous() for tensor in tensors))  # type: ignore[no-any-return]
 
     return run
 
@@ -233,6 +240,7 @@ def native(program: Program, function: Callable[..., Any]) -> Run:
     arena = torch.empty(program.arena + most * program.worker + 64, dtype=torch.uint8)
     scratch = -(-arena.data_ptr() // 64) * 64
     count = len(program.outputs) + len(program.constants) + 2
+    turn = threading.Lock()  # one arena for all callers
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
         given = [tensor.contiguous() for tensor in tensors]
@@ -241,7 +249,11 @@ def native(program: Program, function: Callable[..., Any]) -> Run:
         places += [t.data_ptr() for t in program.constants]
         places += [t.data_ptr() for t in outs]
         threads = min(most, torch.get_num_threads())
-        function((ctypes.c_void_p * (len(given) + count))(*places, scratch, threads))
+        pointers = (ctypes.c_void_p * (len(given) + count))(*places, scratch, threads)
+        with turn:
+            out_of_range = function(pointers)
+        if out_of_range:
+            raise IndexError("an index is out of range: gear='eager' says where")
         return outs
 
     run.__dict__["arena"] = arena  # lives as long as the function

@@ -39,8 +39,13 @@ class Pointwise:
         shown = [
             cast(arg, dtype, wanted[kind]) for arg, dtype, kind in zip(args, dtypes, self.casts, strict=False)
         ]
-        suffix = "d" if (self.common if "o" in self.casts else result) == torch.float64 else "f"
+        suffix = suffix_of(self.common if "o" in self.casts else result)
         return f"({self.code.format(*shown, s=suffix)})"
+
+
+def suffix_of(dtype: torch.dtype | None) -> str:
+    """The suffix of functions of a type."""
+    return {torch.float64: "d", torch.float32: "f"}.get(dtype or torch.float32, "i")
 
 
 def cast(text: str, dtype: torch.dtype, wanted: torch.dtype | None) -> str:
@@ -77,14 +82,16 @@ def _plain(code: str, casts: str = "rrrr") -> Rule:
     return lambda args, kwargs: (Pointwise(code, casts), list(args))
 
 
-def _scaled(code: str) -> Rule:
-    """Addition and subtraction, whose second operand may have a factor."""
+def _scaled(code: str, scaled: str = "{1}") -> Rule:
+    """Addition and subtraction, where one operand may have a factor; a sum of truth values is one."""
 
     def rule(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
         factor = kwargs.get("alpha", args[2] if len(args) > 2 else 1)
+        if all(isinstance(arg, bool) or getattr(arg, "dtype", None) == torch.bool for arg in args[:2]):
+            return Pointwise("{0} | {1}"), list(args[:2])
         if factor == 1:
             return Pointwise(code), list(args[:2])
-        return Pointwise(code.replace("{1}", "{2} * {1}")), [args[0], args[1], factor]
+        return Pointwise(code.replace(scaled, f"{{2}} * {scaled}")), [args[0], args[1], factor]
 
     return rule
 
@@ -105,8 +112,11 @@ def _bitwise_not(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointw
 def _clamp(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
     low = kwargs.get("min", args[1] if len(args) > 1 else None)
     high = kwargs.get("max", args[2] if len(args) > 2 else None)
-    low = -math.inf if low is None else low
-    high = math.inf if high is None else high
+    least, most = -math.inf, math.inf
+    if not args[0].dtype.is_floating_point and not any(isinstance(bound, float) for bound in (low, high)):
+        least, most = -(2**63), 2**63 - 1
+    low = least if low is None else low
+    high = most if high is None else high
     return Pointwise("clamp_{s}({0}, {1}, {2})"), [args[0], low, high]
 
 
@@ -138,7 +148,7 @@ POINTWISE: dict[Any, Rule] = {
     _aten.add.Scalar: _scaled("{0} + {1}"),
     _aten.sub.Tensor: _scaled("{0} - {1}"),
     _aten.sub.Scalar: _scaled("{0} - {1}"),
-    _aten.rsub.Scalar: _scaled("{1} - {0}"),
+    _aten.rsub.Scalar: _scaled("{1} - {0}", "{0}"),
     **_binary("mul", "{0} * {1}"),
     _aten.div.Tensor: _plain("{0} / {1}"),
     _aten.div.Scalar: _plain("{0} / {1}"),
@@ -213,6 +223,8 @@ REDUCTIONS = {
 
 # rows and vectors of the result that are worked on at once, in registers
 _ROWS, _VECTORS = 4, 3
+# more blocks of columns than these are a loop: every block written out takes its time to compile
+_WRITTEN_OUT = 16
 
 
 @dataclass(frozen=True)
@@ -251,6 +263,12 @@ def matmul(product: Product, typed: str, a: str, b: str) -> str:
         f"for (int64_t r = 0; r < {product.rows}; r += {rows}) {{",
         f"const int64_t i = r + {rows} > {product.rows} ? {product.rows - rows} : r;",
     ]
+    alike = (len(starts) - 1) // _VECTORS  # the last vector may overlap
+    if alike > _WRITTEN_OUT:
+        step = _VECTORS * starts[0][1]
+        lines += [f"for (int64_t s = 0; s < {alike * step}; s += {step})"]
+        lines += _block(product, typed, rows, [(f"(s + {s})", lanes) for s, lanes in starts[:_VECTORS]])
+        starts = starts[alike * _VECTORS :]
     for first in range(0, len(starts), _VECTORS):
         lines += _block(product, typed, rows, starts[first : first + _VECTORS])
     return "\n".join([*lines, "}", "}"])
@@ -264,8 +282,8 @@ def _covering(columns: int, typed: str) -> list[tuple[int, int]]:
     return [(min(start, columns - lanes), lanes) for start in range(0, columns, lanes)]
 
 
-def _block(product: Product, typed: str, rows: int, vectors: Sequence[tuple[int, int]]) -> list[str]:
-    """Some rows and vectors of the result, held in registers."""
+def _block(product: Product, typed: str, rows: int, vectors: Sequence[tuple[int | str, int]]) -> list[str]:
+    """Some rows and vectors of the result, held in registers; where a vector starts may be an expression."""
     lanes = vectors[0][1]
     kind = f"{typed}{lanes}" if lanes > 1 else typed
     load = f"*(const {kind}u *)" if lanes > 1 else "*"
@@ -281,7 +299,7 @@ def _block(product: Product, typed: str, rows: int, vectors: Sequence[tuple[int,
     lines += [*(f"c{r}_{v} += a{r} * x{v};" for r, v in every), "}"]
     down, across = product.out
     for r, v in every:
-        spot = f"(i + {r}) * {down} + {vectors[v][0] * across}"
+        spot = f"(i + {r}) * {down} + {vectors[v][0]} * {across}"
         if lanes == 1:
             lines += [f"C[{spot}] = c{r}_{v};"]
         elif across == 1:
@@ -354,7 +372,7 @@ def _vectors() -> str:
     return "\n".join(lines)
 
 
-_BOTH = """
+_EVERY = """
 static inline T sq_S(T x) { return x * x; }
 static inline T cube_S(T x) { return x * x * x; }
 static inline T relu_S(T x) { return x < 0 ? 0 : x; }
@@ -362,6 +380,25 @@ static inline T sign_S(T x) { return (T)((x > 0) - (x < 0)); }
 static inline T max_S(T a, T b) { return (a > b || a != a) ? a : b; }
 static inline T min_S(T a, T b) { return (a < b || a != a) ? a : b; }
 static inline T clamp_S(T x, T low, T high) { x = x < low ? low : x; return x > high ? high : x; }
+"""
+
+# whole numbers have no more than these: a graph with others of them does not compile, and runs traced
+_WHOLE = """
+static inline int64_t abs_i(int64_t x) { return x < 0 ? -x : x; }
+static inline int64_t floor_i(int64_t x) { return x; }
+"""
+
+# a place along an axis; one that there is not is noticed, and nothing outside is touched
+_PLACES = """
+static volatile int out_of_range;
+static inline int64_t within(int64_t place, int64_t size) {
+  if ((uint64_t)place < (uint64_t)size) return place;
+  out_of_range = 1;
+  return 0;
+}
+"""
+
+_BOTH = """
 static inline T sigmoid_S(T x) { return 1 / (1 + exp_S(-x)); }
 static inline T sqrt_S(T x) { return sqrtX(x); }
 static inline T abs_S(T x) { return fabsX(x); }
@@ -436,8 +473,8 @@ static inline double tanh_d(double x) { return tanh(x); }
 """
 
 
-def _both(typed: str, suffix: str, library: str) -> str:
-    text = _BOTH.replace("_S(", f"_{suffix}(").replace("X(", f"{library}(")
+def _typed(text: str, typed: str, suffix: str, library: str = "") -> str:
+    text = text.replace("_S(", f"_{suffix}(").replace("X(", f"{library}(")
     return (
         text.replace("static inline T ", f"static inline {typed} ")
         .replace("(T ", f"({typed} ")
@@ -460,7 +497,13 @@ PRELUDE = "\n".join(
         _turn("double"),
         _SINGLE,
         _DOUBLE,
-        _both("float", "f", "f"),
-        _both("double", "d", ""),
+        *(
+            _typed(_EVERY, typed, suffix)
+            for typed, suffix in (("float", "f"), ("double", "d"), ("int64_t", "i"))
+        ),
+        _WHOLE,
+        _PLACES,
+        _typed(_BOTH, "float", "f", "f"),
+        _typed(_BOTH, "double", "d"),
     ]
 )

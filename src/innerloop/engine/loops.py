@@ -89,7 +89,7 @@ class Scope:
             return value.op.text(texts, [arg.dtype for arg in value.args], value.dtype)
         column = self.columns[id(value)]
         terms = [term(f"i{axis}", stride) for axis, stride in enumerate(column) if stride]
-        terms += [f"{self.text(index)} * {stride}" for index, stride, _ in value.gathered]
+        terms += [f"within({self.text(index)}, {size}) * {stride}" for index, stride, size in value.gathered]
         if value.buffer is None:
             if not terms:
                 return number(value.offset, value.dtype)

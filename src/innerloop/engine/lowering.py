@@ -27,6 +27,13 @@ from .values import (
 )
 
 
+def _copying(pointers: Pointers, target: Read, read: Value) -> str:
+    """Body of a kernel that copies; asked here, as it may be given one task's part, which is not turned."""
+    if isinstance(read, Read) and turned(read):
+        return turning(pointers, target, read)
+    return loop_nest(pointers, target, read)
+
+
 class Lowering:
     """What the rules of operators write to.
 
@@ -106,12 +113,20 @@ class Lowering:
             axes = [axis for axis in order if read.strides[axis] or read.shape[axis] == 1]
             kept = permuted(read, axes)  # what is repeated is copied once
             target = self.new(kept.shape, kept.dtype)
-            self.emit(turning if turned(kept) else loop_nest, target, kept)
+            self.emit(_copying, target, kept)
             strides = [0] * len(read.shape)
             for axis, stride in zip(axes, target.strides, strict=True):
                 strides[axis] = stride
             self.copies[read, order] = replace(target, shape=read.shape, strides=tuple(strides))
         return self.copies[read, order]
+
+    def in_line(self, read: Read, order: Sequence[int]) -> Read:
+        """A copy whose numbers along the last axis of the order are neighbours, be they all the same one."""
+        if read.strides[order[-1]]:
+            return self.copied(read, order)
+        target = self.new(read.shape, read.dtype, order)
+        self.store_into(target, read)
+        return target
 
     def ordered(self, value: Value, target: Read) -> Value:
         """The same expression, in which nothing large is read across the order of the target."""

@@ -45,7 +45,8 @@ class Program:
     """C source of a step, and what the function wants to be given.
 
     Arguments:
-        source: of `void run(char **p)`; `p` holds the inputs, the outputs, the arena and the number of threads.
+        source: of `int run(char **p)`; `p` holds the inputs, the outputs, the arena and the number of threads. It
+            returns whether an index was out of range.
         outputs: shape and type of every output.
         arena: bytes of scratch memory.
         worker: bytes of it for each thread, besides.
@@ -208,14 +209,14 @@ def _assembled(
     if low.tasks:
         text.append(THREADS.format(tasks=low.tasks, own=layout.private, sums=sums, added=_added(low, starts)))
     count = len(inputs) + len(outputs)
-    text.append(f"void run(char **p)\n{{\nchar *shared = p[{count}], *sums = shared + {layout.shared};")
-    text.append(f"char *own = sums + {sums};")
+    text.append(f"int run(char **p)\n{{\nchar *shared = p[{count}], *sums = shared + {layout.shared};")
+    text.append(f"char *own = sums + {sums};\nout_of_range = 0;")
     for number, band in enumerate(bands):
         given = "p, shared, sums, own"
         workers = f"(int64_t)p[{count + 1}]" if threads else "1"
         many = f"for_tasks(band{number}, {workers}, {given});"
         text.append(many if band.split else f"band{number}({given}, 0);")
-    text.append("}\n")
+    text.append("return out_of_range;\n}\n")
     arena, worker = layout.shared + sums, layout.private + sums
     sizes = (arena, worker) if threads else (arena + worker, 0)
     return Program("\n".join(text), shapes, *sizes, constants)

@@ -87,7 +87,7 @@ def _scaled_sum(low: Lowering, x: Value, axes: Any, keep: bool, correction: floa
     """Sum over axes, divided by their size less a correction."""
     total = _reduced(low, x, axes or (), keep, x.dtype, "sum")
     count = math.prod(x.shape) / max(math.prod(total.shape), 1) - correction
-    scale = expand(low.constant(1 / count if count > 0 else math.nan, total.dtype), total.shape)
+    scale = expand(low.constant(1 / count if count > 0 else math.inf, total.dtype), total.shape)
     return Apply(Pointwise("{0} * {1}"), (total, scale), total.shape, total.dtype)
 
 
@@ -121,7 +121,7 @@ def _multiplied(low: Lowering, left: Read, right: Read) -> Read:
     if columns < 8 <= rows:  # vectors along the longer side
         left, right, out = _transposed(right), _transposed(left), (1, columns)
     if right.strides[-1] != 1 and right.shape[-1] > 1:
-        right = low.copied(right)
+        right = low.in_line(right, range(len(right.shape)))
     low.emit(_product(out), target, left, right, split=len(left.shape) == 3)
     return target
 
@@ -219,7 +219,9 @@ def _scattering(axis: int) -> Writer:
         columns = [list(r.strides) for r in reads(own)]
         scope, at = Scope(own, pointers, columns), Scope(where, pointers, [list(where.strides)])
         terms = [term(f"i{a}", s) for a, s in enumerate(target.strides) if a != axis]
-        place = " + ".join([*terms, f"{at.text(where)} * {target.strides[axis]}"])
+        place = " + ".join(
+            [*terms, f"within({at.text(where)}, {target.shape[axis]}) * {target.strides[axis]}"]
+        )
         body = f"o[{place}] = {cast(scope.text(own), own.dtype, target.dtype)};"
         return function(pointers, loops(places.shape, body, simd=""))
 

@@ -99,7 +99,7 @@ def _forward(
     target = channels_last(low, shape, x.dtype)
     taps, places = w.shape[3:], shape[3:]
     x = bordered(low, x, *around_image(x.shape[3:], taps, places, stride, padding, dilation))
-    w = w if w.strides[1] == 1 else low.copied(w, _order(w, 2, 1))
+    w = w if w.strides[1] == 1 else low.in_line(w, _order(w, 2, 1))
 
     def write(pointers: Pointers, target: Read, x: Read, w: Read) -> str:
         images, group = _images(x.shape[1], math.prod(places))
@@ -125,7 +125,7 @@ def _to_input(
     """Rows are places of the input; those with the same remainders by the stride have the same taps."""
     target = channels_last(low, shape, g.dtype)
     taps, places = w.shape[3:], shape[3:]
-    w = w if w.strides[2] == 1 else low.copied(w, _order(w, 1, 2))
+    w = w if w.strides[2] == 1 else low.in_line(w, _order(w, 1, 2))
     sizes = zip(places, taps, stride, padding, dilation, strict=True)
     phases = [phases_of(*given) for given in sizes]
     before, after = around_result(phases, g.shape[3:])
@@ -167,7 +167,7 @@ def _to_weight(
     target = channels_last(low, shape, g.dtype, weight=True)
     taps, places = shape[3:], g.shape[3:]
     x = bordered(low, x, *around_image(x.shape[3:], taps, places, stride, padding, dilation))
-    g = g if g.strides[2] == 1 or g.shape[2] == 1 else low.copied(g, _order(g, 1, 2))
+    g = g if g.strides[2] == 1 or g.shape[2] == 1 else low.in_line(g, _order(g, 1, 2))
 
     def write(pointers: Pointers, target: Read, g: Read, x: Read) -> str:
         images, group = _images(x.shape[1], math.prod(places))

@@ -52,7 +52,7 @@ def graph_of(
         return [leaf.detach() for leaf in found if isinstance(leaf, Tensor)]
 
     # one tensor given twice would become one input: the graph must hold for two
-    tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
+    tensors = [leaf.detach().contiguous() for leaf in leaves if isinstance(leaf, Tensor)]
     try:
         with torch.enable_grad(), while_tracing(compiling=decomposed), closed_operators():
             graph = make_fx(
@@ -66,6 +66,7 @@ def graph_of(
     if any(_writes(node) or _random(node) for node in graph.graph.nodes):
         raise Untraceable("no graph: an operator writes into its argument, or draws random numbers")
     simplify(graph)
+    _own_memory(graph)
     nest, others = inside
     return graph, (nest, others)
 
@@ -98,6 +99,24 @@ def simplify(graph: fx.GraphModule) -> None:
                 node.replace_all_uses_with(found)
     graph.graph.eliminate_dead_code()
     graph.recompile()
+
+
+def _own_memory(graph: fx.GraphModule) -> None:
+    """Copy what is returned of arguments and constants, or twice: whoever changes a result changes nothing else."""
+    (output,) = (node for node in graph.graph.nodes if node.op == "output")
+    found: list[fx.Node] = []
+    for node in output.args[0]:
+        given = node.op != "call_function" or node in found
+        found.append(_copy(graph, node, output) if given else node)
+    output.args = (found,)
+    graph.recompile()
+
+
+def _copy(graph: fx.GraphModule, node: fx.Node, before: fx.Node) -> fx.Node:
+    with graph.graph.inserting_before(before):
+        copy = graph.graph.call_function(_aten.clone.default, (node,))
+    copy.meta["val"] = node.meta["val"] if "val" in node.meta else getattr(graph, str(node.target))
+    return copy
 
 
 def _random(node: fx.Node) -> bool:

@@ -1,0 +1,143 @@
+"""What a graph in C must hold at later calls, with other numbers than those it was checked with."""
+
+import threading
+import time
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from compiler import compiler_works
+from innerloop.engine import fast
+
+pytestmark = pytest.mark.skipif(not compiler_works(), reason="no C compiler")
+
+
+def compiled(function, *given):
+    """The function in C, called once."""
+    quick = fast(function, gear="compiled")
+    quick(*given)
+    assert str(quick.report.gear) == "compiled"
+    assert not quick.report.reason
+    return quick
+
+
+def same(found, wanted):
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
+def test_a_table_kept_as_columns_is_turned_once_where_tasks_are_cut():
+    """The parts of a step over 8 MB have one row each, too few to be turned in squares."""
+
+    def step(x: Tensor, w: Tensor) -> Tensor:
+        return (x.t() + 0.0).relu() @ w
+
+    given = torch.randn(64, 40_000), torch.randn(64, 64)
+    same(compiled(step, *given)(*given), step(*given))
+
+
+@pytest.mark.parametrize("place", [5, -1, 5000])
+def test_an_index_out_of_range_is_an_error_and_touches_nothing(place):
+    x, known = torch.randn(3, 5), torch.tensor([0, 1, 2])
+    picked = compiled(F.cross_entropy, x, known)
+    with pytest.raises(IndexError, match="out of range"):
+        picked(x, torch.tensor([0, 1, place]))
+    same(picked(x, known), F.cross_entropy(x, known))
+    put = compiled(lambda x, i: x.scatter(1, i, 1.0), x, known[:, None])
+    with pytest.raises(IndexError, match="out of range"):
+        put(x, torch.tensor([[0], [1], [place]]))
+    same(put(x, known[:, None]), x.scatter(1, known[:, None], 1.0))
+
+
+def slope(w: Tensor, x: Tensor) -> Tensor:
+    w = w.detach().requires_grad_()
+    return torch.autograd.grad((x @ w).sum(), w)[0]
+
+
+def slope_of_conv(w: Tensor, x: Tensor) -> Tensor:
+    w = w.detach().requires_grad_()
+    return torch.autograd.grad(F.conv2d(x, w).mean(), w)[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (slope, [(5, 8), (6, 5)]),
+        (lambda x: x @ torch.ones(5, 8), [(6, 5)]),
+        (slope_of_conv, [(3, 2, 3, 3), (4, 2, 7, 7)]),
+        (lambda x, w: F.conv1d(x, w[:1].expand(3, -1, -1)), [(2, 4, 9), (3, 4, 3)]),
+    ],
+)
+def test_operands_that_repeat_are_read_within_their_bounds(function, shapes):
+    given = [torch.randn(shape) for shape in shapes]
+    same(compiled(function, *given)(*given), function(*given))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda n: n**2,
+        lambda n: n**3,
+        lambda n: n.clamp(0, 2**40),
+        lambda n: n.clamp(min=-5),
+        lambda n: n.clamp(max=5),
+        lambda n: n.abs() + n.sign() - n.relu(),
+        lambda n: torch.maximum(n, 2 * n) - torch.minimum(n, -n),
+    ],
+)
+def test_whole_numbers_are_exact(function):
+    quick = compiled(function, torch.tensor([3, -4]))
+    large = torch.tensor([16_777_217, -1_234_567])
+    assert quick(large).tolist() == function(large).tolist()
+    assert function(large).dtype == quick(large).dtype
+
+
+def test_truth_values_stay_truth_values():
+    quick = compiled(
+        lambda a, b: (a + b).float().mean(), torch.tensor([True, False]), torch.tensor([False, True])
+    )
+    assert quick(torch.tensor([True, True]), torch.tensor([True, False])) == 1
+
+
+def test_subtraction_the_other_way_round_and_a_variance_without_freedom():
+    x = torch.tensor([[1.0, 2.0], [3.0, 5.0]])
+    same(compiled(lambda x: torch.rsub(x, 3.0, alpha=2.0), x)(x), 3 - 2 * x)
+    with pytest.warns(UserWarning, match="degrees of freedom"):
+        assert compiled(lambda x: x.var(0, correction=2), x)(x).tolist() == [torch.inf, torch.inf]
+
+
+def test_a_wide_product_is_a_loop_and_not_a_long_program():
+    def step(x: Tensor, w: Tensor) -> Tensor:
+        return (x.t() @ w).tanh()
+
+    given = torch.randn(16, 20_003), torch.randn(16, 1)
+    began = time.process_time()
+    same(compiled(step, *given)(*given), step(*given))
+    for columns in (767, 768, 769, 815, 816, 817, 832):
+        pair = torch.randn(5, 3), torch.randn(3, columns)
+        same(compiled(torch.mm, *pair)(*pair), torch.mm(*pair))
+    assert time.process_time() - began < 60
+
+
+def test_threads_share_a_compiled_function():
+    weights = torch.randn(20, 64, 64) / 8
+
+    def step(x: Tensor, weights: Tensor) -> Tensor:
+        for weight in weights.unbind():
+            x = torch.tanh(x @ weight)
+        return x
+
+    given = [torch.randn(64, 64) for _ in range(4)]
+    wanted = [step(x, weights) for x in given]
+    quick, wrong = compiled(step, given[0], weights), []
+
+    def work(x: Tensor, right: Tensor) -> None:
+        wrong.extend(1 for _ in range(40) if not torch.allclose(quick(x, weights), right, atol=1e-4))
+
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(given, wanted, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
