@@ -113,6 +113,12 @@ CASES = {
     "no task": (2, ["train", "good.csv", "--target", "y"], ["--task", "--n-way"]),
     "no target": (2, ["train", "good.csv", "--task", "site"], ["--target"]),
     "task is target": (2, ["train", "good.csv", "--task", "y", "--target", "y"], ["two columns"]),
+    "target twice": (2, ["train", "good.csv", "--task", "site", "--target", "y,y"], ["'y' is named twice"]),
+    "support by the target": (
+        2,
+        ["train", "good.csv", *COLUMNS, "--support", "order:y", "--n-support", "3"],
+        ["support=order:y", "is the target"],
+    ),
     "both support sizes": (
         2,
         ["train", "good.csv", *COLUMNS, "--n-support", "3", "--n-shot", "1"],

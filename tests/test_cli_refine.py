@@ -238,3 +238,15 @@ def test_what_goes_wrong_is_one_line(folder, tmp_path, capsys, monkeypatch, argu
     assert words in printed.err
     assert len(printed.err.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_numbers_that_are_not_0_1_2_are_taken_in_their_order(tmp_path, capsys):
+    """10 comes after 9 and not after 1: a perfect model stays one."""
+    parts = {"0.weight": 20 * torch.eye(10), "0.bias": torch.zeros(10)}
+    parts |= {"2.weight": torch.eye(10), "2.bias": torch.zeros(10)}
+    save_file(parts, tmp_path / "ten.safetensors")
+    y = np.tile(np.arange(1, 11), 12)
+    np.savez(tmp_path / "ten.npz", x=np.eye(10, dtype="float32")[y - 1], y=y)
+    given = [tmp_path / "ten.safetensors", "--data", tmp_path / "ten.npz", "--rounds", 1, "--json", *MLP]
+    assert run(["refine", *map(str, given), "--out", str(tmp_path / "out")]) == 0
+    assert json.loads(capsys.readouterr().out)["before"]["accuracy"] == 1

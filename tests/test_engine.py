@@ -359,3 +359,10 @@ def test_what_is_differentiated_outside_keeps_its_gradient():
         (grad,) = torch.autograd.grad(quick(w, torch.arange(3.0)), w)
         assert grad.tolist() == [0, 1, 2]
     assert "differentiated" in quick.report.reason
+
+
+def test_arguments_without_a_constant_value_are_no_obstacle():
+    quick = fast(lambda x, names: x * len(names), gear="traced")
+    assert quick(torch.ones(2), {"a", "b"}).tolist() == [2, 2]
+    assert quick(torch.ones(2), {"a"}).tolist() == [1, 1]
+    assert "constant value" in quick.report.reason

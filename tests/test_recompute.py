@@ -226,3 +226,11 @@ def test_any_function_keeps_its_gradient():
     with torch.no_grad():
         assert not recomputed(function, (x, y), 2, x)["sum"].requires_grad
     assert recomputed(lambda t: t > 0, x).tolist() == [True, True]
+
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    x = torch.tensor(2.0, requires_grad=True)
+    (slope,) = torch.autograd.grad(recomputed(lambda t: t**3, x) + x**2, x, create_graph=True)
+    assert slope.item() == 16
+    with pytest.raises(RuntimeError, match="first derivative only"):
+        torch.autograd.grad(slope, x)

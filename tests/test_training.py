@@ -217,3 +217,9 @@ def test_more_inner_steps_than_in_training_are_not_written_into_the_learner():
     il.evaluate(model, tasks.test, steps=7)
     assert model.learner.inner_steps == 2
     assert replace(model.learner, inner_steps=3).inner_steps == 3
+
+
+def test_training_that_never_had_a_finite_score_is_an_error():
+    tasks = tasks_of_lines()
+    with pytest.raises(DivergedError, match="meta-validation tasks was finite in 3 steps"):
+        il.meta_train(learner_of(), tasks.train, valid=tasks.valid, steps=3, meta_lr=1e30, device="cpu")

@@ -120,7 +120,7 @@ def learner_for(
     _fill_in(settings, accepted, tasks, algorithm)
     ends_in_features = "n_features" in accepted
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed % 2**63)
         outputs = None if ends_in_features else tasks.n_outputs
         if "n_context" in accepted:
             context = settings.setdefault("n_context", accepted["n_context"].default)

@@ -103,4 +103,22 @@ class _Recomputed(torch.autograd.Function):
             return (None,) * (len(given) + 1)
         outputs, along = zip(*pairs, strict=True)
         grads = iter(torch.autograd.grad(outputs, wanted, along, allow_unused=True))
-        return None, *(next(grads) if tensor.requires_grad else None for tensor in given)
+        every = [next(grads) if tensor.requires_grad else None for tensor in given]
+        if torch.is_grad_enabled():  # they are going to be differentiated, and have lost what they depend on
+            every = [grad if grad is None else _Once.apply(grad, *ctx.saved_tensors) for grad in every]  # type: ignore[no-untyped-call]
+        return None, *every
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that refuses to be differentiated by what it was computed from."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, *origins: Tensor) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        raise RuntimeError(
+            "what is computed again (checkpointed) has a first derivative only: use metagrad='unrolled' where "
+            "meta-gradients are differentiated"
+        )

@@ -161,7 +161,7 @@ def meta_train(
 
     Raises:
         UsageError: an argument has no meaning.
-        DivergedError: no finite meta-gradient for 20 steps in a row.
+        DivergedError: no finite meta-gradient for 20 steps in a row, or no finite loss on `valid` at all.
 
     Example:
         >>> import innerloop as il
@@ -241,6 +241,10 @@ def _descend(
         log.append(entry)
         for callback in callbacks:
             callback(entry)
+    validated = [entry["valid_loss"] for entry in log if "valid_loss" in entry]
+    if math.isinf(best_loss) and (validated or (log and all(math.isnan(entry["loss"]) for entry in log))):
+        what = "loss on the meta-validation tasks" if validated else "meta-gradient"
+        raise DivergedError(f"no {what} was finite in {steps} steps: lower inner_lr or meta_lr")
     if math.isinf(best_loss):
         best, best_step = loop.state.meta, steps
     return best, best_step, log

@@ -430,6 +430,9 @@ def choose(
     special = [*target] if task is None else [task, *target]
     if task in target:
         raise UsageError(f"{task!r} is named as task and as target: they are two columns")
+    twice = next((name for number, name in enumerate(target) if name in target[:number]), None)
+    if twice is not None:
+        raise UsageError(f"target {twice!r} is named twice: name it once")
     named = [*special, *(features or ()), *ignore, *categorical]
     absent = [name for name in dict.fromkeys(named) if name not in frame]
     if absent:

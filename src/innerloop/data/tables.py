@@ -87,6 +87,11 @@ def table(
     frame = as_frame(frame, task=task, decimal=decimal)
     notes = list(frame.attrs.get("notes", ()))
     kind = _checked_kind(frame, task=task, target=target, kind=kind, per_class=size.per_class, notes=notes)
+    if size.choice.column in target_names(target):
+        raise UsageError(
+            f"support={size.choice}: {size.choice.column!r} is the target, and what is to be predicted cannot say "
+            "what is known; name another column"
+        )
     whole = frame
     frame, names, codes = _usable(frame, task, target, size.choice, notes)
     own_classes = _own_classes(labels, kind)

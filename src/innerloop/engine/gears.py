@@ -90,7 +90,15 @@ class Fast(Generic[T]):
         if self.gear == "eager":
             return self.function(*args)
         leaves, key = flattened(args)
-        if key not in self._paths:
+        try:
+            known = key in self._paths
+        except TypeError:
+            self.report.gear, self.report.reason = (
+                "eager",
+                "an argument has no constant value to make a graph of",
+            )
+            return self.function(*args)
+        if not known:
             began = time.perf_counter()
             self._paths[key], first = self._path(args, leaves)
             self.report.seconds += time.perf_counter() - began

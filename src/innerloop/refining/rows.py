@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data.arrays import read_npz
-from ..data.cells import listed
+from ..data.cells import listed, sorted_labels
 from ..data.frames import entries, read_table
 from ..data.images import load_images
 from ..data.layouts import recognise
@@ -181,12 +181,12 @@ def _schema(frame: pd.DataFrame, reading: Reading) -> Schema:
 
 
 def _order(labels: np.ndarray, n_out: int) -> list[str]:
-    """Names of the classes in the order of the outputs: numbers as they stand, else the sorted names.
+    """Names of the classes in the order of the outputs: 0, 1, ... as they stand, else numbers or names in order.
 
     Raises:
         DataError: there are not as many names as outputs.
     """
-    found = sorted({_spelled(label) for label in labels.tolist()})
+    found = list(sorted_labels(pd.Series([_spelled(label) for label in labels.tolist()], dtype=str)))
     numbers = [str(number) for number in range(n_out)]
     if set(found) <= set(numbers):
         return numbers
