@@ -3,14 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 import innerloop as il
 from compiler import compiles
 from innerloop import algorithms as a
 from innerloop.engine import fast
-from innerloop.engine.gears import products
-from innerloop.engine.trace import graph_of
 from innerloop.outer import Outer, meta_update, numbers_of
 from innerloop.training import task_keys
 from oracles import class_episode, doubled, largest_error, random_direction, uneven
@@ -95,15 +92,3 @@ def test_training_with_dropout_and_batchnorm_ends_the_same():
         return run.model.meta
 
     assert largest_error(trained("traced"), trained("eager")) < 1e-12
-
-
-def test_many_small_matrices_are_not_large_ones():
-    """A meta-batch of a thousand tasks on a small net is compiled like one of thirty."""
-
-    def counted(tasks, rows, width):
-        shapes = torch.zeros(tasks, rows, width), torch.zeros(tasks, width, width)
-        graph, _ = graph_of(lambda a, b: a @ b, *pytree.tree_flatten(shapes))
-        return products(graph)
-
-    assert counted(100_000, 16, 16) == 0
-    assert counted(32, 16, 128) == 32 * 16 * 128 * 128

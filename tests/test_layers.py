@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "innerloop"
 # Lowest first. A module imports from its own line and from the lines above it.
 # A new module gets its place here, as low as its imports allow.
 LAYERS = (
-    ("errors", "files", "sealed", "logs", "tracing"),
+    ("errors", "files", "sealed", "logs", "tracing", "precision"),
     ("engine",),
     ("functional", "layers", "selection", "episodes", "losses", "metrics", "threads", "recompute"),
     ("data", "tasks", "datasets", "augment", "models", "inner", "heads"),

@@ -34,9 +34,6 @@ GEARS = ("auto", "eager", "traced", "compiled")
 _TRACE_FROM, _COMPILE_FROM = 60, 600
 # multiplications of convolutions, over all calls, from which compiling pays however few the calls are
 _COMPILE_WORK = 2e11
-# multiplications a call, in matrices of so many each, from which torch's own products are faster than plain loops on
-# one core; a batch of 16 x 32 x 32 takes it 1.5 times as long, one of 16 x 128 x 128 0.8 times
-_MOST_PRODUCTS, _LARGE_MATRIX = 2e8, 1e5
 # graphs of one function; further shapes run as they are
 _MOST_GRAPHS = 16
 # two ways to round agree far better, but for a number on the other side of a kink (ReLU, max-pooling), which moves
@@ -180,8 +177,6 @@ class Fast(Generic[T]):
         if on_cpu and compiling:
             simple, nest = graph_of(self.function, leaves, structure, decomposed=True)
             try:
-                if self.gear == "auto" and products(simple) > _MOST_PRODUCTS:
-                    raise Unsupported("large matrices")
                 program = lower(simple)
                 return native(program, built(program.source)), nest, "compiled", ""
             except (Unsupported, CannotBuild) as error:
@@ -279,18 +274,6 @@ def inductor(graph: fx.GraphModule) -> Run:
             return list(compiled(*tensors))
 
     return run
-
-
-def products(graph: fx.GraphModule) -> float:
-    """Multiplications in the products of large matrices of a graph; many small ones are no reason for a library."""
-    aten = torch.ops.aten
-    total = 0.0
-    for node in graph.graph.nodes:
-        if node.target in (aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default):
-            inner, found = node.args[-1].meta["val"].shape[-2], node.meta["val"].shape
-            if math.prod(found[-2:]) * inner > _LARGE_MATRIX:
-                total += math.prod(found) * inner
-    return total
 
 
 def convolutions(graph: fx.GraphModule) -> float:
