@@ -274,8 +274,8 @@ NOTES = """## Where these figures differ from the published ones
 process with the true covariance of the family. The published 0.073 of R2-D2 at K = 10 lies below it, so it
 cannot have been measured on inputs drawn as here (uniform, independently); the paper does not say how it draws
 them. At K = 20 the bound and the published figure agree. What remains above the
-bound did not go away with twice the meta-updates, nor with wider or deeper features: it is 1.6 times the published figure, the interval
-over tasks holds 1.5 times. Gradient steps (MAML
+bound did not go away with twice the meta-updates, nor with wider or deeper features: it is 1.6 times the published
+figure, and the interval over tasks holds 1.5 times. Gradient steps (MAML
 and its kin) are far from it at this budget, as they are in the paper.
 
 *Sinusoids.* The papers train for 70,000 meta-updates, the runs here for 10,000 at most, with tanh in place of
@@ -283,8 +283,9 @@ ReLU. One step of a fixed size is the hard case: learned step sizes (Meta-SGD, M
 far fewer meta-updates. FOMAML with one step of 0.1 falls apart during training (nothing in its gradient says that
 the step overshoots), so it takes five of 0.02; iMAML takes 32, for its gradient is that of a solved inner problem.
 
-*Invented characters.* CAVIA has learned next to nothing in so few meta-updates: its context enters as constant channels of the
-picture. They are not Omniglot, and two hundred meta-updates on 16 channels show the order in which
+*Invented characters.* CAVIA has learned next to nothing in so few meta-updates: its context enters as constant
+channels of the picture. The characters are not Omniglot, and two hundred meta-updates on 16 channels show the order in
+which
 the algorithms learn, not where they end.""".splitlines()
 
 
