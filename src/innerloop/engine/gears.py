@@ -312,7 +312,7 @@ def differences(one: Any, other: Any) -> list[float]:
     """How far the floating tensors of two nests are apart, each in its norm.
 
     Example:
-        >>> differences([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 3.0])])
+        >>> [round(share, 6) for share in differences([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 3.0])])]
         [0.2]
     """
     return [_difference(a, b) for a, b in _pairs(one, other) if a.is_floating_point()]
