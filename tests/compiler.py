@@ -7,7 +7,7 @@ from innerloop.engine.build import CannotBuild, built
 
 def compiler_works() -> bool:
     try:
-        built("void run(char **p) {}")
+        built("int run(char **p) { return 0; }")
     except CannotBuild:
         return False
     return True

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compiler import compiler_works
+from compiler import compiles
 from innerloop.engine import fast
 
-pytestmark = pytest.mark.skipif(not compiler_works(), reason="no C compiler")
+pytestmark = compiles
 
 
 def compiled(function, *given):
@@ -91,6 +91,12 @@ def test_whole_numbers_are_exact(function):
     large = torch.tensor([16_777_217, -1_234_567])
     assert quick(large).tolist() == function(large).tolist()
     assert function(large).dtype == quick(large).dtype
+
+
+@pytest.mark.parametrize("bounds", [{"min": 0}, {"max": 0}])
+def test_short_whole_numbers_have_ends_of_their_own(bounds):
+    x = torch.tensor([5, -7], dtype=torch.int32)
+    assert torch.equal(compiled(lambda x: x.clamp(**bounds), x)(x), x.clamp(**bounds))
 
 
 def test_truth_values_stay_truth_values():

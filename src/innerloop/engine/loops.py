@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from .kernels import C_TYPES, REDUCTIONS, SQUARE, cast, number, transposition
+from .kernels import C_TYPES, REDUCTIONS, cast, number
+from .matrices import SQUARE, transposition
 from .values import Apply, Read, Value, reads
 
 FLOATS = (torch.float32, torch.float64)

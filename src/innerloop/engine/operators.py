@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from .kernels import C_TYPES, Pointwise, Product, cast, matmul
+from .kernels import C_TYPES, Pointwise, cast
 from .loops import Pointers, Scope, Writer, distinct, function, loop_nest, loops, reduction, term
 from .lowering import Lowering
+from .matrices import Product, matmul
 from .values import Apply, Read, Unsupported, Value, expand, order_in_memory, reads, reindexed, seen_through
 
 _aten = torch.ops.aten
