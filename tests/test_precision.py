@@ -8,10 +8,12 @@ import innerloop as il
 from cases import CASES, IDS
 from innerloop.engine import fast
 from innerloop.errors import UsageError
+from innerloop.evaluation import mean_loss
 from innerloop.functional import Network
 from innerloop.metagrad import Step
 from innerloop.outer import meta_gradient
 from innerloop.precision import products_in
+from innerloop.training import VALIDATION_SEED
 from oracles import class_episode, doubled
 
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -111,5 +113,9 @@ def test_training_takes_the_precision_and_scores_without_it():
     assert coarse.log[-1]["loss"] != fine.log[-1]["loss"]
     assert coarse.log[-1]["loss"] == pytest.approx(fine.log[-1]["loss"], rel=0.1)
     assert all(value.dtype == torch.float32 for value in coarse.model.meta.values())
+    learner = il.maml(il.models.mlp(1, [4], 1), loss="mse", inner_steps=1)
+    given = {"steps": 1, "precision": "bfloat16", "engine": "eager", "device": "cpu"}
+    run = il.meta_train(learner, data.train, valid=data.valid, **given)
+    assert run.log[-1]["valid_loss"] == mean_loss(run.model, data.valid, seed=VALIDATION_SEED)
     with pytest.raises(UsageError, match=r"precision='half' is unknown: choose one of float32, bfloat16"):
         trained("half")

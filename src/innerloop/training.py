@@ -235,7 +235,10 @@ def _descend(
     for step, (episode, key) in enumerate(_drawn(source, meta_batch_size, seed, steps, place, loop.dtype)):
         entry = {"step": step + 1, **loop.step(bucketed(episode) if rounded else episode, step, key)}
         if valid is not None and ((step + 1) % every == 0 or step + 1 == steps):
-            entry["valid_loss"] = mean_loss(Model(loop.learner, loop.state.meta), valid, seed=VALIDATION_SEED)
+            with products_in("float32"):
+                entry["valid_loss"] = mean_loss(
+                    Model(loop.learner, loop.state.meta), valid, seed=VALIDATION_SEED
+                )
             if entry["valid_loss"] < best_loss:
                 best, best_step, best_loss = loop.state.meta, step + 1, entry["valid_loss"]
         log.append(entry)

@@ -336,7 +336,7 @@ def _difference(one: Tensor, other: Tensor) -> float:
 
 def _moved(leaf: Any, away: float | None) -> Any:
     """A floating tensor whose numbers are larger and smaller in turn by a share, or by a few roundings."""
-    if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or away == 0:
+    if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
         return leaf
     share = 4 * torch.finfo(leaf.dtype).eps if away is None else away
     turn = 1 - 2 * torch.arange(leaf.numel(), device=leaf.device).remainder(2).reshape(leaf.shape)
