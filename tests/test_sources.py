@@ -1,5 +1,6 @@
 """What episodes of a table hold: which rows are support, how they are drawn, that padding counts nothing."""
 
+import dataclasses
 import time
 import tracemalloc
 from collections import Counter
@@ -111,6 +112,53 @@ def test_a_generator_decides_everything():
     before = torch.random.get_rng_state()
     list(source.fixed(0))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@settings(max_examples=60)
+@given(
+    sizes=st.lists(st.integers(2, 60), min_size=1, max_size=12),
+    kind=st.sampled_from(["rows", "shots", "order", "block", "own"]),
+    low=st.integers(0, 3),
+    high=st.integers(3, 30),
+    count=st.integers(1, 20),
+    seed=st.integers(0, 999),
+)
+def test_episodes_drawn_together_are_those_drawn_one_by_one(sizes, kind, low, high, count, seed):
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    halves = np.unique(np.concatenate([starts, starts[:-1] + 1])) if kind == "block" else None
+    classes = np.random.default_rng(seed).integers(0, 3, starts[-1]) if kind in ("shots", "own") else None
+    choice = {"order": "order:t", "block": "block:b"}.get(kind, "random")
+    size = {"n_shot" if kind == "shots" else "n_support": f"{low}-{high}"}
+    source = source_of(sizes, n_query=9, classes=classes, blocks=halves, choice=choice, **size)
+    source = dataclasses.replace(source, own_classes=kind == "own")
+    _together_as_alone(source, count, seed)
+
+
+@settings(max_examples=30)
+@given(
+    shots=st.sampled_from(["1", "1-3"]),
+    apart=st.booleans(),
+    count=st.integers(1, 9),
+    seed=st.integers(0, 999),
+)
+def test_classes_drawn_together_are_those_drawn_one_by_one(shots, apart, count, seed):
+    index = np.where(np.arange(9) < np.arange(5, 13)[:, None], np.arange(72).reshape(8, 9), -1)
+    query = np.arange(72, 96).reshape(8, 3) if apart else None
+    x = torch.arange(96.0)[:, None]
+    source = ClassSource(x, index, 4, SupportSize.parse(None, shots), n_query=2, query_index=query)
+    _together_as_alone(source, count, seed)
+
+
+def _together_as_alone(source, count, seed):
+    together = source.samples(count, [stream(seed, step) for step in range(4)])
+    for step, found in enumerate(together):
+        alone = source.sample(count, stream(seed, step))
+        for ours, theirs in zip(found, alone, strict=True):
+            assert torch.equal(ours.x, theirs.x)
+            assert torch.equal(ours.y, theirs.y)
+            assert (ours.weight is None) == (theirs.weight is None)
+            assert ours.weight is None or torch.equal(ours.weight, theirs.weight)
+    assert step == 3
 
 
 # shots

@@ -47,6 +47,17 @@ def test_same_seed_same_bits_other_seed_other_run():
     assert not same(first.model.meta, other.model.meta)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2, 7, 40])
+def test_drawing_the_episodes_of_many_steps_together_changes_nothing(steps, monkeypatch):
+    learner, tasks = learner_of(il.models.mlp(1, [4], 1, dropout=0.5)), tasks_of_lines()
+    together = train(learner, tasks, steps=steps, meta_batch_size=3, engine="eager")
+    monkeypatch.setattr("innerloop.training._MOST_AT_ONCE", 1)
+    alone = train(learner, tasks, steps=steps, meta_batch_size=3, engine="eager")
+    assert len(alone.log) == steps
+    assert together.log == alone.log
+    assert same(together.model.meta, alone.model.meta)
+
+
 def test_dropout_follows_the_seed_too():
     tasks = tasks_of_lines()
     learner = learner_of(nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1)))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from .data.sources import ClassSource, RowSource, Source, stream
 from .engine import GEARS, Fast, Report
-from .episodes import Episode, bucketed, select, to
+from .episodes import Episode, bucketed, select, tensors, to
 from .errors import DivergedError, UsageError
 from .evaluation import mean_loss
 from .functional import Params
@@ -32,6 +33,8 @@ ENGINES = (*GEARS, "loop")
 _EPISODES, _DROPOUT = 0, 1
 VALIDATION_SEED = 20_230_228
 _PATIENCE_NONFINITE = 20
+# steps whose episodes are drawn together: far cheaper for each, as long as they are small
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 32, 2**22
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -256,23 +259,33 @@ def _descend(
 def _drawn(
     source: Source, count: int, seed: int, steps: int, place: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[Episode, Tensor]]:
-    """Episodes and dropout streams of each step; built-in sources draw the next ones while a step runs."""
+    """Episodes and dropout streams of each step.
 
-    def draw(step: int) -> tuple[Episode, Tensor]:
-        episode = source.sample(count, stream(seed, _EPISODES, step))
-        keys = task_keys(count, stream(seed, _DROPOUT, step))
-        return to(episode, place, dtype), keys.to(place)
+    Built-in sources draw those of the next steps while a step runs, of several at once where they are small.
+    """
+    together = source.samples if isinstance(source, (RowSource, ClassSource)) else None
 
-    if not isinstance(source, (RowSource, ClassSource)):
-        yield from map(draw, range(steps))
+    def draw(first: int, last: int) -> list[tuple[Episode, Tensor]]:
+        streams = [stream(seed, _EPISODES, step) for step in range(first, last)]
+        episodes = (
+            map(partial(source.sample, count), streams) if together is None else together(count, streams)
+        )
+        keys = [task_keys(count, stream(seed, _DROPOUT, step)) for step in range(first, last)]
+        return [(to(drawn, place, dtype), key.to(place)) for drawn, key in zip(episodes, keys, strict=True)]
+
+    if together is None:
+        for step in range(steps):
+            yield from draw(step, step + 1)
         return
     with ThreadPoolExecutor(1, "episodes") as pool:
-        following = pool.submit(draw, 0) if steps else None
-        for step in range(steps):
-            assert following is not None
+        last = min(1, steps)
+        following = pool.submit(draw, 0, last) if steps else None
+        while following is not None:
             drawn = following.result()
-            following = pool.submit(draw, step + 1) if step + 1 < steps else None
-            yield drawn
+            size = sum(t.nbytes for t in tensors(drawn[0][0]))
+            first, last = last, min(last + max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // max(size, 1))), steps)
+            following = pool.submit(draw, first, last) if first < last else None
+            yield from drawn
 
 
 class _OuterLoop:
@@ -314,18 +327,22 @@ class _OuterLoop:
         phase = self.learner.metagrad.phase(step)
         numbers = numbers_of(step, rate, key.device)
         state, metrics = self.update(self.state, numbers, episode, key, phase)
-        finite = torch.isfinite(metrics["losses"])
-        if not finite.all():
-            self.skipped += int((~finite).sum())
-            if finite.any():
+        losses = metrics["losses"].tolist()
+        kept = [math.isfinite(loss) for loss in losses]
+        if not all(kept):
+            self.skipped += kept.count(False)
+            losses = []
+            if any(kept):
+                chosen = torch.tensor(kept, device=key.device)
                 state, metrics = self._plain()(
-                    self.state, numbers, select(episode, finite), key[finite], phase
+                    self.state, numbers, select(episode, chosen), key[chosen], phase
                 )
-        if not (finite.any() and metrics["finite"]):
+                losses = metrics["losses"].tolist()
+        if not (losses and metrics["finite"]):
             self._failed(step)
             return {"loss": math.nan, "meta_lr": rate}
         self.failed, self.state = 0, state
-        return {"loss": metrics["losses"].mean().item(), "meta_lr": rate}
+        return {"loss": sum(losses) / len(losses), "meta_lr": rate}
 
     def _plain(self) -> Update:
         return meta_update(self.learner, clip=self.clip, chunk=self.chunk)

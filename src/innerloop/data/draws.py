@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,13 +13,65 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 
-def distinct(sizes: Indices, counts: Indices, generator: torch.Generator) -> Indices:
+class Streams:
+    """Generators that are drawn from together: each gives the numbers that it would give alone.
+
+    Arguments:
+        generators: of as many draws.
+        owner: `(N,)` the generator of each row, ascending; one row each unless given.
+
+    Example:
+        >>> both = Streams([torch.Generator().manual_seed(seed) for seed in (1, 2)]).repeated(3)
+        >>> alone = torch.rand(3, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        >>> bool((both.uniform(2)[3:] == alone.numpy()).all())
+        True
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator], owner: Indices | None = None) -> None:
+        """See the class."""
+        self.generators = generators
+        self.owner = np.arange(len(generators)) if owner is None else owner
+        ends = np.searchsorted(self.owner, np.arange(len(generators) + 1)).tolist()
+        self.parts = [slice(*pair) for pair in itertools.pairwise(ends)]
+
+    def repeated(self, counts: Indices | int) -> Streams:
+        """So many rows in place of each."""
+        return Streams(self.generators, np.repeat(self.owner, counts))
+
+    def of(self, rows: Any) -> Streams:
+        """Those of some rows, a mask or numbers in ascending order."""
+        return Streams(self.generators, self.owner[rows])
+
+    def most(self, values: Indices) -> Indices:
+        """The largest value of each generator's rows, 0 where it has none."""
+        return np.array([values[part].max(initial=0) for part in self.parts], dtype=np.int64)
+
+    def uniform(self, width: Indices | int) -> NDArray[np.float64]:
+        """`(N, width)` numbers from 0 to 1; where widths `(G,)` differ, infinity fills the rows up."""
+        widths = np.broadcast_to(width, len(self.parts)).tolist()
+        out = np.full((len(self.owner), max(widths)), np.inf)
+        for generator, part, own in zip(self.generators, self.parts, widths, strict=True):
+            if part.stop > part.start and own:
+                drawn = torch.rand(part.stop - part.start, own, generator=generator, dtype=torch.float64)
+                out[part, :own] = drawn.numpy()
+        return out
+
+    def integers(self, low: int, high: int) -> Indices:
+        """`(N,)` whole numbers from `low` to `high`, both included."""
+        out = np.empty(len(self.owner), dtype=np.int64)
+        for generator, part in zip(self.generators, self.parts, strict=True):
+            drawn = torch.randint(low, high + 1, (part.stop - part.start,), generator=generator)
+            out[part] = drawn.numpy()
+        return out
+
+
+def distinct(sizes: Indices, counts: Indices, streams: Streams | torch.Generator) -> Indices:
     """Different numbers below each of `sizes`, in random order: every ordered draw is equally likely.
 
     Arguments:
         sizes: `(T,)` lengths of the ranges.
         counts: `(T,)` numbers wanted from each, at most its length.
-        generator: of the draw.
+        streams: of each range, or one generator for all.
 
     Returns:
         `(T, max(counts))`; what follows the first `counts[t]` numbers of a row has no meaning, but is in
@@ -26,38 +82,47 @@ def distinct(sizes: Indices, counts: Indices, generator: torch.Generator) -> Ind
         >>> found.shape, sorted(found[0].tolist())
         ((2, 3), [0, 1, 2])
     """
-    width = int(counts.max(initial=0))
-    out = np.zeros((len(sizes), width), dtype=np.int64)
+    if isinstance(streams, torch.Generator):
+        streams = Streams([streams]).repeated(len(sizes))
+    widths = streams.most(counts)
+    out = np.zeros((len(sizes), int(widths.max(initial=0))), dtype=np.int64)
+    own = widths[streams.owner]
     # shuffling a range takes its length, rejecting repeats takes what is drawn: the cheaper of the two
-    short = sizes <= 4 * width
-    for rows, draw in ((short, _shuffled), (~short, _first_distinct)):
-        if width and rows.any():
-            found = draw(sizes[rows], width, generator)
-            out[rows, : found.shape[1]] = found
+    short = sizes <= 4 * own
+    for width in np.unique(widths[widths > 0]).tolist():
+        for which, draw in ((short, _shuffled), (~short, _first_distinct)):
+            rows = which & (own == width)
+            if rows.any():
+                found = draw(sizes[rows], width, streams.of(rows))
+                out[rows, : found.shape[1]] = found
     return out
 
 
-def _shuffled(sizes: Indices, width: int, generator: torch.Generator) -> Indices:
-    longest = int(sizes.max())
-    keys = torch.rand(len(sizes), longest, generator=generator, dtype=torch.float64).numpy()
-    keys[np.arange(longest) >= sizes[:, None]] = np.inf
+def _shuffled(sizes: Indices, width: int, streams: Streams) -> Indices:
+    keys = streams.uniform(streams.most(sizes))
+    keys[np.arange(keys.shape[1]) >= sizes[:, None]] = np.inf
     order = np.argsort(keys, axis=1)[:, :width]
     return np.minimum(order, np.maximum(sizes - 1, 0)[:, None])
 
 
-def _first_distinct(sizes: Indices, width: int, generator: torch.Generator) -> Indices:
+def _first_distinct(sizes: Indices, width: int, streams: Streams) -> Indices:
     """The first `width` different values of an endless draw with replacement, whose order is uniform."""
-    drawn = np.empty((len(sizes), 0), dtype=np.int64)
-    while True:
-        uniform = torch.rand(len(sizes), width + width // 2 + 4, generator=generator, dtype=torch.float64)
-        drawn = np.concatenate([drawn, (uniform.numpy() * sizes[:, None]).astype(np.int64)], axis=1)
+    out = np.empty((len(sizes), width), dtype=np.int64)
+    left, drawn = np.arange(len(sizes)), np.empty((len(sizes), 0), dtype=np.int64)
+    while len(left):
+        more = streams.of(left).uniform(width + width // 2 + 4)
+        drawn = np.concatenate([drawn, (more * sizes[left, None]).astype(np.int64)], axis=1)
         order = np.argsort(drawn, axis=1, kind="stable")
         ranked = np.take_along_axis(drawn, order, 1)
         again = np.zeros(drawn.shape, dtype=bool)
         np.put_along_axis(again, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], 1)
-        if (drawn.shape[1] - again.sum(1)).min() >= width:
-            kept = np.argsort(again, axis=1, kind="stable")[:, :width]
-            return np.take_along_axis(drawn, kept, 1)
+        # a generator draws for all its rows once more where one of them has too few
+        owner, few = streams.owner[left], drawn.shape[1] - again.sum(1) < width
+        done = ~np.isin(owner, owner[few])
+        kept = np.argsort(again[done], axis=1, kind="stable")[:, :width]
+        out[left[done]] = np.take_along_axis(drawn[done], kept, 1)
+        left, drawn = left[~done], drawn[~done]
+    return out
 
 
 def outside(ranks: Indices, taken: Indices, counts: Indices) -> Indices:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..episodes import Batch, Episode
 from ..errors import DataError
-from .draws import Indices, distinct, outside, pack, ragged
+from .draws import Indices, Streams, distinct, outside, pack, ragged
 from .support import SupportSize, Targets, stream
 
 # rows, padding included, that one stack of evaluation episodes may hold
@@ -110,14 +110,23 @@ class RowSource:
 
     def sample(self, count: int, generator: torch.Generator) -> Episode:
         """See `Source.sample`; distinct tasks as long as there are enough."""
-        if count <= self.n_tasks:
-            chosen = distinct(np.array([self.n_tasks]), np.array([count]), generator)[0]
+        return next(self.samples(count, [generator]))
+
+    def samples(self, count: int, generators: Sequence[torch.Generator]) -> Iterator[Episode]:
+        """What `sample` gives for each generator, drawn together, which takes far less time for each."""
+        streams, n_tasks = Streams(generators), self.n_tasks
+        if count <= n_tasks:
+            every = np.full(len(generators), n_tasks)
+            chosen = distinct(every, np.full(len(generators), count), streams).ravel()
         else:
-            chosen = torch.randint(self.n_tasks, (count,), generator=generator).numpy()
-        episode = self._episode(chosen, generator, self.n_query)
+            chosen = streams.repeated(count).integers(0, n_tasks - 1)
+        episodes = self._episodes(chosen, streams.repeated(count), self.n_query)
         if not self.own_classes:
-            return episode
-        return renumbered(episode, torch.rand(count, self.targets.n_outputs, generator=generator).argsort(1))
+            yield from episodes
+            return
+        for episode, generator in zip(episodes, generators, strict=True):
+            order = torch.rand(count, self.targets.n_outputs, generator=generator).argsort(1)
+            yield renumbered(episode, order)
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """See `Source.fixed`: `draws` supports of each task, all its other rows are query."""
@@ -127,8 +136,8 @@ class RowSource:
         once = self.support.choice.how == "order" and self.support.low == self.support.high
         for draw in range(1 if once else self.draws):
             for number, tasks in enumerate(_stacks(order, rows)):
-                episode = self._episode(tasks, stream(seed, draw, number), None)
-                yield [self.ids[task] for task in tasks], episode
+                streams = Streams([stream(seed, draw, number)]).repeated(len(tasks))
+                yield [self.ids[task] for task in tasks], next(self._episodes(tasks, streams, None))
 
     def whole(self) -> Batch:
         """All rows of every task, stacked and padded; of huge tasks a part, drawn once, in the same order."""
@@ -139,31 +148,31 @@ class RowSource:
         if long.any():
             part = np.full(int(long.sum()), longest)
             place[long] = np.sort(distinct(counts[long], part, stream(0)), axis=1)
-        return self._rows(self.starts[:-1, None] + place, np.minimum(counts, longest))
+        return next(self._batches(self.starts[:-1, None] + place, np.minimum(counts, longest), [slice(None)]))
 
-    def _episode(self, tasks: Indices, generator: torch.Generator, n_query: int | None) -> Episode:
+    def _episodes(self, tasks: Indices, streams: Streams, n_query: int | None) -> Iterator[Episode]:
+        """An episode of the tasks of each generator."""
         starts, rows = self.starts[tasks], self.starts[tasks + 1] - self.starts[tasks]
-        size = torch.randint(
-            self.support.low, self.support.high + 1, (len(tasks),), generator=generator
-        ).numpy()
-        drawn = self._draw_support(tasks, size, generator)
+        size = streams.integers(self.support.low, self.support.high)
+        drawn = self._draw_support(tasks, size, streams)
         left = rows - drawn.hole
         if n_query is None:
             count = left
             ranks = np.broadcast_to(np.arange(int(left.max())), (len(tasks), int(left.max())))
         else:
             count = np.minimum(left, n_query)
-            ranks = distinct(left, count, generator)
+            ranks = distinct(left, count, streams)
         if drawn.begin is None:
             query = outside(ranks, drawn.inside, drawn.counts)
         else:
             query = ranks + np.where(ranks >= drawn.begin[:, None], drawn.hole[:, None], 0)
-        return Episode(
-            self._rows(self._place(starts[:, None] + drawn.inside), drawn.counts),
-            self._rows(self._place(starts[:, None] + query), count),
+        batches = (
+            self._batches(self._place(starts[:, None] + inside), counts, streams.parts)
+            for inside, counts in ((drawn.inside, drawn.counts), (query, count))
         )
+        yield from map(Episode, *batches)
 
-    def _draw_support(self, tasks: Indices, size: Indices, generator: torch.Generator) -> _Drawn:
+    def _draw_support(self, tasks: Indices, size: Indices, streams: Streams) -> _Drawn:
         starts, rows = self.starts[tasks], self.starts[tasks + 1] - self.starts[tasks]
         how = self.support.choice.how
         if how == "order":
@@ -173,22 +182,22 @@ class RowSource:
         if how == "block":
             assert self.blocks is not None
             first, stop = self._first_block[tasks], self._first_block[tasks + 1]
-            share = torch.rand(len(tasks), generator=generator, dtype=torch.float64).numpy()
+            share = streams.uniform(1)[:, 0]
             block = first + (share * (stop - first)).astype(np.int64)
             begin, length = self.blocks[block] - starts, self.blocks[block + 1] - self.blocks[block]
             if self.support.per_class:
-                inside, counts = self._by_class(block, size, None, generator)
+                inside, counts = self._by_class(block, size, None, streams)
                 return _Drawn(inside - starts[:, None], counts, begin, length)
             counts = np.minimum(size, length)
-            return _Drawn(begin[:, None] + distinct(length, counts, generator), counts, begin, length)
+            return _Drawn(begin[:, None] + distinct(length, counts, streams), counts, begin, length)
         if self.support.per_class:
-            inside, counts = self._by_class(tasks, size, rows, generator)
+            inside, counts = self._by_class(tasks, size, rows, streams)
             return _Drawn(inside - starts[:, None], counts, None, counts)
         counts = np.minimum(size, rows - 1)
-        return _Drawn(distinct(rows, counts, generator), counts, None, counts)
+        return _Drawn(distinct(rows, counts, streams), counts, None, counts)
 
     def _by_class(
-        self, units: Indices, shots: Indices, rows: Indices | None, generator: torch.Generator
+        self, units: Indices, shots: Indices, rows: Indices | None, streams: Streams
     ) -> tuple[Indices, Indices]:
         """Places, in the order of `_cells`, of `shots` rows of each class of a task or block, and how many.
 
@@ -206,11 +215,11 @@ class RowSource:
         full = np.zeros(0, dtype=np.int64) if rows is None else np.flatnonzero(counts >= rows)
         if len(full):
             # single rows of every class: one class, any of them, gives its row to the query
-            share = torch.rand(len(full), generator=generator, dtype=torch.float64).numpy()
+            share = streams.of(full).uniform(1)[:, 0]
             offset = np.cumsum(n_cells) - n_cells
             shot[offset[full] + (share * n_cells[full]).astype(np.int64)] = 0
             counts[full] -= 1
-        drawn = cells.starts[cell][:, None] + distinct(size, shot, generator)
+        drawn = cells.starts[cell][:, None] + distinct(size, shot, streams.repeated(n_cells))
         return pack(drawn[np.arange(drawn.shape[1]) < shot[:, None]], counts), counts
 
     @cached_property
@@ -238,14 +247,26 @@ class RowSource:
         index = np.clip(index, 0, len(self.y) - 1)
         return self._cells.rows[index].astype(np.int64) if self.support.per_class else index
 
-    def _rows(self, index: Indices, counts: Indices) -> Batch:
-        width = index.shape[1]
-        rows = torch.from_numpy(np.minimum(index, len(self.y) - 1))
-        x, y = self.x[rows], self.y[rows]
-        if len(counts) == 0 or counts.min() == width:
-            return Batch(x, y)
-        kept = torch.from_numpy(np.arange(width) < counts[:, None])
-        return Batch(_masked(x, kept), _masked(y, kept), kept.to(x.dtype))
+    def _batches(self, index: Indices, counts: Indices, parts: Sequence[slice]) -> Iterator[Batch]:
+        """The rows of the tasks of each part, as wide as these tasks need."""
+        rows = torch.from_numpy(np.minimum(index, len(self.y) - 1)).flatten()
+        # several times as fast as x[index]
+        every_x, every_y = (
+            values.index_select(0, rows).reshape(*index.shape, *values.shape[1:])
+            for values in (self.x, self.y)
+        )
+        if len(counts) == 0 or counts.min() == index.shape[1]:
+            yield from (Batch(every_x[part], every_y[part]) for part in parts)
+            return
+        for part in parts:
+            own = counts[part]
+            width = int(own.max(initial=0))
+            x, y = (values[part, :width].contiguous() for values in (every_x, every_y))
+            if own.min(initial=width) == width:
+                yield Batch(x, y)
+            else:
+                kept = torch.from_numpy(np.arange(width) < own[:, None])
+                yield Batch(_masked(x, kept), _masked(y, kept), kept.to(x.dtype))
 
 
 def renumbered(episode: Episode, order: Tensor) -> Episode:

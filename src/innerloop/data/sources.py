@@ -6,6 +6,7 @@ and `fixed` for evaluation (equal for equal seeds, so that all methods are score
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..episodes import Batch, Episode, map_tensors, stack, tensors
 from ..errors import DataError
-from .draws import distinct
+from .draws import Streams, distinct
 from .rows import ROWS_AT_ONCE, RowSource
 from .support import SupportChoice, SupportSize, Targets, stream
 
@@ -106,8 +107,13 @@ class ClassSource:
 
     def sample(self, count: int, generator: torch.Generator) -> Episode:
         """See `Source.sample`."""
-        shots = int(torch.randint(self.support.low, self.support.high + 1, (1,), generator=generator))
-        return self._episode(count, max(shots, 1), generator)
+        return next(self.samples(count, [generator]))
+
+    def samples(self, count: int, generators: Sequence[torch.Generator]) -> Iterator[Episode]:
+        """What `sample` gives for each generator; drawn together where they have equally many shots."""
+        shots = Streams(generators).integers(self.support.low, self.support.high).clip(1).tolist()
+        for own, group in itertools.groupby(zip(shots, generators, strict=True), key=lambda pair: pair[0]):
+            yield from self._episodes(count, own, Streams([generator for _, generator in group]))
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """See `Source.fixed`: each episode is a task of its own."""
@@ -117,22 +123,24 @@ class ClassSource:
             names = [f"episode {number}" for number in range(start, min(start + size, self.episodes))]
             yield names, self.sample(len(names), generator)
 
-    def _episode(self, count: int, shots: int, generator: torch.Generator) -> Episode:
-        every = np.full(count, len(self.index))
-        classes = distinct(every, np.full(count, self.n_way), generator)
+    def _episodes(self, count: int, shots: int, streams: Streams) -> Iterator[Episode]:
+        streams = streams.repeated(count)
+        every = np.full(len(streams.owner), len(self.index))
+        classes = distinct(every, np.full(len(every), self.n_way), streams)
         if self.query_index is None:
-            rows = self._rows(self.index, classes, shots + self.n_query, generator)
+            rows = self._rows(self.index, classes, shots + self.n_query, streams)
             support, query = rows[:, :, :shots], rows[:, :, shots:]
         else:
-            support = self._rows(self.index, classes, shots, generator)
-            query = self._rows(self.query_index, classes, self.n_query, generator)
-        return Episode(self._batch(support), self._batch(query))
+            support = self._rows(self.index, classes, shots, streams)
+            query = self._rows(self.query_index, classes, self.n_query, streams)
+        for part in streams.parts:
+            yield Episode(self._batch(support[part]), self._batch(query[part]))
 
-    def _rows(self, index: np.ndarray, classes: np.ndarray, count: int, generator: torch.Generator) -> Tensor:
+    def _rows(self, index: np.ndarray, classes: np.ndarray, count: int, streams: Streams) -> Tensor:
         """`count` different rows of each class, `(T, W, count)`."""
         flat = classes.ravel()
         size = (index[flat] >= 0).sum(1)
-        place = distinct(size, np.full(len(flat), count), generator)
+        place = distinct(size, np.full(len(flat), count), streams.repeated(self.n_way))
         return torch.from_numpy(index[flat[:, None], place].reshape(*classes.shape, count))
 
     def _batch(self, rows: Tensor) -> Batch:
