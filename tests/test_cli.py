@@ -12,6 +12,7 @@ from torch import nn
 import innerloop
 import innerloop.datasets
 from innerloop.cli import VERBS, run
+from innerloop.models import Sine
 
 HEAD = {"schema_version", "command", "seed", "seconds", "settings"}
 ROW = {"method", "split", "n_support", "inner_steps", "metric", "mean", "ci95", "n_tasks", "headline"}
@@ -388,7 +389,8 @@ def test_missing_features_get_an_indicator_and_a_note(call, place, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "name", "layer"), [("maml", "relu", nn.ReLU), ("ridge", "silu", nn.SiLU)]
+    ("algorithm", "name", "layer"),
+    [("maml", "relu", nn.ReLU), ("ridge", "silu", nn.SiLU), ("fomaml", "sine", Sine)],
 )
 def test_the_network_has_the_activation_asked_for(algorithm, name, layer, ask, tmp_path):
     options = ["--algorithm", algorithm, "--activation", name, "--hidden", "4,4", "--steps", "0"]

@@ -15,6 +15,22 @@ from .errors import UsageError
 
 P = ParamSpec("P")
 
+
+class Sine(nn.Module):
+    """The sine of each number, for what repeats.
+
+    Sitzmann et al., 2020, *Implicit Neural Representations with Periodic Activation Functions*.
+
+    Example:
+        >>> Sine()(torch.tensor([0.0, torch.pi / 2])).tolist()
+        [0.0, 1.0]
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return x.sin()
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {}
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -22,6 +38,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "gelu": nn.GELU,
     "sigmoid": nn.Sigmoid,
+    "sine": Sine,
 }
 
 
@@ -88,7 +105,8 @@ def mlp(
         n_in: features `F`.
         hidden: width of each hidden layer; empty for a linear model.
         n_out: outputs; `None` ends with the last hidden layer: features for a head.
-        activation: `tanh` (smooth, so inner steps behave), `relu`, `silu`, `gelu`, `sigmoid`.
+        activation: `tanh` (smooth, so inner steps behave), `relu`, `silu`, `gelu`, `sigmoid`, `sine` (for what
+            repeats).
         output: an activation on the output, `None` for plain values or logits.
         dropout: share of hidden units set to 0 in training.
 

@@ -74,7 +74,7 @@ def compare(
     model: Annotated[str | None, C, Parameter(help="Network of every net: mlp or conv4.")] = None,
     hidden: Annotated[str | None, C, Parameter(help="Its hidden widths (mlp): 40,40.")] = None,
     activation: Annotated[
-        str | None, C, Parameter(help="Of its hidden units (mlp): tanh, relu, silu, gelu or sigmoid.")
+        str | None, C, Parameter(help="Of its hidden units (mlp): tanh, relu, silu, gelu, sigmoid or sine.")
     ] = None,
     width: Annotated[int | None, C, Parameter(help="Its channels (conv4).")] = None,
     steps: Annotated[int | None, T, Parameter(help="Meta-updates of every training.")] = None,

@@ -72,7 +72,7 @@ def refine(
     skip_bad: SkipBad = False,
     architecture: Annotated[str | None, M, Parameter(help="Of a state dict: mlp or conv4.")] = None,
     activation: Annotated[
-        str | None, M, Parameter(help="Of an mlp: tanh, relu, silu, gelu, sigmoid.")
+        str | None, M, Parameter(help="Of an mlp: tanh, relu, silu, gelu, sigmoid, sine.")
     ] = None,
     output_activation: Annotated[
         str | None, M, Parameter(help="On the outputs of an mlp, if there is one.")

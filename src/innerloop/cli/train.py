@@ -118,7 +118,7 @@ def train(
     model: Annotated[str | None, A, Parameter(help="mlp or conv4; by the data unless given.")] = None,
     hidden: Annotated[str | None, A, Parameter(help="Hidden widths of the mlp: 40,40.")] = None,
     activation: Annotated[
-        str | None, A, Parameter(help="Of the mlp's hidden units: tanh, relu, silu, gelu or sigmoid.")
+        str | None, A, Parameter(help="Of the mlp's hidden units: tanh, relu, silu, gelu, sigmoid or sine.")
     ] = None,
     width: Annotated[int | None, A, Parameter(help="Channels of the conv4.")] = None,
     scaling: Annotated[

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx
 
 from .calls import Band, Layout, banded, laid_out
+from .flushing import FLUSHING
 from .frames import in_frame
 from .kernels import C_TYPES, POINTWISE, PRELUDE
 from .lowering import Lowering
@@ -202,7 +203,7 @@ def _assembled(
     fixed |= {buffer: f"p[{len(inputs) + place}]" for buffer, place in outputs.items()}
     bands = banded(low.calls)
     layout = laid_out(bands, low.sizes, fixed, low.sums, max(low.tasks, 1))
-    text = [PRELUDE, *low.functions.values()]
+    text = [PRELUDE, FLUSHING, *low.functions.values()]
     text += [f"static __attribute__((noinline)) void {name}{body}" for body, name in low.kernels.items()]
     text += [_band(number, band, layout, low.tasks) for number, band in enumerate(bands)]
     starts, sums = layout.sums
@@ -210,13 +211,13 @@ def _assembled(
         text.append(THREADS.format(tasks=low.tasks, own=layout.private, sums=sums, added=_added(low, starts)))
     count = len(inputs) + len(outputs)
     text.append(f"int run(char **p)\n{{\nchar *shared = p[{count}], *sums = shared + {layout.shared};")
-    text.append(f"char *own = sums + {sums};\nout_of_range = 0;")
+    text.append(f"char *own = sums + {sums};\nuint64_t before = flush();\nout_of_range = 0;")
     for number, band in enumerate(bands):
         given = "p, shared, sums, own"
         workers = f"(int64_t)p[{count + 1}]" if threads else "1"
         many = f"for_tasks(band{number}, {workers}, {given});"
         text.append(many if band.split else f"band{number}({given}, 0);")
-    text.append("return out_of_range;\n}\n")
+    text.append("restore(before);\nreturn out_of_range;\n}\n")
     arena, worker = layout.shared + sums, layout.private + sums
     sizes = (arena, worker) if threads else (arena + worker, 0)
     return Program("\n".join(text), shapes, *sizes, constants)
