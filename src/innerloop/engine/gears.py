@@ -20,7 +20,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from ..errors import UsageError
-from ..tracing import while_checking
+from ..tracing import checking, while_checking
 from .build import CannotBuild, built
 from .native import Program, lower
 from .nests import builder, flattened
@@ -129,7 +129,8 @@ class Fast(Generic[T]):
             found: T = build(run([leaf for leaf in leaves if isinstance(leaf, Tensor)]))
             return found
 
-        first = path(leaves)
+        with while_checking():
+            first = path(leaves)
         if not agree(plain, first) and not self._agree_somewhere(plain, first, path, leaves, structure):
             raise Untraceable(f"the {gear} graph gives another result than the function")
         self.report.gear, self.report.reason = gear, reason
@@ -157,7 +158,8 @@ class Fast(Generic[T]):
         for away in _ELSEWHERE:
             there = [_moved(leaf, away) for leaf in leaves]
             try:
-                plain, graph = value(there), path(there)
+                with while_checking():
+                    plain, graph = value(there), path(there)
                 found = differences(plain, value([_moved(leaf, None) for leaf in there]))
             except Exception:  # nobody said that the function is defined there
                 return False
@@ -240,8 +242,8 @@ def interpreted(graph: fx.GraphModule) -> Run:
 def native(program: Program, function: Callable[..., Any]) -> Run:
     """Call a compiled program."""
     most = torch.get_num_threads()
-    arena = torch.empty(program.arena + most * program.worker + 64, dtype=torch.uint8)
-    scratch = -(-arena.data_ptr() // 64) * 64
+    size = program.arena + most * program.worker + 64
+    kept: list[Tensor] = []
     count = len(program.outputs) + len(program.constants) + 2
     turn = threading.Lock()  # one arena for all callers
 
@@ -252,14 +254,16 @@ def native(program: Program, function: Callable[..., Any]) -> Run:
         places += [t.data_ptr() for t in program.constants]
         places += [t.data_ptr() for t in outs]
         threads = min(most, torch.get_num_threads())
-        pointers = (ctypes.c_void_p * (len(given) + count))(*places, scratch, threads)
         with turn:
-            out_of_range = function(pointers)
+            arena = kept[0] if kept else torch.empty(size, dtype=torch.uint8)
+            if not checking():  # the function that the graph is compared with needs the memory more
+                kept[:] = [arena]
+            scratch = -(-arena.data_ptr() // 64) * 64
+            out_of_range = function((ctypes.c_void_p * (len(given) + count))(*places, scratch, threads))
         if out_of_range:
             raise IndexError("an index is out of range: gear='eager' says where")
         return outs
 
-    run.__dict__["arena"] = arena  # lives as long as the function
     return run
 
 
