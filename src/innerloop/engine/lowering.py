@@ -87,7 +87,9 @@ class Lowering:
         if whole and isinstance(value, Read) and value.strides == contiguous(value.shape):
             return value
         if isinstance(value, Read) and turned(value):
-            return self.copied(value)
+            value = self.copied(value)
+            if value.strides == contiguous(value.shape):  # else it is repeated, and is there once
+                return value
         target = self.new(value.shape, value.dtype)
         self.store_into(target, value)
         return target

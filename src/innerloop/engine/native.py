@@ -27,12 +27,13 @@ from .kernels import C_TYPES, POINTWISE, PRELUDE
 from .lowering import Lowering
 from .operators import REDUCED, SPECIAL, VIEWS, view
 from .pools import POOLS
+from .solving import SOLVING
 from .spatial import SPATIAL
 from .values import REINDEXING, Apply, Read, Unsupported, Value, expand, reads
 from .workers import THREADS
 
 _aten = torch.ops.aten
-_RULES = SPECIAL | SPATIAL | POOLS
+_RULES = SPECIAL | SPATIAL | POOLS | SOLVING
 # an expression with more reads than this is stored, so that a loop keeps within the registers
 _MOST_READS = 12
 # a step that writes more bytes than this leaves the cache, and runs task by task

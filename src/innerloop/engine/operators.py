@@ -184,9 +184,11 @@ def _arange(low: Lowering, node: fx.Node, *args: Any, **kwargs: Any) -> Value:
     numbers = [arg for arg in args if isinstance(arg, (int, float))]
     start = numbers[0] if len(numbers) > 1 else 0
     step = numbers[2] if len(numbers) > 2 else 1
-    if fake.dtype != torch.int64:
+    if fake.dtype not in (torch.int64, torch.int32, torch.uint8):
         raise Unsupported(f"arange of {fake.dtype}")
-    return Read(None, tuple(fake.shape), (int(step),), int(start), fake.dtype)
+    # bytes are compared, as in an identity matrix; a result of theirs would be a type that C has not
+    dtype = torch.int64 if fake.dtype == torch.uint8 else fake.dtype
+    return Read(None, tuple(fake.shape), (int(step),), int(start), dtype)
 
 
 def _gather(low: Lowering, node: fx.Node, x: Value, axis: int, index: Value, **_: Any) -> Value:
@@ -250,6 +252,10 @@ def _slice_scatter(low: Lowering, node: fx.Node, x: Value, source: Value, *where
 
 def _select_scatter(low: Lowering, node: fx.Node, x: Value, source: Value, *where: Any, **kw: Any) -> Value:
     return _written(low, x, source, _aten.select.int, where, kw)
+
+
+def _diagonal_scatter(low: Lowering, node: fx.Node, x: Value, source: Value, *where: Any, **kw: Any) -> Value:
+    return _written(low, x, source, _aten.diagonal.default, where, kw)
 
 
 def _written(
@@ -333,6 +339,7 @@ SPECIAL: dict[Any, Callable[..., Any]] = {
     _aten.cat.default: _cat,
     _aten.slice_scatter.default: _slice_scatter,
     _aten.select_scatter.default: _select_scatter,
+    _aten.diagonal_scatter.default: _diagonal_scatter,
     _aten.constant_pad_nd.default: _pad,
     **dict.fromkeys(_CONSTANTS, _full),
 }
