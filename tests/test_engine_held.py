@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from compiler import compiles
 from innerloop.engine import fast
+from innerloop.memory import _Alive
 
 pytestmark = compiles
 
@@ -59,6 +60,28 @@ def test_numbers_without_all_their_digits_are_0_in_a_graph_and_nowhere_else(dtyp
         assert (product(small, small / small) == small).all()
         assert (product(small, small / small / 4) == 0).all()
         assert (small * 0.25 > 0).all()
+    whole = small / 4  # functions that make a large number of a small one are given 0
+    found = compiled(lambda x: [x.log(), x**0.3], torch.ones_like(small))(whole)
+    assert (found[0] == -torch.inf).all()
+    assert (found[1] == 0).all()
+
+
+def test_a_thread_is_set_back_after_an_index_that_is_out_of_range():
+    picked = compiled(F.cross_entropy, torch.randn(3, 5), torch.tensor([0, 1, 2]))
+    with pytest.raises(IndexError):
+        picked(torch.randn(3, 5), torch.tensor([0, 1, 9]))
+    assert torch.tensor(1e-39) * 0.5 > 0
+
+
+def test_scratch_memory_is_kept_between_calls_but_not_while_the_function_it_is_compared_with_runs():
+    x = torch.randn(256, 256)
+    step = fast(lambda x: ((x @ x).tanh() @ x).tanh() @ x, gear="compiled")
+    with _Alive([x]) as alive:
+        first = step(x)
+        after_first = alive.now
+        second = step(x)
+    assert torch.equal(first, second)
+    assert alive.now > after_first + 2 * x.nbytes  # the second result, and the scratch memory
 
 
 def slope(w: Tensor, x: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from .data.sources import ClassSource, RowSource, Source, stream
 from .engine import GEARS, Fast, Report
-from .episodes import Episode, bucketed, select, tensors, to
+from .episodes import Episode, bucketed, select, to
 from .errors import DivergedError, UsageError
 from .evaluation import mean_loss
 from .functional import Params
@@ -33,8 +32,9 @@ ENGINES = (*GEARS, "loop")
 _EPISODES, _DROPOUT = 0, 1
 VALIDATION_SEED = 20_230_228
 _PATIENCE_NONFINITE = 20
-# steps whose episodes are drawn together: far cheaper for each, as long as they are small
-_MOST_AT_ONCE, _BYTES_AT_ONCE = 32, 2**22
+# steps whose episodes are drawn together: far cheaper for each, as long as they are small; a row takes some bytes more
+# while it is drawn than it has
+_MOST_AT_ONCE, _BYTES_AT_ONCE, _BYTES_A_ROW = 32, 2**22, 100
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -263,28 +263,27 @@ def _drawn(
 
     Built-in sources draw those of the next steps while a step runs, of several at once where they are small.
     """
-    together = source.samples if isinstance(source, (RowSource, ClassSource)) else None
+    known = source if isinstance(source, (RowSource, ClassSource)) else None
+    if type(source) not in (RowSource, ClassSource):  # it may have a `sample` of its own
+        known = None
 
     def draw(first: int, last: int) -> list[tuple[Episode, Tensor]]:
         streams = [stream(seed, _EPISODES, step) for step in range(first, last)]
-        episodes = (
-            map(partial(source.sample, count), streams) if together is None else together(count, streams)
-        )
+        episodes = known.samples(count, streams) if known else (source.sample(count, one) for one in streams)
         keys = [task_keys(count, stream(seed, _DROPOUT, step)) for step in range(first, last)]
         return [(to(drawn, place, dtype), key.to(place)) for drawn, key in zip(episodes, keys, strict=True)]
 
-    if together is None:
+    if known is None:
         for step in range(steps):
             yield from draw(step, step + 1)
         return
+    size = count * known.most_rows * (known.x[:1].nbytes + _BYTES_A_ROW)
+    several = max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // max(size, 1)))
     with ThreadPoolExecutor(1, "episodes") as pool:
-        last = min(1, steps)
-        following = pool.submit(draw, 0, last) if steps else None
+        begun = (pool.submit(draw, first, min(first + several, steps)) for first in range(0, steps, several))
+        following = next(begun, None)
         while following is not None:
-            drawn = following.result()
-            size = sum(t.nbytes for t in tensors(drawn[0][0]))
-            first, last = last, min(last + max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // max(size, 1))), steps)
-            following = pool.submit(draw, first, last) if first < last else None
+            drawn, following = following.result(), next(begun, None)
             yield from drawn
 
 

@@ -31,8 +31,11 @@ class Streams:
         """See the class."""
         self.generators = generators
         self.owner = np.arange(len(generators)) if owner is None else owner
-        ends = np.searchsorted(self.owner, np.arange(len(generators) + 1)).tolist()
-        self.parts = [slice(*pair) for pair in itertools.pairwise(ends)]
+        if len(generators) == 1:
+            self.parts = [slice(0, len(self.owner))]
+        else:
+            ends = np.searchsorted(self.owner, np.arange(len(generators) + 1)).tolist()
+            self.parts = [slice(*pair) for pair in itertools.pairwise(ends)]
 
     def repeated(self, counts: Indices | int) -> Streams:
         """So many rows in place of each."""
@@ -48,7 +51,7 @@ class Streams:
 
     def uniform(self, width: Indices | int) -> NDArray[np.float64]:
         """`(N, width)` numbers from 0 to 1; where widths `(G,)` differ, infinity fills the rows up."""
-        widths = np.broadcast_to(width, len(self.parts)).tolist()
+        widths = [width] * len(self.parts) if isinstance(width, int) else width.tolist()
         out = np.full((len(self.owner), max(widths)), np.inf)
         for generator, part, own in zip(self.generators, self.parts, widths, strict=True):
             if part.stop > part.start and own:
@@ -89,10 +92,13 @@ def distinct(sizes: Indices, counts: Indices, streams: Streams | torch.Generator
     own = widths[streams.owner]
     # shuffling a range takes its length, rejecting repeats takes what is drawn: the cheaper of the two
     short = sizes <= 4 * own
-    for width in np.unique(widths[widths > 0]).tolist():
+    for width in sorted(set(widths.tolist()) - {0}):
         for which, draw in ((short, _shuffled), (~short, _first_distinct)):
             rows = which & (own == width)
-            if rows.any():
+            if rows.all():
+                found = draw(sizes, width, streams)
+                out[:, : found.shape[1]] = found
+            elif rows.any():
                 found = draw(sizes[rows], width, streams.of(rows))
                 out[rows, : found.shape[1]] = found
     return out
@@ -110,15 +116,16 @@ def _first_distinct(sizes: Indices, width: int, streams: Streams) -> Indices:
     out = np.empty((len(sizes), width), dtype=np.int64)
     left, drawn = np.arange(len(sizes)), np.empty((len(sizes), 0), dtype=np.int64)
     while len(left):
-        more = streams.of(left).uniform(width + width // 2 + 4)
+        own = streams if len(left) == len(sizes) else streams.of(left)
+        more = own.uniform(width + width // 2 + 4)
         drawn = np.concatenate([drawn, (more * sizes[left, None]).astype(np.int64)], axis=1)
         order = np.argsort(drawn, axis=1, kind="stable")
         ranked = np.take_along_axis(drawn, order, 1)
         again = np.zeros(drawn.shape, dtype=bool)
         np.put_along_axis(again, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], 1)
         # a generator draws for all its rows once more where one of them has too few
-        owner, few = streams.owner[left], drawn.shape[1] - again.sum(1) < width
-        done = ~np.isin(owner, owner[few])
+        few = drawn.shape[1] - again.sum(1) < width
+        done = ~np.isin(own.owner, own.owner[few]) if few.any() else ~few
         kept = np.argsort(again[done], axis=1, kind="stable")[:, :width]
         out[left[done]] = np.take_along_axis(drawn[done], kept, 1)
         left, drawn = left[~done], drawn[~done]

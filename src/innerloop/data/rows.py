@@ -112,6 +112,13 @@ class RowSource:
         """See `Source.sample`; distinct tasks as long as there are enough."""
         return next(self.samples(count, [generator]))
 
+    @property
+    def most_rows(self) -> int:
+        """Rows of a training episode, padding included, at most."""
+        longest = int(np.diff(self.starts).max(initial=0))
+        support = self.support.high * (self.targets.n_outputs if self.support.per_class else 1)
+        return min(support, longest) + min(self.n_query, longest)
+
     def samples(self, count: int, generators: Sequence[torch.Generator]) -> Iterator[Episode]:
         """What `sample` gives for each generator, drawn together, which takes far less time for each."""
         streams, n_tasks = Streams(generators), self.n_tasks

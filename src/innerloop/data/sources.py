@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,7 +88,7 @@ class ClassSource:
         """Every class must give its shots and its queries."""
         if len(self.index) < self.n_way:
             raise DataError(f"n_way={self.n_way}, but this split has {len(self.index)} classes: lower n_way")
-        fewest = int((self.index >= 0).sum(1).min())
+        fewest = int(self._sizes[0].min())
         needed = self.support.high + (self.n_query if self.query_index is None else 0)
         if fewest < needed:
             raise DataError(
@@ -109,8 +110,13 @@ class ClassSource:
         """See `Source.sample`."""
         return next(self.samples(count, [generator]))
 
+    @property
+    def most_rows(self) -> int:
+        """Rows of an episode, at most."""
+        return self.n_way * (max(self.support.high, 1) + self.n_query)
+
     def samples(self, count: int, generators: Sequence[torch.Generator]) -> Iterator[Episode]:
-        """What `sample` gives for each generator; drawn together where they have equally many shots."""
+        """What `sample` gives for each generator; neighbours with equally many shots are drawn together."""
         shots = Streams(generators).integers(self.support.low, self.support.high).clip(1).tolist()
         for own, group in itertools.groupby(zip(shots, generators, strict=True), key=lambda pair: pair[0]):
             yield from self._episodes(count, own, Streams([generator for _, generator in group]))
@@ -139,9 +145,14 @@ class ClassSource:
     def _rows(self, index: np.ndarray, classes: np.ndarray, count: int, streams: Streams) -> Tensor:
         """`count` different rows of each class, `(T, W, count)`."""
         flat = classes.ravel()
-        size = (index[flat] >= 0).sum(1)
+        size = self._sizes[index is self.query_index][flat]
         place = distinct(size, np.full(len(flat), count), streams.repeated(self.n_way))
         return torch.from_numpy(index[flat[:, None], place].reshape(*classes.shape, count))
+
+    @cached_property
+    def _sizes(self) -> tuple[np.ndarray, ...]:
+        """Rows of each class, as `index` and as `query_index` have them."""
+        return tuple((index >= 0).sum(1) for index in (self.index, self.query_index) if index is not None)
 
     def _batch(self, rows: Tensor) -> Batch:
         label = torch.arange(self.n_way).reshape(1, -1, 1).expand(rows.shape)

@@ -1,7 +1,7 @@
 """C that takes numbers too small to have all their digits (below 1e-38 in float32) for 0, and undoes it afterwards.
 
 A processor takes tens of times as long for each of them, and training that fits its tasks well is full of them. The
-mode belongs to the thread; threads that are started meanwhile inherit it.
+mode belongs to the thread.
 """
 
 FLUSHING = """

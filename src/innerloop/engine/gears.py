@@ -1,7 +1,8 @@
 """Gears: the same function as it is, as one graph, or compiled; chosen by a rule before the first call.
 
-The result never depends on the gear beyond rounding: whatever a graph computes on the first arguments is compared with
-the plain function, and a graph that disagrees is not used.
+The result never depends on the gear beyond rounding, and numbers too small to have all their digits, which are 0 in
+C: whatever a graph computes on the first arguments is compared with the plain function, and a graph that disagrees is
+not used.
 """
 
 from __future__ import annotations

@@ -275,12 +275,13 @@ static inline T expm1_S(T x) { return expm1X(x); }
 static inline T sin_S(T x) { return sinX(x); }
 static inline T cos_S(T x) { return cosX(x); }
 static inline T erf_S(T x) { return erfX(x); }
-static inline T pow_S(T x, T y) { return powX(x, y); }
+static inline T pow_S(T x, T y) { return powX(fabsX(x) < tiny_S() ? 0 * x : x, y); }
 """
 
 # exp, log and tanh of single precision without branches, so that a loop over them becomes vector code; minimax
 # polynomials after range reduction (Moshier, 1989, Methods and Programs for Mathematical Functions), about 1 ulp
 _SINGLE = """
+static inline float tiny_f(void) { return 0x1p-126f; }
 static inline float bits_f(int32_t i) { float f; __builtin_memcpy(&f, &i, 4); return f; }
 static inline int32_t bits_i(float f) { int32_t i; __builtin_memcpy(&i, &f, 4); return i; }
 static inline float exp_f(float x) {
@@ -334,8 +335,9 @@ static inline float log_f(float x) {
 """
 
 _DOUBLE = """
+static inline double tiny_d(void) { return 0x1p-1022; }
 static inline double exp_d(double x) { return exp(x); }
-static inline double log_d(double x) { return log(x); }
+static inline double log_d(double x) { return log(fabs(x) < tiny_d() ? 0 : x); }
 static inline double tanh_d(double x) { return tanh(x); }
 """
 

@@ -11,6 +11,7 @@ typedef void band(char **, char *, char *, char *, int64_t);
 typedef struct {{ band *run; char **p, *shared, *sums, *own; int64_t first, end; pthread_t thread; int started; }} part;
 static void *work(void *given) {{
   part *w = given;
+  flush();
   for (int64_t t = w->first; t < w->end; ++t) w->run(w->p, w->shared, w->sums, w->own, t);
   return 0;
 }}
