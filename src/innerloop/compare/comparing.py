@@ -262,12 +262,15 @@ def _judged(
 ) -> dict[str, Any]:
     by_name = {m.name: m for m in methods}
 
+    found = {name: next(d for d in differences if (d.ours, d.theirs) == pair) for name, pair in pairs.items()}
+    # two questions, each about one pair that meta-validation tasks chose: other methods are not in their way
+    corrected = dict(zip(found, holm([each.p for each in found.values()]), strict=True))
+
     def question(name: str) -> Question | None:
-        if name not in pairs:
+        if name not in found:
             return None
-        ours, theirs = pairs[name]
-        found = next(d for d in differences if (d.ours, d.theirs) == (ours, theirs))
-        return Question(by_name[ours], by_name[theirs], found, plan.worthwhile)
+        ours, theirs = by_name[found[name].ours], by_name[found[name].theirs]
+        return Question(ours, theirs, found[name], plan.worthwhile, corrected[name])
 
     # what may be right for one table is what does not adapt to parts of it
     whole = [e for e in entries.values() if e.entrant.kind == "none"] or list(entries.values())

@@ -27,12 +27,14 @@ class Question:
         theirs: what it is held against, chosen there too.
         found: their paired difference.
         worthwhile: smallest gain worth having.
+        p: p value of the difference, corrected for there being two questions, however many methods ran.
     """
 
     ours: Method
     theirs: Method
     found: Difference
     worthwhile: float
+    p: float
 
     @property
     def answer(self) -> bool | None:
@@ -42,11 +44,11 @@ class Question:
             >>> from dataclasses import replace
             >>> method = Method("a", "a", "none", "baseline", (), {})
             >>> gain = Difference("a", "b", Estimate(-0.1, -0.2, 0), Estimate(0.2, 0.1, 0.3), 0.01, 0.01)
-            >>> Question(method, method, gain, 0.05).answer
+            >>> Question(method, method, gain, 0.05, 0.02).answer
             True
-            >>> Question(method, method, gain, 0.5).answer
+            >>> Question(method, method, gain, 0.5, 0.02).answer
             False
-            >>> Question(method, method, gain, 0.15).answer is None
+            >>> Question(method, method, gain, 0.15, 0.02).answer is None
             True
         """
         gain = self.found.gain
@@ -58,9 +60,9 @@ class Question:
 
     @property
     def real(self) -> bool:
-        """The gain is not 0: by its interval, and after correction for all differences that were looked at."""
+        """The gain is not 0: by its interval, and after correction for the number of questions."""
         gain = self.found.gain
-        return (gain.low > 0 or gain.high < 0) and self.found.p_holm < LEVEL
+        return (gain.low > 0 or gain.high < 0) and self.p < LEVEL
 
     def sentence(self, subject: str, opponent: str) -> str:
         """What the numbers allow to say.
@@ -86,7 +88,10 @@ class Question:
             return f"{_first(subject)} over {opponent}: real, {_about(gain)}, too small to matter ({size})."
         if self.real:
             return f"{_first(subject)} is worse than {opponent}: {size}."
-        return f"{_first(subject)} does not pay over {opponent}: no gain was found ({size})."
+        seen = (
+            "a gain is not clear, and would be too small to matter" if gain.low > 0 else "no gain was found"
+        )
+        return f"{_first(subject)} does not pay over {opponent}: {seen} ({size})."
 
 
 def verdict(
