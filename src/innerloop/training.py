@@ -263,9 +263,9 @@ def _drawn(
 
     Built-in sources draw those of the next steps while a step runs, of several at once where they are small.
     """
-    known = source if isinstance(source, (RowSource, ClassSource)) else None
-    if type(source) not in (RowSource, ClassSource):  # it may have a `sample` of its own
-        known = None
+    # not of a class made from these, which may have a `sample` of its own
+    exact = type(source) in (RowSource, ClassSource)
+    known = source if exact and isinstance(source, (RowSource, ClassSource)) else None
 
     def draw(first: int, last: int) -> list[tuple[Episode, Tensor]]:
         streams = [stream(seed, _EPISODES, step) for step in range(first, last)]
