@@ -1,12 +1,12 @@
 """A traced step as one C function: shapes are constants, a chain of pointwise operators is one loop.
 
 `lower` walks the graph once. A view is arithmetic on strides and costs nothing. A pointwise operator stays an
-expression until something needs its values; then the whole expression becomes one loop nest (`loops`). Sums, products
-of matrices, gathers and scatters (`operators`), linear systems (`solving`) and convolutions (`spatial`) are kernels of
-their own. Equal kernels are one C function, called from many places, so that five inner steps compile as quickly as one.
-What runs in which order, and where buffers are, is found at the end (`calls`): large steps run task by task, so that
-what a task computes stays in the cache. An operator without a rule raises `Unsupported`, and the step runs in another
-gear.
+expression until something needs its values; then the whole expression becomes one loop nest (`loops`). Sums,
+products of matrices, gathers and scatters (`operators`), linear systems (`solving`) and convolutions (`spatial`)
+are kernels of their own. Equal kernels are one C function, called from many places, so that five inner steps
+compile as quickly as one. What runs in which order, and where buffers are, is found at the end (`calls`): large
+steps run task by task, so that what a task computes stays in the cache. An operator without a rule raises
+`Unsupported`, and the step runs in another gear.
 """
 
 from __future__ import annotations
