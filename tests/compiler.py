@@ -7,7 +7,7 @@ from innerloop.engine.build import CannotBuild, built
 
 def compiler_works() -> bool:
     try:
-        built("int run(char **p) { return 0; }")
+        built("int run(char **p, long width, long calls) { return 0; }")
     except CannotBuild:
         return False
     return True

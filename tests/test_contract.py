@@ -12,9 +12,10 @@ from innerloop.adaptation import GradientLearner
 from innerloop.algorithms import ALGORITHMS, build
 from innerloop.checkpoint import load, save, save_adapted
 from innerloop.data.sources import FunctionSource, SupportSize, Targets
+from innerloop.drawing import task_keys
 from innerloop.episodes import Batch, Episode, join_rows, map_tensors, select, stack
 from innerloop.learner import Model
-from innerloop.training import meta_train, task_keys
+from innerloop.training import meta_train
 from oracles import (
     class_episode,
     difference_error,

@@ -18,7 +18,7 @@ LAYERS = (
     ("data", "tasks", "datasets", "augment", "models", "inner", "heads"),
     ("learner", "adaptation", "metagrad", "particles", "pertask"),
     ("algorithms",),
-    ("outer", "memory"),
+    ("outer", "memory", "drawing"),
     ("training", "evaluation", "checkpoint", "stored", "untrusted", "weights", "distributed", "learned"),
     ("baselines", "search", "refining", "estimators", "figures", "report", "assemble", "compare", "shown"),
     ("cli",),

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import innerloop as il
 from innerloop import algorithms as a
@@ -66,6 +68,48 @@ def test_long_loops_are_counted_from_short_ones(name, monkeypatch):
     found = needed(algorithm, 6, **options)
     monkeypatch.setattr("innerloop.memory._FEW", 10)
     assert found == needed(algorithm, 6, **options)
+
+
+@pytest.mark.parametrize("name", ["unrolled", "first order", "implicit", "multi-step"])
+def test_what_is_large_is_counted_by_its_shapes(name, monkeypatch):
+    algorithm, options = LEARNERS[name]
+    learner = getattr(a, algorithm)(module(), loss="cross_entropy", inner_steps=2, **options)
+    meta, episode = learner.init(), select(images(), slice(0, 1))
+    found = needed_bytes(learner, meta, episode)
+    monkeypatch.setattr("innerloop.memory._LARGE", 0)
+    with Computed() as computed:
+        assert found == needed_bytes(learner, meta, episode)
+    assert computed.bytes < found / 10
+
+
+class Computed(TorchDispatchMode):
+    """Bytes that operators write."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for leaf in filter(torch.is_tensor, pytree.tree_leaves(found)):
+            shape_alone = isinstance(leaf, FakeTensor) or leaf.device.type == "meta"
+            if not shape_alone:
+                self.bytes += leaf.nbytes
+        return found
+
+
+def test_a_large_network_that_decides_by_values_is_counted_as_it_runs(monkeypatch):
+    class Deciding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.linear(x) if self.linear.weight.detach().abs().sum() > 0 else self.linear(2 * x)
+
+    learner = il.maml(Deciding(), loss="mse", inner_steps=1, mapping="loop")
+    rows = Batch(torch.ones(1, 3, 4), torch.ones(1, 3, 2))
+    found = needed_bytes(learner, learner.init(), Episode(rows, rows))
+    monkeypatch.setattr("innerloop.memory._LARGE", 0)
+    assert found == needed_bytes(learner, learner.init(), Episode(rows, rows)) > 0
 
 
 def test_a_checkpointed_step_keeps_its_weights_and_the_state_of_its_rule():

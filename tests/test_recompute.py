@@ -11,6 +11,7 @@ from cases import net
 from innerloop import algorithms as a
 from innerloop.adaptation import GradientLearner
 from innerloop.algorithms import gradient_learner
+from innerloop.drawing import task_keys
 from innerloop.engine import fast
 from innerloop.episodes import Batch, Episode, stack
 from innerloop.errors import UsageError
@@ -18,7 +19,6 @@ from innerloop.inner import proximal, sgd
 from innerloop.metagrad import annealed, checkpointed, multi_step, unrolled
 from innerloop.outer import Outer, meta_update, numbers_of
 from innerloop.recompute import recomputed
-from innerloop.training import task_keys
 from oracles import class_episode, doubled, largest_error, random_direction, regression_episode
 
 

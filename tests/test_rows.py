@@ -8,11 +8,11 @@ import innerloop as il
 from innerloop import algorithms as a
 from innerloop.cli import run as command
 from innerloop.data.support import SupportSize, Targets
+from innerloop.drawing import task_keys
 from innerloop.episodes import Batch, Episode, select, stack
 from innerloop.evaluation import evaluate, mean_loss, query_dependence
 from innerloop.functional import Network
 from innerloop.learner import Model, predict_tasks
-from innerloop.training import task_keys
 from oracles import class_episode, doubled, largest_error, within
 
 

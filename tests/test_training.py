@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 import innerloop as il
+from compiler import compiles
 from innerloop.errors import DivergedError, UsageError
+from innerloop.metagrad import annealed, unrolled
 from innerloop.training import resolve_device
 
 
@@ -47,15 +49,57 @@ def test_same_seed_same_bits_other_seed_other_run():
     assert not same(first.model.meta, other.model.meta)
 
 
+def one_update_at_a_time(monkeypatch):
+    monkeypatch.setattr("innerloop.drawing._MOST_AT_ONCE", 1)
+    monkeypatch.setattr("innerloop.training._SECONDS_TOGETHER", 0)
+
+
 @pytest.mark.parametrize("steps", [0, 1, 2, 7, 40])
-def test_drawing_the_episodes_of_many_steps_together_changes_nothing(steps, monkeypatch):
+def test_drawing_and_making_many_updates_together_changes_nothing(steps, monkeypatch):
     learner, tasks = learner_of(il.models.mlp(1, [4], 1, dropout=0.5)), tasks_of_lines()
     together = train(learner, tasks, steps=steps, meta_batch_size=3, engine="eager")
-    monkeypatch.setattr("innerloop.training._MOST_AT_ONCE", 1)
+    one_update_at_a_time(monkeypatch)
     alone = train(learner, tasks, steps=steps, meta_batch_size=3, engine="eager")
     assert len(alone.log) == steps
     assert together.log == alone.log
     assert same(together.model.meta, alone.model.meta)
+
+
+@compiles
+@pytest.mark.parametrize("gear", ["eager", "compiled"])
+def test_nor_does_it_where_the_update_changes_on_the_way(gear, monkeypatch):
+    # another meta-gradient from 5 on, validation at multiples of 7, two sizes of tasks, a loss that overflows, dropout
+    rows = np.random.default_rng(0)
+    counts = [6 + task % 2 for task in range(12)]
+    x = rows.normal(size=sum(counts))
+    frame = pd.DataFrame({"task": np.repeat(np.arange(12), counts), "x": x, "y": 2 * x})
+    frame.loc[frame.task == 0, "y"] += [50, 0, 0, 0, 0, 0]
+    parts = {"train": [0, *range(5, 12)], "valid": [1, 2], "test": [3, 4]}
+    tasks = il.tasks.table(frame, task="task", target="y", n_support=3, split=parts)
+
+    def limited(prediction, target):
+        far = torch.where(target.abs() > 5, torch.inf, 1.0)
+        return ((prediction - target).square() * far).mean(-1)
+
+    learner = il.maml(il.models.mlp(1, [4], 1, dropout=0.3), loss=limited, inner_steps=2)
+    learner = replace(learner, metagrad=annealed(unrolled(), 5))
+
+    def run():
+        return il.meta_train(
+            learner, tasks.train, valid=tasks.valid, steps=23, meta_batch_size=3, validate_every=7,
+            engine=gear, device="cpu",
+        )  # fmt: skip
+
+    together = run()
+    one_update_at_a_time(monkeypatch)
+    alone = run()
+    assert together.skipped == alone.skipped > 0
+    assert [list(map(repr, entry.items())) for entry in together.log] == [
+        list(map(repr, entry.items())) for entry in alone.log
+    ]
+    assert together.best_step == alone.best_step
+    assert same(together.model.meta, alone.model.meta)
+    assert together.engine.gear == gear
 
 
 def test_dropout_follows_the_seed_too():
@@ -161,8 +205,9 @@ def test_a_task_that_is_not_finite_is_left_out_and_counted():
 
 def test_the_others_of_the_step_count_as_if_it_had_not_been_there():
     from innerloop.data.support import stream
+    from innerloop.drawing import task_keys
     from innerloop.episodes import select
-    from innerloop.training import Engine, _OuterLoop, task_keys
+    from innerloop.training import Engine, _OuterLoop
 
     tasks, learner = tasks_of_lines(), learner_of()
     key = task_keys(5, stream(0, 1))

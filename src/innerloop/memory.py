@@ -10,19 +10,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .adaptation import GradientLearner
-from .episodes import Episode, select, tensors
+from .episodes import Episode, map_tensors, select, tensors
 from .errors import UsageError
 from .functional import Params
 from .learner import Learner, Step
 from .pertask import PerTask
+from .tracing import while_tracing
 
 _UNITS = {"": 1, "B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 # inner steps from which on each adds the same
 _FEW = 2
+# bytes of a task, parameters included, from which on nothing is computed to count them: it takes longer for small ones
+_LARGE = 2**20
 # an update after every change in the course of training
 _LATE = 10**9
 
@@ -103,6 +107,18 @@ def _phases(learner: Learner) -> Iterator[int]:
 
 
 def _peak(learner: Learner, meta: Params, episode: Episode, phase: int) -> int:
+    if sum(tensor.nbytes for tensor in (*meta.values(), *tensors(episode))) > _LARGE:
+        # what is going to be limited need not be allocated: shapes tell
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as fake, while_tracing():
+                shapes: Params = {name: fake.from_tensor(value) for name, value in meta.items()}
+                return _counted(learner, shapes, map_tensors(fake.from_tensor, episode), phase)
+        except Exception:  # a network that decides by values
+            pass
+    return _counted(learner, meta, episode, phase)
+
+
+def _counted(learner: Learner, meta: Params, episode: Episode, phase: int) -> int:
     key = torch.zeros(episode.n_tasks, dtype=torch.int64, device=episode.query.y.device)
     # not the first of its phase: checks that come with that are no part of the others
     with _Alive([*meta.values(), *tensors(episode), key]) as alive:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 _TRACING: ContextVar[bool] = ContextVar("tracing", default=False)
 _COMPILING: ContextVar[bool] = ContextVar("compiling", default=False)
 _CHECKING: ContextVar[bool] = ContextVar("checking", default=False)
+# bytes of a result from which on an operator is large
+_LARGE = 4 * 2**20
 
 
 @contextmanager
@@ -53,9 +60,32 @@ def while_checking() -> Iterator[None]:
     """Inside, a function runs once to be compared with its graph: memory matters, and speed does not."""
     token = _CHECKING.set(True)
     try:
-        yield
+        with _Trimming():  # type: ignore[no-untyped-call]
+            yield
     finally:
         _CHECKING.reset(token)
+        _trim()
+
+
+class _Trimming(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Gives what large operators have freed back to the system, and not to the next one that happens to fit into it."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Otherwise torch's compiler is imported, which takes seconds, to be told to leave this alone."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator."""
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, Tensor) and found.nbytes > _LARGE:
+            _trim()
+        return found
+
+
+def _trim() -> None:
+    with suppress(AttributeError, OSError, TypeError):  # the allocator of glibc alone keeps so much
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def checking() -> bool:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .data.sources import ClassSource, RowSource, Source, stream
+from .data.sources import RowSource, Source, stream
+from .drawing import EPISODES, Block, blocks_of
 from .engine import GEARS, Fast, Report
-from .episodes import Episode, bucketed, select, to
+from .episodes import Episode, select
 from .errors import DivergedError, UsageError
 from .evaluation import mean_loss
 from .functional import Params
@@ -28,13 +29,10 @@ from .threads import threads_for
 SCHEDULES = ("cosine", "constant")
 ENGINES = (*GEARS, "loop")
 
-# streams of one seed: training episodes and dropout; validation and evaluation have seeds of their own
-_EPISODES, _DROPOUT = 0, 1
 VALIDATION_SEED = 20_230_228
 _PATIENCE_NONFINITE = 20
-# steps whose episodes are drawn together: far cheaper for each, as long as they are small; a row takes some bytes more
-# while it is drawn than it has
-_MOST_AT_ONCE, _BYTES_AT_ONCE, _BYTES_A_ROW = 32, 2**22, 100
+# updates are made in one go for so long, so that the log and an interruption need not wait
+_SECONDS_TOGETHER = 0.1
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -235,15 +233,17 @@ def _descend(
     log: list[dict[str, Any]] = []
     best, best_step, best_loss = loop.state.meta, 0, math.inf
     rounded = loop.engine.gear not in ("eager", "loop")
-    for step, (episode, key) in enumerate(_drawn(source, meta_batch_size, seed, steps, place, loop.dtype)):
-        entry = {"step": step + 1, **loop.step(bucketed(episode) if rounded else episode, step, key)}
-        if valid is not None and ((step + 1) % every == 0 or step + 1 == steps):
+    cut = every if valid is not None else max(steps, 1)
+    blocks = blocks_of(source, meta_batch_size, seed, steps, cut, place, loop.dtype, rounded=rounded)
+    for entry in (entry for block in blocks for entry in loop.take(block)):
+        step = entry["step"]
+        if valid is not None and (step % every == 0 or step == steps):
             with products_in("float32"):
                 entry["valid_loss"] = mean_loss(
                     Model(loop.learner, loop.state.meta), valid, seed=VALIDATION_SEED
                 )
             if entry["valid_loss"] < best_loss:
-                best, best_step, best_loss = loop.state.meta, step + 1, entry["valid_loss"]
+                best, best_step, best_loss = loop.state.meta, step, entry["valid_loss"]
         log.append(entry)
         for callback in callbacks:
             callback(entry)
@@ -254,37 +254,6 @@ def _descend(
     if math.isinf(best_loss):
         best, best_step = loop.state.meta, steps
     return best, best_step, log
-
-
-def _drawn(
-    source: Source, count: int, seed: int, steps: int, place: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[Episode, Tensor]]:
-    """Episodes and dropout streams of each step.
-
-    Built-in sources draw those of the next steps while a step runs, of several at once where they are small.
-    """
-    # not of a class made from these, which may have a `sample` of its own
-    exact = type(source) in (RowSource, ClassSource)
-    known = source if exact and isinstance(source, (RowSource, ClassSource)) else None
-
-    def draw(first: int, last: int) -> list[tuple[Episode, Tensor]]:
-        streams = [stream(seed, _EPISODES, step) for step in range(first, last)]
-        episodes = known.samples(count, streams) if known else (source.sample(count, one) for one in streams)
-        keys = [task_keys(count, stream(seed, _DROPOUT, step)) for step in range(first, last)]
-        return [(to(drawn, place, dtype), key.to(place)) for drawn, key in zip(episodes, keys, strict=True)]
-
-    if known is None:
-        for step in range(steps):
-            yield from draw(step, step + 1)
-        return
-    size = count * known.most_rows * (known.x[:1].nbytes + _BYTES_A_ROW)
-    several = max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // max(size, 1)))
-    with ThreadPoolExecutor(1, "episodes") as pool:
-        begun = (pool.submit(draw, first, min(first + several, steps)) for first in range(0, steps, several))
-        following = next(begun, None)
-        while following is not None:
-            drawn, following = following.result(), next(begun, None)
-            yield from drawn
 
 
 class _OuterLoop:
@@ -308,19 +277,56 @@ class _OuterLoop:
         self.skipped = self.failed = 0
         self.chunk: int | None = None
         self.update: Fast[tuple[Outer, Metrics]] | None = None
+        self.seconds = math.inf  # of an update, lately
 
     @property
     def report(self) -> Report:
         """Which gear was taken."""
         return self.update.report if self.update else Report()
 
+    def take(self, block: Block) -> Iterator[dict[str, Any]]:
+        """Make the updates of a block; what goes into the log, of updates that were made together at once."""
+        start, phases = 0, [self.learner.metagrad.phase(block.first + n) for n in range(len(block.key))]
+        while start < len(phases):
+            most = max(1, int(min(len(phases), _SECONDS_TOGETHER / self.seconds)))
+            alike = itertools.takewhile(phases[start].__eq__, phases[start : start + most])
+            part = block.part(start, start + len(list(alike)))
+            began = time.perf_counter()
+            entries = self._together(part, phases[start]) or self._one_by_one(part)
+            self.seconds = (time.perf_counter() - began) / len(entries)
+            start += len(entries)
+            yield from entries
+
+    def _one_by_one(self, block: Block) -> list[dict[str, Any]]:
+        return [self.step(one.episode, one.first, one.key) for one in map(block.at, range(len(block.key)))]
+
+    def _together(self, block: Block, phase: int) -> list[dict[str, Any]]:
+        """The updates of a block in one go; nothing where there is only one, or not all of it was finite."""
+        if self.update is None or len(block.key) == 1:
+            return []
+        steps = range(block.first, block.first + len(block.key))
+        numbers = torch.stack([numbers_of(step, self._rate(step), block.key.device) for step in steps])
+        state, metrics = self.update.scan(self.state, (numbers, block.episode, block.key), phase)
+        losses = metrics["losses"].tolist()
+        if not (all(map(math.isfinite, itertools.chain(*losses))) and metrics["finite"].all()):
+            return []
+        self.failed, self.state = 0, state
+        return [
+            {"step": step + 1, "loss": sum(own) / len(own), "meta_lr": self._rate(step)}
+            for step, own in zip(steps, losses, strict=True)
+        ]
+
+    def _rate(self, step: int) -> float:
+        """Adam's step size."""
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
     def step(self, episode: Episode, step: int, key: Tensor) -> dict[str, Any]:
         """One update; what goes into the log."""
         if self.update is None:
             self.update = self._planned(episode)
-        rate = self.lr
-        if self.schedule == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        rate = self._rate(step)
         if empty(episode.support):
             self.learner.adapt(self.state.meta, episode.support)  # raises where that cannot be
         phase = self.learner.metagrad.phase(step)
@@ -339,9 +345,9 @@ class _OuterLoop:
                 losses = metrics["losses"].tolist()
         if not (losses and metrics["finite"]):
             self._failed(step)
-            return {"loss": math.nan, "meta_lr": rate}
+            return {"step": step + 1, "loss": math.nan, "meta_lr": rate}
         self.failed, self.state = 0, state
-        return {"loss": sum(losses) / len(losses), "meta_lr": rate}
+        return {"step": step + 1, "loss": sum(losses) / len(losses), "meta_lr": rate}
 
     def _plain(self) -> Update:
         return meta_update(self.learner, clip=self.clip, chunk=self.chunk)
@@ -371,15 +377,10 @@ def _direct_fit(learner: Learner, meta: Params, source: Source) -> Params | None
     if isinstance(source, RowSource):
         rows = source.whole()
     else:
-        episode = source.sample(1000, stream(0, _EPISODES))
+        episode = source.sample(1000, stream(0, EPISODES))
         rows = episode.query
     fitted: Params | None = fit(meta, rows)
     return fitted
-
-
-def task_keys(count: int, generator: torch.Generator) -> Tensor:
-    """A dropout stream for each of `count` tasks, `(count,)` int64."""
-    return torch.randint(-(2**62), 2**62, (count,), generator=generator)
 
 
 def resolve_device(device: str) -> torch.device:

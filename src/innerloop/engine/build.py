@@ -33,7 +33,7 @@ def built(source: str) -> Callable[..., Any]:
     """The function `run` of some C source.
 
     Arguments:
-        source: C that defines `int run(char **p)`.
+        source: C that defines `int run(char **p, int64_t width, int64_t calls)`.
 
     Returns:
         The function; it lets other Python threads run meanwhile.
@@ -47,7 +47,8 @@ def built(source: str) -> Callable[..., Any]:
     if not path.is_file():
         _compile(compiler, source, path)
     run = ctypes.CDLL(str(path)).run
-    run.argtypes, run.restype = [ctypes.c_void_p], ctypes.c_int
+    run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    run.restype = ctypes.c_int
     return run
 
 

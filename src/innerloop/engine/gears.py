@@ -7,11 +7,8 @@ not used.
 
 from __future__ import annotations
 
-import ctypes
 import math
-import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -21,10 +18,11 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from ..errors import UsageError
-from ..tracing import checking, while_checking
+from ..tracing import while_checking
 from .build import CannotBuild, built
-from .native import Program, lower
+from .native import lower
 from .nests import builder, flattened
+from .running import Machine, Run, inductor, interpreted
 from .trace import Untraceable, graph_of
 from .values import Unsupported
 
@@ -48,7 +46,6 @@ _KINK, _ELSEWHERE = 0.3, (1e-3, 2e-3)
 
 _OPS = torch.ops.innerloop
 T = TypeVar("T")
-Run = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 @dataclass
@@ -74,6 +71,30 @@ class Report:
 
 
 @dataclass
+class _Path(Generic[T]):
+    """How calls of one shape are run: a graph, and the nest that its results are put into."""
+
+    run: Run
+    build: Callable[[Sequence[Tensor]], T]
+    # of a result that is a pair, the first half: its key, see `flattened`
+    first: Any = None
+
+    def __call__(self, leaves: Sequence[Any]) -> T:
+        """The function's result."""
+        return self.build(self.run(_tensors(leaves)))
+
+    def scan(self, carry: Any, rows: Any) -> T:
+        """See `Fast.scan`, for a carry that it `scans`."""
+        assert isinstance(self.run, Machine)
+        state, others = _tensors(pytree.tree_leaves(carry)), _tensors(pytree.tree_leaves(rows))
+        return self.build(self.run.scan([*state, *others], len(state), len(others[0])))
+
+    def scans(self, carry: Any) -> bool:
+        """Whether results begin with something like a carry, and a program passes it on."""
+        return isinstance(self.run, Machine) and self.first is not None and flattened(carry)[1] == self.first
+
+
+@dataclass
 class Fast(Generic[T]):
     """A function with gears; see `fast`."""
 
@@ -81,7 +102,7 @@ class Fast(Generic[T]):
     gear: str
     planned: int
     report: Report = field(default_factory=Report)
-    _paths: dict[Any, Callable[[Sequence[Any]], T] | None] = field(default_factory=dict, repr=False)
+    _paths: dict[Any, _Path[T] | None] = field(default_factory=dict, repr=False)
 
     def __call__(self, *args: Any) -> T:
         """The function's result."""
@@ -104,7 +125,58 @@ class Fast(Generic[T]):
         path = self._paths[key]
         return self.function(*args) if path is None else path(leaves)
 
-    def _path(self, args: Sequence[Any], leaves: list[Any]) -> tuple[Callable[[Sequence[Any]], T] | None, T]:
+    def scan(self, carry: Any, rows: Any, *constants: Any) -> Any:
+        """Calls in a row, each with what the one before it returned first.
+
+        `carry, out = function(carry, *row, *constants)` for every row, as `jax.lax.scan`. In C all calls are one.
+
+        Arguments:
+            carry: the first argument of the first call; the function returns a nest of the same kind.
+            rows: the further arguments, a tuple of nests of tensors with a leading axis of calls.
+            constants: arguments of every call after these.
+
+        Returns:
+            The last carry, and a nest of everything else with a leading axis of calls. The numbers are those of one
+            call after the other, to the bit.
+
+        Raises:
+            UsageError: there is no call to make, or the leading axes differ.
+
+        Example:
+            >>> def step(weight, x, rate):
+            ...     return weight - rate * 2 * x * (weight * x - 1), weight * x
+            >>> quick = fast(step, gear="traced")
+            >>> weight, seen = quick.scan(torch.zeros(()), (torch.tensor([1.0, 2.0, 1.0]),), 0.1)
+            >>> weight, seen
+            (tensor(0.5520), tensor([0.0000, 0.4000, 0.4400]))
+        """
+        sizes = {leaf.shape[:1] for leaf in _tensors(pytree.tree_leaves(rows))}
+        if len(sizes) != 1 or not all(sum(size) for size in sizes):
+            given = ", ".join(str(tuple(size)) for size in sizes)
+            raise UsageError(f"rows: give tensors with one leading axis of calls, not {given or 'none'}")
+        parts: list[Any] = []
+        out: Any
+        for call in range(sum(sizes.pop())):
+            args = (carry, *_at(call, rows), *constants)
+            path = self._known(args)
+            if path is not None and path.scans(carry):
+                carry, out = path.scan(carry, _at(slice(call, None), rows))  # type: ignore[misc]
+                parts.append(out)
+                break
+            carry, out = self(*args)  # type: ignore[misc]
+            parts.append(_at(None, out))
+        return carry, pytree.tree_map(_joined, *parts)
+
+    def _known(self, args: Sequence[Any]) -> _Path[T] | None:
+        """How a call is run, if it is known and there is a graph."""
+        if self.gear == "eager":
+            return None
+        try:
+            return self._paths.get(flattened(args)[1])
+        except TypeError:
+            return None
+
+    def _path(self, args: Sequence[Any], leaves: list[Any]) -> tuple[_Path[T] | None, T]:
         """How calls of this shape are run from now on (`None`: as they are), and the result of the first one."""
         if self.gear == "auto" and self.planned < _TRACE_FROM:
             self.report.reason = f"{self.planned} calls do not pay for a graph"
@@ -120,27 +192,22 @@ class Fast(Generic[T]):
             self.report.gear, self.report.reason = "eager", str(error)
             return None, plain
 
-    def _graphed(self, plain: T, leaves: list[Any], structure: Any) -> tuple[Callable[[Sequence[Any]], T], T]:
+    def _graphed(self, plain: T, leaves: list[Any], structure: Any) -> tuple[_Path[T], T]:
         if len(self._paths) >= _MOST_GRAPHS:
             raise Untraceable(f"more than {_MOST_GRAPHS} different shapes")
         run, nest, gear, reason = self._made(leaves, structure)
-        build = builder(*nest)
-
-        def path(leaves: Sequence[Any]) -> T:
-            found: T = build(run([leaf for leaf in leaves if isinstance(leaf, Tensor)]))
-            return found
-
+        path: _Path[T] = _Path(run, builder(*nest))
         with while_checking():
             first = path(leaves)
         if not agree(plain, first) and not self._agree_somewhere(plain, first, path, leaves, structure):
             raise Untraceable(f"the {gear} graph gives another result than the function")
         self.report.gear, self.report.reason = gear, reason
         self.report.graphs += 1
+        if isinstance(first, tuple) and len(first) == 2:
+            path.first = flattened(first[0])[1]
         return path, first
 
-    def _agree_somewhere(
-        self, plain: T, graph: T, path: Callable[[Sequence[Any]], T], leaves: list[Any], structure: Any
-    ) -> bool:
+    def _agree_somewhere(self, plain: T, graph: T, path: _Path[T], leaves: list[Any], structure: Any) -> bool:
         """Whether graph and function differ no more than rounding explains, here or a little way off.
 
         The gradient of a bias before BatchNorm, for instance, is 0, and all that is computed of it is rounding: how
@@ -181,7 +248,7 @@ class Fast(Generic[T]):
             simple, nest = graph_of(self.function, leaves, structure, decomposed=True)
             try:
                 program = lower(simple)
-                return native(program, built(program.source)), nest, "compiled", ""
+                return Machine(program, built(program.source)), nest, "compiled", ""
             except (Unsupported, CannotBuild) as error:
                 reason = f"not compiled: {error}"
             except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
@@ -230,57 +297,6 @@ def fast(function: Callable[..., T], *, gear: str = "auto", planned: int = 1000)
     return Fast(function, gear, planned)
 
 
-def interpreted(graph: fx.GraphModule) -> Run:
-    """Run a graph operator by operator, without the bookkeeping of autograd."""
-
-    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
-        with torch.no_grad():
-            return graph(*(tensor.contiguous() for tensor in tensors))  # type: ignore[no-any-return]
-
-    return run
-
-
-def native(program: Program, function: Callable[..., Any]) -> Run:
-    """Call a compiled program."""
-    most = torch.get_num_threads()
-    size = program.arena + most * program.worker + 64
-    kept: list[Tensor] = []
-    count = len(program.outputs) + len(program.constants) + 2
-    turn = threading.Lock()  # one arena for all callers
-
-    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
-        given = [tensor.contiguous() for tensor in tensors]
-        outs = [torch.empty(shape, dtype=dtype) for shape, dtype in program.outputs]
-        places = [t.data_ptr() for t in given]
-        places += [t.data_ptr() for t in program.constants]
-        places += [t.data_ptr() for t in outs]
-        threads = min(most, torch.get_num_threads())
-        with turn:
-            arena = kept[0] if kept else torch.empty(size, dtype=torch.uint8)
-            if not checking():  # the function that the graph is compared with needs the memory more
-                kept[:] = [arena]
-            scratch = -(-arena.data_ptr() // 64) * 64
-            out_of_range = function((ctypes.c_void_p * (len(given) + count))(*places, scratch, threads))
-        if out_of_range:
-            raise IndexError("an index is out of range: gear='eager' says where")
-        return outs
-
-    return run
-
-
-def inductor(graph: fx.GraphModule) -> Run:
-    """Compile a graph with torch's own compiler; on CUDA with its graphs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about torch
-        compiled = torch.compile(graph, dynamic=False)
-
-    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
-        with torch.no_grad():
-            return list(compiled(*tensors))
-
-    return run
-
-
 def convolutions(graph: fx.GraphModule) -> float:
     """Multiplications in the convolutions of a graph: those of its weights at every place of the result."""
     total = 0.0
@@ -326,6 +342,19 @@ def differences(one: Any, other: Any) -> list[float]:
 def _pairs(one: Any, other: Any) -> list[tuple[Tensor, Tensor]]:
     pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
     return [pair for pair in pairs if isinstance(pair[0], Tensor)]
+
+
+def _at(place: Any, tree: Any) -> Any:
+    """The tensors of a nest, indexed."""
+    return pytree.tree_map_only(Tensor, lambda leaf: leaf[place], tree)
+
+
+def _joined(*leaves: Any) -> Any:
+    return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
+
+
+def _tensors(leaves: Sequence[Any]) -> list[Tensor]:
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def _difference(one: Tensor, other: Tensor) -> float:

@@ -37,6 +37,12 @@ _aten = torch.ops.aten
 _RULES = SPECIAL | SPATIAL | POOLS | SOLVING
 # an expression with more reads than this is stored, so that a loop keeps within the registers
 _MOST_READS = 12
+_RUN = """int run(char **p, int64_t width, int64_t calls)
+{
+for (int64_t i = 0; i < calls; ++i) if (once(p + i * width)) return 1;
+return 0;
+}
+"""
 # a step that writes more bytes than this leaves the cache, and runs task by task
 _LARGE = 8 * 2**20
 # and one that writes more than this takes long enough for threads to be started for it
@@ -48,8 +54,9 @@ class Program:
     """C source of a step, and what the function wants to be given.
 
     Arguments:
-        source: of `int run(char **p)`; `p` holds the inputs, the outputs, the arena and the number of threads. It
-            returns whether an index was out of range.
+        source: of `int run(char **p, int64_t width, int64_t calls)`. `p` holds the inputs, the outputs, the arena and
+            the number of threads of a call, and those of the next one `width` places on. It returns whether an index
+            was out of range, and stops there.
         outputs: shape and type of every output.
         arena: bytes of scratch memory.
         worker: bytes of it for each thread, besides.
@@ -212,14 +219,17 @@ def _assembled(
     if low.tasks:
         text.append(THREADS.format(tasks=low.tasks, own=layout.private, sums=sums, added=_added(low, starts)))
     count = len(inputs) + len(outputs)
-    text.append(f"int run(char **p)\n{{\nchar *shared = p[{count}], *sums = shared + {layout.shared};")
+    text.append(
+        f"static int once(char **p)\n{{\nchar *shared = p[{count}], *sums = shared + {layout.shared};"
+    )
     text.append(f"char *own = sums + {sums};\nuint64_t before = flush();\nout_of_range = 0;")
     for number, band in enumerate(bands):
         given = "p, shared, sums, own"
         workers = f"(int64_t)p[{count + 1}]" if threads else "1"
         many = f"for_tasks(band{number}, {workers}, {given});"
         text.append(many if band.split else f"band{number}({given}, 0);")
-    text.append("restore(before);\nreturn out_of_range;\n}\n")
+    text.append("restore(before);\nreturn out_of_range;\n}")
+    text.append(_RUN)
     arena, worker = layout.shared + sums, layout.private + sums
     sizes = (arena, worker) if threads else (arena + worker, 0)
     return Program("\n".join(text), shapes, *sizes, constants)
