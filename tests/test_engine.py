@@ -9,6 +9,7 @@ from compiler import compiler_works, compiles
 from innerloop.engine import fast
 from innerloop.engine.build import CannotBuild
 from innerloop.episodes import map_tensors, select
+from innerloop.errors import UsageError
 from innerloop.memory import _Alive, needed_bytes, tasks_at_once
 from innerloop.outer import Outer, meta_gradient, meta_update, numbers_of
 from innerloop.tracing import tracing, while_checking
@@ -366,3 +367,45 @@ def test_arguments_without_a_constant_value_are_no_obstacle():
     assert quick(torch.ones(2), {"a", "b"}).tolist() == [2, 2]
     assert quick(torch.ones(2), {"a"}).tolist() == [1, 1]
     assert "constant value" in quick.report.reason
+
+
+def walk(weight, x, rate):
+    """One step of a state of two, and what it saw."""
+    old, count = weight["w"], weight["n"]
+    return {"w": old - rate * 2 * x * (old * x - 1), "n": count + 1}, (old * x, x.sum())
+
+
+@compiles
+@pytest.mark.parametrize("gear", ["eager", "traced", "compiled"])
+@pytest.mark.parametrize("calls", [1, 2, 5, 8])
+def test_calls_in_a_row_are_those_one_after_the_other(gear, calls):
+    torch.manual_seed(0)
+    start = {"w": torch.randn(3), "n": torch.zeros((), dtype=torch.int64)}
+    rows = torch.randn(calls, 3)
+    quick, state, seen = fast(walk, gear=gear), start, []
+    for x in rows:
+        state, out = quick(state, x, 0.1)
+        seen.append(out)
+    for once in (fast(walk, gear=gear), quick):  # the second knows every call
+        last, every = once.scan(start, (rows,), 0.1)
+        assert torch.equal(last["w"], state["w"])
+        assert int(last["n"]) == calls
+        for ours, theirs in zip(every, zip(*seen, strict=True), strict=True):
+            assert torch.equal(ours, torch.stack(theirs))
+    assert once.report.gear == gear
+    assert torch.equal(start["n"], torch.tensor(0))
+
+
+def test_a_carry_that_changes_its_shape_goes_call_by_call():
+    def grow(seen, x):
+        return torch.cat([seen, x]), seen.sum()
+
+    last, sums = fast(grow, gear="compiled").scan(torch.zeros(0), (torch.ones(4, 1),))
+    assert last.tolist() == [1, 1, 1, 1]
+    assert sums.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("rows", [(), (torch.ones(2), torch.ones(3)), (torch.ones(()),), (torch.ones(0),)])
+def test_calls_in_a_row_need_one_number_of_calls(rows):
+    with pytest.raises(UsageError, match="one leading axis of calls"):
+        fast(walk).scan(torch.zeros(1), rows)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -11,10 +10,10 @@ import torch
 from torch import Tensor
 
 from .data.sources import ClassSource, RowSource, Source, stream
-from .episodes import Episode, bucketed, map_tensors, select, tensors, to
+from .episodes import Episode, bucketed, map_tensors, select, to
 
-# streams of one seed: training episodes and dropout; validation and evaluation have seeds of their own
-EPISODES, _DROPOUT = 0, 1
+# of the streams of one seed, those of training; validation and evaluation have seeds of their own
+EPISODES = 0
 # steps whose episodes are drawn together: far cheaper for each, as long as they are small; a row takes some bytes more
 # while it is drawn than it has
 _MOST_AT_ONCE, _BYTES_AT_ONCE, _BYTES_A_ROW = 32, 2**22, 100
@@ -73,21 +72,18 @@ def blocks_of(
     exact = type(source) in (RowSource, ClassSource)
     known = source if exact and isinstance(source, (RowSource, ClassSource)) else None
 
-    def draw(first: int, last: int) -> list[Block]:
+    def draw(first: int, last: int) -> Iterator[Block]:
         streams = [stream(seed, EPISODES, step) for step in range(first, last)]
         episodes = known.samples(count, streams) if known else (source.sample(count, one) for one in streams)
-        sized = [bucketed(episode) if rounded else episode for episode in episodes]
-        keys = torch.stack([task_keys(count, stream(seed, _DROPOUT, step)) for step in range(first, last)])
-        shapes = itertools.groupby(range(len(sized)), lambda n: [t.shape for t in tensors(sized[n])])
-        runs = [list(run) for _, run in shapes]
-        return [
-            Block(
-                first + run[0],
-                to(_stacked([sized[number] for number in run]), place, dtype),
-                keys[run[0] : run[-1] + 1].to(place),
-            )
-            for run in runs
-        ]
+        for episode in episodes:
+            tasks = count if known else episode.n_tasks
+            updates = episode.n_tasks // tasks
+            moved = to(bucketed(episode) if rounded else episode, place, dtype)
+            several: Episode = map_tensors(lambda t: t.reshape(updates, -1, *t.shape[1:]), moved)  # noqa: B023
+            # from what the episodes have left of their streams
+            own = streams[first - last :][:updates]
+            yield Block(first, several, torch.stack([task_keys(tasks, one) for one in own]).to(place))
+            first += updates
 
     if known is None:
         for step in range(steps):
@@ -96,7 +92,7 @@ def blocks_of(
     size = count * known.most_rows * (known.x[:1].nbytes + _BYTES_A_ROW)
     several = max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // max(size, 1)))
     with ThreadPoolExecutor(1, "episodes") as pool:
-        begun = (pool.submit(draw, *ends) for ends in _stretches(steps, several, cut))
+        begun = (pool.submit(list, draw(*ends)) for ends in _stretches(steps, several, cut))
         following = next(begun, None)
         while following is not None:
             drawn, following = following.result(), next(begun, None)
@@ -110,16 +106,6 @@ def _stretches(steps: int, most: int, cut: int) -> Iterator[tuple[int, int]]:
         last = min(first + most, steps, (first // cut + 1) * cut)
         yield first, last
         first = last
-
-
-def _stacked(episodes: Sequence[Episode]) -> Episode:
-    """Episodes of equal shapes with a leading axis; of a single one, nothing is copied."""
-    if len(episodes) == 1:
-        one: Episode = map_tensors(lambda t: t[None], episodes[0])
-        return one
-    values = iter([torch.stack(same) for same in zip(*map(tensors, episodes), strict=True)])
-    stacked: Episode = map_tensors(lambda _: next(values), episodes[0])
-    return stacked
 
 
 def task_keys(count: int, generator: torch.Generator) -> Tensor:

@@ -47,7 +47,18 @@ class Streams:
 
     def most(self, values: Indices) -> Indices:
         """The largest value of each generator's rows, 0 where it has none."""
-        return np.array([values[part].max(initial=0) for part in self.parts], dtype=np.int64)
+        return self._reduced(np.maximum, values)
+
+    def least(self, values: Indices) -> Indices:
+        """The smallest value of each generator's rows, 0 where it has none."""
+        return self._reduced(np.minimum, values)
+
+    def _reduced(self, function: np.ufunc, values: Indices) -> Indices:
+        out = np.zeros(len(self.parts), dtype=np.int64)
+        some = [place for place, part in enumerate(self.parts) if part.stop > part.start]
+        if some:
+            out[some] = function.reduceat(values, [self.parts[place].start for place in some])
+        return out
 
     def uniform(self, width: Indices | int) -> NDArray[np.float64]:
         """`(N, width)` numbers from 0 to 1; where widths `(G,)` differ, infinity fills the rows up."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -120,20 +122,23 @@ class RowSource:
         return min(support, longest) + min(self.n_query, longest)
 
     def samples(self, count: int, generators: Sequence[torch.Generator]) -> Iterator[Episode]:
-        """What `sample` gives for each generator, drawn together, which takes far less time for each."""
-        streams, n_tasks = Streams(generators), self.n_tasks
+        """What `sample` gives for each generator, drawn together, which takes far less time for each.
+
+        Neighbours of equal shapes come as one stack of tasks.
+        """
+        streams, n_tasks, left = Streams(generators), self.n_tasks, iter(generators)
         if count <= n_tasks:
             every = np.full(len(generators), n_tasks)
             chosen = distinct(every, np.full(len(generators), count), streams).ravel()
         else:
             chosen = streams.repeated(count).integers(0, n_tasks - 1)
-        episodes = self._episodes(chosen, streams.repeated(count), self.n_query)
-        if not self.own_classes:
-            yield from episodes
-            return
-        for episode, generator in zip(episodes, generators, strict=True):
-            order = torch.rand(count, self.targets.n_outputs, generator=generator).argsort(1)
-            yield renumbered(episode, order)
+        for episode in self._episodes(chosen, streams.repeated(count), self.n_query):
+            if self.own_classes:
+                own = itertools.islice(left, episode.n_tasks // count)
+                order = [torch.rand(count, self.targets.n_outputs, generator=one).argsort(1) for one in own]
+                yield renumbered(episode, torch.cat(order))
+            else:
+                yield episode
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """See `Source.fixed`: `draws` supports of each task, all its other rows are query."""
@@ -155,10 +160,11 @@ class RowSource:
         if long.any():
             part = np.full(int(long.sum()), longest)
             place[long] = np.sort(distinct(counts[long], part, stream(0)), axis=1)
-        return next(self._batches(self.starts[:-1, None] + place, np.minimum(counts, longest), [slice(None)]))
+        counts = np.minimum(counts, longest)
+        return _batch(*self._rows(self.starts[:-1, None] + place), counts)
 
     def _episodes(self, tasks: Indices, streams: Streams, n_query: int | None) -> Iterator[Episode]:
-        """An episode of the tasks of each generator."""
+        """An episode of the tasks of each generator; neighbours of equal shapes are one."""
         starts, rows = self.starts[tasks], self.starts[tasks + 1] - self.starts[tasks]
         size = streams.integers(self.support.low, self.support.high)
         drawn = self._draw_support(tasks, size, streams)
@@ -173,11 +179,15 @@ class RowSource:
             query = outside(ranks, drawn.inside, drawn.counts)
         else:
             query = ranks + np.where(ranks >= drawn.begin[:, None], drawn.hole[:, None], 0)
-        batches = (
-            self._batches(self._place(starts[:, None] + inside), counts, streams.parts)
-            for inside, counts in ((drawn.inside, drawn.counts), (query, count))
-        )
-        yield from map(Episode, *batches)
+        sides = ((drawn.inside, drawn.counts), (query, count))
+        found = [(*self._rows(self._place(starts[:, None] + inside)), counts) for inside, counts in sides]
+        # of the batches of each generator, how wide they are, and whether some tasks are filled up to that
+        sizes = [zip(streams.most(c).tolist(), streams.least(c).tolist(), strict=True) for _, c in sides]
+        shapes = zip(*([(most, least < most) for most, least in size] for size in sizes), strict=True)
+        for _, run in itertools.groupby(zip(shapes, streams.parts, strict=True), key=itemgetter(0)):
+            own = [part for _, part in run]
+            part = slice(own[0].start, own[-1].stop)
+            yield Episode(*(_batch(x[part], y[part], counts[part]) for x, y, counts in found))
 
     def _draw_support(self, tasks: Indices, size: Indices, streams: Streams) -> _Drawn:
         starts, rows = self.starts[tasks], self.starts[tasks + 1] - self.starts[tasks]
@@ -254,26 +264,25 @@ class RowSource:
         index = np.clip(index, 0, len(self.y) - 1)
         return self._cells.rows[index].astype(np.int64) if self.support.per_class else index
 
-    def _batches(self, index: Indices, counts: Indices, parts: Sequence[slice]) -> Iterator[Batch]:
-        """The rows of the tasks of each part, as wide as these tasks need."""
+    def _rows(self, index: Indices) -> tuple[Tensor, Tensor]:
+        """Features and targets of some rows."""
         rows = torch.from_numpy(np.minimum(index, len(self.y) - 1)).flatten()
         # several times as fast as x[index]
-        every_x, every_y = (
+        x, y = (
             values.index_select(0, rows).reshape(*index.shape, *values.shape[1:])
             for values in (self.x, self.y)
         )
-        if len(counts) == 0 or counts.min() == index.shape[1]:
-            yield from (Batch(every_x[part], every_y[part]) for part in parts)
-            return
-        for part in parts:
-            own = counts[part]
-            width = int(own.max(initial=0))
-            x, y = (values[part, :width].contiguous() for values in (every_x, every_y))
-            if own.min(initial=width) == width:
-                yield Batch(x, y)
-            else:
-                kept = torch.from_numpy(np.arange(width) < own[:, None])
-                yield Batch(_masked(x, kept), _masked(y, kept), kept.to(x.dtype))
+        return x, y
+
+
+def _batch(x: Tensor, y: Tensor, counts: Indices) -> Batch:
+    """Tasks of which the first `counts` rows count, as wide as they need."""
+    width = int(counts.max(initial=0))
+    x, y = (values[:, :width].contiguous() for values in (x, y))
+    if counts.min(initial=width) == width:
+        return Batch(x, y)
+    kept = torch.from_numpy(np.arange(width) < counts[:, None])
+    return Batch(_masked(x, kept), _masked(y, kept), kept.to(x.dtype))
 
 
 def renumbered(episode: Episode, order: Tensor) -> Episode:

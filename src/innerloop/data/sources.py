@@ -116,10 +116,10 @@ class ClassSource:
         return self.n_way * (max(self.support.high, 1) + self.n_query)
 
     def samples(self, count: int, generators: Sequence[torch.Generator]) -> Iterator[Episode]:
-        """What `sample` gives for each generator; neighbours with equally many shots are drawn together."""
+        """What `sample` gives for each generator; neighbours with equally many shots come as one stack of tasks."""
         shots = Streams(generators).integers(self.support.low, self.support.high).clip(1).tolist()
         for own, group in itertools.groupby(zip(shots, generators, strict=True), key=lambda pair: pair[0]):
-            yield from self._episodes(count, own, Streams([generator for _, generator in group]))
+            yield self._episodes(count, own, Streams([generator for _, generator in group]))
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """See `Source.fixed`: each episode is a task of its own."""
@@ -129,7 +129,7 @@ class ClassSource:
             names = [f"episode {number}" for number in range(start, min(start + size, self.episodes))]
             yield names, self.sample(len(names), generator)
 
-    def _episodes(self, count: int, shots: int, streams: Streams) -> Iterator[Episode]:
+    def _episodes(self, count: int, shots: int, streams: Streams) -> Episode:
         streams = streams.repeated(count)
         every = np.full(len(streams.owner), len(self.index))
         classes = distinct(every, np.full(len(every), self.n_way), streams)
@@ -139,8 +139,7 @@ class ClassSource:
         else:
             support = self._rows(self.index, classes, shots, streams)
             query = self._rows(self.query_index, classes, self.n_query, streams)
-        for part in streams.parts:
-            yield Episode(self._batch(support[part]), self._batch(query[part]))
+        return Episode(self._batch(support), self._batch(query))
 
     def _rows(self, index: np.ndarray, classes: np.ndarray, count: int, streams: Streams) -> Tensor:
         """`count` different rows of each class, `(T, W, count)`."""
