@@ -286,7 +286,7 @@ def trainer(rounds: int) -> None:
     print(f"bare update {medians['bare']:.3f} ms, a step of meta_train {medians['trainer']:.3f} ms")
 
 
-def beside_peers(harness: Path, workloads: str, seconds: int) -> None:
+def beside_peers(harness: Path, workloads: str, seconds: int, peers: str) -> None:
     """Run a harness with this package added to it."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "harness"
@@ -296,7 +296,7 @@ def beside_peers(harness: Path, workloads: str, seconds: int) -> None:
         for workload in workloads.split(","):
             subprocess.run([sys.executable, "reference.py", workload], cwd=place, check=True, env=environment)
             gears = [f"innerloop_:gear={gear}@1" for gear in ("compiled", "traced", "eager")]
-            specs = " ".join([*gears, "jax_", "loop@1", "l2l@1"])
+            specs = " ".join([*gears, *peers.split(",")])
             command = [
                 sys.executable,
                 "bench.py",
@@ -316,6 +316,7 @@ def main() -> None:
     )
     parser.add_argument("--harness", type=Path)
     parser.add_argument("--workloads", default="W1s1,W1s5,W2h16")
+    parser.add_argument("--peers", default="jax_,loop@1,l2l@1", help="names that the harness knows")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--trainer", action="store_true")
@@ -324,7 +325,7 @@ def main() -> None:
     parser.add_argument("--precision", action="store_true")
     asked = parser.parse_args()
     if asked.harness:
-        beside_peers(asked.harness, asked.workloads, asked.seconds)
+        beside_peers(asked.harness, asked.workloads, asked.seconds, asked.peers)
     elif asked.trainer:
         trainer(asked.rounds)
     elif asked.heads:

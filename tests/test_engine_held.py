@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from compiler import compiles
 from innerloop.engine import fast
+from innerloop.engine.native import lower
+from innerloop.engine.trace import graph_of
 from innerloop.memory import _Alive
 
 pytestmark = compiles
@@ -158,6 +161,35 @@ def test_a_wide_product_is_a_loop_and_not_a_long_program():
         pair = torch.randn(5, 3), torch.randn(3, columns)
         same(compiled(torch.mm, *pair)(*pair), torch.mm(*pair))
     assert time.process_time() - began < 60
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"), [(1, 300, 601), (3, 130, 1031), (16, 1030, 513), (70, 129, 1200)]
+)
+def test_products_with_a_matrix_larger_than_the_cache(rows, inner, columns, dtype):
+    """In slices of its rows, in order or turned, with every kind of rest."""
+
+    def every(x: Tensor, w: Tensor, turned: Tensor) -> list[Tensor]:
+        sums = torch.mm(x, w) + torch.mm(x, turned.t())
+        return [torch.mm(x, w), torch.mm(x, turned.t()), torch.mm(turned, x.t()), sums.t() * 2]
+
+    given = torch.randn(rows, inner), torch.randn(inner, columns), torch.randn(columns, inner)
+    given = tuple(one.to(dtype) / inner**0.5 for one in given)
+    quick = compiled(every, *given)
+    for found, wanted in zip(quick(*given), every(*given), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6 if dtype == torch.float32 else 1e-14)
+
+
+def test_a_matrix_is_turned_as_often_as_it_is_read_turned():
+    def step(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        slope = (x.mT @ y).mT * 2 + z  # turned, then in order
+        return (slope.mT + 1).mT + (y.mT @ x)
+
+    given = torch.randn(2, 5, 40), torch.randn(2, 5, 40), torch.randn(2, 40, 40)
+    program = lower(graph_of(step, list(given), pytree.tree_structure(given), decomposed=True)[0])
+    assert "turn_float(a" not in program.source
+    same(compiled(step, *given)(*given), step(*given))
 
 
 def test_threads_share_a_compiled_function():

@@ -60,15 +60,26 @@ def while_checking() -> Iterator[None]:
     """Inside, a function runs once to be compared with its graph: memory matters, and speed does not."""
     token = _CHECKING.set(True)
     try:
+        yield
+    finally:
+        _CHECKING.reset(token)
+
+
+@contextmanager
+def frugal() -> Iterator[None]:
+    """Inside, and at the end, what large operators have freed goes back to the system.
+
+    The allocator would keep it for the next operator that happens to fit into it, and take new memory for the others.
+    """
+    try:
         with _Trimming():  # type: ignore[no-untyped-call]
             yield
     finally:
-        _CHECKING.reset(token)
         _trim()
 
 
 class _Trimming(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Gives what large operators have freed back to the system, and not to the next one that happens to fit into it."""
+    """Trims the heap after each large operator."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

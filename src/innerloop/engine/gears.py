@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from ..errors import UsageError
-from ..tracing import while_checking
+from ..tracing import frugal, while_checking
 from .build import CannotBuild, built
 from .native import lower
 from .nests import builder, flattened
@@ -181,7 +181,7 @@ class Fast(Generic[T]):
         if self.gear == "auto" and self.planned < _TRACE_FROM:
             self.report.reason = f"{self.planned} calls do not pay for a graph"
             return None, self.function(*args)
-        with while_checking():
+        with while_checking(), frugal():
             plain = self.function(*args)
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(plain)):
             self.report.gear, self.report.reason = "eager", "its result is going to be differentiated"
@@ -215,7 +215,7 @@ class Fast(Generic[T]):
         """
 
         def value(leaves: list[Any]) -> T:
-            with while_checking():
+            with while_checking(), frugal():
                 return self.function(*pytree.tree_unflatten(leaves, structure))
 
         rounding = differences(plain, value([_moved(leaf, None) for leaf in leaves]))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .kernels import C_TYPES, Pointwise, cast
+from .kernels import C_TYPES, POINTWISE, Pointwise, cast
 from .loops import Pointers, Scope, Writer, distinct, function, loop_nest, loops, reduction, term
 from .lowering import Lowering
 from .matrices import Product, matmul
@@ -101,6 +101,10 @@ def _any(low: Lowering, node: fx.Node, x: Value, axes: Any = (), keep: bool = Fa
     return _reduced(low, true, [axes] if isinstance(axes, int) else axes, keep, torch.bool, "max")
 
 
+# how many times smaller a matrix is that is put in order in place of the other one
+_SMALLER = 8
+
+
 def _matmul(low: Lowering, node: fx.Node, a: Value, b: Value) -> Value:
     """Products of matrices, one for each leading index."""
     left, right = low.in_memory(a), low.in_memory(b)
@@ -109,7 +113,7 @@ def _matmul(low: Lowering, node: fx.Node, a: Value, b: Value) -> Value:
     shape = tuple(node.meta["val"].shape)
     if math.prod(shape) == 0 or left.shape[-1] == 0:
         return low.stored(expand(low.constant(0, left.dtype), shape))
-    if _only_transposed(node):  # written as its readers want it
+    if _turned_in_the_end(node):  # written as its readers want it
         turned = _multiplied(low, _transposed(right), _transposed(left))
         return _transposed(turned)
     return _multiplied(low, left, right)
@@ -119,7 +123,9 @@ def _multiplied(low: Lowering, left: Read, right: Read) -> Read:
     rows, columns = left.shape[-2], right.shape[-1]
     target = low.new((*left.shape[:-1], columns), left.dtype)
     out = (columns, 1)
-    if columns < 8 <= rows:  # vectors along the longer side
+    lies_across = right.strides[-1] != 1 and rows >= 8
+    if columns < 8 <= rows or (lies_across and _SMALLER * rows <= columns):
+        # vectors along the longer side; and of a matrix that must be put in order, the far smaller one
         left, right, out = _transposed(right), _transposed(left), (1, columns)
     if right.strides[-1] != 1 and right.shape[-1] > 1:
         right = low.in_line(right, range(len(right.shape)))
@@ -144,16 +150,31 @@ def _transposed(matrix: Read) -> Read:
     return replace(matrix, shape=(*shape, columns, rows), strides=(*strides, across, down))
 
 
-def _only_transposed(node: fx.Node) -> bool:
-    """Whether every reader exchanges the last two axes first."""
+def _turned_in_the_end(node: fx.Node) -> bool:
+    """Whether what is made of a product, operator by operator, is read with its last two axes exchanged.
+
+    Expressions are computed where they are read; a matrix that lies as it is read there need not be turned for them.
+    """
+    turned = False
+    while node.users:
+        user = next(iter(node.users))
+        if all(map(_transposes, node.users)):
+            turned = not turned
+        elif user.target not in POINTWISE or user.meta["val"].shape != node.meta["val"].shape:
+            break
+        if len(node.users) > 1:
+            break
+        node = user
+    return turned
+
+
+def _transposes(node: fx.Node) -> bool:
+    """Whether an operator exchanges the last two axes."""
+    if node.target not in (_aten.permute.default, _aten.t.default, _aten.transpose.int):
+        return False
     rank = node.meta["val"].dim()
-    turn = [*range(rank - 2), rank - 1, rank - 2]
-    ways = (
-        (_aten.permute.default, (turn,)),
-        (_aten.t.default, ()),
-        (_aten.transpose.int, (rank - 2, rank - 1)),
-    )
-    return bool(node.users) and all((user.target, tuple(user.args[1:])) in ways for user in node.users)
+    turns = [(), ([*range(rank - 2), rank - 1, rank - 2],), (rank - 2, rank - 1)]
+    return tuple(node.args[1:]) in turns
 
 
 def _steps(matrix: Read) -> tuple[int, int, int]:
