@@ -123,7 +123,7 @@ TRAININGS = {
     "classes": (["classes.csv", *COLUMNS, "--n-shot", "2"], CLASSIFICATION, 2),
     "letters": (["letters.csv", "--target", "label", "--n-way", "3", "--n-shot", "1"], CLASSIFICATION, 1),
     "sinusoid": (["sinusoid", "--n-support", "4"], REGRESSION, 4),
-    "alphabets": (["alphabets", "--n-way", "2", "--width", "4"], CLASSIFICATION, 1),
+    "alphabets": (["alphabets", "--n-way", "2", "--width", "4", "--pool", "max"], CLASSIFICATION, 1),
 }
 
 

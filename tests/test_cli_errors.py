@@ -139,6 +139,12 @@ CASES = {
     "baseline": (2, ["train", "good.csv", *SMALL, "--algorithm", "pooled"], ["pooled", "baseline"]),
     "unknown model": (2, ["train", "good.csv", *COLUMNS, "--model", "forest"], ["'forest'", "mlp"]),
     "conv4 on rows": (2, ["train", "good.csv", *COLUMNS, "--model", "conv4"], ["conv4", "choose mlp"]),
+    "pool of an mlp": (2, ["train", "good.csv", *SMALL, "--pool", "max"], ["pool", "conv4"]),
+    "pool of no kind": (
+        2,
+        ["train", "alphabets", "--model", "conv4", "--pool", "mean", "--steps", "1", "--algorithm", "maml"],
+        ["'mean'", "stride or max"],
+    ),
     "width of an mlp": (2, ["train", "good.csv", *SMALL, "--width", "3"], ["width", "conv4"]),
     "hidden": (2, ["train", "good.csv", *COLUMNS, "--hidden", "4,x"], ["4,x", "40,40"]),
     "activation": (2, ["train", "good.csv", *COLUMNS, "--activation", "rely"], ["'rely'", "relu"]),

@@ -59,6 +59,7 @@ def learner_for(
     hidden: Sequence[int] | None = None,
     activation: str | None = None,
     width: int | None = None,
+    pool: str | None = None,
     scaling: str = "shared",
     dropout: float = 0.0,
     seed: int = 0,
@@ -73,6 +74,7 @@ def learner_for(
         hidden: hidden widths of an `mlp`; where a head follows, the last one is the number of features.
         activation: of the hidden units of an `mlp`, one of `models.ACTIVATIONS`; `tanh` unless given.
         width: channels of a `conv4`.
+        pool: `stride` (as in papers on Omniglot) or `max` (on mini-ImageNet) of a `conv4`; `stride` unless given.
         scaling: `shared` by all tasks, or `per_task`: numbers are scaled by each task's support, see `pertask`.
         dropout: share of hidden units or channels set to 0 in training.
         seed: of the initial parameters.
@@ -110,9 +112,9 @@ def learner_for(
                 "choose maml"
             )
         _require_vectors(tasks, algorithm, classes="kind" in accepted)
-        if model or hidden or activation or width or dropout:
+        if model or hidden or activation or width or pool or dropout:
             raise UsageError(
-                f"{algorithm} has no network: leave model, hidden, activation, width and dropout out"
+                f"{algorithm} has no network: leave model, hidden, activation, width, pool and dropout out"
             )
         if "n_support" in accepted:
             settings.setdefault("n_support", tasks.train.support.high)
@@ -127,7 +129,7 @@ def learner_for(
             channels, *rest = tasks.feature_shape
             tasks = replace(tasks, feature_shape=(channels + context, *rest))
         module = _module(
-            tasks, model or sound_settings(tasks).model, hidden, activation, width, outputs, dropout
+            tasks, model or sound_settings(tasks).model, hidden, activation, width, pool, outputs, dropout
         )
         if outputs is not None and _numbered_anew(tasks):
             # a head of zeros has no opinion on numbers that mean another class in every episode
@@ -201,14 +203,16 @@ def _module(
     hidden: Sequence[int] | None,
     activation: str | None,
     width: int | None,
+    pool: str | None,
     outputs: int | None,
     dropout: float,
 ) -> nn.Module:
     """The network; with `outputs=None` one that ends in features."""
     shape = tasks.feature_shape
     if model == "mlp":
-        if width is not None:
-            raise UsageError("width belongs to conv4: an mlp takes hidden widths")
+        if width is not None or pool is not None:
+            name = "pool" if width is None else "width"
+            raise UsageError(f"{name} belongs to conv4: an mlp takes hidden widths")
         if len(shape) != 1:
             raise UsageError(f"an mlp takes feature vectors, and these rows have shape {shape}: choose conv4")
         widths = hidden or (_FEATURE_WIDTHS if outputs is None else (40, 40))
@@ -219,5 +223,7 @@ def _module(
             raise UsageError(f"{name} belongs to mlp: a conv4 takes a width")
         if len(shape) != 3 or shape[1] != shape[2]:
             raise UsageError(f"a conv4 takes square images, and these rows have shape {shape}: choose mlp")
-        return models.conv4(shape[0], outputs, size=shape[1], width=width or 64, dropout=dropout)
+        return models.conv4(
+            shape[0], outputs, size=shape[1], width=width or 64, pool=pool or "stride", dropout=dropout
+        )
     raise UsageError(f"model {model!r} is unknown: choose one of {', '.join(models.MODELS)}")

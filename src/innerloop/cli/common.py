@@ -123,13 +123,13 @@ def _known_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def network_options(settings: dict[str, Any]) -> dict[str, Any]:
-    """The options of the network that were asked for: `model`, `hidden` as numbers, `activation`, `width`, `scaling`.
+    """The options of the network that were asked for, `hidden` as numbers.
 
     Example:
         >>> network_options({"model": None, "hidden": "40,40", "width": None})
         {'hidden': [40, 40]}
     """
-    names = ("model", "activation", "width")
+    names = ("model", "activation", "width", "pool")
     found = {key: settings[key] for key in names if settings.get(key) is not None}
     if settings.get("scaling", "shared") not in (None, "shared"):
         found["scaling"] = settings["scaling"]

@@ -77,6 +77,7 @@ def compare(
         str | None, C, Parameter(help="Of its hidden units (mlp): tanh, relu, silu, gelu, sigmoid or sine.")
     ] = None,
     width: Annotated[int | None, C, Parameter(help="Its channels (conv4).")] = None,
+    pool: Annotated[str | None, C, Parameter(help="Its pooling (conv4): stride or max.")] = None,
     steps: Annotated[int | None, T, Parameter(help="Meta-updates of every training.")] = None,
     seed: Annotated[int, T, Parameter(help="Of the split.")] = 0,
     device: Annotated[Device, T] = "auto",

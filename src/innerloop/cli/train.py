@@ -121,6 +121,7 @@ def train(
         str | None, A, Parameter(help="Of the mlp's hidden units: tanh, relu, silu, gelu, sigmoid or sine.")
     ] = None,
     width: Annotated[int | None, A, Parameter(help="Channels of the conv4.")] = None,
+    pool: Annotated[str | None, A, Parameter(help="Of the conv4: stride (default) or max.")] = None,
     scaling: Annotated[
         str, A, Parameter(help="Of numbers: shared by all tasks, or per_task, by each support.")
     ] = "shared",

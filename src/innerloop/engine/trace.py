@@ -67,6 +67,8 @@ def graph_of(
         raise Untraceable("no graph: an operator writes into its argument, or draws random numbers")
     simplify(graph)
     _own_memory(graph)
+    if not decomposed:  # it is going to be run, and not written in C
+        graph.recompile()
     nest, others = inside
     return graph, (nest, others)
 
@@ -98,7 +100,6 @@ def simplify(graph: fx.GraphModule) -> None:
             if found is not node:
                 node.replace_all_uses_with(found)
     graph.graph.eliminate_dead_code()
-    graph.recompile()
 
 
 def _own_memory(graph: fx.GraphModule) -> None:
@@ -109,7 +110,6 @@ def _own_memory(graph: fx.GraphModule) -> None:
         given = node.op != "call_function" or node in found
         found.append(_copy(graph, node, output) if given else node)
     output.args = (found,)
-    graph.recompile()
 
 
 def _copy(graph: fx.GraphModule, node: fx.Node, before: fx.Node) -> fx.Node:
