@@ -37,7 +37,6 @@ RUNS = {
     "short": f"{MAML} --steps 1000",
     "long": f"{MAML} --steps 5000 --augment rotate",
     "pooled": f"{MAML} --steps 1500".replace("64", "32 --pool max"),
-    "pooled-long": f"{MAML} --steps 6000 --augment rotate".replace("64", "32 --pool max"),
     "prototypes": f"{MAML} --steps 5000 --augment rotate".replace("maml", "protomaml"),
 }
 KEPT = 60

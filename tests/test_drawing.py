@@ -13,11 +13,11 @@ from innerloop.episodes import Batch, Episode, bucketed, tensors
 CPU = torch.device("cpu")
 
 
-def rows_of_tasks(sizes, *, own_classes=False):
+def rows_of_tasks(sizes, *, fewest=1, most=4, own_classes=False):
     starts = np.concatenate([[0], np.cumsum(sizes)])
     y = torch.arange(starts[-1]) % 3
     names = tuple(map(str, sizes))
-    size, targets = SupportSize.parse("1-4", None), Targets("classification", 3)
+    size, targets = SupportSize(fewest, most), Targets("classification", 3)
     x = torch.arange(float(starts[-1]))[:, None]
     return RowSource(x, y, starts, names, size, targets, n_query=6, own_classes=own_classes)
 
@@ -30,6 +30,7 @@ def drawn_by_hand(count, generator):
 SOURCES = {
     "equal tasks": rows_of_tasks([12] * 9),
     "tasks of all sizes": rows_of_tasks([2, 3, 5, 8, 13, 21]),
+    "no support": rows_of_tasks([5] * 9, fewest=0, most=0),
     "classes of their own": rows_of_tasks([7] * 9, own_classes=True),
     "images": ClassSource(
         torch.randint(256, (60, 1, 4, 4), dtype=torch.uint8), np.arange(60).reshape(12, 5), 3, SupportSize(1, 2), 2

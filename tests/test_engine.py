@@ -378,22 +378,38 @@ def walk(weight, x, rate):
 @compiles
 @pytest.mark.parametrize("gear", ["eager", "traced", "compiled"])
 @pytest.mark.parametrize("calls", [1, 2, 5, 8])
-def test_calls_in_a_row_are_those_one_after_the_other(gear, calls):
+@pytest.mark.parametrize("rate", [0.1, torch.tensor([0.1, 0.2, 0.3])], ids=["number", "tensor"])
+def test_calls_in_a_row_are_those_one_after_the_other(gear, calls, rate):
     torch.manual_seed(0)
     start = {"w": torch.randn(3), "n": torch.zeros((), dtype=torch.int64)}
     rows = torch.randn(calls, 3)
     quick, state, seen = fast(walk, gear=gear), start, []
     for x in rows:
-        state, out = quick(state, x, 0.1)
+        state, out = quick(state, x, rate)
         seen.append(out)
     for once in (fast(walk, gear=gear), quick):  # the second knows every call
-        last, every = once.scan(start, (rows,), 0.1)
+        last, every = once.scan(start, (rows,), rate)
         assert torch.equal(last["w"], state["w"])
         assert int(last["n"]) == calls
         for ours, theirs in zip(every, zip(*seen, strict=True), strict=True):
             assert torch.equal(ours, torch.stack(theirs))
     assert once.report.gear == gear
     assert torch.equal(start["n"], torch.tensor(0))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.sparse.mm(x.to_sparse(), x).sum(0),
+        lambda x: torch.compile(lambda one: (one * one).sin(), backend="eager")(x).sum(),
+    ],
+    ids=["sparse", "torch.compile"],
+)
+def test_a_check_leaves_alone_what_the_function_is_made_of(function):
+    quick = fast(function, gear="traced")
+    for rows in (3, 4, 5):
+        x = torch.randn(rows, rows)
+        torch.testing.assert_close(quick(x), function(x))
 
 
 def test_a_carry_that_changes_its_shape_goes_call_by_call():

@@ -1,5 +1,6 @@
 """The outer loop: same seed, same run; nothing of the caller's changes; what is not finite is left out."""
 
+import math
 import random
 from dataclasses import replace
 
@@ -100,6 +101,48 @@ def test_nor_does_it_where_the_update_changes_on_the_way(gear, monkeypatch):
     assert together.best_step == alone.best_step
     assert same(together.model.meta, alone.model.meta)
     assert together.engine.gear == gear
+
+
+@pytest.mark.parametrize("engine", ["eager", "loop"])
+def test_what_is_raised_for_numbers_that_are_not_finite_leaves_only_its_update_out(engine):
+    """A check of values, or a factorisation, of parameters that the update before has spoiled."""
+
+    class Checked(nn.Linear):
+        def forward(self, x):
+            found = super().forward(x)
+            if not torch.isfinite(found).all():
+                raise ValueError("not finite")
+            return found
+
+    def loss(prediction, target):
+        wrong = target.abs() > 2
+        # a root that is 0 has no finite slope
+        root = torch.where(wrong, prediction - prediction.detach(), 1).sqrt()
+        return ((prediction - target).square() + torch.where(wrong, root, 0)).mean(-1)
+
+    tasks = tasks_of_lines()
+    learner = il.maml(Checked(1, 1), loss=loss, inner_steps=0, mapping="loop")
+    run = il.meta_train(learner, tasks.train, steps=40, meta_batch_size=3, engine=engine, device="cpu")
+    spoiled = [math.isnan(entry["loss"]) for entry in run.log]
+    assert any(spoiled)
+    assert not all(spoiled)
+
+
+def test_every_update_before_a_failure_is_in_the_log():
+    tasks, seen = tasks_of_lines(), []
+    learner = learner_of()
+    bad = {"left": 30}
+
+    def loss(prediction, target):
+        bad["left"] -= 1
+        far = (prediction - target).square().mean(-1)
+        return far * (1.0 if bad["left"] > 0 else math.nan)
+
+    learner = il.maml(il.models.mlp(1, [4], 1), loss=loss, inner_steps=1)
+    with pytest.raises(DivergedError, match="up to step"):
+        il.meta_train(learner, tasks.train, steps=90, engine="eager", device="cpu", callbacks=[seen.append])
+    assert [entry["step"] for entry in seen] == list(range(1, len(seen) + 1))
+    assert sum(math.isnan(entry["loss"]) for entry in seen) == 19
 
 
 def test_dropout_follows_the_seed_too():

@@ -55,8 +55,8 @@ def blocks_of(
 ) -> Iterator[Block]:
     """What the updates of a training are made of, in blocks of equal shapes.
 
-    The episodes of update `k` come from `(seed, k)` alone. Built-in sources draw those of the next updates while one
-    runs, of several at once where they are small.
+    The episodes of update `k` come from `(seed, k)` alone. Sources of rows and of classes draw those of the next
+    updates while one runs, of several at once where they are small; others are asked update by update.
 
     Arguments:
         source: of the episodes.
@@ -79,7 +79,7 @@ def blocks_of(
             tasks = count if known else episode.n_tasks
             updates = episode.n_tasks // tasks
             moved = to(bucketed(episode) if rounded else episode, place, dtype)
-            several: Episode = map_tensors(lambda t: t.reshape(updates, -1, *t.shape[1:]), moved)  # noqa: B023
+            several: Episode = map_tensors(lambda t: t.reshape(updates, tasks, *t.shape[1:]), moved)  # noqa: B023
             # from what the episodes have left of their streams
             own = streams[first - last :][:updates]
             yield Block(first, several, torch.stack([task_keys(tasks, one) for one in own]).to(place))

@@ -20,7 +20,7 @@ from .errors import UsageError
 from .functional import Params
 from .learner import Learner, Step
 from .pertask import PerTask
-from .tracing import while_tracing
+from .tracing import frugal, while_tracing
 
 _UNITS = {"": 1, "B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 # inner steps from which on each adds the same
@@ -108,7 +108,10 @@ def _phases(learner: Learner) -> Iterator[int]:
 
 def _peak(learner: Learner, meta: Params, episode: Episode, phase: int) -> int:
     if sum(tensor.nbytes for tensor in (*meta.values(), *tensors(episode))) > _LARGE:
-        # what is going to be limited need not be allocated: shapes tell
+        # what is going to be limited need not be allocated: shapes tell. What the network makes at its first call, and
+        # keeps, it makes of numbers
+        with torch.no_grad(), frugal():
+            learner.predict(meta, learner.adapt(meta, episode.support), episode.query.x)
         try:
             with FakeTensorMode(allow_non_fake_inputs=True) as fake, while_tracing():
                 shapes: Params = {name: fake.from_tensor(value) for name, value in meta.items()}

@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, strided
+from torch.compiler import is_compiling
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _TRACING: ContextVar[bool] = ContextVar("tracing", default=False)
@@ -89,7 +90,13 @@ class _Trimming(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator."""
         found = func(*args, **(kwargs or {}))
-        if isinstance(found, Tensor) and found.nbytes > _LARGE:
+        # torch's compiler takes a mode apart with the function inside it
+        if (
+            not is_compiling()
+            and isinstance(found, Tensor)
+            and found.layout is strided
+            and found.nbytes > _LARGE
+        ):
             _trim()
         return found
 

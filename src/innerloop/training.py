@@ -155,7 +155,7 @@ def meta_train(
         precision: `bfloat16` for the network's products of matrices and convolutions: for hardware that is faster at
             them, at the price of a coarser meta-gradient. Parameters, sums, losses, heads and scores stay float32.
         meta: where to start; `learner.init()` unless given.
-        callbacks: called with the log entry of every step.
+        callbacks: called with the log entry of every step, of short steps several times in a row.
 
     Returns:
         The run.
@@ -291,22 +291,30 @@ class _OuterLoop:
             most = max(1, int(min(len(phases), _SECONDS_TOGETHER / self.seconds)))
             alike = itertools.takewhile(phases[start].__eq__, phases[start : start + most])
             part = block.part(start, start + len(list(alike)))
+            start += len(part.key)
             began = time.perf_counter()
-            entries = self._together(part, phases[start]) or self._one_by_one(part)
-            self.seconds = (time.perf_counter() - began) / len(entries)
-            start += len(entries)
-            yield from entries
-
-    def _one_by_one(self, block: Block) -> list[dict[str, Any]]:
-        return [self.step(one.episode, one.first, one.key) for one in map(block.at, range(len(block.key)))]
+            entries = self._together(part, phases[part.first - block.first])
+            if entries:
+                self.seconds = (time.perf_counter() - began) / len(entries)
+                yield from entries
+                continue
+            for one in map(part.at, range(len(part.key))):
+                began = time.perf_counter()
+                entry = self.step(one.episode, one.first, one.key)
+                self.seconds = time.perf_counter() - began
+                yield entry
 
     def _together(self, block: Block, phase: int) -> list[dict[str, Any]]:
-        """The updates of a block in one go; nothing where there is only one, or not all of it was finite."""
+        """The updates of a block in one go; nothing where there is only one, or where they must be looked at."""
         if self.update is None or len(block.key) == 1:
             return []
         steps = range(block.first, block.first + len(block.key))
         numbers = torch.stack([numbers_of(step, self._rate(step), block.key.device) for step in steps])
-        state, metrics = self.update.scan(self.state, (numbers, block.episode, block.key), phase)
+        try:
+            state, metrics = self.update.scan(self.state, (numbers, block.episode, block.key), phase)
+        except Exception:
+            # an update that is not finite was handed on; what else there is comes up one by one
+            return []
         losses = metrics["losses"].tolist()
         if not (all(map(math.isfinite, itertools.chain(*losses))) and metrics["finite"].all()):
             return []

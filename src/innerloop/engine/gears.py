@@ -83,11 +83,12 @@ class _Path(Generic[T]):
         """The function's result."""
         return self.build(self.run(_tensors(leaves)))
 
-    def scan(self, carry: Any, rows: Any) -> T:
+    def scan(self, carry: Any, rows: Any, constants: Any) -> T:
         """See `Fast.scan`, for a carry that it `scans`."""
         assert isinstance(self.run, Machine)
-        state, others = _tensors(pytree.tree_leaves(carry)), _tensors(pytree.tree_leaves(rows))
-        return self.build(self.run.scan([*state, *others], len(state), len(others[0])))
+        return self.build(
+            self.run.scan(*(_tensors(pytree.tree_leaves(part)) for part in (carry, rows, constants)))
+        )
 
     def scans(self, carry: Any) -> bool:
         """Whether results begin with something like a carry, and a program passes it on."""
@@ -160,7 +161,7 @@ class Fast(Generic[T]):
             args = (carry, *_at(call, rows), *constants)
             path = self._known(args)
             if path is not None and path.scans(carry):
-                carry, out = path.scan(carry, _at(slice(call, None), rows))  # type: ignore[misc]
+                carry, out = path.scan(carry, _at(slice(call, None), rows), constants)  # type: ignore[misc]
                 parts.append(out)
                 break
             carry, out = self(*args)  # type: ignore[misc]

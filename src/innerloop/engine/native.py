@@ -57,6 +57,7 @@ class Program:
         source: of `int run(char **p, int64_t width, int64_t calls)`. `p` holds the inputs, the outputs, the arena and
             the number of threads of a call, and those of the next one `width` places on. It returns whether an index
             was out of range, and stops there.
+        given: number of tensors that it takes.
         outputs: shape and type of every output.
         arena: bytes of scratch memory.
         worker: bytes of it for each thread, besides.
@@ -64,6 +65,7 @@ class Program:
     """
 
     source: str
+    given: int
     outputs: tuple[tuple[tuple[int, ...], torch.dtype], ...]
     arena: int
     worker: int
@@ -232,7 +234,7 @@ def _assembled(
     text.append(_RUN)
     arena, worker = layout.shared + sums, layout.private + sums
     sizes = (arena, worker) if threads else (arena + worker, 0)
-    return Program("\n".join(text), shapes, *sizes, constants)
+    return Program("\n".join(text), len(inputs) - len(constants), shapes, *sizes, constants)
 
 
 def _added(low: Lowering, starts: dict[int, int]) -> str:

@@ -64,19 +64,21 @@ class Machine:
         self._run(np.array([[*places, 0, 0]], dtype=np.int64))
         return outs
 
-    def scan(self, tensors: Sequence[Tensor], carried: int, calls: int) -> list[Tensor]:
+    def scan(
+        self, carry: Sequence[Tensor], rows: Sequence[Tensor], constants: Sequence[Tensor]
+    ) -> list[Tensor]:
         """Calls in a row, each with the first results of the one before it.
 
         Arguments:
-            tensors: the first `carried` as the first call wants them, the others with a leading axis of `calls`.
-            carried: results that the next call is given in place of its first arguments.
-            calls: how many.
+            carry: the first arguments of the first call; the next one is given as many results in their place.
+            rows: the next arguments, with a leading axis of calls.
+            constants: the last arguments, the same at every call.
 
         Returns:
             The first results as the last call left them, the others with a leading axis of calls.
         """
-        given = [tensor.contiguous() for tensor in tensors]
-        shapes = self.program.outputs
+        first, along_calls, same = ([t.contiguous() for t in part] for part in (carry, rows, constants))
+        calls, carried, shapes = len(rows[0]), len(carry), self.program.outputs
         # a call reads what the one before it wrote, and writes beside it
         even, odd = ([torch.empty(shape, dtype=dtype) for shape, dtype in shapes[:carried]] for _ in range(2))
         outs = [torch.empty(calls, *shape, dtype=dtype) for shape, dtype in shapes[carried:]]
@@ -90,9 +92,9 @@ class Machine:
 
         state = np.where(number % 2, places(odd), places(even))
         columns = [
-            np.concatenate([places(given[:carried]), state[:-1]]),
-            along(given[carried:]),
-            np.repeat(places(self.program.constants), calls, axis=0),
+            np.concatenate([places(first), state[:-1]]),
+            along(along_calls),
+            np.repeat(places([*same, *self.program.constants]), calls, axis=0),
             state,
             along(outs),
             np.zeros((calls, 2), dtype=np.int64),
@@ -102,6 +104,8 @@ class Machine:
 
     def _run(self, table: np.ndarray) -> None:
         """One call for each row of places, whose last two columns are filled in here."""
+        tensors = self.program.given + len(self.program.constants) + len(self.program.outputs)
+        assert table.shape[1] == tensors + 2, "C would read other addresses than these"
         threads = min(self.most, torch.get_num_threads())
         with self.turn:
             arena = self.kept[0] if self.kept else torch.empty(self.size, dtype=torch.uint8)
