@@ -5,6 +5,7 @@
     python benchmarks/speed.py --trainer           # what `meta_train` adds to the bare update
     python benchmarks/speed.py --images            # convolutional nets, about five minutes
     python benchmarks/speed.py --heads             # ridge and Gaussian heads on learned features
+    python benchmarks/speed.py --errors            # of the meta-gradient of a conv net, over many starts
     python benchmarks/speed.py --precision         # products in bfloat16: time, and error of the meta-gradient
 
 All are timed in turns, A B C ... C B A, in one run; medians in ms and ratios are printed.
@@ -255,6 +256,37 @@ def precisions(rounds: int) -> None:
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
+def errors(starts: int = 12, tasks: int = 8) -> None:
+    """Relative error of the meta-gradient against float64 by gear, over starts: kinks decide it."""
+    print(f"{starts} starts, {tasks} tasks: smallest, median and largest error of the meta-gradient")
+    print("| | eager | compiled |\n|---|---|---|")
+    for name, (width, pooling, side, colours, query, _, steps, rate) in list(IMAGES.items())[:2]:
+        learner = il.maml(
+            conv_net(width, pooling, side, colours),
+            loss="cross_entropy",
+            inner_lr=rate,
+            inner_steps=steps,
+            batchnorm="transductive",
+        )
+        gradient = meta_gradient(learner)
+        ways = {gear: il.fast(gradient, gear=gear) for gear in ("eager", "compiled")}
+        episode, first = images_of(side, colours, query, tasks), learner.init()
+        given = (torch.arange(tasks), torch.tensor(0.0), 0)
+        found: dict[str, list[float]] = {gear: [] for gear in ways}
+        for start in range(starts):
+            generator = torch.Generator().manual_seed(start)
+            meta = {n: v + 0.02 * torch.randn(v.shape, generator=generator) for n, v in first.items()}
+            doubles = {n: value.double() for n, value in meta.items()}
+            exact, _ = gradient(doubles, to(episode, "cpu", torch.float64), *given)
+            whole = torch.cat([value.flatten() for value in exact.values()])
+            for gear, way in ways.items():
+                grads, _ = way(meta, episode, *given)
+                apart = torch.cat([value.flatten() for value in grads.values()]) - whole
+                found[gear].append(float(apart.norm() / whole.norm()))
+        cells = [f"{min(e):.1e}, {statistics.median(e):.1e}, {max(e):.1e}" for e in found.values()]
+        print(f"| {name.replace('32 tasks', f'{tasks} tasks')} | {' | '.join(cells)} |", flush=True)
+
+
 def trainer(rounds: int) -> None:
     """Time a step of `meta_train`, everything included, against the bare update."""
     torch.set_num_threads(1)
@@ -322,6 +354,7 @@ def main() -> None:
     parser.add_argument("--trainer", action="store_true")
     parser.add_argument("--heads", action="store_true")
     parser.add_argument("--images", action="store_true")
+    parser.add_argument("--errors", action="store_true")
     parser.add_argument("--precision", action="store_true")
     asked = parser.parse_args()
     if asked.harness:
@@ -332,6 +365,8 @@ def main() -> None:
         heads(asked.rounds)
     elif asked.images:
         images(asked.rounds)
+    elif asked.errors:
+        errors()
     elif asked.precision:
         precisions(asked.rounds)
     else:
