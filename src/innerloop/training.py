@@ -289,11 +289,12 @@ class _OuterLoop:
         start, phases = 0, [self.learner.metagrad.phase(block.first + n) for n in range(len(block.key))]
         while start < len(phases):
             most = max(1, int(min(len(phases), _SECONDS_TOGETHER / self.seconds)))
-            alike = itertools.takewhile(phases[start].__eq__, phases[start : start + most])
+            phase = phases[start]
+            alike = itertools.takewhile(phase.__eq__, phases[start : start + most])
             part = block.part(start, start + len(list(alike)))
             start += len(part.key)
             began = time.perf_counter()
-            entries = self._together(part, phases[part.first - block.first])
+            entries = self._together(part, phase)
             if entries:
                 self.seconds = (time.perf_counter() - began) / len(entries)
                 yield from entries
@@ -306,7 +307,7 @@ class _OuterLoop:
 
     def _together(self, block: Block, phase: int) -> list[dict[str, Any]]:
         """The updates of a block in one go; nothing where there is only one, or where they must be looked at."""
-        if self.update is None or len(block.key) == 1:
+        if self.update is None or len(block.key) == 1 or empty(block.at(0).episode.support):
             return []
         steps = range(block.first, block.first + len(block.key))
         numbers = torch.stack([numbers_of(step, self._rate(step), block.key.device) for step in steps])

@@ -105,7 +105,10 @@ class Machine:
     def _run(self, table: np.ndarray) -> None:
         """One call for each row of places, whose last two columns are filled in here."""
         tensors = self.program.given + len(self.program.constants) + len(self.program.outputs)
-        assert table.shape[1] == tensors + 2, "C would read other addresses than these"
+        if table.shape[1] != tensors + 2:
+            raise ValueError(
+                f"{table.shape[1] - 2} tensors for a program of {tensors}: C would read other memory"
+            )
         threads = min(self.most, torch.get_num_threads())
         with self.turn:
             arena = self.kept[0] if self.kept else torch.empty(self.size, dtype=torch.uint8)
