@@ -3,6 +3,7 @@
     python benchmarks/time_to_accuracy.py FOLDER                # which holds images/omniglot28_train_val.npz
     python benchmarks/time_to_accuracy.py FOLDER --only short   # one of the runs
     python benchmarks/time_to_accuracy.py FOLDER --threads 2
+    python benchmarks/time_to_accuracy.py FOLDER --learn2learn SOURCE   # the short run in it
 
 Scores are of the 172 validation characters of Vinyals' split, which neither training nor the choice of its best step
 sees: 60 of the 1,028 training characters are kept for that. The 172 are of five alphabets that training has not met and
@@ -73,6 +74,26 @@ def children() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def in_learn2learn(source: str, arrays: Path, split: Path, threads: str) -> str:
+    """The short run by another library: a row of the table."""
+    script = Path(__file__).parent / "peers" / "omniglot_learn2learn.py"
+    began, used = time.perf_counter(), children()
+    done = subprocess.run(
+        [sys.executable, str(script), source, str(arrays), str(split), "1000", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": threads},
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    found = json.loads(done.stdout)
+    mean, low, high = (100 * (found["mean"] + sign * found["half"]) for sign in (0, -1, 1))
+    minutes, processor = (time.perf_counter() - began) / 60, (children() - used) / 60
+    score = f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
+    return f"| learn2learn, 1,000 updates | {score} | {minutes:.1f} | {processor:.1f} | | |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -80,6 +101,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="")
     parser.add_argument("--threads", default="1")
+    parser.add_argument("--learn2learn", metavar="SOURCE", default="", help="its folder learn2learn")
     parser.add_argument("--options", default="", help="options of innerloop train instead of a run's own")
     asked = parser.parse_args()
     runs = {"given": asked.options} if asked.options else RUNS
@@ -87,6 +109,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         arrays, split = prepare(asked.folder / "images" / "omniglot28_train_val.npz", Path(folder))
+        if asked.learn2learn:
+            print(in_learn2learn(asked.learn2learn, arrays, split, asked.threads))
+            return
         for name, options in runs.items():
             if asked.only and name != asked.only:
                 continue
