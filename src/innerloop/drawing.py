@@ -76,8 +76,8 @@ def blocks_of(
         streams = [stream(seed, EPISODES, step) for step in range(first, last)]
         episodes = known.samples(count, streams) if known else (source.sample(count, one) for one in streams)
         for episode in episodes:
+            updates = episode.n_tasks // count if known else 1
             tasks = count if known else episode.n_tasks
-            updates = episode.n_tasks // tasks
             moved = to(bucketed(episode) if rounded else episode, place, dtype)
             several: Episode = map_tensors(lambda t: t.reshape(updates, tasks, *t.shape[1:]), moved)  # noqa: B023
             # from what the episodes have left of their streams

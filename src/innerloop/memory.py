@@ -73,8 +73,8 @@ def tasks_at_once(learner: Learner, meta: Params, episode: Episode, limit: int) 
 def needed_bytes(learner: Learner, meta: Params, episode: Episode) -> int:
     """Most bytes alive at once in the meta-gradient of an episode, its arguments not counted.
 
-    It is counted while the gradient is taken. From the second inner step on each step adds the same, so longer loops
-    are counted from two short ones.
+    It is counted while the gradient is taken; of large tasks from shapes alone. From the second inner step on each step
+    adds the same, so longer loops are counted from two short ones.
 
     Example:
         >>> import innerloop as il

@@ -285,7 +285,7 @@ class _OuterLoop:
         return self.update.report if self.update else Report()
 
     def take(self, block: Block) -> Iterator[dict[str, Any]]:
-        """Make the updates of a block; what goes into the log, of updates that were made together at once."""
+        """Make the updates of a block, short ones together; what goes into the log of each."""
         start, phases = 0, [self.learner.metagrad.phase(block.first + n) for n in range(len(block.key))]
         while start < len(phases):
             most = max(1, int(min(len(phases), _SECONDS_TOGETHER / self.seconds)))

@@ -83,7 +83,10 @@ def _in_slices(product: Product, typed: str) -> list[str]:
     step = _VECTORS * lanes
     even, left = product.columns - product.columns % step, product.columns % step
     panels: list[tuple[str, list[tuple[int | str, int]]]] = [
-        (f"for (int64_t s = 0; s < {even}; s += {step})", [(f"(s + {v * lanes})", lanes) for v in range(3)])
+        (
+            f"for (int64_t s = 0; s < {even}; s += {step})",
+            [(f"(s + {v * lanes})", lanes) for v in range(_VECTORS)],
+        )
     ]
     while left:
         start, lanes = product.columns - left, min(lanes, 1 << (left.bit_length() - 1))
