@@ -246,12 +246,13 @@ def test_the_mode_is_that_of_a_general_optimiser_and_the_curvature_that_of_the_d
     mode = mean + root @ found.x.reshape(mean.shape)
     assert np.allclose(own["head/weights"][0], mode, atol=1e-5 * max(spread, 1))
     white = np.linalg.solve(root, own["head/weights"][0].numpy() - mean)
-    assert np.abs(objective(white.ravel())[1]).max() < 1e-10 * max(spread, 1) ** 2
     logits = x @ own["head/weights"][0].numpy()
     chance = np.exp(logits - logsumexp(logits, axis=1, keepdims=True))
     hessian = np.eye(mean.size)
     for row, p in zip(design, chance, strict=True):
         hessian += np.kron(np.outer(row, row), np.diag(p) - np.outer(p, p))
+    # one more Newton step goes nowhere: a length in whitened weights, where rounding of the gradient does not count
+    assert np.abs(np.linalg.solve(hessian, objective(white.ravel())[1])).max() < 1e-6
     centre = np.kron(root, np.eye(classes) - 1 / classes)
     covariance = centre @ np.linalg.inv(hessian) @ centre.T
     dense = np.einsum("ikjk->kij", covariance.reshape(4, classes, 4, classes))

@@ -16,17 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from ..files import explained, write_bytes
+from .selftest import passes
+from .selftest import source as selftest_source
 
 # shapes are constants, so O3 unrolls and vectorises; no option here changes what NaN and infinity do
 _FLAGS = (
     *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-fopenmp-simd"),
     *("-std=gnu11", "-w", "-shared", "-fPIC", "-pthread", "-x", "c"),
 )
+# tried in turn on a compiler that fails the self-test: gcc 12.2 loses the last numbers of a loop when it vectorises
+# what it has unrolled
+_SAFER = ((), ("-fno-tree-slp-vectorize",), ("-O1", "-fno-tree-vectorize"))
 _SECONDS = 300
 
 
 class CannotBuild(Exception):
-    """There is no compiler, or it failed."""
+    """There is no compiler, or it failed, or what it makes is wrong."""
 
 
 def built(source: str) -> Callable[..., Any]:
@@ -39,13 +44,27 @@ def built(source: str) -> Callable[..., Any]:
         The function; it lets other Python threads run meanwhile.
 
     Raises:
-        CannotBuild: there is no C compiler, or it failed.
+        CannotBuild: there is no C compiler, or it failed, or it fails the self-test.
     """
     compiler = _compiler()
-    name = hashlib.sha256("\0".join([source, *_FLAGS, compiler, _machine()]).encode()).hexdigest()[:32]
+    return _loaded(compiler, source, _flags(compiler))
+
+
+@functools.cache
+def _flags(compiler: str) -> tuple[str, ...]:
+    """The flags with which the compiler passes the self-test on this machine."""
+    for safer in _SAFER:
+        if passes(_loaded(compiler, selftest_source(), (*_FLAGS, *safer))):
+            return (*_FLAGS, *safer)
+    raise CannotBuild(f"{compiler} compiles loops wrongly on this machine, with vectors and without")
+
+
+def _loaded(compiler: str, source: str, flags: tuple[str, ...]) -> Callable[..., Any]:
+    """The function `run` of some C source, compiled with these flags unless it is in the cache."""
+    name = hashlib.sha256("\0".join([source, *flags, compiler, _machine()]).encode()).hexdigest()[:32]
     path = cache_folder() / f"{name}.so"
     if not path.is_file():
-        _compile(compiler, source, path)
+        _compile(compiler, source, flags, path)
     run = ctypes.CDLL(str(path)).run
     run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     run.restype = ctypes.c_int
@@ -66,12 +85,12 @@ def cache_folder() -> Path:
     return folder
 
 
-def _compile(compiler: str, source: str, path: Path) -> None:
+def _compile(compiler: str, source: str, flags: tuple[str, ...], path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="innerloop-") as place:
         out = Path(place) / "step.so"
         try:
             process = subprocess.Popen(
-                [*compiler.split(), *_FLAGS, "-", "-o", str(out), "-lm"],
+                [*compiler.split(), *flags, "-", "-o", str(out), "-lm"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
