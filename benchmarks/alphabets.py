@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from innerloop.data.alphabets import draw_alphabets
+from innerloop.tasks.datasets.alphabets import draw_alphabets
 
 QUERIES = 5
 TRAIN_ALPHABETS = 20

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from innerloop.compare.statistics import mean_interval, two_way
+from innerloop.evaluation.intervals import mean_interval, two_way
 
 RUNS = 2000
 COUNTS = (10, 30, 100)

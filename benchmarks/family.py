@@ -21,10 +21,11 @@ import torch
 
 from innerloop import datasets, tasks
 from innerloop.algorithms import ALGORITHMS
-from innerloop.assemble import learner_for
-from innerloop.data.splits import Tasks
-from innerloop.evaluation import EVALUATION_SEED, evaluate, interval
-from innerloop.training import meta_train
+from innerloop.algorithms.assemble import learner_for
+from innerloop.evaluation import evaluate, interval
+from innerloop.outer import meta_train
+from innerloop.tasks.sources import EVALUATION_SEED
+from innerloop.tasks.splits import Tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "family.jsonl", ROOT / "docs" / "family.md"

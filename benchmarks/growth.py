@@ -68,8 +68,8 @@ def own(name: str, size: dict[str, int]) -> dict[str, Any]:
     from speed import episode_of, net, plain_loop
 
     import innerloop as il
-    from innerloop.memory import bytes_of, tasks_at_once
-    from innerloop.outer import Outer, geared_update, numbers_of
+    from innerloop.outer.memory import bytes_of, tasks_at_once
+    from innerloop.outer.update import Outer, geared_update, numbers_of
 
     torch.set_num_threads(1)
     before = resident()

@@ -9,9 +9,9 @@ import argparse
 
 import numpy as np
 
-from innerloop.cli.common import columns
 from innerloop.cli.demo import METHODS, QUESTIONS, compare, first_rows
-from innerloop.datasets import gapminder
+from innerloop.cli.text import columns
+from innerloop.tasks.datasets import gapminder
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ def one(shape: str, way: str, steps: int, at_once: str, tasks: int, gear: str) -
 
     import innerloop as il
     from innerloop import algorithms
-    from innerloop.memory import bytes_of, needed_bytes, tasks_at_once
-    from innerloop.outer import Outer, geared_update, numbers_of
+    from innerloop.outer.memory import bytes_of, needed_bytes, tasks_at_once
+    from innerloop.outer.update import Outer, geared_update, numbers_of
 
     torch.set_num_threads(1)
     size, channels, width, pool, query, usual, rate, _ = SHAPES[shape]

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from innerloop import tasks
-from innerloop.data.sources import stream
+from innerloop.tasks.sources import stream
 
 
 def frame_of(sizes: np.ndarray, seed: int = 0) -> pd.DataFrame:

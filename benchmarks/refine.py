@@ -35,8 +35,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import innerloop as il
-from innerloop.data.alphabets import draw_alphabets
 from innerloop.refining import Settings
+from innerloop.tasks.datasets.alphabets import draw_alphabets
 
 RESULTS = Path(__file__).parent / "results" / "refine.jsonl"
 SHOTS = {"digits": (1, 2, 5, 10, 50), "table": (1, 2, 5, 10, 50), "alphabets": (1, 5, 50)}

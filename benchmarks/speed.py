@@ -28,11 +28,11 @@ import torch
 from torch import nn
 
 import innerloop as il
-from innerloop.assemble import learner_for
-from innerloop.data.sources import stream
-from innerloop.episodes import to
-from innerloop.outer import Outer, meta_gradient, meta_update, numbers_of
-from innerloop.precision import PRECISIONS, products_in
+from innerloop.algorithms.assemble import learner_for
+from innerloop.models.precision import PRECISIONS, products_in
+from innerloop.outer.update import Outer, meta_gradient, meta_update, numbers_of
+from innerloop.tasks.episodes import to
+from innerloop.tasks.sources import stream
 
 HERE = Path(__file__).resolve().parent
 

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 
 import innerloop as il
-from innerloop.data.sources import ClassSource
-from innerloop.data.support import SupportSize
+from innerloop.tasks.sources import ClassSource
+from innerloop.tasks.support import SupportSize
 
 SHARED = "--n-way 5 --n-shot 1 --n-query 1 --model conv4 --batchnorm transductive --seed 0 --json --quiet"
 MAML = "--algorithm maml --inner-steps 1 --inner-lr 0.4 --width 64 --meta-batch-size 32 --meta-lr 0.002"

@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from torch.utils.data import DataLoader, TensorDataset
 
 import innerloop as il
-from innerloop.evaluation import EVALUATION_SEED
+from innerloop.tasks.sources import EVALUATION_SEED
 
 EPOCHS, HIDDEN, WAY, SHOT = 5, 32, 3, 5
 CLOSING = """

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from innerloop import algorithms as a
-from innerloop.episodes import Episode
-from innerloop.learner import Learner
+from innerloop.inner import Learner
+from innerloop.tasks.episodes import Episode
 from oracles import class_episode, regression_episode
 
 

@@ -6,17 +6,9 @@ import math
 
 import numpy as np
 
-from innerloop.compare.result import (
-    Cell,
-    Comparison,
-    Crossing,
-    Curve,
-    Difference,
-    Effect,
-    Estimate,
-    Method,
-    Shown,
-)
+from innerloop.compare.result import Cell, Comparison, Crossing, Curve, Difference, Effect, Method
+from innerloop.evaluation.examples import Shown
+from innerloop.evaluation.intervals import Estimate
 
 # name, label, kind, family, mean error
 METHODS = (

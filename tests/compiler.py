@@ -2,7 +2,7 @@
 
 import pytest
 
-from innerloop.engine.build import CannotBuild, built
+from innerloop.engine.c.compiler import CannotBuild, built
 
 
 def compiler_works() -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.func import functional_call
 
-from innerloop.episodes import Batch, Episode, map_tensors, stack
+from innerloop.tasks.episodes import Batch, Episode, map_tensors, stack
 
 
 def within(figure, bound):

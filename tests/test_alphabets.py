@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from innerloop.data.alphabets import draw_alphabets
 from innerloop.errors import UsageError
+from innerloop.tasks.datasets.alphabets import draw_alphabets
 
 
 @pytest.fixture(scope="module")

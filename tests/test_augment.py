@@ -7,11 +7,22 @@ from torch import nn
 
 from innerloop import tasks as front
 from innerloop.algorithms import maml
-from innerloop.augment import AUGMENTATIONS, augmented, chain, crop, flip, mix, named, noise, permute, rotate
-from innerloop.data.compose import COMPOSITIONS, composed
-from innerloop.data.sources import RowSource, SupportSize, Targets, stream
-from innerloop.episodes import Batch, Episode, select, stack
 from innerloop.errors import UsageError
+from innerloop.tasks.augment import (
+    AUGMENTATIONS,
+    augmented,
+    chain,
+    crop,
+    flip,
+    mix,
+    named,
+    noise,
+    permute,
+    rotate,
+)
+from innerloop.tasks.compose import COMPOSITIONS, composed
+from innerloop.tasks.episodes import Batch, Episode, select, stack
+from innerloop.tasks.sources import RowSource, SupportSize, Targets, stream
 from oracles import doubled, largest_error
 
 IMAGES = ("rotate", "flip", "crop", "mix", "permute")

@@ -6,11 +6,11 @@ from torch import nn
 
 import innerloop as il
 from innerloop import algorithms as a
-from innerloop.cli.common import batchnorm_line
-from innerloop.episodes import Batch, Episode, stack
+from innerloop.cli.text import batchnorm_line
 from innerloop.errors import UsageError
-from innerloop.learner import Model
-from innerloop.training import meta_train
+from innerloop.inner import Model
+from innerloop.outer import meta_train
+from innerloop.tasks.episodes import Batch, Episode, stack
 from oracles import (
     central_difference,
     class_episode,
@@ -159,7 +159,7 @@ def test_per_step_is_really_used(policy):
     """Training moves the running statistics, and predictions differ from those of the other policies."""
     tasks = il.tasks.function(
         shifted,
-        targets=il.data.support.Targets("classification", 3),
+        targets=il.tasks.support.Targets("classification", 3),
         support=6,
         feature_shape=(4,),
     )

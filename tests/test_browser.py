@@ -9,8 +9,8 @@ import pytest
 
 from comparisons import synthetic_comparison
 from innerloop import figures
-from innerloop.figures.style import COLOURS
 from innerloop.report import comparison_page, render
+from innerloop.report.figures.style import COLOURS
 
 pytest.importorskip("matplotlib")
 webdriver = pytest.importorskip(

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from innerloop.cli import run
-from innerloop.data.check import check
+from innerloop.tasks.findings import check
 
 
 def visits() -> pd.DataFrame:

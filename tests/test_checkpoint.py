@@ -14,14 +14,16 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from innerloop import models, sealed
-from innerloop.adaptation import GradientLearner
+from innerloop import models
 from innerloop.algorithms import fomaml, maml, mixed
-from innerloop.checkpoint import describe, load, save, save_adapted
-from innerloop.data.schema import Schema
-from innerloop.data.sources import SupportSize, Targets
 from innerloop.errors import DivergedError, ModelFileError, ResourceError, UsageError
-from innerloop.learner import Model
+from innerloop.inner import Model
+from innerloop.inner.gradient import GradientLearner
+from innerloop.storage import load, save, save_adapted
+from innerloop.storage import manifest as sealed
+from innerloop.storage.save import describe
+from innerloop.tasks.sources import SupportSize, Targets
+from innerloop.tasks.tables.schema import Schema
 
 FILES = ["config.json", "log.jsonl", "model.safetensors", "manifest.json"]
 

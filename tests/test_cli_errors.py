@@ -241,12 +241,12 @@ def left(place):
 
 
 def test_a_bug_of_ours_is_called_one(place, capsys, monkeypatch):
-    import innerloop.evaluation
+    import innerloop.evaluation.scores
 
     def broken(*arguments, **options):
         raise KeyError("oops")
 
-    monkeypatch.setattr(innerloop.evaluation, "evaluate", broken)
+    monkeypatch.setattr(innerloop.evaluation.scores, "evaluate", broken)
     assert run(["evaluate", str(place / "model")]) == 1
     err = capsys.readouterr().err
     assert err == "innerloop: this is a bug in innerloop: KeyError: 'oops'; --debug shows where\n"
@@ -263,12 +263,12 @@ def test_a_bug_of_ours_is_called_one(place, capsys, monkeypatch):
     ],
 )
 def test_memory_and_interruption_have_their_codes(error, code, place, capsys, monkeypatch):
-    import innerloop.evaluation
+    import innerloop.evaluation.scores
 
     def broken(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(innerloop.evaluation, "evaluate", broken)
+    monkeypatch.setattr(innerloop.evaluation.scores, "evaluate", broken)
     assert run(["evaluate", str(place / "model")]) == code
     assert capsys.readouterr().err.count("\n") == 1
 

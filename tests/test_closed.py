@@ -8,14 +8,15 @@ from torch import nn
 
 import innerloop as il
 from innerloop.algorithms import ALGORITHMS, build, gaussian, mixed, protonet, ridge
-from innerloop.assemble import learner_for
-from innerloop.baselines import shrunken_ridge
-from innerloop.checkpoint import load, save, save_adapted
-from innerloop.episodes import Batch, Episode, select, stack
+from innerloop.algorithms.assemble import learner_for
+from innerloop.algorithms.baselines import shrunken_ridge
 from innerloop.errors import DataError, UsageError
-from innerloop.heads import Predictive
-from innerloop.learner import Model, predict_tasks
+from innerloop.inner import Model
+from innerloop.inner.heads import Predictive
+from innerloop.inner.learner import predict_tasks
 from innerloop.models import conv4, mlp
+from innerloop.storage import load, save, save_adapted
+from innerloop.tasks.episodes import Batch, Episode, select, stack
 from oracles import (
     class_episode,
     difference_error,

@@ -14,8 +14,8 @@ from torch.func import functional_call
 
 import innerloop as il
 from innerloop.algorithms import anil, meta_sgd
-from innerloop.data.sources import FunctionSource, SupportSize, Targets
-from innerloop.episodes import Batch, Episode
+from innerloop.tasks.episodes import Batch, Episode
+from innerloop.tasks.sources import FunctionSource, SupportSize, Targets
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "engine.md").read_text(encoding="utf-8")
 TABLE = TEXT[TEXT.index("## Coming from another library") :].split("\n\n")[2]

@@ -10,16 +10,15 @@ from sklearn.neighbors import KNeighborsRegressor
 
 import innerloop as il
 from innerloop.compare import methods
-from innerloop.compare.estimators import EstimatorLearner, training_rows
 from innerloop.compare.linear import _with_spread, logistic
 from innerloop.compare.methods import BASELINES, META, Entrant, _alone, entrant
 from innerloop.compare.nets import AllClasses, Bench, best_stop, fine_tuned
 from innerloop.compare.race import race, runners
 from innerloop.compare.search import error_on, search
-from innerloop.data.compose import Recomposed
-from innerloop.data.sources import stream
+from innerloop.compare.sklearn_methods import EstimatorLearner, training_rows
 from innerloop.errors import DivergedError, UsageError
-from innerloop.evaluation import EVALUATION_SEED
+from innerloop.tasks.compose import Recomposed
+from innerloop.tasks.sources import EVALUATION_SEED, stream
 
 
 def tasks_of(kind="regression", n_tasks=15, rows=12, seed=0, **options):

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from comparisons import synthetic_comparison
-from innerloop.compare.result import Comparison, Estimate
+from innerloop.compare.result import Comparison
 from innerloop.errors import DataError
+from innerloop.evaluation.intervals import Estimate
 
 
 @pytest.mark.parametrize(("kind", "images"), [("regression", False), ("classification", True)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from innerloop.compare.statistics import holm, mean_interval, paired, two_way
+from innerloop.evaluation.intervals import holm, mean_interval, paired, two_way
 
 
 def test_the_interval_is_students():

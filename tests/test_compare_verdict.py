@@ -8,9 +8,9 @@ import pytest
 import innerloop as il
 from innerloop.compare.curves import Line, crossing, some_tasks, support_sizes
 from innerloop.compare.factorial import Level, effects
-from innerloop.compare.result import Difference, Estimate, Method
-from innerloop.compare.statistics import holm, paired
+from innerloop.compare.result import Difference, Method
 from innerloop.compare.verdict import Question, verdict
+from innerloop.evaluation.intervals import Estimate, holm, paired
 
 
 def method(name, label, kind="shared", family="baseline"):

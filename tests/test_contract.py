@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from cases import CASES, IDS
-from innerloop.adaptation import GradientLearner
 from innerloop.algorithms import ALGORITHMS, build
-from innerloop.checkpoint import load, save, save_adapted
-from innerloop.data.sources import FunctionSource, SupportSize, Targets
-from innerloop.drawing import task_keys
-from innerloop.episodes import Batch, Episode, join_rows, map_tensors, select, stack
-from innerloop.learner import Model
-from innerloop.training import meta_train
+from innerloop.inner import Model
+from innerloop.inner.gradient import GradientLearner
+from innerloop.outer import meta_train
+from innerloop.outer.prefetch import task_keys
+from innerloop.storage import load, save, save_adapted
+from innerloop.tasks.episodes import Batch, Episode, join_rows, map_tensors, select, stack
+from innerloop.tasks.sources import FunctionSource, SupportSize, Targets
 from oracles import (
     class_episode,
     difference_error,

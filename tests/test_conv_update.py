@@ -8,11 +8,12 @@ from torch.utils import _pytree as pytree
 import innerloop as il
 from compiler import compiles
 from innerloop import algorithms
-from innerloop.engine import fast, native
+from innerloop.engine import fast
+from innerloop.engine.c import program
 from innerloop.engine.gears import convolutions
 from innerloop.engine.trace import graph_of
-from innerloop.episodes import select
-from innerloop.outer import Outer, meta_update, numbers_of
+from innerloop.outer.update import Outer, meta_update, numbers_of
+from innerloop.tasks.episodes import select
 
 TASKS, WAY = 6, 3
 
@@ -80,7 +81,7 @@ def assert_compiled_is_the_same(update, args):
 @compiles
 @pytest.mark.parametrize(("net", "by_task"), [*((net, True) for net in NETS), ("residual", False)], ids=str)
 def test_a_compiled_update_is_the_same(net, by_task, monkeypatch):
-    monkeypatch.setattr(native, "_LARGE", 0 if by_task else 2**40)
+    monkeypatch.setattr(program, "_LARGE", 0 if by_task else 2**40)
     update, args = update_of(NETS[net], inner_steps=2 if net == "strided" else 1)
     assert_compiled_is_the_same(update, args)
 
@@ -91,7 +92,7 @@ def test_a_compiled_update_is_the_same(net, by_task, monkeypatch):
 )
 def test_other_members_of_the_family(preset, monkeypatch):
     """Shared bodies and first order: convolutions without an axis of tasks."""
-    monkeypatch.setattr(native, "_LARGE", 0)
+    monkeypatch.setattr(program, "_LARGE", 0)
     torch.manual_seed(0)
     module = strided().double()
     if preset is algorithms.protonet:
@@ -106,8 +107,8 @@ def test_other_members_of_the_family(preset, monkeypatch):
 
 @compiles
 def test_threads_share_the_tasks(monkeypatch):
-    monkeypatch.setattr(native, "_LARGE", 0)
-    monkeypatch.setattr(native, "_LONG", 0)
+    monkeypatch.setattr(program, "_LARGE", 0)
+    monkeypatch.setattr(program, "_LONG", 0)
     update, args = update_of(pooled)
     before = torch.get_num_threads()
     try:
@@ -130,8 +131,8 @@ def test_threads_share_the_tasks(monkeypatch):
 @compiles
 def test_threads_read_sums_of_all_tasks(monkeypatch):
     """What tasks add up and all read afterwards is the sum, not the part of it that the reading thread has added."""
-    monkeypatch.setattr(native, "_LARGE", 0)
-    monkeypatch.setattr(native, "_LONG", 0)
+    monkeypatch.setattr(program, "_LARGE", 0)
+    monkeypatch.setattr(program, "_LONG", 0)
     update, (state, numbers, episode, key, phase) = update_of(strided)
     # as many tasks as channels: what follows the sums looks as if it could be cut by tasks, and is shared out
     args = (state, numbers, select(episode, slice(0, 4)), key[:4], phase)

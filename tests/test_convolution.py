@@ -6,8 +6,8 @@ from torch.func import vmap
 
 from compiler import compiles
 from innerloop.engine import fast
-from innerloop.engine.closed import closed_operators
-from innerloop.engine.convolution import conv, conv_input, conv_weight, places_of
+from innerloop.engine.ops.convolution import conv, conv_input, conv_weight, places_of
+from innerloop.engine.ops.substitute import closed_operators
 
 # size, kernel, stride, padding, dilation
 SHAPES = [

@@ -10,18 +10,18 @@ import torch
 
 from innerloop import datasets
 from innerloop.cli import run
-from innerloop.data import imagesets
-from innerloop.data.sources import stream
 from innerloop.errors import DataError, UsageError
+from innerloop.tasks.datasets import catalogue, image_sets
+from innerloop.tasks.sources import stream
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Few drawings, and a cache of their own."""
     monkeypatch.setenv("INNERLOOP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(datasets, "_ALPHABETS", 6)
-    monkeypatch.setattr(datasets, "_CHARACTERS", 5)
-    monkeypatch.setattr(datasets, "_DRAWINGS", 6)
+    monkeypatch.setattr(catalogue, "_ALPHABETS", 6)
+    monkeypatch.setattr(catalogue, "_CHARACTERS", 5)
+    monkeypatch.setattr(catalogue, "_DRAWINGS", 6)
     return tmp_path / "cache"
 
 
@@ -97,9 +97,9 @@ def test_drawings_come_from_the_cache_and_a_damaged_one_is_drawn_again(
     (path,) = small.iterdir()
     whole = path.read_bytes()
     counted = []
-    draw = datasets.drawing.draw_alphabets
+    draw = catalogue.drawing.draw_alphabets
     monkeypatch.setattr(
-        datasets.drawing, "draw_alphabets", lambda *a, **k: counted.append(a) or draw(*a, **k)
+        catalogue.drawing, "draw_alphabets", lambda *a, **k: counted.append(a) or draw(*a, **k)
     )
     assert torch.equal(small_alphabets().train.x, first)
     assert not counted
@@ -217,10 +217,10 @@ def test_vinyals_split_has_its_published_sizes(shared_data: Path) -> None:
         labels = [f"{a}/character{c:02d}" for a, c in zip(names, found["character"], strict=True)]
         part = found["split"]
         every = set(found["alphabet_names"].tolist())
-    split = imagesets._vinyals(labels)
+    split = image_sets._vinyals(labels)
     assert (len(split["train"]), len(split["valid"]), len(split["test"])) == (1028, 172, 0)
     assert set(split["valid"]) == {label for label, number in zip(labels, part, strict=True) if number == 1}
-    assert set(imagesets.OMNIGLOT_TEST) == every - set(names.tolist())
+    assert set(image_sets.OMNIGLOT_TEST) == every - set(names.tolist())
 
 
 def cifar_lists(root: Path) -> None:

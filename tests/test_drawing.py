@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from innerloop.data.rows import RowSource
-from innerloop.data.sources import ClassSource, FunctionSource, stream
-from innerloop.data.support import SupportSize, Targets
-from innerloop.drawing import blocks_of, task_keys
-from innerloop.episodes import Batch, Episode, bucketed, tensors
+from innerloop.outer.prefetch import blocks_of, task_keys
+from innerloop.tasks.episodes import Batch, Episode, bucketed, tensors
+from innerloop.tasks.row_source import RowSource
+from innerloop.tasks.sources import ClassSource, FunctionSource, stream
+from innerloop.tasks.support import SupportSize, Targets
 
 CPU = torch.device("cpu")
 

@@ -7,12 +7,12 @@ import innerloop as il
 from cases import CASES, IDS
 from compiler import compiler_works, compiles
 from innerloop.engine import fast
-from innerloop.engine.build import CannotBuild
-from innerloop.episodes import map_tensors, select
+from innerloop.engine.c.compiler import CannotBuild
+from innerloop.engine.modes import tracing, while_checking
 from innerloop.errors import UsageError
-from innerloop.memory import _Alive, needed_bytes, tasks_at_once
-from innerloop.outer import Outer, meta_gradient, meta_update, numbers_of
-from innerloop.tracing import tracing, while_checking
+from innerloop.outer.memory import _Alive, needed_bytes, tasks_at_once
+from innerloop.outer.update import Outer, meta_gradient, meta_update, numbers_of
+from innerloop.tasks.episodes import map_tensors, select
 from oracles import doubled, random_direction, uneven
 
 every = pytest.mark.parametrize("case", CASES, ids=IDS)

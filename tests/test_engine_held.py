@@ -11,9 +11,9 @@ from torch.utils import _pytree as pytree
 
 from compiler import compiles
 from innerloop.engine import fast
-from innerloop.engine.native import lower
+from innerloop.engine.c.program import lower
 from innerloop.engine.trace import graph_of
-from innerloop.memory import _Alive
+from innerloop.outer.memory import _Alive
 
 pytestmark = compiles
 

@@ -7,9 +7,9 @@ from torch import nn
 import innerloop as il
 from compiler import compiles
 from innerloop import algorithms as a
-from innerloop.drawing import task_keys
 from innerloop.engine import fast
-from innerloop.outer import Outer, meta_update, numbers_of
+from innerloop.outer.prefetch import task_keys
+from innerloop.outer.update import Outer, meta_update, numbers_of
 from oracles import class_episode, doubled, largest_error, random_direction, uneven
 
 PAIRS = [

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from innerloop.episodes import Batch, Episode, map_tensors, select, stack, tensors, to, unsqueeze
 from innerloop.errors import DataError
+from innerloop.tasks.episodes import Batch, Episode, map_tensors, select, stack, tensors, to, unsqueeze
 
 sizes = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), min_size=1, max_size=6)
 

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from PIL import Image
 
 from anything import frames
-from innerloop.data.check import check
-from innerloop.data.layouts import open_tasks
-from innerloop.data.splits import Tasks
-from innerloop.data.support import stream
 from innerloop.errors import DataError, InnerloopError, UsageError
+from innerloop.tasks.findings import check
+from innerloop.tasks.recognise import open_tasks
+from innerloop.tasks.splits import Tasks
+from innerloop.tasks.support import stream
 
 NAN = float("nan")
 

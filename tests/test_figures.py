@@ -11,10 +11,9 @@ import pytest
 import innerloop as il
 from comparisons import synthetic_comparison
 from innerloop import figures, learned
-from innerloop.compare.result import Shown
-from innerloop.figures.episodes import is_classification, is_image, is_regression
-from innerloop.figures.style import COLOURS, KINDS, MARKS, short
-from innerloop.shown import show
+from innerloop.evaluation.examples import Shown, show
+from innerloop.report.figures.episodes import is_classification, is_image, is_regression
+from innerloop.report.figures.style import COLOURS, KINDS, MARKS, short
 
 mpl = pytest.importorskip("matplotlib")
 mpl.use("agg")

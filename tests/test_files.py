@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from innerloop import files, sealed
+from innerloop import files
 from innerloop.errors import DataError, ModelFileError, ResourceError, UsageError
+from innerloop.storage import manifest as sealed
 
 OLD = {"config.json": b"old", "log.jsonl": b"", "model.safetensors": b"1"}
 NEW = {"config.json": b"new", "log.jsonl": b"\n", "model.safetensors": b"22"}

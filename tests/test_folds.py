@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 import innerloop as il
-from innerloop.assemble import learner_for
+from innerloop.algorithms.assemble import learner_for
 from innerloop.cli import run
-from innerloop.data.splits import Fold
 from innerloop.evaluation import interval, over_folds
+from innerloop.tasks.splits import Fold
 
 QUICK = ["--algorithm", "maml", "--device", "cpu", "--quiet", "--steps", "4", "--hidden", "8"]
 

@@ -24,10 +24,11 @@ from innerloop.algorithms import (
     reptile,
     sparse_maml,
 )
-from innerloop.episodes import Batch, Episode, join_rows
 from innerloop.errors import UsageError
-from innerloop.metagrad import annealed, displacement, implicit, multi_step, step_weights, unrolled
-from innerloop.particles import svgd_direction
+from innerloop.inner.particles import svgd_direction
+from innerloop.outer import annealed, displacement, implicit, multi_step, unrolled
+from innerloop.outer.metagrad import step_weights
+from innerloop.tasks.episodes import Batch, Episode, join_rows
 from oracles import (
     central_difference,
     class_episode,

@@ -11,9 +11,9 @@ from scipy.stats import multivariate_normal
 from sklearn.linear_model import Ridge
 
 from innerloop.algorithms import mixed
-from innerloop.episodes import Batch
 from innerloop.errors import UsageError
-from innerloop.heads import GaussianHead, LaplaceHead, LearnedRidgeHead, PrototypeHead
+from innerloop.inner.heads import GaussianHead, LaplaceHead, LearnedRidgeHead, PrototypeHead
+from innerloop.tasks.episodes import Batch
 from oracles import class_episode, doubled, random_direction, within
 
 

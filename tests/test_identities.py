@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from innerloop.algorithms import fomaml, maml, mixed
-from innerloop.drawing import task_keys
-from innerloop.episodes import Batch, Episode, select, stack
 from innerloop.models import mlp
+from innerloop.outer.prefetch import task_keys
+from innerloop.tasks.episodes import Batch, Episode, select, stack
 from oracles import (
     class_episode,
     difference_error,

@@ -11,14 +11,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import innerloop as il
-from innerloop.data.dates import days
-from innerloop.data.frames import read_table
-from innerloop.data.images import read_images
-from innerloop.data.layouts import open_tasks, recognise
-from innerloop.data.schema import Schema
-from innerloop.data.support import stream
-from innerloop.episodes import Batch, Episode
 from innerloop.errors import DataError, UsageError
+from innerloop.tasks.episodes import Batch, Episode
+from innerloop.tasks.images import read_images
+from innerloop.tasks.recognise import open_tasks, recognise
+from innerloop.tasks.support import stream
+from innerloop.tasks.tables.dates import days
+from innerloop.tasks.tables.reading import read_table
+from innerloop.tasks.tables.schema import Schema
 
 
 def visits(tasks: int = 8, rows: int = 6) -> pd.DataFrame:

@@ -10,9 +10,7 @@ from torch import nn
 import innerloop as il
 from cases import CASES
 from innerloop.algorithms import ALGORITHMS
-from innerloop.data.sources import SupportSize, Targets
-from innerloop.functional import Network
-from innerloop.learned import (
+from innerloop.evaluation.inspection import (
     activations,
     first_episodes,
     gains,
@@ -23,6 +21,8 @@ from innerloop.learned import (
     rates,
     similarity,
 )
+from innerloop.models.network import Network
+from innerloop.tasks.sources import SupportSize, Targets
 
 
 def model_of(name, *, net=None, **options):

@@ -9,7 +9,7 @@ import pytest
 
 import innerloop as il
 from innerloop.errors import ResourceError, UsageError
-from innerloop.logs import JsonLines, TensorBoard, logging
+from innerloop.outer.logs import JsonLines, TensorBoard, logging
 
 
 def trained(callbacks, steps=3):

@@ -8,13 +8,13 @@ from torch.utils import _pytree as pytree
 
 import innerloop as il
 from innerloop import algorithms as a
-from innerloop.engine.native import lower
+from innerloop.engine.c.program import lower
 from innerloop.engine.trace import graph_of
-from innerloop.episodes import Batch, Episode, map_tensors, select
 from innerloop.errors import UsageError
-from innerloop.memory import _Alive, bytes_of, needed_bytes, tasks_at_once
-from innerloop.outer import Outer, geared_update, meta_update, numbers_of
-from innerloop.training import meta_train
+from innerloop.outer import meta_train
+from innerloop.outer.memory import _Alive, bytes_of, needed_bytes, tasks_at_once
+from innerloop.outer.update import Outer, geared_update, meta_update, numbers_of
+from innerloop.tasks.episodes import Batch, Episode, map_tensors, select
 from oracles import class_episode
 
 
@@ -65,7 +65,7 @@ LEARNERS = {
 def test_long_loops_are_counted_from_short_ones(name, monkeypatch):
     algorithm, options = LEARNERS[name]
     found = needed(algorithm, 6, **options)
-    monkeypatch.setattr("innerloop.memory._FEW", 10)
+    monkeypatch.setattr("innerloop.outer.memory._FEW", 10)
     assert found == needed(algorithm, 6, **options)
 
 
@@ -80,7 +80,7 @@ def test_what_is_large_is_counted_by_its_shapes(name, monkeypatch):
         kinds.update(map(type, meta.values()))
         return taken(metagrad, learner, meta, *rest)
 
-    monkeypatch.setattr("innerloop.memory._LARGE", 0)
+    monkeypatch.setattr("innerloop.outer.memory._LARGE", 0)
     monkeypatch.setattr(type(learner.metagrad), "__call__", watched)
     assert found == needed_bytes(learner, meta, episode)
     assert kinds == {FakeTensor}
@@ -97,7 +97,7 @@ def test_what_a_network_keeps_of_its_first_call_is_made_of_numbers(monkeypatch):
                 self.places = torch.linspace(0, 1, 4)
             return self.linear(x + self.places)
 
-    monkeypatch.setattr("innerloop.memory._LARGE", 0)
+    monkeypatch.setattr("innerloop.outer.memory._LARGE", 0)
     learner = il.maml(Placed(), loss="mse", inner_steps=1)
     rows = Batch(torch.ones(1, 3, 4), torch.ones(1, 3, 2))
     needed_bytes(learner, learner.init(), Episode(rows, rows))
@@ -116,7 +116,7 @@ def test_a_large_network_that_decides_by_values_is_counted_as_it_runs(monkeypatc
     learner = il.maml(Deciding(), loss="mse", inner_steps=1, mapping="loop")
     rows = Batch(torch.ones(1, 3, 4), torch.ones(1, 3, 2))
     found = needed_bytes(learner, learner.init(), Episode(rows, rows))
-    monkeypatch.setattr("innerloop.memory._LARGE", 0)
+    monkeypatch.setattr("innerloop.outer.memory._LARGE", 0)
     assert found == needed_bytes(learner, learner.init(), Episode(rows, rows)) > 0
 
 
@@ -209,7 +209,7 @@ def test_training_in_chunks_is_training():
 def test_learners_around_learners_and_heads_are_counted():
     rows = Batch(torch.ones(1, 5, 2), torch.ones(1, 5, 1))
     inside = il.maml(il.models.mlp(2, [8], 1), loss="mse", inner_steps=7)
-    from innerloop.pertask import per_task
+    from innerloop.inner.per_task import per_task
 
     around = per_task(inside, n_targets=1)
     episode = Episode(rows, rows)

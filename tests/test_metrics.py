@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 import innerloop as il
-from innerloop.episodes import Batch
-from innerloop.metrics import CALIBRATION_BINS, accuracy, auc, calibration_gaps
+from innerloop.evaluation.metrics import CALIBRATION_BINS, accuracy, auc, calibration_gaps
+from innerloop.tasks.episodes import Batch
 
 
 @given(st.integers(0, 10**6), st.integers(2, 4))

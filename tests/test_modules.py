@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from innerloop.algorithms import fomaml, maml
-from innerloop.episodes import Batch, Episode
 from innerloop.errors import UsageError
-from innerloop.functional import Network
+from innerloop.inner.lora import lora
+from innerloop.inner.partition import select_names
 from innerloop.models import conv4
-from innerloop.selection import lora, select_names
+from innerloop.models.network import Network
+from innerloop.tasks.episodes import Batch, Episode
 from oracles import class_episode, difference_error, doubled, largest_error, within
 
 

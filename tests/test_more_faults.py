@@ -17,13 +17,13 @@ import scipy.sparse
 import torch
 
 import innerloop as il
-from innerloop.assemble import learner_for
+from innerloop.algorithms.assemble import learner_for
 from innerloop.cli import run
-from innerloop.data.arrays import read_npz
-from innerloop.data.check import check
-from innerloop.data.layouts import open_tasks
-from innerloop.data.support import stream
 from innerloop.errors import DataError, InnerloopError, UsageError
+from innerloop.tasks.findings import check
+from innerloop.tasks.from_arrays import read_npz
+from innerloop.tasks.recognise import open_tasks
+from innerloop.tasks.support import stream
 
 QUICK = ["--steps", "2", "--quiet", "--device", "cpu"]
 
@@ -187,7 +187,7 @@ def test_f30_files_that_change_or_go_while_they_are_read(
     path = tmp_path / "a.csv"
     visits().to_csv(path, index=False)
     whole = path.read_bytes()
-    from innerloop.data import delimited
+    from innerloop.tasks.tables import delimited
 
     # gone between being seen and being read
     real = delimited.read_bytes

@@ -12,7 +12,7 @@ import pytest
 import innerloop as il
 import innerloop.report
 from innerloop.cli import run
-from innerloop.cli.page import command_line
+from innerloop.cli.drawn import command_line
 
 pytest.importorskip("matplotlib")
 TRAIN = [
@@ -136,13 +136,13 @@ def test_a_page_that_fails_costs_no_model(call, pages, monkeypatch, tmp_path):
 
 def test_a_log_grows_while_training_runs_and_ends_in_the_directory(call, monkeypatch, tmp_path):
     live, seen = tmp_path / "run.live.jsonl", []
-    step = innerloop.logs.JsonLines.__call__
+    step = innerloop.outer.logs.JsonLines.__call__
 
     def look(self, entry):
         step(self, entry)
         seen.append(len(live.read_text().splitlines()))
 
-    monkeypatch.setattr(innerloop.logs.JsonLines, "__call__", look)
+    monkeypatch.setattr(innerloop.outer.logs.JsonLines, "__call__", look)
     assert call("train", "my table.csv", *TRAIN, "--out", tmp_path / "run", "--quiet")[0] == 0
     assert seen == [1, 2, 3]
     assert not live.exists()
@@ -150,13 +150,13 @@ def test_a_log_grows_while_training_runs_and_ends_in_the_directory(call, monkeyp
 
 
 def test_the_log_of_a_run_that_stopped_stays(call, monkeypatch, tmp_path):
-    step = innerloop.logs.JsonLines.__call__
+    step = innerloop.outer.logs.JsonLines.__call__
 
     def stop(self, entry):
         step(self, entry)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(innerloop.logs.JsonLines, "__call__", stop)
+    monkeypatch.setattr(innerloop.outer.logs.JsonLines, "__call__", stop)
     assert call("train", "my table.csv", *TRAIN, "--out", tmp_path / "run", "--quiet")[0] == 130
     assert (tmp_path / "run.live.jsonl").exists()
     assert not (tmp_path / "run").exists()

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import innerloop as il
-from innerloop.assemble import learner_for
+from innerloop.algorithms.assemble import learner_for
 from innerloop.cli import run
-from innerloop.data.support import stream
-from innerloop.episodes import Batch, Episode, select, stack
 from innerloop.errors import DataError, UsageError
-from innerloop.learner import Model
-from innerloop.pertask import per_task
+from innerloop.inner import Model
+from innerloop.inner.per_task import per_task
+from innerloop.tasks.episodes import Batch, Episode, select, stack
+from innerloop.tasks.support import stream
 from oracles import class_episode, difference_error, doubled, largest_error, regression_episode
 
 

@@ -7,8 +7,8 @@ from torch.nn import functional
 
 from compiler import compiles
 from innerloop.engine import fast
-from innerloop.engine.closed import closed_operators
-from innerloop.engine.pooling import chosen, put, taken
+from innerloop.engine.ops.pooling import chosen, put, taken
+from innerloop.engine.ops.substitute import closed_operators
 
 # size, kernel, stride, dilation
 SHAPES = [

@@ -8,12 +8,12 @@ import innerloop as il
 from cases import CASES, IDS
 from innerloop.engine import fast
 from innerloop.errors import UsageError
-from innerloop.evaluation import mean_loss
-from innerloop.functional import Network
-from innerloop.metagrad import Step
-from innerloop.outer import meta_gradient
-from innerloop.precision import products_in
-from innerloop.training import VALIDATION_SEED
+from innerloop.models.network import Network
+from innerloop.models.precision import products_in
+from innerloop.outer.metagrad import Step
+from innerloop.outer.update import meta_gradient
+from innerloop.outer.validation import mean_loss
+from innerloop.tasks.sources import VALIDATION_SEED
 from oracles import class_episode, doubled
 
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -28,7 +28,7 @@ def gradient_of(learner, episode, precision="bfloat16"):
 
 
 def to_float(episode):
-    return il.episodes.to(episode, torch.device("cpu"), torch.float32)
+    return il.tasks.episodes.to(episode, torch.device("cpu"), torch.float32)
 
 
 def divides(learner) -> bool:

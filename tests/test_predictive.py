@@ -10,11 +10,11 @@ from scipy import stats
 import innerloop as il
 from innerloop import algorithms as a
 from innerloop.cli import run as command
-from innerloop.data.support import SupportSize, Targets
-from innerloop.episodes import Batch, Episode, stack
 from innerloop.errors import UsageError
 from innerloop.evaluation import evaluate
-from innerloop.learner import Model
+from innerloop.inner import Model
+from innerloop.tasks.episodes import Batch, Episode, stack
+from innerloop.tasks.support import SupportSize, Targets
 from oracles import doubled, regression_episode
 
 

@@ -9,16 +9,16 @@ from torch import nn
 import innerloop as il
 from cases import net
 from innerloop import algorithms as a
-from innerloop.adaptation import GradientLearner
 from innerloop.algorithms import gradient_learner
-from innerloop.drawing import task_keys
 from innerloop.engine import fast
-from innerloop.episodes import Batch, Episode, stack
+from innerloop.engine.recompute import recomputed
 from innerloop.errors import UsageError
 from innerloop.inner import proximal, sgd
-from innerloop.metagrad import annealed, checkpointed, multi_step, unrolled
-from innerloop.outer import Outer, meta_update, numbers_of
-from innerloop.recompute import recomputed
+from innerloop.inner.gradient import GradientLearner
+from innerloop.outer import annealed, checkpointed, multi_step, unrolled
+from innerloop.outer.prefetch import task_keys
+from innerloop.outer.update import Outer, meta_update, numbers_of
+from innerloop.tasks.episodes import Batch, Episode, stack
 from oracles import class_episode, doubled, largest_error, random_direction, regression_episode
 
 

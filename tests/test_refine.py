@@ -12,12 +12,12 @@ from torch.func import functional_call
 
 import innerloop as il
 from innerloop.algorithms import plain, sparse_maml
-from innerloop.data.support import stream
-from innerloop.episodes import Batch
 from innerloop.errors import DataError, DivergedError, UsageError
 from innerloop.refining import SCORES, Objective, Settings, largest, learned_mask
 from innerloop.refining.folds import partitioned, split_off
-from innerloop.refining.loop import descend, score
+from innerloop.refining.rounds import descend, score
+from innerloop.tasks.episodes import Batch
+from innerloop.tasks.support import stream
 from oracles import largest_error
 
 QUICK = {"stop": "none", "device": "cpu", "tolerance": 0.0, "decay": 0.0}

@@ -10,16 +10,16 @@ from torch import nn
 from torch.func import functional_call
 
 from innerloop.algorithms import fomaml, plain
-from innerloop.algorithms.gradient import gradient_learner
-from innerloop.data.support import stream
-from innerloop.episodes import Batch, unsqueeze
+from innerloop.algorithms.gradient_based import gradient_learner
 from innerloop.errors import DataError
 from innerloop.inner import detached, masked, sgd
-from innerloop.metagrad import unrolled
+from innerloop.outer import unrolled
 from innerloop.refining import Evidence, Objective, draw_candidates, fisher, held_out_gradients, row_gradients
 from innerloop.refining.candidates import moving_rows
 from innerloop.refining.folds import bootstrapped, fold_numbers, partitioned, reversed_partition
-from innerloop.refining.scores import per_fold_agreement
+from innerloop.refining.selection import per_fold_agreement
+from innerloop.tasks.episodes import Batch, unsqueeze
+from innerloop.tasks.support import stream
 from oracles import largest_error
 
 N, D, C, J, LR = 12, 3, 4, 3, 0.1

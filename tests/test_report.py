@@ -20,8 +20,9 @@ import innerloop as il
 from comparisons import synthetic_comparison
 from conftest import ROOT
 from innerloop import figures
-from innerloop.compare.result import Comparison, Estimate, Method
+from innerloop.compare.result import Comparison, Method
 from innerloop.errors import UsageError
+from innerloop.evaluation.intervals import Estimate
 from innerloop.report import Page, Scored, available, comparison_page, render, scored_page
 from innerloop.report.page import Picture, Section, cell, download
 from innerloop.report.svg import drawn

@@ -5,13 +5,13 @@ import torch
 
 import innerloop as il
 from cases import CASES, IDS
-from innerloop.adaptation import HeadLearner
 from innerloop.cli import run
-from innerloop.data.compose import composed
-from innerloop.data.support import stream
-from innerloop.episodes import all_draws, at_step
-from innerloop.pertask import per_task
-from innerloop.training import meta_train
+from innerloop.inner.head import HeadLearner
+from innerloop.inner.per_task import per_task
+from innerloop.outer import meta_train
+from innerloop.tasks.compose import composed
+from innerloop.tasks.episodes import all_draws, at_step
+from innerloop.tasks.support import stream
 from oracles import doubled, regression_episode
 
 

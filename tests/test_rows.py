@@ -7,12 +7,14 @@ from torch import nn
 import innerloop as il
 from innerloop import algorithms as a
 from innerloop.cli import run as command
-from innerloop.data.support import SupportSize, Targets
-from innerloop.drawing import task_keys
-from innerloop.episodes import Batch, Episode, select, stack
-from innerloop.evaluation import evaluate, mean_loss, query_dependence
-from innerloop.functional import Network
-from innerloop.learner import Model, predict_tasks
+from innerloop.evaluation import evaluate, query_dependence
+from innerloop.inner import Model
+from innerloop.inner.learner import predict_tasks
+from innerloop.models.network import Network
+from innerloop.outer.prefetch import task_keys
+from innerloop.outer.validation import mean_loss
+from innerloop.tasks.episodes import Batch, Episode, select, stack
+from innerloop.tasks.support import SupportSize, Targets
 from oracles import class_episode, doubled, largest_error, within
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from compiler import compiles
-from innerloop.engine import build, selftest
+from innerloop.engine.c import compiler as build
+from innerloop.engine.c import selftest
 
 
 @compiles

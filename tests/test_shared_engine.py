@@ -6,7 +6,8 @@ from torch import nn
 
 import innerloop as il
 from innerloop.errors import UsageError
-from innerloop.training import Engine, meta_train
+from innerloop.outer import meta_train
+from innerloop.outer.training import Engine
 
 TASKS = il.tasks.sinusoid(n_support=5, episodes=8)
 

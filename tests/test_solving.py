@@ -7,10 +7,10 @@ import torch
 
 import innerloop as il
 from compiler import compiles
-from innerloop.assemble import learner_for
-from innerloop.data.support import stream
+from innerloop.algorithms.assemble import learner_for
 from innerloop.engine import fast
-from innerloop.outer import Outer, geared_update, numbers_of
+from innerloop.outer.update import Outer, geared_update, numbers_of
+from innerloop.tasks.support import stream
 
 pytestmark = compiles
 

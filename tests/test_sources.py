@@ -16,13 +16,13 @@ from torch import nn
 
 from innerloop import tasks as front
 from innerloop.algorithms import maml
-from innerloop.data.arrange import order_values
-from innerloop.data.draws import distinct, outside
-from innerloop.data.sources import ClassSource, RowSource, SupportChoice, SupportSize, Targets, stream
-from innerloop.episodes import select
 from innerloop.errors import DataError, UsageError
 from innerloop.evaluation import evaluate
-from innerloop.learner import Model
+from innerloop.inner import Model
+from innerloop.tasks.episodes import select
+from innerloop.tasks.sampling import distinct, outside
+from innerloop.tasks.sources import ClassSource, RowSource, SupportChoice, SupportSize, Targets, stream
+from innerloop.tasks.tables.grouping import order_values
 
 
 def source_of(sizes, *, n_query=32, draws=10, classes=None, blocks=None, **support):

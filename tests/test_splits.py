@@ -10,11 +10,11 @@ from hypothesis import given
 
 from innerloop import tasks as front
 from innerloop.algorithms import maml
-from innerloop.data.splits import SPLITS, Fold, divide, folds, read_split
 from innerloop.errors import DataError, UsageError
 from innerloop.evaluation import evaluate, over_folds
-from innerloop.learner import Model
+from innerloop.inner import Model
 from innerloop.models import mlp
+from innerloop.tasks.splits import SPLITS, Fold, divide, folds, read_split
 
 
 def patients(count=20, clinics=6):

@@ -5,8 +5,8 @@ import pandas as pd
 import torch
 
 import innerloop as il
-from innerloop.assemble import learner_for
-from innerloop.data.support import stream
+from innerloop.algorithms.assemble import learner_for
+from innerloop.tasks.support import stream
 
 
 def patients(tasks: int = 60) -> pd.DataFrame:

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from innerloop import tasks as front
-from innerloop.data.schema import Schema
-from innerloop.data.sources import RowSource, SupportSize, Targets, stream
-from innerloop.data.splits import parts
 from innerloop.errors import DataError, UsageError
+from innerloop.tasks.sources import RowSource, SupportSize, Targets, stream
+from innerloop.tasks.splits import parts
+from innerloop.tasks.tables.schema import Schema
 
 
 def measurements(sizes: list[int], seed: int = 0) -> pd.DataFrame:

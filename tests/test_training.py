@@ -13,8 +13,8 @@ from torch import nn
 import innerloop as il
 from compiler import compiles
 from innerloop.errors import DivergedError, UsageError
-from innerloop.metagrad import annealed, unrolled
-from innerloop.training import resolve_device
+from innerloop.outer import annealed, unrolled
+from innerloop.outer.training import resolve_device
 
 
 def tasks_of_lines(**options):
@@ -51,8 +51,8 @@ def test_same_seed_same_bits_other_seed_other_run():
 
 
 def one_update_at_a_time(monkeypatch):
-    monkeypatch.setattr("innerloop.drawing._MOST_AT_ONCE", 1)
-    monkeypatch.setattr("innerloop.training._SECONDS_TOGETHER", 0)
+    monkeypatch.setattr("innerloop.outer.prefetch._MOST_AT_ONCE", 1)
+    monkeypatch.setattr("innerloop.outer.training._SECONDS_TOGETHER", 0)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 7, 40])
@@ -212,8 +212,8 @@ def test_the_best_parameters_by_validation_come_back():
     measured = {entry["step"]: entry["valid_loss"] for entry in run.log if "valid_loss" in entry}
     assert list(measured) == [2, 4, 6, 8, 10, 12]
     assert run.best_step == min(measured, key=measured.get)
-    from innerloop.evaluation import mean_loss
-    from innerloop.training import VALIDATION_SEED
+    from innerloop.outer.validation import mean_loss
+    from innerloop.tasks.sources import VALIDATION_SEED
 
     assert mean_loss(run.model, tasks.valid, seed=VALIDATION_SEED) == measured[run.best_step]
 
@@ -247,10 +247,10 @@ def test_a_task_that_is_not_finite_is_left_out_and_counted():
 
 
 def test_the_others_of_the_step_count_as_if_it_had_not_been_there():
-    from innerloop.data.support import stream
-    from innerloop.drawing import task_keys
-    from innerloop.episodes import select
-    from innerloop.training import Engine, _OuterLoop
+    from innerloop.outer.prefetch import task_keys
+    from innerloop.outer.training import Engine, _OuterLoop
+    from innerloop.tasks.episodes import select
+    from innerloop.tasks.support import stream
 
     tasks, learner = tasks_of_lines(), learner_of()
     key = task_keys(5, stream(0, 1))

@@ -7,7 +7,7 @@ from torch import nn
 
 from innerloop import models
 from innerloop.errors import ModelFileError, UsageError
-from innerloop.weights import built, fitted, read_state_dict, write_state_dict
+from innerloop.storage.state_dicts import built, fitted, read_state_dict, write_state_dict
 
 
 class Tutorial(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from tcommon import TorchImpl
 
 import innerloop as il
-from innerloop.memory import bytes_of, tasks_at_once
-from innerloop.outer import Outer, geared_update, numbers_of
+from innerloop.outer.memory import bytes_of, tasks_at_once
+from innerloop.outer.update import Outer, geared_update, numbers_of
 
 
 class Impl(TorchImpl):

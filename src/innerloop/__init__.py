@@ -11,71 +11,73 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from . import baselines as baselines
-    from . import datasets as datasets
-    from . import figures as figures
     from . import inner as inner
-    from . import learned as learned
-    from . import logs as logs
     from . import models as models
     from . import report as report
     from . import tasks as tasks
+    from .algorithms import baselines as baselines
     from .algorithms import fomaml as fomaml
     from .algorithms import gaussian as gaussian
     from .algorithms import maml as maml
     from .algorithms import mixed as mixed
     from .algorithms import protonet as protonet
     from .algorithms import ridge as ridge
-    from .checkpoint import load as load
-    from .checkpoint import save as save
     from .engine import benchmark as benchmark
     from .engine import fast as fast
-    from .episodes import Batch as Batch
-    from .episodes import Episode as Episode
     from .evaluation import Evaluation as Evaluation
     from .evaluation import evaluate as evaluate
+    from .evaluation import inspection
     from .evaluation import query_dependence as query_dependence
-    from .learner import Learner as Learner
-    from .learner import Model as Model
+    from .inner import Learner as Learner
+    from .inner import Model as Model
+    from .outer import Run as Run
+    from .outer import logs as logs
+    from .outer import meta_train as meta_train
     from .refining import Refined as Refined
     from .refining import refine as refine
     from .refining import state_dict as state_dict
-    from .training import Run as Run
-    from .training import meta_train as meta_train
+    from .report import figures as figures
+    from .storage import load as load
+    from .storage import save as save
+    from .tasks import datasets as datasets
+    from .tasks.episodes import Batch as Batch
+    from .tasks.episodes import Episode as Episode
 
-# public name -> the module it lives in; None: the name is a module itself
-_HOME: dict[str, str | None] = {
-    "Batch": "episodes",
-    "Episode": "episodes",
-    "Evaluation": "evaluation",
-    "Learner": "learner",
-    "Model": "learner",
-    "Refined": "refining",
-    "Run": "training",
-    "baselines": None,
-    "benchmark": "engine",
-    "datasets": None,
-    "evaluate": "evaluation",
-    "figures": None,
-    "fast": "engine",
-    "fomaml": "algorithms",
-    "gaussian": "algorithms",
-    "inner": None,
-    "learned": None,
-    "load": "checkpoint",
-    "logs": None,
-    "maml": "algorithms",
-    "meta_train": "training",
-    "mixed": "algorithms",
-    "models": None,
-    "protonet": "algorithms",
-    "report": None,
-    "query_dependence": "evaluation",
-    "refine": "refining",
-    "ridge": "algorithms",
-    "save": "checkpoint",
-    "state_dict": "refining",
-    "tasks": None,
+    learned = inspection
+
+# public name -> where it lives: a module and a name in it, or a module
+_HOME = {
+    "Batch": "tasks.episodes:Batch",
+    "Episode": "tasks.episodes:Episode",
+    "Evaluation": "evaluation:Evaluation",
+    "Learner": "inner:Learner",
+    "Model": "inner:Model",
+    "Refined": "refining:Refined",
+    "Run": "outer:Run",
+    "baselines": "algorithms.baselines",
+    "benchmark": "engine:benchmark",
+    "datasets": "tasks.datasets",
+    "evaluate": "evaluation:evaluate",
+    "fast": "engine:fast",
+    "figures": "report.figures",
+    "fomaml": "algorithms:fomaml",
+    "gaussian": "algorithms:gaussian",
+    "inner": "inner",
+    "learned": "evaluation.inspection",
+    "load": "storage:load",
+    "logs": "outer.logs",
+    "maml": "algorithms:maml",
+    "meta_train": "outer:meta_train",
+    "mixed": "algorithms:mixed",
+    "models": "models",
+    "protonet": "algorithms:protonet",
+    "query_dependence": "evaluation:query_dependence",
+    "refine": "refining:refine",
+    "report": "report",
+    "ridge": "algorithms:ridge",
+    "save": "storage:save",
+    "state_dict": "refining:state_dict",
+    "tasks": "tasks",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605
@@ -89,10 +91,9 @@ def __getattr__(name: str) -> Any:
         return version("innerloop")
     if name not in _HOME:
         raise AttributeError(f"module 'innerloop' has no attribute {name!r}")
-    home = _HOME[name]
-    if home is None:
-        return import_module(f"innerloop.{name}")
-    return getattr(import_module(f"innerloop.{home}"), name)
+    module, _, attribute = _HOME[name].partition(":")
+    found = import_module(f"innerloop.{module}")
+    return getattr(found, attribute) if attribute else found
 
 
 def __dir__() -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..functional import Network
-from ..learner import Learner
-from ..metagrad import unrolled
-from ..particles import ParticleLearner, chaser
+from ..inner.learner import Learner
+from ..inner.particles import ParticleLearner, chaser
+from ..models.network import Network
+from ..outer.metagrad import unrolled
 from .registry import registered
 
 

@@ -11,11 +11,11 @@ from typing import Any, ParamSpec
 from torch import nn
 
 from ..errors import UsageError
-from ..learner import Learner
-from ..losses import Loss
-from ..models import build as build_model
-from ..models import recipe_of
-from ..pertask import per_task
+from ..inner.learner import Learner
+from ..inner.per_task import per_task
+from ..models.builtin import build as build_model
+from ..models.builtin import recipe_of
+from ..models.losses import Loss
 
 P = ParamSpec("P")
 

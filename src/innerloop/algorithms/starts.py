@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from ..adaptation import Start
 from ..errors import UsageError
-from ..functional import Network, Params
-from ..learner import Learner
-from ..losses import Loss
-from ..metagrad import kept, unrolled
-from ..models import BodyHead, Contextual
-from .gradient import gradient_learner, inner_rule
+from ..inner.gradient import Start
+from ..inner.learner import Learner
+from ..models.builtin import BodyHead, Contextual
+from ..models.losses import Loss
+from ..models.network import Network, Params
+from ..outer.metagrad import kept, unrolled
+from .gradient_based import gradient_learner, inner_rule
 from .registry import registered
 
 

@@ -8,19 +8,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from ..errors import DataError, UsageError
-from .common import (
-    OUTPUT,
-    Device,
-    Json,
-    Notes,
-    Quiet,
-    Replace,
-    Steps,
-    emit,
-    require_place,
-    require_steps,
-    stored_run,
-)
+from .common import Notes, emit, stored_run
+from .options import OUTPUT, Device, Json, Quiet, Replace, Steps, require_place, require_steps
 from .rows import by_task, read_rows, task_support
 
 
@@ -46,8 +35,8 @@ def adapt(
     """
     import torch
 
-    from ..checkpoint import save_adapted
-    from ..sealed import refuse_occupied
+    from ..storage.manifest import refuse_occupied
+    from ..storage.save import save_adapted
 
     notes = Notes(quiet=quiet)
     require_steps(inner_steps)

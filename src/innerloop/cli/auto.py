@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from .common import LABELS, Notes, cell, columns, network_options
+from .common import Notes
+from .options import network_options
+from .text import LABELS, cell, columns
 
 if TYPE_CHECKING:
     from ..compare.race import Race
-    from ..data.sources import Source
-    from ..data.splits import Tasks
+    from ..tasks.sources import Source
+    from ..tasks.splits import Tasks
 
 AUTO = "auto"
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any, get_type_hints
 
 from ..errors import DataError
-from .common import DATA_SETTINGS, Json, Notes, Quiet, columns, data_options, emit
+from .common import Notes, emit
+from .options import DATA_SETTINGS, Json, Quiet, data_options
+from .text import columns
 from .train import train
 
 
@@ -41,8 +43,8 @@ def check(tasks: str, /, *, json: Json = False, quiet: Quiet = False, **settings
       innerloop check schools.csv --task school --target exam
       innerloop check photos --skip-bad --json
     """
-    from .. import datasets
-    from ..data.check import check as look
+    from ..tasks.datasets import catalogue as datasets
+    from ..tasks.findings import check as look
 
     if tasks in datasets.DATASETS:
         raise DataError(f"{tasks} is built in, so there is nothing to check: give data of your own")

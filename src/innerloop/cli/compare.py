@@ -16,32 +16,29 @@ from cyclopts import Group, Parameter
 
 from ..errors import UsageError
 from . import train as training
-from .common import (
+from .common import Notes, emit
+from .drawn import Report, leave, require_report
+from .options import (
     DATA,
     DATA_SETTINGS,
-    LABELS,
     OUTPUT,
     TRAINING,
     Device,
     Json,
-    Notes,
     Quiet,
-    cell,
-    columns,
     data_options,
-    emit,
     names,
     network_options,
     option_name,
     read_tasks,
     require_place,
 )
-from .page import Report, leave, require_report
+from .text import LABELS, cell, columns
 
 if TYPE_CHECKING:
     from ..compare.result import Comparison
-    from ..data.splits import Tasks
     from ..report import Page
+    from ..tasks.splits import Tasks
 
 COMPARISON = Group("Comparison", sort_key=2)
 C, T = (Parameter(group=group) for group in (COMPARISON, TRAINING))
@@ -140,8 +137,8 @@ def execute(
     settings: dict[str, Any], *, out: Path | None, json: bool, quiet: bool, report: str | None = None
 ) -> Comparison:
     """Compare by settings, print, and leave `comparison.json` and a page in a folder."""
-    from ..compare.comparing import compare as run
-    from ..compare.comparing import plan_for
+    from ..compare.comparison import compare as run
+    from ..compare.comparison import plan_for
     from ..files import explained, write_bytes
 
     notes = Notes(quiet=quiet)
@@ -216,8 +213,8 @@ def _units(settings: Mapping[str, Any], tasks: Tasks) -> set[str]:
 def _clusters(settings: Mapping[str, Any], tasks: Tasks) -> dict[str, str] | None:
     if not settings.get("split_by"):
         return None
-    from ..data.cells import task_ids
-    from ..data.frames import as_frame
+    from ..tasks.tables.cells import task_ids
+    from ..tasks.tables.reading import as_frame
 
     frame = as_frame(Path(str(settings["tasks"])), task=settings["task"])
     pairs = zip(task_ids(frame, settings["task"]), task_ids(frame, settings["split_by"]), strict=True)
@@ -235,8 +232,8 @@ def _reader_of_one_table(settings: Mapping[str, Any]) -> Callable[[dict[str, Any
     """Random parts of a table as its tasks: there is nothing to adapt to, and the methods should find that out."""
     import numpy as np
 
-    from ..data.frames import as_frame
-    from ..data.layouts import open_tasks
+    from ..tasks.recognise import open_tasks
+    from ..tasks.tables.reading import as_frame
 
     path = Path(str(settings["tasks"]))
     frame = as_frame(path)

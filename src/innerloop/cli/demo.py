@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from .common import OUTPUT, TRAINING, Json, Notes, Quiet, cell, columns, emit
+from .common import Notes, emit
+from .options import OUTPUT, TRAINING, Json, Quiet
+from .text import cell, columns
 
 if TYPE_CHECKING:
-    from ..data.sources import Source
-    from ..data.splits import Tasks
-    from ..evaluation import Evaluation
-    from ..training import Run
+    from ..evaluation.scores import Evaluation
+    from ..outer.training import Run
+    from ..tasks.sources import Source
+    from ..tasks.splits import Tasks
 
 STEPS = 400
 QUESTIONS = {
@@ -50,7 +52,7 @@ def demo(
       innerloop demo
       innerloop demo --seed 1 --json
     """
-    from ..datasets import gapminder
+    from ..tasks.datasets.catalogue import gapminder
 
     notes = Notes(quiet=quiet)
     tasks = gapminder(seed=seed)
@@ -79,7 +81,7 @@ def demo(
 
 def first_rows(tasks: Tasks) -> Tasks:
     """The same tasks with the first rows of each as support and the later ones as query."""
-    from ..data.sources import RowSource, SupportChoice
+    from ..tasks.sources import RowSource, SupportChoice
 
     def ordered(source: Source) -> RowSource:
         if not isinstance(source, RowSource):
@@ -98,11 +100,10 @@ def compare(
     inner_steps: int | None = None,
 ) -> tuple[Run, dict[str, Evaluation]]:
     """MAML and its opponents, trained on the same tasks and scored on the same episodes."""
-    from .. import baselines
-    from ..algorithms import mixed
-    from ..assemble import learner_for, sound_settings
-    from ..evaluation import evaluate
-    from ..training import meta_train
+    from ..algorithms import baselines, mixed
+    from ..algorithms.assemble import learner_for, sound_settings
+    from ..evaluation.scores import evaluate
+    from ..outer.training import meta_train
 
     count, size = tasks.n_features, tasks.train.support.high
     ordered = tasks.train.support.choice.how == "order"
@@ -135,7 +136,7 @@ def best_opponent(found: dict[str, Evaluation]) -> str:
 
 
 def _show(text: str, found: dict[str, Evaluation]) -> None:
-    from ..evaluation import paired_difference
+    from ..evaluation.scores import paired_difference
 
     print(f"\n{text}: {len(found['maml'].ids)} held-out countries, 95 % intervals over countries")
     rows = [["", "RMSE (years)", "R2", "error / variance"]]
@@ -162,7 +163,7 @@ def _verdict(difference: tuple[float, float, float], opponent: str) -> str:
 
 
 def _keep(out: Path, run: Run, tasks: Tasks, found: Evaluation, steps: int, seed: int) -> None:
-    from ..checkpoint import save
+    from ..storage.save import save
 
     support = {"n_support": str(tasks.train.support)}
     save(
@@ -183,8 +184,8 @@ def _keep(out: Path, run: Run, tasks: Tasks, found: Evaluation, steps: int, seed
 
 def _leave_rows(tasks: Tasks, out: Path) -> Path:
     """A table to try `predict` on: two held-out countries, the target of all but 3 rows left out."""
-    from ..datasets import gapminder_frame
     from ..files import write_bytes
+    from ..tasks.datasets.catalogue import gapminder_frame
 
     frame = gapminder_frame()[["country", "year", "log_gdp", "lifeExp"]]
     frame = frame[frame["country"].isin(tasks.splits["test"][:2])]

@@ -8,29 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from ..errors import DataError, UsageError
-from .common import (
-    DATA_SETTINGS,
-    Device,
-    Json,
-    Notes,
-    Quiet,
-    Steps,
-    batchnorm_line,
-    dependence_text,
-    emit,
-    read_tasks,
-    require_steps,
-    scored,
-    steps_table,
-    stored_run,
-)
-from .page import Report, command_line, leave, require_report
+from .common import Notes, emit, stored_run
+from .drawn import Report, command_line, leave, require_report
+from .options import DATA_SETTINGS, Device, Json, Quiet, Steps, read_tasks, require_steps
+from .text import batchnorm_line, dependence_text, scored, steps_table
 
 if TYPE_CHECKING:
-    from ..checkpoint import Stored
-    from ..data.sources import Source
-    from ..evaluation import Evaluation
+    from ..evaluation.scores import Evaluation
     from ..report import Page
+    from ..storage.save import Stored
+    from ..tasks.sources import Source
 
 
 def evaluate(
@@ -58,8 +45,8 @@ def evaluate(
       innerloop evaluate runs/schools --inner-steps 10
       innerloop evaluate runs/schools other_schools.csv --json
     """
-    from ..evaluation import evaluate as score
-    from ..evaluation import query_dependence
+    from ..evaluation.scores import evaluate as score
+    from ..evaluation.scores import query_dependence
 
     notes = Notes(quiet=quiet)
     require_steps(inner_steps)
@@ -128,9 +115,9 @@ def held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
 
 
 def _other_table(stored: Stored, tasks: str, settings: dict[str, Any], notes: Notes) -> Source:
-    from ..data.cells import task_ids
-    from ..data.frames import as_frame
     from ..tasks import classes_from_schema, from_schema
+    from ..tasks.tables.cells import task_ids
+    from ..tasks.tables.reading import as_frame
 
     schema, support = stored.schema, stored.support
     if schema is None or support is None:
@@ -154,7 +141,7 @@ def _other_table(stored: Stored, tasks: str, settings: dict[str, Any], notes: No
 
 
 def _require_unchanged(stored: Stored) -> None:
-    from ..sealed import sha256
+    from ..storage.manifest import sha256
 
     data = stored.config["data"] or {}
     path = Path(str(data.get("name")))

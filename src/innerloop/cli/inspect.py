@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from ..errors import InnerloopError
-from .common import Json, Notes, cell, columns, emit
+from .common import Notes, emit
 from .evaluate import held_out
+from .options import Json
+from .text import cell, columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..checkpoint import Stored
-    from ..data.sources import Source
-    from ..learned import Learned
+    from ..evaluation.inspection import Learned
+    from ..storage.save import Stored
+    from ..tasks.sources import Source
 
 
 def inspect(
@@ -39,8 +41,8 @@ def inspect(
       innerloop inspect runs/schools other_schools.csv
       innerloop inspect runs/schools --json
     """
-    from ..checkpoint import describe, load
-    from ..learned import plain_rows
+    from ..evaluation.inspection import plain_rows
+    from ..storage.save import describe, load
 
     notes = Notes(quiet=json)
     stored = load(directory)
@@ -74,8 +76,8 @@ def _learned(stored: Stored, source: Source | None) -> tuple[Learned, pd.DataFra
     """What was learned, and what each task gains; empty without tasks."""
     import pandas as pd
 
-    from ..evaluation import evaluate
-    from ..learned import gains, learned
+    from ..evaluation.inspection import gains, learned
+    from ..evaluation.scores import evaluate
 
     inside = learned(stored.model, source)
     if source is None:

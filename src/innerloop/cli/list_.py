@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from .common import Json, Notes, emit
+from .common import Notes, emit
+from .options import Json
 
 
 def list_(
@@ -28,10 +29,10 @@ def list_(
       innerloop list data --json
     """
     from ..algorithms import ALGORITHMS
-    from ..baselines import BASELINES
-    from ..datasets import DATASETS
-    from ..metagrad import METAGRADS
-    from ..models import MODELS
+    from ..algorithms.baselines import BASELINES
+    from ..models.builtin import MODELS
+    from ..outer.metagrad import METAGRADS
+    from ..tasks.datasets.catalogue import DATASETS
 
     notes = Notes(quiet=True)
     found = {

@@ -8,26 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from ..errors import DataError, UsageError
-from .common import (
-    OUTPUT,
-    Device,
-    Json,
-    Notes,
-    Quiet,
-    Steps,
-    emit,
-    require_place,
-    require_steps,
-    stored_run,
-)
-from .rows import as_written, by_task, read_rows, schema_tasks, task_support
+from .common import Notes, emit, stored_run
+from .options import OUTPUT, Device, Json, Quiet, Steps, require_place, require_steps
+from .rows import by_task, read_rows, schema_tasks, task_support
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from ..checkpoint import Stored
-    from ..data.schema import Schema
+    from ..storage.save import Stored
+    from ..tasks.tables.schema import Schema
 
 
 def predict(
@@ -103,7 +96,7 @@ def _from_run(
     import numpy as np
     import torch
 
-    from ..learner import predict_tasks
+    from ..inner.learner import predict_tasks
 
     labelled = schema.labelled(frame)
     x = torch.from_numpy(schema.encode(frame))
@@ -127,7 +120,7 @@ def _from_run(
 
 def _require_inner_steps(stored: Stored) -> None:
     """Refuse a number of steps for what adapts without any."""
-    from ..adaptation import HeadLearner
+    from ..inner.head import HeadLearner
 
     learner = stored.model.learner
     if isinstance(getattr(learner, "learner", learner), HeadLearner):
@@ -208,7 +201,7 @@ def _harmless(label: str) -> str:
         >>> _harmless("=1+1"), _harmless("-1"), _harmless("plain")
         ("'=1+1", '-1', 'plain')
     """
-    from ..data.cells import parse
+    from ..tasks.tables.cells import parse
 
     return f"'{label}" if label[:1] in tuple("=+-@\t\r") and parse(label) is None else label
 
@@ -223,3 +216,28 @@ def _records(frame: pd.DataFrame, added: pd.DataFrame) -> list[dict[str, Any]]:
         for name, column in table.items()
     }
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def as_written(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells of a text file as they stand there: `007`, `1.50` and `NA` stay what they are.
+
+    What cannot be read so to the same rows and columns (a folder, Parquet) is given as it was understood.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        return frame
+    separator = frame.attrs.get("separator")
+    if separator is None:
+        return frame
+    try:
+        text = pd.read_csv(
+            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        )
+    except (ValueError, OSError, pd.errors.ParserError):
+        return frame
+    # lines that hold nothing were left out, and names lost the space around them
+    text = text[(text != "").any(axis=1)]
+    if [name.strip() for name in text.columns] == frame.columns.tolist() and len(text) == len(frame):
+        return text
+    return frame

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from ..errors import UsageError
-from .common import (
+from .common import Notes, emit
+from .options import (
     OUTPUT,
     Categorical,
     D,
@@ -19,20 +20,18 @@ from .common import (
     ImageSize,
     Json,
     Kind,
-    Notes,
     Quiet,
     Replace,
     SkipBad,
-    emit,
     names,
     require_place,
 )
 
 if TYPE_CHECKING:
-    from ..checkpoint import Stored
     from ..refining import Refined
     from ..refining.rows import Divided, Reading
-    from ..weights import Trained
+    from ..storage.save import Stored
+    from ..storage.state_dicts import Trained
 
 MODEL, ROUNDS = Group("Model", sort_key=2), Group("Rounds", sort_key=3)
 M, R = (Parameter(group=group) for group in (MODEL, ROUNDS))
@@ -151,7 +150,7 @@ def execute(
     from ..refining import Settings
     from ..refining import refine as refined
     from ..refining.rows import open_rows
-    from ..sealed import refuse_occupied
+    from ..storage.manifest import refuse_occupied
 
     notes = Notes(quiet=quiet)
     chosen = {key: settings[key] for key in _SETTINGS if settings[key] is not None}
@@ -188,7 +187,7 @@ def _keep(
     directory: Path, found: Refined, rows: Divided, start: _Start, settings: dict[str, Any], *, replace: bool
 ) -> None:
     """Write the model directory."""
-    from ..checkpoint import save
+    from ..storage.save import save
 
     save(
         directory,
@@ -213,9 +212,9 @@ class _Start:
     trained: Trained | None = None
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        from ..checkpoint import load
         from ..refining.rows import Reading
-        from ..weights import built, read_state_dict
+        from ..storage.save import load
+        from ..storage.state_dicts import built, read_state_dict
 
         self.path: Path = settings["model"]
         given = {
@@ -259,7 +258,7 @@ class _Start:
     @property
     def about(self) -> str:
         """What was read."""
-        from ..models import recipe_of
+        from ..models.builtin import recipe_of
 
         if self.stored is not None:
             return f"{self.path} is a model directory ({self.stored.kind})"
@@ -272,8 +271,8 @@ class _Start:
     def model(self, rows: Divided) -> Any:
         """What to refine."""
         from ..algorithms import plain
-        from ..learner import Model
-        from ..weights import built
+        from ..inner.learner import Model
+        from ..storage.state_dicts import built
 
         if self.stored is not None:
             return self.stored.model
@@ -290,7 +289,7 @@ class _Start:
     def give_back(self, found: Refined, path: Path) -> None:
         """Write the refined weights under the names and types that MODEL has."""
         from ..refining import state_dict
-        from ..weights import write_state_dict
+        from ..storage.state_dicts import write_state_dict
 
         back = state_dict(found.model) if self.trained is None else self.trained.give_back(found.model.meta)
         write_state_dict(path, back)
@@ -362,6 +361,6 @@ def _summary(
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    from ..sealed import sha256
+    from ..storage.manifest import sha256
 
     return {"name": str(path), "sha256": sha256(path.read_bytes()) if path.is_file() else None}

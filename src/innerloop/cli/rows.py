@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from ..checkpoint import Stored
-    from ..data.schema import Schema
-    from ..episodes import Batch
+    from ..storage.save import Stored
+    from ..tasks.episodes import Batch
+    from ..tasks.tables.schema import Schema
 
 
 def read_rows(stored: Stored, path: Path, notes: Notes) -> tuple[Schema, pd.DataFrame]:
@@ -25,7 +25,7 @@ def read_rows(stored: Stored, path: Path, notes: Notes) -> tuple[Schema, pd.Data
         UsageError: the model was not trained on a table with a task column.
         DataError: the table cannot be used.
     """
-    from ..data.frames import read_table
+    from ..tasks.tables.reading import read_table
 
     schema = stored.schema
     if schema is None or (schema.task is None and stored.kind != "refined"):
@@ -48,7 +48,7 @@ def schema_tasks(schema: Schema, frame: pd.DataFrame) -> np.ndarray:
         import numpy as np
 
         return np.full(len(frame), "all")
-    from ..data.cells import task_ids
+    from ..tasks.tables.cells import task_ids
 
     return task_ids(frame, str(schema.task)).astype(str)
 
@@ -63,31 +63,6 @@ def by_task(schema: Schema, frame: pd.DataFrame) -> dict[str, np.ndarray]:
     return {str(names[task]): groups[task] for task in np.argsort(first)}
 
 
-def as_written(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    """The cells of a text file as they stand there: `007`, `1.50` and `NA` stay what they are.
-
-    What cannot be read so to the same rows and columns (a folder, Parquet) is given as it was understood.
-    """
-    import pandas as pd
-
-    if not path.is_file():
-        return frame
-    separator = frame.attrs.get("separator")
-    if separator is None:
-        return frame
-    try:
-        text = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
-        )
-    except (ValueError, OSError, pd.errors.ParserError):
-        return frame
-    # lines that hold nothing were left out, and names lost the space around them
-    text = text[(text != "").any(axis=1)]
-    if [name.strip() for name in text.columns] == frame.columns.tolist() and len(text) == len(frame):
-        return text
-    return frame
-
-
 def task_support(schema: Schema, frame: pd.DataFrame, x: Tensor) -> Batch:
     """Labelled rows of one task as a support set; there may be none.
 
@@ -98,7 +73,7 @@ def task_support(schema: Schema, frame: pd.DataFrame, x: Tensor) -> Batch:
     """
     import torch
 
-    from ..episodes import Batch
+    from ..tasks.episodes import Batch
 
     if len(frame):
         return Batch(x, torch.from_numpy(schema.encode_target(frame)))

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from .auto import AUTO, raced, table
-from .common import (
+from .common import Notes, emit
+from .drawn import command_line, draw
+from .options import (
     ALGORITHM,
-    LABELS,
     OUTPUT,
     TRAINING,
     Categorical,
@@ -24,29 +25,23 @@ from .common import (
     ImageSize,
     Json,
     Kind,
-    Notes,
     Quiet,
     Replace,
     SkipBad,
-    batchnorm_line,
-    cell,
-    emit,
     network_options,
     option_name,
     read_tasks,
     require_place,
-    scored,
-    steps_table,
 )
-from .page import command_line, draw
+from .text import LABELS, batchnorm_line, cell, scored, steps_table
 
 if TYPE_CHECKING:
-    from ..data.sources import Source
-    from ..data.splits import Tasks
-    from ..evaluation import Evaluation
-    from ..learner import Learner
+    from ..evaluation.scores import Evaluation
+    from ..inner.learner import Learner
+    from ..outer.training import Callback, Run
     from ..report import Page
-    from ..training import Callback, Run
+    from ..tasks.sources import Source
+    from ..tasks.splits import Tasks
 
 A, T = (Parameter(group=group) for group in (ALGORITHM, TRAINING))
 
@@ -211,8 +206,8 @@ def execute(
     tensorboard: Path | None = None,
 ) -> Path:
     """Train by settings, score on meta-test, write the directory."""
-    from ..evaluation import evaluate, over_folds
-    from ..sealed import refuse_occupied
+    from ..evaluation.scores import evaluate, over_folds
+    from ..storage.manifest import refuse_occupied
 
     notes = Notes(quiet=quiet)
     _require_sense(settings)
@@ -263,7 +258,7 @@ def _other_folds(settings: dict[str, Any], notes: Notes) -> Iterator[Evaluation]
     """The same training with the tasks divided in every other way; each on its own meta-test tasks."""
     from dataclasses import replace
 
-    from ..evaluation import evaluate
+    from ..evaluation.scores import evaluate
 
     for number in range(2, settings["folds"] + 1):
         data = read_tasks(settings | {"split": f"{number}/{settings['folds']}"})
@@ -275,7 +270,7 @@ def _other_folds(settings: dict[str, Any], notes: Notes) -> Iterator[Evaluation]
 
 def _complete(settings: dict[str, Any], data: Tasks) -> dict[str, Any]:
     """The settings with those that follow from the data, where they were not given."""
-    from ..assemble import sound_settings
+    from ..algorithms.assemble import sound_settings
 
     sound, support = sound_settings(data, settings["algorithm"]), data.train.support
     missing = {
@@ -289,7 +284,7 @@ def _complete(settings: dict[str, Any], data: Tasks) -> dict[str, Any]:
 def _loggers(directory: Path, tensorboard: Path | None, notes: Notes) -> Iterator[Sequence[Callback]]:
     """Log while training runs: lines beside the directory until it is written, and TensorBoard if asked for."""
     from ..files import remove_file
-    from ..logs import JsonLines, TensorBoard, logging
+    from ..outer.logs import JsonLines, TensorBoard, logging
 
     board = [] if tensorboard is None else [TensorBoard(tensorboard)]
     place = directory if directory.name else directory.resolve()
@@ -303,7 +298,7 @@ def _trained(
     data: Tasks, settings: dict[str, Any], notes: Notes, what: str = "", loggers: Sequence[Callback] = ()
 ) -> Run:
     """Meta-train on the tasks, with progress on stderr."""
-    from ..training import meta_train
+    from ..outer.training import meta_train
 
     learner = _learner(data, settings)
     with notes.progress(f"{settings['algorithm']} on {data.name}{what}", settings["steps"]) as callback:
@@ -325,8 +320,8 @@ def _trained(
 
 def _training(data: Tasks, settings: dict[str, Any]) -> Source:
     """Where training episodes come from: put together and augmented as asked for."""
-    from ..augment import augmented, named
-    from ..data.compose import composed
+    from ..tasks.augment import augmented, named
+    from ..tasks.compose import composed
 
     training = composed(data.train, settings["composition"] or "fresh", seed=settings["seed"])
     return augmented(training, *named(settings["augment"] or ""))
@@ -336,7 +331,7 @@ def _start(learner: Learner, init: Path | None, notes: Notes) -> dict[str, Any] 
     """Meta-parameters that begin with the weights of a file or model directory."""
     if init is None:
         return None
-    from ..weights import begun
+    from ..storage.state_dicts import begun
 
     meta, left = begun(learner.init(), init)
     notes(f"note: training starts from the weights of {init}")
@@ -347,8 +342,8 @@ def _start(learner: Learner, init: Path | None, notes: Notes) -> dict[str, Any] 
 
 def _page(run: Run, data: Tasks, settings: dict[str, Any], found: Evaluation) -> Page:
     """What was trained, as a page."""
-    from ..checkpoint import versions
     from ..report import Scored, scored_page
+    from ..storage.save import versions
 
     asked = {key: value for key, value in settings.items() if key != "tasks"}
     if settings["folds"]:
@@ -383,7 +378,7 @@ def _keep(
     replace: bool,
 ) -> None:
     """Write the model directory."""
-    from ..checkpoint import save
+    from ..storage.save import save
 
     save(
         directory,
@@ -406,7 +401,7 @@ def _show(found: Evaluation, data: Tasks, learner: Learner, folds: Sequence[floa
     """Scores for people; `folds` are the means of the headline, one a fold."""
     import numpy as np
 
-    from ..evaluation import interval
+    from ..evaluation.intervals import interval
 
     headline = found.metrics[0]
     print(f"meta-test{f' of {len(folds)} folds' if len(folds) > 1 else ''}: {scored(found, data.test)}")
@@ -421,7 +416,7 @@ def _show(found: Evaluation, data: Tasks, learner: Learner, folds: Sequence[floa
 
 def _require_sense(settings: dict[str, Any]) -> None:
     """Refuse what can be refused before any data is read."""
-    from ..baselines import BASELINES
+    from ..algorithms.baselines import BASELINES
     from ..errors import UsageError
 
     if settings["folds"] is not None and settings["split"] is not None:
@@ -441,12 +436,12 @@ def _require_sense(settings: dict[str, Any]) -> None:
     if settings["algorithm"] in BASELINES:
         raise UsageError(
             f"{settings['algorithm']} is a baseline to compare with, which leaves no model: use it from "
-            "Python (innerloop.baselines), or choose one of: innerloop list algorithms"
+            "Python (innerloop.algorithms.baselines), or choose one of: innerloop list algorithms"
         )
 
 
 def _learner(data: Any, settings: dict[str, Any]) -> Any:
-    from ..assemble import learner_for
+    from ..algorithms.assemble import learner_for
 
     return learner_for(
         data,
@@ -472,7 +467,7 @@ def _wanted(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data(settings: dict[str, Any]) -> dict[str, Any]:
-    from ..sealed import sha256
+    from ..storage.manifest import sha256
 
     path = Path(settings["tasks"])
     fingerprint = sha256(path.read_bytes()) if path.is_file() else None

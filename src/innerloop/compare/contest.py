@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ..data.splits import Tasks
 from ..errors import DivergedError
-from ..evaluation import ERRORS, Evaluation, evaluate, over_folds
-from ..training import Engine
+from ..evaluation.intervals import Array, Estimate, mean_interval
+from ..evaluation.scores import ERRORS, Evaluation, evaluate, over_folds
+from ..outer.training import Engine
+from ..tasks.splits import Tasks
 from .methods import Entrant, Trained
 from .nets import Bench
-from .result import Estimate, Method
+from .result import Method
 from .search import HEADLINE, Chosen, error_on, last, search
-from .statistics import Array, mean_interval
 
 # what a method without meta-updates is taken to cost, in meta-updates, when the time left is estimated
 CLOSED_COST = 40

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..data.sources import ClassSource, RowSource, Source, stream
-from ..data.splits import Tasks
-from ..evaluation import evaluate, over_folds
+from ..evaluation.intervals import Array, mean_interval
+from ..evaluation.scores import evaluate, over_folds
+from ..tasks.sources import ClassSource, RowSource, Source, stream
+from ..tasks.splits import Tasks
 from .contest import Contest, Entry
 from .result import Crossing, Curve
 from .search import HEADLINE, last
-from .statistics import Array, mean_interval
 from .verdict import spoken
 
 SIZES = (1, 2, 5, 10, 20, 50)
@@ -163,7 +163,7 @@ def some_tasks(source: Source, count: int, *, seed: int = 0) -> Source:
 
     Example:
         >>> import torch
-        >>> from innerloop.data.sources import SupportSize, Targets
+        >>> from innerloop.tasks.sources import SupportSize, Targets
         >>> size, targets = SupportSize(2, 2), Targets("regression", 1)
         >>> x, starts = torch.arange(12.0)[:, None], np.array([0, 4, 8, 12])
         >>> some_tasks(RowSource(x, x, starts, ("a", "b", "c"), size, targets), 2).n_tasks

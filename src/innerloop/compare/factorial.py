@@ -13,16 +13,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..augment import augmented, named
-from ..data.splits import Tasks
-from ..evaluation import ERRORS, evaluate, over_folds
-from ..learner import Model
-from ..training import Engine
+from ..evaluation.intervals import Array, Estimate, holm, mean_interval, two_way
+from ..evaluation.scores import ERRORS, evaluate, over_folds
+from ..inner.learner import Model
+from ..outer.training import Engine
+from ..tasks.augment import augmented, named
+from ..tasks.splits import Tasks
 from .contest import Effort
 from .nets import Bench, fine_tuned
-from .result import Cell, Effect, Estimate
+from .result import Cell, Effect
 from .search import HEADLINE, error_on, last
-from .statistics import Array, holm, mean_interval, two_way
 
 LEARNING = ("conventional", "meta")
 DROPOUT = (0.0, 0.1, 0.2, 0.5)

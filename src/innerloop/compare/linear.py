@@ -7,16 +7,16 @@ import math
 import numpy as np
 import torch
 
-from ..adaptation import HeadLearner
-from ..data.splits import Tasks
 from ..errors import UsageError
-from ..evaluation import mean_loss
-from ..functional import Network, Params
-from ..heads import LaplaceHead
-from ..learner import Model
-from ..metagrad import unrolled
-from ..models import Polynomial
-from .estimators import training_rows
+from ..inner.head import HeadLearner
+from ..inner.heads import LaplaceHead
+from ..inner.learner import Model
+from ..models.builtin import Polynomial
+from ..models.network import Network, Params
+from ..outer.metagrad import unrolled
+from ..outer.validation import mean_loss
+from ..tasks.splits import Tasks
+from .sklearn_methods import training_rows
 
 # prior standard deviations of the coefficients that are tried
 SPREADS = tuple(float(value) for value in np.logspace(-2, 1.5, 8))

@@ -11,15 +11,14 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .. import baselines
-from ..algorithms import ALGORITHMS
-from ..data.splits import Tasks
+from ..algorithms import ALGORITHMS, baselines
 from ..errors import UsageError
-from ..learner import Model
-from ..training import meta_train
-from .estimators import EstimatorLearner, Remembering, training_rows
+from ..inner.learner import Model
+from ..outer.training import meta_train
+from ..tasks.splits import Tasks
 from .linear import logistic, spread_of
 from .nets import Bench, fine_tuned, from_scratch, linear_head
+from .sklearn_methods import EstimatorLearner, Remembering, training_rows
 
 Settings = Mapping[str, Any]
 

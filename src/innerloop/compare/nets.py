@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..adaptation import GradientLearner, HeadLearner
-from ..algorithms.gradient import inner_rule
-from ..assemble import learner_for, sound_settings
-from ..augment import Augmented
-from ..baselines import RidgeHead
-from ..data.sources import ClassSource, RowSource, Source, SupportSize, Targets
-from ..data.splits import Tasks
-from ..episodes import Batch, Episode, to
-from ..evaluation import EVALUATION_SEED
-from ..functional import Network
-from ..heads import GaussianHead, Head, LaplaceHead
-from ..learner import Learner, Model
-from ..metagrad import unrolled
-from ..models import build
-from ..threads import threads_for
-from ..training import Engine, Run, meta_train
+from ..algorithms.assemble import learner_for, sound_settings
+from ..algorithms.baselines import RidgeHead
+from ..algorithms.gradient_based import inner_rule
+from ..engine.threads import threads_for
+from ..inner.gradient import GradientLearner
+from ..inner.head import HeadLearner
+from ..inner.heads import GaussianHead, Head, LaplaceHead
+from ..inner.learner import Learner, Model
+from ..models.builtin import build
+from ..models.network import Network
+from ..outer.metagrad import unrolled
+from ..outer.training import Engine, Run, meta_train
+from ..tasks.augment import Augmented
+from ..tasks.episodes import Batch, Episode, to
+from ..tasks.sources import EVALUATION_SEED, ClassSource, RowSource, Source, SupportSize, Targets
+from ..tasks.splits import Tasks
 from .linear import with_best_spread
 
 OUTER = ("meta_lr", "meta_batch_size")

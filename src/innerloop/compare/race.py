@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 
 from ..algorithms import ALGORITHMS
-from ..data.sources import Source
-from ..data.splits import Tasks
 from ..errors import DivergedError, UsageError
-from ..evaluation import ERRORS, evaluate
+from ..evaluation.intervals import Estimate, mean_interval
+from ..evaluation.scores import ERRORS, evaluate
+from ..tasks.sources import Source
+from ..tasks.splits import Tasks
 from .methods import LABELS, entrant, numbered_anew
 from .nets import Bench
-from .result import Estimate
 from .search import HEADLINE, last
-from .statistics import mean_interval
 
 # share of the meta-updates of a training that each runner of a race gets
 SHARE = 0.125

@@ -12,9 +12,11 @@ import math
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import DataError
+from ..evaluation.examples import Shown
+from ..evaluation.intervals import Estimate
 
 SCHEMA_VERSION = 1
 
@@ -26,19 +28,6 @@ KINDS = {
 AXES = ("support", "train_tasks", "inner_steps")
 
 Scores = tuple[tuple[float, ...], ...]
-
-
-class Estimate(NamedTuple):
-    """A value with its 95 % interval; the ends are NaN where there is none.
-
-    Example:
-        >>> Estimate(0.5, 0.4, 0.6).low
-        0.4
-    """
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -171,29 +160,6 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One meta-test episode to show.
-
-    Arguments:
-        task: its name.
-        features: names of the feature columns, where they have names.
-        support_x: rows of features, or images as rows of pixels (`(channels, height, width)` nested) in [0, 1].
-        support_y: targets in natural units, or class names.
-        query_x: as `support_x`.
-        query_y: as `support_y`.
-        predictions: query predictions by method name, as `query_y`.
-    """
-
-    task: str
-    features: tuple[str, ...]
-    support_x: tuple[Any, ...]
-    support_y: tuple[Any, ...]
-    query_x: tuple[Any, ...]
-    query_y: tuple[Any, ...]
-    predictions: dict[str, tuple[Any, ...]]
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Everything that a comparison found.
 
@@ -217,7 +183,7 @@ class Comparison:
             and `net` and `mixed`, which the second question is about.
         episodes: to show.
         learned: what the best meta-learner learned in the first fold: its `method`, rows of `gains`, and those
-            of `innerloop.learned.Learned`; empty without a meta-learner.
+            of `innerloop.evaluation.inspection.Learned`; empty without a meta-learner.
         notes: remarks, one sentence each.
         versions: of the packages used.
         seconds: the whole took.

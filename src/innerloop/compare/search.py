@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.sources import Source
-from ..data.splits import Tasks
 from ..errors import DivergedError
-from ..evaluation import Evaluation, evaluate
-from ..learner import Model
+from ..evaluation.scores import Evaluation, evaluate
+from ..inner.learner import Model
+from ..tasks.sources import Source
+from ..tasks.splits import Tasks
 from .methods import Entrant
 from .nets import Bench
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .result import Difference, Estimate, Method
+from ..evaluation.intervals import Estimate
+from .result import Difference, Method
 
 LEVEL = 0.05
 TRACE = 0.001

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from ..tracing import while_tracing
-from .closed import closed_operators
-from .kernels import POINTWISE
+from .c.pointwise import POINTWISE
+from .modes import while_tracing
+from .ops.substitute import closed_operators
 
 _aten = torch.ops.aten
 _RESHAPES = {

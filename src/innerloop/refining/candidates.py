@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..episodes import Batch, Episode, map_tensors, tensors
-from ..functional import Params
-from ..learner import Learner
-from ..losses import Loss, mean_rows, task_losses
+from ..inner.learner import Learner
+from ..models.losses import Loss, mean_rows, task_losses
+from ..models.network import Params
+from ..tasks.episodes import Batch, Episode, map_tensors, tensors
 
 # values, rows times parameters, that gradients of single rows may hold at once
 _AT_ONCE = 2**24

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.draws import Indices
-from ..episodes import Batch, Episode, map_tensors, stack
 from ..errors import DataError, UsageError
+from ..tasks.episodes import Batch, Episode, map_tensors, stack
+from ..tasks.sampling import Indices
 
 
 def take(rows: Batch, index: Tensor | Indices) -> Batch:

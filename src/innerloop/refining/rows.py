@@ -13,16 +13,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..data.arrays import read_npz
-from ..data.cells import listed, sorted_labels
-from ..data.frames import entries, read_table
-from ..data.images import load_images
-from ..data.layouts import recognise
-from ..data.nway import feature_tensor
-from ..data.schema import Schema, target_kind
-from ..data.support import Targets, stream
-from ..episodes import Batch
 from ..errors import DataError, UsageError
+from ..tasks.episodes import Batch
+from ..tasks.from_arrays import read_npz
+from ..tasks.images import load_images
+from ..tasks.n_way import feature_tensor
+from ..tasks.recognise import recognise
+from ..tasks.support import Targets, stream
+from ..tasks.tables.cells import listed, sorted_labels
+from ..tasks.tables.reading import entries, read_table
+from ..tasks.tables.schema import Schema, target_kind
 from .folds import split_off
 
 _PARTS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}

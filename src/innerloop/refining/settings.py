@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..algorithms.gradient import inner_rule
+from ..algorithms.gradient_based import inner_rule
 from ..errors import UsageError
 from .folds import combination
-from .scores import Selection
+from .selection import Selection
 
 NOISES = ("none", "laplace")
 STOPS = ("auto", "split", "crossfit", "none")

@@ -1,7 +1,7 @@
 """One self-contained HTML page of what was found; it needs the extra `report`."""
 
-from .comparison import comparison_page
+from .comparison_page import comparison_page
 from .page import Page, available, render
-from .run import Scored, scored_page
+from .run_page import Scored, scored_page
 
 __all__ = ["Page", "Scored", "available", "comparison_page", "render", "scored_page"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ..errors import UsageError
-from ..figures.style import COLOURS, WIDTH, printable
+from .figures.style import COLOURS, WIDTH, printable
 from .svg import drawn
 
 if TYPE_CHECKING:

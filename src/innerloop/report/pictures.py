@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from .. import figures
-from ..compare.result import Comparison, Shown
-from ..figures.episodes import is_classification, is_image, is_regression
-from ..figures.style import METRICS, rows, short
-from ..learned import Learned
+from ..compare.result import Comparison
+from ..evaluation.examples import Shown
+from ..evaluation.inspection import Learned
+from . import figures
+from .figures.episodes import is_classification, is_image, is_regression
+from .figures.style import METRICS, rows, short
 from .page import Picture
 
 Found = tuple[Picture, ...]

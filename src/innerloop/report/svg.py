@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from ..figures.style import COLOURS, HEIGHT, STYLE, WIDTH
+from .figures.style import COLOURS, HEIGHT, STYLE, WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

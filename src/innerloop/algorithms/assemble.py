@@ -1,0 +1,231 @@
+"""From tasks to a learner with sound settings: what the command, the estimators and a quick start use."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .. import algorithms
+from ..errors import UsageError
+from ..inner.learner import Learner
+from ..inner.per_task import per_task
+from ..models import builtin as models
+from ..tasks.splits import Tasks
+from . import baselines
+
+SCALINGS = ("shared", "per_task")
+
+
+class Sound(NamedTuple):
+    """Settings that work untuned on a kind of data."""
+
+    model: str
+    inner_lr: float
+    inner_steps: int
+    learn_lr: str | None
+    clip: float | None
+    meta_lr: float
+    meta_batch_size: int
+    steps: int
+
+
+# a head solves for the weights of all features at once, and more of them cost it little
+_FEATURE_WIDTHS = (64, 64)
+VECTORS = Sound("mlp", 0.05, 5, "tensor", 10.0, 3e-3, 32, 1000)
+IMAGES = Sound("conv4", 0.4, 1, "tensor", 10.0, 8e-3, 32, 300)
+
+
+def sound_settings(tasks: Tasks, algorithm: str = "maml") -> Sound:
+    """Settings for data of this shape, vectors or images, and for an algorithm that needs others.
+
+    Example:
+        >>> from innerloop.tasks import sinusoid
+        >>> sound_settings(sinusoid()).model
+        'mlp'
+    """
+    sound = IMAGES if len(tasks.feature_shape) == 3 else VECTORS
+    # few numbers and a smooth likelihood: a prior over coefficients is found in fewer, longer steps
+    return sound._replace(meta_lr=1e-2, steps=300) if algorithm == "mixed" else sound
+
+
+def learner_for(
+    tasks: Tasks,
+    *,
+    algorithm: str = "maml",
+    model: str | None = None,
+    hidden: Sequence[int] | None = None,
+    activation: str | None = None,
+    width: int | None = None,
+    pool: str | None = None,
+    scaling: str = "shared",
+    dropout: float = 0.0,
+    seed: int = 0,
+    **settings: Any,
+) -> Learner:
+    """A learner by name whose model, loss and settings fit the tasks.
+
+    Arguments:
+        tasks: what it will learn.
+        algorithm: one of `algorithms.ALGORITHMS` or `baselines.BASELINES`.
+        model: one of `models.MODELS`; by the shape of the data unless given.
+        hidden: hidden widths of an `mlp`; where a head follows, the last one is the number of features.
+        activation: of the hidden units of an `mlp`, one of `models.ACTIVATIONS`; `tanh` unless given.
+        width: channels of a `conv4`.
+        pool: `stride` (as in papers on Omniglot) or `max` (on mini-ImageNet) of a `conv4`; `stride` unless given.
+        scaling: `shared` by all tasks, or `per_task`: numbers are scaled by each task's support, see `pertask`.
+        dropout: share of hidden units or channels set to 0 in training.
+        seed: of the initial parameters.
+        settings: of the algorithm; those not given are sound for the shape of the data.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: a name is unknown, or a setting has no meaning for this algorithm, model or data.
+
+    Example:
+        >>> from innerloop.tasks import sinusoid
+        >>> learner_for(sinusoid(), inner_steps=2).inner_steps
+        2
+    """
+    if algorithm in baselines.BASELINES:
+        preset = baselines.BASELINES[algorithm]
+    elif algorithm in algorithms.ALGORITHMS:
+        preset = algorithms.ALGORITHMS[algorithm]
+    else:
+        known = ", ".join((*algorithms.ALGORITHMS, *baselines.BASELINES))
+        raise UsageError(f"algorithm {algorithm!r} is unknown: choose one of {known}")
+    accepted = inspect.signature(preset).parameters
+    senseless = sorted(name for name in settings if name not in accepted)
+    if senseless:
+        raise UsageError(f"{senseless[0]} has no meaning for {algorithm}: leave it out")
+    if "kind" in accepted:
+        settings.setdefault("kind", tasks.targets.kind)
+    own = _own_scales(tasks, scaling)
+    if "module" not in accepted:
+        if own:
+            raise UsageError(
+                f"{algorithm} has no network, and no need for scales or classes of each task: leave scaling out, or "
+                "choose maml"
+            )
+        _require_vectors(tasks, algorithm, classes="kind" in accepted)
+        if model or hidden or activation or width or pool or dropout:
+            raise UsageError(
+                f"{algorithm} has no network: leave model, hidden, activation, width, pool and dropout out"
+            )
+        if "n_support" in accepted:
+            settings.setdefault("n_support", tasks.train.support.high)
+        return preset(tasks.n_features, tasks.n_outputs, **settings)
+    _fill_in(settings, accepted, tasks, algorithm)
+    ends_in_features = "n_features" in accepted
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        outputs = None if ends_in_features else tasks.n_outputs
+        if "n_context" in accepted:
+            context = settings.setdefault("n_context", accepted["n_context"].default)
+            channels, *rest = tasks.feature_shape
+            tasks = replace(tasks, feature_shape=(channels + context, *rest))
+        module = _module(
+            tasks, model or sound_settings(tasks).model, hidden, activation, width, pool, outputs, dropout
+        )
+        if outputs is not None and _numbered_anew(tasks):
+            # a head of zeros has no opinion on numbers that mean another class in every episode
+            nn.init.zeros_(module[-1].weight)  # type: ignore[index]
+            nn.init.zeros_(module[-1].bias)  # type: ignore[index]
+        if ends_in_features:
+            settings["n_features"] = _count_features(module, tasks.feature_shape)
+            settings["n_way" if "n_way" in accepted else "n_outputs"] = tasks.n_outputs
+        learner = preset(module, **settings)
+        return per_task(learner, **own) if own else learner
+
+
+def _own_scales(tasks: Tasks, scaling: str) -> dict[str, Any]:
+    """What each support decides for its task, as `per_task` takes it; empty for nothing."""
+    if scaling not in SCALINGS:
+        raise UsageError(f"scaling={scaling!r} is unknown: choose {' or '.join(SCALINGS)}")
+    own: dict[str, Any] = {}
+    if scaling == "per_task":
+        if len(tasks.feature_shape) != 1:
+            raise UsageError("scaling='per_task' is for tables: leave it out for images")
+        columns = tasks.schema.columns if tasks.schema else ()
+        # a task column would lose what it says; flags, names and marks of gaps have no scale
+        numbers = [
+            place == 0 and column.kind in ("number", "date") and not column.constant_in_task
+            for column in columns
+            for place in range(column.width)
+        ]
+        own["features"] = numbers if tasks.schema else [True] * tasks.n_features
+        own["n_targets"] = tasks.n_outputs if tasks.targets.kind == "regression" else 0
+    if tasks.own_classes:
+        own["n_classes"] = tasks.n_outputs
+    return own
+
+
+def _fill_in(settings: dict[str, Any], accepted: Collection[str], tasks: Tasks, algorithm: str) -> None:
+    """Settings that were not given and have a sound value for these tasks."""
+    sound = sound_settings(tasks)
+    for name in ("inner_lr", "inner_steps", "learn_lr", "clip"):
+        if name in accepted:
+            settings.setdefault(name, getattr(sound, name))
+    if "n_way" in accepted and tasks.targets.kind == "regression":
+        raise UsageError(f"{algorithm} predicts classes, and these tasks are regression: choose maml")
+    if "loss" in accepted:
+        settings.setdefault("loss", "mse" if tasks.targets.kind == "regression" else "cross_entropy")
+    elif "kind" not in accepted and tasks.targets.kind == "regression":
+        raise UsageError(f"{algorithm} predicts classes, and these tasks are regression: choose ridge")
+
+
+def _numbered_anew(tasks: Tasks) -> bool:
+    """Whether each episode numbers its classes anew."""
+    return tasks.own_classes or (tasks.targets.kind == "classification" and tasks.train.n_tasks is None)
+
+
+def _count_features(module: nn.Module, shape: Sequence[int]) -> int:
+    """Features of a row, by trying two."""
+    with torch.no_grad():
+        return int(module(torch.zeros(2, *shape)).shape[-1])
+
+
+def _require_vectors(tasks: Tasks, algorithm: str, *, classes: bool) -> None:
+    if len(tasks.feature_shape) != 1 or (tasks.targets.kind != "regression" and not classes):
+        raise UsageError(
+            f"{algorithm} predicts {'values or classes' if classes else 'numbers'} from feature vectors, and "
+            f"these tasks are {tasks.targets.kind} on rows of shape {tasks.feature_shape}: choose maml"
+        )
+
+
+def _module(
+    tasks: Tasks,
+    model: str,
+    hidden: Sequence[int] | None,
+    activation: str | None,
+    width: int | None,
+    pool: str | None,
+    outputs: int | None,
+    dropout: float,
+) -> nn.Module:
+    """The network; with `outputs=None` one that ends in features."""
+    shape = tasks.feature_shape
+    if model == "mlp":
+        if width is not None or pool is not None:
+            name = "pool" if width is None else "width"
+            raise UsageError(f"{name} belongs to conv4: an mlp takes hidden widths")
+        if len(shape) != 1:
+            raise UsageError(f"an mlp takes feature vectors, and these rows have shape {shape}: choose conv4")
+        widths = hidden or (_FEATURE_WIDTHS if outputs is None else (40, 40))
+        return models.mlp(shape[0], list(widths), outputs, activation=activation or "tanh", dropout=dropout)
+    if model == "conv4":
+        if hidden is not None or activation is not None:
+            name = "hidden" if hidden is not None else "activation"
+            raise UsageError(f"{name} belongs to mlp: a conv4 takes a width")
+        if len(shape) != 3 or shape[1] != shape[2]:
+            raise UsageError(f"a conv4 takes square images, and these rows have shape {shape}: choose mlp")
+        return models.conv4(
+            shape[0], outputs, size=shape[1], width=width or 64, pool=pool or "stride", dropout=dropout
+        )
+    raise UsageError(f"model {model!r} is unknown: choose one of {', '.join(models.MODELS)}")

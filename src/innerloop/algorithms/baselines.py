@@ -1,0 +1,191 @@
+"""Baselines: honest opponents, as learners that train, adapt and are scored like every other one.
+
+All are one closed form, a ridge regression of each task's rows towards a prior mean; they differ in that mean
+and in who chooses the strength.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..inner.head import HeadLearner
+from ..inner.heads import GaussianHead, pooled_least_squares
+from ..inner.learner import Learner
+from ..models.builtin import Polynomial
+from ..models.losses import mean_rows
+from ..models.network import Network, Params
+from ..outer.metagrad import unrolled
+from ..tasks.episodes import Batch
+from ..tasks.sources import stream
+
+BASELINES: dict[str, Callable[..., Learner]] = {}
+
+# prior standard deviations (of standardised coefficients, per noise) that are tried; the last is nearly free
+_SPREADS = torch.logspace(-3, 2, 21).tolist()
+_NONE, _FREE = 1e-12, 1e4
+# tasks often differ in level far more than in slopes: the constant has a spread of its own, or that of the slopes
+_LEVELS = (None, 0.3, 1.0, 3.0)
+
+
+@dataclass(frozen=True)
+class RidgeHead:
+    """Ridge regression of each task towards a prior mean, its strength chosen on the meta-train tasks.
+
+    Arguments:
+        gaussian: the closed form.
+        n_support: support rows a task, for which the strength is chosen.
+        pooled: shrink towards the pooled least-squares weights; otherwise towards 0 with a free intercept.
+        spreads: prior standard deviations to choose among.
+        ordered: the first rows of each task are support, not random ones.
+    """
+
+    gaussian: GaussianHead
+    n_support: int
+    pooled: bool
+    spreads: tuple[float, ...]
+    ordered: bool = False
+
+    def init(self) -> Params:
+        """See `GaussianHead.init`."""
+        return self.gaussian.init()
+
+    def base(self, meta: Params, count: int) -> Params:
+        """See `GaussianHead.base`."""
+        return self.gaussian.base(meta, count)
+
+    def solve(self, meta: Params, features: Tensor, support: Batch) -> Params:
+        """See `GaussianHead.solve`."""
+        return self.gaussian.solve(meta, features, support)
+
+    def predict(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """See `GaussianHead.predict`."""
+        return self.gaussian.predict(meta, adapted, features)
+
+    def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
+        """Mean squared error of each task, `(T,)`."""
+        error = (batch.y - self.predict(meta, adapted, features)).square().mean(-1)
+        return mean_rows(error, batch.weight)
+
+    def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params:
+        """The prior mean, and the spread with the lowest error on rows left out of random supports."""
+        meta = dict(meta)
+        if self.pooled:
+            mean, noise = pooled_least_squares(features, rows)
+            meta["head/mean"] = mean.to(meta["head/mean"])
+            meta["head/log_noise"] = noise.log().to(meta["head/log_noise"]) / 2
+        levels = _LEVELS if self.pooled and len(self.spreads) > 1 else (None if self.pooled else _FREE,)
+        candidates = [
+            {**meta, "head/root": _root(meta["head/root"], spread, level)}
+            for spread in self.spreads
+            for level in levels
+        ]
+        if len(candidates) == 1:
+            return candidates[0]
+        halves = [_divide(rows, self.n_support, None if self.ordered else draw) for draw in range(4)]
+
+        def error(candidate: Params) -> float:
+            losses = [
+                self.loss(candidate, self.solve(candidate, features, support), features, query)
+                for support, query in halves
+            ]
+            return torch.cat(losses).mean().item()
+
+        return min(candidates, key=error)
+
+
+def _root(like: Tensor, spread: float, level: float | None) -> Tensor:
+    """The root of the prior: one spread for all slopes, one for the constant."""
+    logs = torch.full_like(like[0], math.log(spread))
+    logs[-1] = math.log(level or spread)
+    return torch.diag(logs)
+
+
+def _divide(rows: Batch, n_support: int, draw: int | None) -> tuple[Batch, Batch]:
+    """Weights that mark `n_support` rows of each task, random or the first, as support, others as query."""
+    weight = torch.ones(rows.y.shape[:2]) if rows.weight is None else rows.weight
+    keys = torch.linspace(0, 1, weight.shape[1]).expand(weight.shape)
+    if draw is not None:
+        keys = torch.rand(weight.shape, generator=stream(0, draw))
+    rank = keys.masked_fill(weight == 0, 2.0).argsort(1).argsort(1)
+    most = (weight.sum(1, keepdim=True) - 1).clamp(max=n_support)
+    inside = (rank < most).to(weight.dtype) * weight
+    return rows._replace(weight=inside), rows._replace(weight=weight - inside)
+
+
+def _ridge(
+    name: str, sizes: tuple[int, int, int], *, pooled: bool, spreads: tuple[float, ...], ordered: bool = False
+) -> Learner:
+    n_features, n_outputs, n_support = sizes
+    gaussian = GaussianHead(n_features, n_outputs, "diagonal")
+    head = RidgeHead(gaussian, n_support, pooled, spreads, ordered)
+    settings = {"n_features": n_features, "n_outputs": n_outputs, "n_support": n_support, "ordered": ordered}
+    return HeadLearner(Network(Polynomial(1)), head, unrolled(), {"algorithm": name, "settings": settings})
+
+
+def pooled(n_features: int, n_outputs: int = 1, *, n_support: int = 5, ordered: bool = False) -> Learner:
+    """One least-squares line for all tasks, never adapted.
+
+    Arguments:
+        n_features: features `F`.
+        n_outputs: targets.
+        n_support: support rows a task; unused, as nothing adapts.
+        ordered: unused as well.
+
+    Returns:
+        The learner; `meta_train` fits it.
+
+    Example:
+        >>> pooled(2).recipe["algorithm"]
+        'pooled'
+    """
+    return _ridge("pooled", (n_features, n_outputs, n_support), pooled=True, spreads=(_NONE,))
+
+
+def alone_ridge(n_features: int, n_outputs: int = 1, *, n_support: int = 5, ordered: bool = False) -> Learner:
+    """Ridge regression on each task's own support rows; only its strength is learned from other tasks.
+
+    Arguments:
+        n_features: features `F`.
+        n_outputs: targets.
+        n_support: support rows a task, for which the strength is chosen.
+        ordered: the first rows of each task are support, not random ones.
+
+    Returns:
+        The learner; `meta_train` fits it.
+
+    Example:
+        >>> alone_ridge(2).recipe["algorithm"]
+        'alone_ridge'
+    """
+    sizes = (n_features, n_outputs, n_support)
+    return _ridge("alone_ridge", sizes, pooled=False, spreads=tuple(_SPREADS), ordered=ordered)
+
+
+def shrunken_ridge(
+    n_features: int, n_outputs: int = 1, *, n_support: int = 5, ordered: bool = False
+) -> Learner:
+    """Ridge regression of each task towards the pooled weights.
+
+    Arguments:
+        n_features: features `F`.
+        n_outputs: targets.
+        n_support: support rows a task, for which the strength is chosen.
+        ordered: the first rows of each task are support, not random ones.
+
+    Returns:
+        The learner; `meta_train` fits it.
+
+    Example:
+        >>> shrunken_ridge(2).recipe["algorithm"]
+        'shrunken_ridge'
+    """
+    sizes = (n_features, n_outputs, n_support)
+    return _ridge("shrunken_ridge", sizes, pooled=True, spreads=tuple(_SPREADS), ordered=ordered)
+
+
+BASELINES.update(pooled=pooled, alone_ridge=alone_ridge, shrunken_ridge=shrunken_ridge)

@@ -1,0 +1,118 @@
+"""Numbers as the text that the command prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..evaluation.scores import Evaluation
+    from ..tasks.sources import Source
+
+
+LABELS = {
+    "rmse": "RMSE",
+    "r2": "R2",
+    "error_over_variance": "error / variance",
+    "accuracy": "accuracy",
+    "auc": "AUC",
+    "calibration_error": "calibration error",
+    "loss": "loss",
+    "log_likelihood": "log likelihood",
+    "coverage_90": "in 90 % interval",
+    "coverage_95": "in 95 % interval",
+}
+
+
+def cell(value: tuple[float, float, float], metric: str) -> str:
+    """Mean and interval as people read them.
+
+    Example:
+        >>> cell((0.9312, 0.92, 0.94), "accuracy")
+        '93.1 % [92.0, 94.0]'
+    """
+    mean, low, high = value
+    if not math.isfinite(mean):
+        return "undefined"
+    if not math.isfinite(low):
+        return f"{100 * mean:.1f} %" if metric in _SHARES else f"{mean:.3f}"
+    if metric in _SHARES:
+        return f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    digits = 2 if abs(mean) >= 10 else 3
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as aligned columns.
+
+    Example:
+        >>> print(columns([["a", "b"], ["long", "1"]]))
+        a     b
+        long  1
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+# how sure a learner says it is, and what of it is right
+_SURE = ("log_likelihood", "coverage_90", "coverage_95")
+
+
+_SHARES = ("accuracy", "coverage_90", "coverage_95")
+
+
+def steps_table(found: Evaluation) -> str:
+    """Scores by number of inner steps."""
+    metrics = (*found.metrics[:3], *(name for name in _SURE if name in found.metrics))
+    head = ["inner steps", *(LABELS[metric] for metric in metrics)]
+    rows = [head]
+    for position, steps in enumerate(found.steps):
+        label = f"{steps} (before adaptation)" if steps == 0 else str(steps)
+        rows.append([label, *(cell(found.metric(metric, position), metric) for metric in metrics)])
+    return columns(rows)
+
+
+def scored(found: Evaluation, source: Source) -> str:
+    """What was scored: how many tasks, and what each adapted on."""
+    count, support = len(found.ids), found.support
+    what = "held-out tasks"
+    if source.n_tasks is None:
+        what = "episodes of held-out classes" if hasattr(source, "n_way") else "episodes"
+    unit = "class" if support.per_class else "task"
+    rows = "row" if support.high == 1 else "rows"
+    return f"{count} {what}, support {support} {rows} a {unit}, 95 % intervals over them"
+
+
+_NORMALISED = {
+    "support": "each task's support set; a prediction does not depend on the other queries",
+    "per_step": "running averages of training, for each inner step; a prediction does not depend on the others",
+    "transductive": "the rows at hand: a prediction depends on the other queries asked with it",
+}
+
+
+def batchnorm_line(learner: Any) -> str:
+    """A line that says what BatchNorm normalises queries with; empty for a model without it.
+
+    Example:
+        >>> from innerloop import maml, models
+        >>> batchnorm_line(maml(models.mlp(1), loss="mse"))
+        ''
+    """
+    network = learner.network
+    if not network.normalizers:
+        return ""
+    return f"BatchNorm: {network.batchnorm} ({_NORMALISED[network.batchnorm]})\n"
+
+
+def dependence_text(change: float) -> str:
+    """What the leak test found.
+
+    Example:
+        >>> dependence_text(0.0)
+        'does not change with the other queries (tried: largest change 0.0e+00)'
+    """
+    if change < 1e-3:
+        return f"does not change with the other queries (tried: largest change {change:.1e})"
+    return f"CHANGES with the other queries asked with it (tried: by up to {100 * change:.2g} %)"

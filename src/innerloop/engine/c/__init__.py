@@ -1,0 +1,1 @@
+"""C code: a traced graph becomes one compiled function."""

@@ -1,0 +1,223 @@
+"""What operators are in C: pointwise expressions, reductions, and functions they call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_aten = torch.ops.aten
+C_TYPES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.int64: "int64_t",
+    torch.int32: "int32_t",
+    torch.bool: "uint8_t",
+}
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """C of one operator.
+
+    Arguments:
+        code: with `{0}`, `{1}`, ... for the operands and `{s}` for the suffix of functions of its type.
+        casts: for each operand the type it is computed in: of the (r)esult, of the (o)perands, or as it (i)s.
+        common: the type of the operands together.
+    """
+
+    code: str
+    casts: str = "rrrr"
+    common: torch.dtype | None = None
+
+    def text(self, args: Sequence[str], dtypes: Sequence[torch.dtype], result: torch.dtype) -> str:
+        """The expression, in parentheses."""
+        wanted = {"r": result, "o": self.common, "i": None}
+        shown = [
+            cast(arg, dtype, wanted[kind]) for arg, dtype, kind in zip(args, dtypes, self.casts, strict=False)
+        ]
+        suffix = suffix_of(self.common if "o" in self.casts else result)
+        return f"({self.code.format(*shown, s=suffix)})"
+
+
+def suffix_of(dtype: torch.dtype | None) -> str:
+    """The suffix of functions of a type."""
+    return {torch.float64: "d", torch.float32: "f"}.get(dtype or torch.float32, "i")
+
+
+def cast(text: str, dtype: torch.dtype, wanted: torch.dtype | None) -> str:
+    """An expression of one type as another."""
+    if wanted is None or dtype == wanted:
+        return text
+    if wanted == torch.bool:
+        return f"({text} != 0)"
+    return f"(({C_TYPES[wanted]}){text})"
+
+
+def number(value: float, dtype: torch.dtype) -> str:
+    """A literal."""
+    if dtype.is_floating_point:
+        value = float(value)
+        suffix = "f" if dtype == torch.float32 else ""
+        if math.isnan(value):
+            return "NAN"
+        if math.isinf(value):
+            return "INFINITY" if value > 0 else "(-INFINITY)"
+        text = value.hex() if dtype == torch.float64 else float(torch.tensor(value, dtype=dtype)).hex()
+        return f"({text}{suffix})"
+    if dtype == torch.bool:
+        return str(int(bool(value)))
+    return f"((int64_t){int(value)}LL)" if int(value) != -(2**63) else "INT64_MIN"
+
+
+# ---- pointwise operators -------------------------------------------------------------------------------------
+
+Rule = Callable[[Sequence[Any], Mapping[str, Any]], tuple[Pointwise, list[Any]]]
+
+
+def _plain(code: str, casts: str = "rrrr") -> Rule:
+    return lambda args, kwargs: (Pointwise(code, casts), list(args))
+
+
+def _scaled(code: str, scaled: str = "{1}") -> Rule:
+    """Addition and subtraction, where one operand may have a factor; a sum of truth values is one."""
+
+    def rule(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
+        factor = kwargs.get("alpha", args[2] if len(args) > 2 else 1)
+        if all(isinstance(arg, bool) or getattr(arg, "dtype", None) == torch.bool for arg in args[:2]):
+            return Pointwise("{0} | {1}"), list(args[:2])
+        if factor == 1:
+            return Pointwise(code), list(args[:2])
+        return Pointwise(code.replace(scaled, f"{{2}} * {scaled}")), [args[0], args[1], factor]
+
+    return rule
+
+
+def _power(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
+    base, exponent = args
+    known = {0: "1", 1: "{0}", 2: "sq_{s}({0})", 3: "cube_{s}({0})", 0.5: "sqrt_{s}({0})", -1: "1 / {0}"}
+    known |= {-0.5: "1 / sqrt_{s}({0})", -2: "1 / sq_{s}({0})", -1.5: "1 / cube_{s}(sqrt_{s}({0}))"}
+    if isinstance(exponent, (int, float)) and exponent in known:
+        return Pointwise(known[exponent]), [base]
+    return Pointwise("pow_{s}({0}, {1})"), [base, exponent]
+
+
+def _bitwise_not(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
+    return Pointwise("!{0}" if args[0].dtype == torch.bool else "~{0}"), list(args)
+
+
+def _clamp(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
+    low = kwargs.get("min", args[1] if len(args) > 1 else None)
+    high = kwargs.get("max", args[2] if len(args) > 2 else None)
+    least, most = -math.inf, math.inf
+    if not args[0].dtype.is_floating_point and not any(isinstance(bound, float) for bound in (low, high)):
+        ends = torch.iinfo(args[0].dtype)
+        least, most = ends.min, ends.max
+    low = least if low is None else low
+    high = most if high is None else high
+    return Pointwise("clamp_{s}({0}, {1}, {2})"), [args[0], low, high]
+
+
+def _first(code: str) -> Rule:
+    """Operators whose further arguments only name types and layouts."""
+    return lambda args, kwargs: (Pointwise(code), [args[0]])
+
+
+def _unary(*names: str) -> dict[Any, Rule]:
+    return {getattr(_aten, name).default: _plain(f"{name}_{{s}}({{0}})") for name in names}
+
+
+def _binary(name: str, code: str, casts: str = "rrrr") -> dict[Any, Rule]:
+    """The same operator on a tensor and on a number."""
+    packet = getattr(_aten, name)
+    forms = ("Tensor", "Scalar", "default", "Tensor_Scalar")
+    return {getattr(packet, form): _plain(code, casts) for form in forms if form in packet.overloads()}
+
+
+POINTWISE: dict[Any, Rule] = {
+    **_unary("exp", "log", "log1p", "expm1", "tanh", "sigmoid", "sqrt", "sin", "cos", "erf", "abs", "floor"),
+    **_unary("sign", "relu"),
+    _aten.rsqrt.default: _plain("1 / sqrt_{s}({0})"),
+    _aten.reciprocal.default: _plain("1 / {0}"),
+    _aten.neg.default: _plain("-{0}"),
+    _aten.isnan.default: _plain("{0} != {0}", "i"),
+    _aten.isinf.default: _plain("isinf({0}) != 0", "i"),
+    _aten.add.Tensor: _scaled("{0} + {1}"),
+    _aten.add.Scalar: _scaled("{0} + {1}"),
+    _aten.sub.Tensor: _scaled("{0} - {1}"),
+    _aten.sub.Scalar: _scaled("{0} - {1}"),
+    _aten.rsub.Scalar: _scaled("{1} - {0}", "{0}"),
+    **_binary("mul", "{0} * {1}"),
+    _aten.div.Tensor: _plain("{0} / {1}"),
+    _aten.div.Scalar: _plain("{0} / {1}"),
+    **_binary("maximum", "max_{s}({0}, {1})"),
+    **_binary("minimum", "min_{s}({0}, {1})"),
+    _aten.pow.Tensor_Scalar: _power,
+    _aten.pow.Tensor_Tensor: _plain("pow_{s}({0}, {1})"),
+    _aten.clamp.default: _clamp,
+    _aten.clamp_min.default: _plain("max_{s}({0}, {1})"),
+    _aten.clamp_max.default: _plain("min_{s}({0}, {1})"),
+    **_binary("eq", "{0} == {1}", "oo"),
+    **_binary("ne", "{0} != {1}", "oo"),
+    **_binary("lt", "{0} < {1}", "oo"),
+    **_binary("le", "{0} <= {1}", "oo"),
+    **_binary("gt", "{0} > {1}", "oo"),
+    **_binary("ge", "{0} >= {1}", "oo"),
+    _aten.where.self: _plain("{0} ? {1} : {2}", "irr"),
+    _aten.logical_not.default: _plain("!{0}", "i"),
+    _aten.logical_and.default: _plain("({0} != 0) & ({1} != 0)", "ii"),
+    _aten.logical_or.default: _plain("({0} != 0) | ({1} != 0)", "ii"),
+    _aten.bitwise_not.default: _bitwise_not,
+    **_binary("bitwise_and", "{0} & {1}"),
+    **_binary("bitwise_or", "{0} | {1}"),
+    **_binary("bitwise_xor", "{0} ^ {1}"),
+    **_binary("bitwise_right_shift", "{0} >> {1}"),
+    **_binary("bitwise_left_shift", "{0} << {1}"),
+    **_binary("__and__", "{0} & {1}"),
+    **_binary("__xor__", "{0} ^ {1}"),
+    **_binary("__rshift__", "{0} >> {1}"),
+    **_binary("__lshift__", "{0} << {1}"),
+    _aten.clone.default: _first("{0}"),
+    _aten._to_copy.default: _first("{0}"),
+    _aten.tanh_backward.default: _plain("{0} * (1 - sq_{s}({1}))"),
+    _aten.sigmoid_backward.default: _plain("{0} * (1 - {1}) * {1}"),
+    _aten.threshold_backward.default: _plain("{1} <= {2} ? 0 : {0}"),
+    _aten.addcmul.default: lambda args, kwargs: (
+        Pointwise("{0} + {3} * {1} * {2}"),
+        [*args[:3], kwargs.get("value", 1)],
+    ),
+}
+
+
+# ---- reductions ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Where an accumulator starts and what one element does to it."""
+
+    start: Mapping[torch.dtype, str]
+    step: str
+    simd: str
+
+
+REDUCTIONS = {
+    "sum": Reduction(dict.fromkeys(C_TYPES, "0"), "acc += {value};", "#pragma omp simd reduction(+:acc)"),
+    # NaN wins, as in torch; no reassociation, which would lose it
+    "max": Reduction(
+        {
+            **dict.fromkeys((torch.float32, torch.float64), "-INFINITY"),
+            torch.int64: "INT64_MIN",
+            torch.int32: "INT32_MIN",
+            torch.bool: "0",
+        },
+        "__typeof__(acc) v = {value}; acc = (v > acc || v != v) ? v : acc;",
+        "",
+    ),
+}
+
+
+# ---- functions -----------------------------------------------------------------------------------------------

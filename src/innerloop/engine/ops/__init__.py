@@ -1,0 +1,1 @@
+"""Operators whose derivatives are made of operators of the same kind."""

@@ -1,0 +1,120 @@
+"""Ways to run a graph: operator by operator, as machine code, and through torch's own compiler."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from .c.program import Program
+from .modes import checking
+
+Run = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+def interpreted(graph: fx.GraphModule) -> Run:
+    """Run a graph operator by operator, without the bookkeeping of autograd."""
+
+    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return graph(*(tensor.contiguous() for tensor in tensors))  # type: ignore[no-any-return]
+
+    return run
+
+
+def inductor(graph: fx.GraphModule) -> Run:
+    """Compile a graph with torch's own compiler; on CUDA with its graphs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about torch
+        compiled = torch.compile(graph, dynamic=False)
+
+    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return list(compiled(*tensors))
+
+    return run
+
+
+class Machine:
+    """A program as machine code, called once or many times in a row.
+
+    Arguments:
+        program: what it is.
+        function: `run` of its source.
+    """
+
+    def __init__(self, program: Program, function: Callable[..., Any]) -> None:
+        """See the class."""
+        self.program, self.function = program, function
+        self.most = torch.get_num_threads()
+        self.size = program.arena + self.most * program.worker + 64
+        self.kept: list[Tensor] = []
+        self.turn = threading.Lock()  # one arena for all callers
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The results of one call."""
+        given = [tensor.contiguous() for tensor in tensors]
+        outs = [torch.empty(shape, dtype=dtype) for shape, dtype in self.program.outputs]
+        places = [tensor.data_ptr() for tensor in (*given, *self.program.constants, *outs)]
+        self._run(np.array([[*places, 0, 0]], dtype=np.int64))
+        return outs
+
+    def scan(
+        self, carry: Sequence[Tensor], rows: Sequence[Tensor], constants: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Calls in a row, each with the first results of the one before it.
+
+        Arguments:
+            carry: the first arguments of the first call; the next one is given as many results in their place.
+            rows: the next arguments, with a leading axis of calls.
+            constants: the last arguments, the same at every call.
+
+        Returns:
+            The first results as the last call left them, the others with a leading axis of calls.
+        """
+        first, along_calls, same = ([t.contiguous() for t in part] for part in (carry, rows, constants))
+        calls, carried, shapes = len(rows[0]), len(carry), self.program.outputs
+        # a call reads what the one before it wrote, and writes beside it
+        even, odd = ([torch.empty(shape, dtype=dtype) for shape, dtype in shapes[:carried]] for _ in range(2))
+        outs = [torch.empty(calls, *shape, dtype=dtype) for shape, dtype in shapes[carried:]]
+        number = np.arange(calls)[:, None]
+
+        def places(tensors: Sequence[Tensor]) -> np.ndarray:
+            return np.array([[tensor.data_ptr() for tensor in tensors]], dtype=np.int64)
+
+        def along(tensors: Sequence[Tensor]) -> np.ndarray:
+            return places(tensors) + number * np.array([t[0].nbytes for t in tensors], dtype=np.int64)
+
+        state = np.where(number % 2, places(odd), places(even))
+        columns = [
+            np.concatenate([places(first), state[:-1]]),
+            along(along_calls),
+            np.repeat(places([*same, *self.program.constants]), calls, axis=0),
+            state,
+            along(outs),
+            np.zeros((calls, 2), dtype=np.int64),
+        ]
+        self._run(np.concatenate(columns, axis=1))
+        return [*(even if calls % 2 else odd), *outs]
+
+    def _run(self, table: np.ndarray) -> None:
+        """One call for each row of places, whose last two columns are filled in here."""
+        tensors = self.program.given + len(self.program.constants) + len(self.program.outputs)
+        if table.shape[1] != tensors + 2:
+            raise ValueError(
+                f"{table.shape[1] - 2} tensors for a program of {tensors}: C would read other memory"
+            )
+        threads = min(self.most, torch.get_num_threads())
+        with self.turn:
+            arena = self.kept[0] if self.kept else torch.empty(self.size, dtype=torch.uint8)
+            if not checking():  # the function that the graph is compared with needs the memory more
+                self.kept[:] = [arena]
+            table[:, -2:] = -(-arena.data_ptr() // 64) * 64, threads
+            out_of_range = self.function(table.ctypes.data, table.shape[1], len(table))
+        if out_of_range:
+            raise IndexError("an index is out of range: gear='eager' says where")

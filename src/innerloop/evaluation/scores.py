@@ -1,0 +1,396 @@
+"""Scores of a model on held-out tasks: one row a task, means with intervals over tasks, paired comparison."""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine.threads import threads_for
+from ..errors import DataError, UsageError
+from ..inner.learner import Model, without_padding
+from ..models.losses import mean_rows
+from ..tasks.episodes import Batch, Episode, equal_sizes, map_tensors, select, tensors, to
+from ..tasks.sources import EVALUATION_SEED, Source, SupportSize, Targets
+from .intervals import interval
+from .metrics import accuracy, auc, calibration_gaps
+
+# shares of the query values that predictive intervals should hold, and half their width in deviations
+_INTERVALS = {"coverage_90": 1.6448536269514722, "coverage_95": 1.959963984540054}
+# positive, with a long tail
+ERRORS = ("squared_error", "error_over_variance")
+_BOUNDS = {
+    "coverage_90": (0.0, 1.0),
+    "coverage_95": (0.0, 1.0),
+    "accuracy": (0.0, 1.0),
+    "auc": (0.0, 1.0),
+    "calibration_error": (0.0, 1.0),
+    "squared_error": (0.0, math.inf),
+    "error_over_variance": (0.0, math.inf),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of one method on the tasks of a source.
+
+    Arguments:
+        ids: tasks.
+        steps: numbers of inner steps that were scored; 0 is before adaptation.
+        values: per metric an array `(tasks, len(steps))`: `loss`, and `accuracy` and `auc` (NaN for a task of one
+            class), or `squared_error` (natural units, mean over targets) and `error_over_variance`, of learners with
+            a predictive variance also `log_likelihood` (of a query row, in natural units), `coverage_90` and
+            `coverage_95` (share of the query values inside their predictive interval); for classification also
+            `calibration_gaps` `(tasks, len(steps), bins)`.
+        targets: what the targets are.
+        support: rows of a support set.
+        query_variance: variance of the query targets over that of the meta-train targets (regression).
+
+    Example:
+        >>> import innerloop as il
+        >>> tasks = il.tasks.sinusoid(episodes=5)
+        >>> learner = il.mixed(1)
+        >>> found = il.evaluate(il.Model(learner, learner.init()), tasks.test)
+        >>> found.metrics[:4], found.steps, len(found.ids)
+        (('rmse', 'r2', 'error_over_variance', 'loss'), (0, 1), 5)
+    """
+
+    ids: tuple[str, ...]
+    steps: tuple[int, ...]
+    values: dict[str, np.ndarray]
+    targets: Targets
+    support: SupportSize
+    query_variance: float = 1.0
+
+    def metric(self, name: str, step: int = -1) -> tuple[float, float, float]:
+        """Mean and 95 % interval over tasks of a metric at one of `steps`, by position (default: the last).
+
+        `rmse` and `r2` are computed from the mean squared error and its interval, `auc` from the tasks with two
+        classes or more, `calibration_error` from the gaps of all tasks together. What is undefined is NaN: the
+        interval of a single task, `r2` of targets that do not vary.
+
+        Raises:
+            UsageError: the metric is unknown.
+        """
+        if name == "rmse":
+            return tuple(math.sqrt(value) for value in self.metric("squared_error", step))  # type: ignore[return-value]
+        if name == "r2":
+            mean, low, high = self.metric("error_over_variance", step)
+            if self.query_variance <= 0:
+                return math.nan, math.nan, math.nan  # the targets do not vary
+            return tuple(1 - v / self.query_variance for v in (mean, high, low))  # type: ignore[return-value]
+        mean, low, high = interval(self.of_tasks(name, step), errors=name in ERRORS)
+        # a bound of what can be at all loses no coverage
+        least, most = _BOUNDS.get(name, (-math.inf, math.inf))
+        return mean, max(low, least), min(high, most)
+
+    def of_tasks(self, name: str, step: int = -1) -> np.ndarray:
+        """What a metric is the mean of: a value for each task that has one.
+
+        The calibration error is not a mean over tasks; linearised, it is one of these.
+
+        Raises:
+            UsageError: the metric is unknown.
+        """
+        if name == "calibration_error" and "calibration_gaps" in self.values:
+            gaps = self.values["calibration_gaps"][:, step]
+            found: np.ndarray = gaps @ np.sign(gaps.mean(0))
+            return found
+        if name not in self.values or name == "calibration_gaps":
+            raise UsageError(f"metric {name!r} is unknown: there are {', '.join(self.metrics)}")
+        found = self.values[name][:, step]
+        return found[~np.isnan(found)] if name == "auc" else found
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, the headline first."""
+        if self.targets.kind == "regression":
+            said = tuple(name for name in ("log_likelihood", *_INTERVALS) if name in self.values)
+            return ("rmse", "r2", "error_over_variance", "loss", *said)
+        return ("accuracy", "auc", "calibration_error", "loss")
+
+    def at(self, step: int) -> Evaluation:
+        """The same evaluation stopped at one of `steps` (by position), as a method of its own."""
+        values = {name: value[:, step : step + 1] for name, value in self.values.items()}
+        return replace(self, steps=self.steps[step : step + 1], values=values)
+
+    def scores(self, method: str, split: str = "test") -> list[dict[str, Any]]:
+        """Rows of the `--json` schema: one a metric and number of inner steps.
+
+        `n_support` is a number, or text such as `1-8` for a range; rows a task, or a class for shots.
+        """
+        rows = []
+        support: int | str = str(self.support) if self.support.low < self.support.high else self.support.low
+        for position, steps in enumerate(self.steps):
+            for name in self.metrics:
+                mean, low, high = self.metric(name, position)
+                rows.append(
+                    {
+                        "method": method,
+                        "split": split,
+                        "n_support": support,
+                        "inner_steps": steps,
+                        "metric": name,
+                        "mean": mean,
+                        "ci95": [low, high],
+                        "n_tasks": len(self.ids),
+                        "headline": name == self.metrics[0] and position == len(self.steps) - 1,
+                    }
+                )
+        return rows
+
+
+def evaluate(
+    model: Model,
+    source: Source,
+    *,
+    seed: int = EVALUATION_SEED,
+    steps: int | None = None,
+    path: bool = True,
+) -> Evaluation:
+    """Score a model on the fixed episodes of a source, before adaptation and after every inner step.
+
+    Every task counts equally: scores are averaged over its support draws first. The model is not changed.
+
+    Arguments:
+        model: what to score.
+        source: held-out tasks.
+        seed: of the episodes; equal seeds give equal episodes for every model.
+        steps: inner steps to go to; as in training unless given.
+        path: score every inner step on the way; otherwise only the state before adaptation and the last one.
+
+    Returns:
+        The evaluation.
+
+    Raises:
+        DataError: the source has no task.
+
+    Example:
+        >>> import innerloop as il
+        >>> tasks = il.tasks.sinusoid(n_support=5, episodes=10)
+        >>> learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_steps=2)
+        >>> il.evaluate(il.Model(learner, learner.init()), tasks.test).steps
+        (0, 1, 2)
+    """
+    if steps is not None and steps < 0:
+        raise UsageError(f"steps={steps}: give 0 or more")
+    reference = next(iter(model.meta.values()))
+    sums: dict[str, dict[str, np.ndarray]] = {}
+    counts: dict[str, dict[str, np.ndarray]] = {}
+    spread, taken = _Spread(), list[int]()
+    for ids, raw in source.fixed(seed):
+        episode = to(raw, reference.device, reference.dtype)
+        spread.add(raw.query, source.targets)
+        for task, row, numbers in _measured(model, ids, episode, source.targets, steps, every=path):
+            taken = numbers
+            for name, scored in row.items():
+                # a draw whose query has one class has no area under the curve; other draws of the task may have
+                defined = ~np.isnan(scored) if name == "auc" else np.ones(scored.shape)
+                total, count = sums.setdefault(name, {}), counts.setdefault(name, {})
+                total[task] = total.get(task, 0.0) + (np.nan_to_num(scored) if name == "auc" else scored)
+                count[task] = count.get(task, 0.0) + defined
+    if not sums:
+        raise DataError("there is no task to evaluate on: this split is empty")
+    with np.errstate(invalid="ignore"):
+        values = {
+            name: np.stack([total[task] / counts[name][task] for task in total])
+            for name, total in sums.items()
+        }
+    return Evaluation(
+        tuple(sums["loss"]), tuple(taken), values, source.targets, source.support, spread.relative
+    )
+
+
+def query_dependence(model: Model, source: Source, *, seed: int = EVALUATION_SEED) -> float:
+    """Whether a prediction changes with the other queries: the leak test.
+
+    Query rows of the first evaluation episode are predicted together and one at a time. What depends on the others
+    knows more than a row on its own will, and scores better than it will serve: a model that normalises with the
+    rows at hand, for one.
+
+    Arguments:
+        model: what to test.
+        source: tasks.
+        seed: of the episode.
+
+    Returns:
+        The largest change of a prediction, over the largest prediction: rounding (under 1e-4 in single precision)
+        for independent ones.
+
+    Example:
+        >>> import innerloop as il
+        >>> tasks = il.tasks.sinusoid(n_support=5, episodes=10)
+        >>> learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_steps=2)
+        >>> query_dependence(il.Model(learner, learner.init()), tasks.test) < 1e-4
+        True
+    """
+    reference = next(iter(model.meta.values()))
+    _, raw = next(iter(source.fixed(seed)))
+    episode = select(to(raw, reference.device, reference.dtype), slice(0, 1))
+    (_, task), *_ = equal_sizes(episode)
+    few = min(task.query.y.shape[1], 16)
+    with torch.no_grad():
+        adapted = model.learner.adapt(model.meta, task.support)
+        together = model.learner.predict(model.meta, adapted, task.query.x)
+        rows = (map_tensors(itemgetter((slice(None), slice(n, n + 1))), task.query.x) for n in range(few))
+        singly = [model.learner.predict(model.meta, adapted, row) for row in rows]
+    worst = 0.0
+    for whole, *parts in zip(tensors(together), *(tensors(one) for one in singly), strict=True):
+        change = (whole[:, :few] - torch.cat(parts, 1)).abs().max() / whole.abs().max().clamp(min=1e-30)
+        worst = max(worst, float(change))
+    return worst
+
+
+def _measured(
+    model: Model, ids: Sequence[str], episode: Episode, targets: Targets, steps: int | None, *, every: bool
+) -> Iterator[tuple[str, dict[str, np.ndarray], list[int]]]:
+    """Each task of a stack with its metrics by number of inner steps, and these numbers."""
+    for places, part in without_padding(model.learner, episode, predicting=True):
+        with threads_for(model.meta):
+            path = _path(model, part, steps, every=every)
+            pairs = [(number, _measure(model, adapted, part.query, targets)) for number, adapted in path]
+        taken, found = [number for number, _ in pairs], [scores for _, scores in pairs]
+        for row, place in enumerate(places):
+            yield ids[place], {n: np.array([step[n][row] for step in found]) for n in found[0]}, taken
+
+
+def _path(model: Model, episode: Episode, steps: int | None, *, every: bool) -> Iterator[tuple[int, Any]]:
+    """Number of inner steps and what they adapt to: all, or the first and the last."""
+    with torch.no_grad():
+        found = enumerate(model.learner.path(model.meta, episode.support, steps=steps))
+        if every:
+            yield from found
+            return
+        first = next(found)
+        yield first
+        yield from collections.deque(found, maxlen=1)
+
+
+def _measure(model: Model, adapted: Any, query: Batch, targets: Targets) -> dict[str, np.ndarray]:
+    """Metrics of each task of a stack, `(T,)`, or several values a task."""
+    scores: dict[str, np.ndarray] = {}
+    with torch.no_grad():
+        prediction = model.learner.predict(model.meta, adapted, query.x)
+        found = {"loss": model.learner.loss(model.meta, adapted, query)}
+        if targets.kind == "classification":
+            found["accuracy"] = accuracy(prediction, query)
+            scores["auc"] = auc(prediction, query)
+            scores["calibration_gaps"] = calibration_gaps(prediction, query)
+        else:
+            squares = (prediction - query.y).double().square()
+            scale = torch.tensor(targets.scale, dtype=torch.float64, device=squares.device)
+            variance = torch.tensor(targets.variance, dtype=torch.float64, device=squares.device)
+            found["squared_error"] = mean_rows((squares * scale**2).mean(-1), query.weight)
+            found["error_over_variance"] = mean_rows((squares / variance).mean(-1), query.weight)
+            spread = model.learner.variance(model.meta, adapted, query.x)
+            if spread is not None:
+                found |= _predictive(squares, spread.double(), scale, query)
+    return scores | {name: value.double().cpu().numpy() for name, value in found.items()}
+
+
+def _predictive(squares: Tensor, variance: Tensor, scale: Tensor, query: Batch) -> dict[str, Tensor]:
+    """How good the predicted normal distributions are, `(T,)` each.
+
+    Arguments:
+        squares: squared errors `(T, n, C)` of standardised targets.
+        variance: predictive variances, likewise.
+        scale: natural units of a standardised one, `(C,)`.
+        query: the rows.
+    """
+    density = -0.5 * (squares / variance + (2 * math.pi * variance * scale**2).log()).sum(-1)
+    found = {"log_likelihood": mean_rows(density, query.weight)}
+    for name, width in _INTERVALS.items():
+        inside = (squares <= width**2 * variance).to(squares.dtype).mean(-1)
+        found[name] = mean_rows(inside, query.weight)
+    return found
+
+
+class _Spread:
+    """Variance of query targets with equal weight for every task, relative to that of meta-train."""
+
+    def __init__(self) -> None:
+        self.first: list[Tensor] = []
+        self.second: list[Tensor] = []
+
+    def add(self, query: Batch, targets: Targets) -> None:
+        if targets.kind != "regression":
+            return
+        y = query.y.double() / torch.tensor(targets.variance, dtype=torch.float64).sqrt()
+        self.first.append(mean_rows(y.movedim(-1, 0), query.weight))
+        self.second.append(mean_rows(y.square().movedim(-1, 0), query.weight))
+
+    @property
+    def relative(self) -> float:
+        if not self.first:
+            return 1.0
+        first, second = torch.cat(self.first, 1), torch.cat(self.second, 1)
+        return (second.mean(1) - first.mean(1).square()).mean().item()
+
+
+def over_folds(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """One evaluation out of those of several folds: every task counts once.
+
+    The folds share most of their meta-train tasks, so the interval speaks of tasks, not of training anew.
+
+    Arguments:
+        evaluations: of one method, each on the meta-test tasks of its fold.
+
+    Raises:
+        DataError: there is none, a task is in two of them, or the numbers of inner steps differ.
+
+    Example:
+        >>> targets, support = Targets("classification", 2), SupportSize(1, 1)
+        >>> a, b = (
+        ...     Evaluation((name,), (0,), {"accuracy": np.array([[v]])}, targets, support)
+        ...     for name, v in (("x", 0.5), ("y", 1.0))
+        ... )
+        >>> over_folds([a, b]).metric("accuracy")[0]
+        0.75
+    """
+    if not evaluations:
+        raise DataError("there is no evaluation to put together: give one of each fold")
+    ids = tuple(name for found in evaluations for name in found.ids)
+    twice = next((name for number, name in enumerate(ids) if name in ids[:number]), None)
+    if twice is not None:
+        raise DataError(f"task {twice!r} is in two evaluations: folds share no task")
+    first = evaluations[0]
+    if any(found.steps != first.steps for found in evaluations):
+        raise DataError("the evaluations have different inner steps: score all folds with the same settings")
+    values = {name: np.concatenate([e.values[name] for e in evaluations]) for name in first.values}
+    spread = float(
+        np.average([e.query_variance for e in evaluations], weights=[len(e.ids) for e in evaluations])
+    )
+    return replace(first, ids=ids, values=values, query_variance=spread)
+
+
+def paired_difference(ours: Evaluation, theirs: Evaluation, metric: str) -> tuple[float, float, float]:
+    """Mean and 95 % interval over tasks of the difference of a metric after adaptation, ours minus theirs.
+
+    Arguments:
+        ours: one evaluation.
+        theirs: another one on the same tasks.
+        metric: a name in `Evaluation.values`.
+
+    Raises:
+        DataError: the tasks differ.
+
+    Example:
+        >>> targets, support = Targets("regression", 1), SupportSize(5, 5)
+        >>> a, b = (
+        ...     Evaluation(("x", "y"), (0,), {"loss": np.array([[v], [v]])}, targets, support) for v in (1, 3)
+        ... )
+        >>> paired_difference(a, b, "loss")
+        (-2.0, -2.0, -2.0)
+    """
+    if ours.ids != theirs.ids:
+        raise DataError(
+            "two evaluations on different tasks cannot be paired: evaluate both on the same source"
+        )
+    return interval(ours.values[metric][:, -1] - theirs.values[metric][:, -1])

@@ -1,0 +1,142 @@
+"""What every head offers, and what several of them need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ...errors import DataError, UsageError
+from ...models.network import Params
+from ...tasks.episodes import Batch
+
+KINDS = ("regression", "classification")
+COVARIANCES = ("full", "diagonal", "auto")
+
+
+class Head(Protocol):
+    """A closed form on features `(T, n, F)` of stacked tasks."""
+
+    def init(self) -> Params:
+        """The head's meta-parameters."""
+
+    def base(self, meta: Params, count: int) -> Params:
+        """What `count` tasks predict with before they have seen a target."""
+
+    def solve(self, meta: Params, features: Tensor, support: Batch) -> Params:
+        """What each task predicts with after its support set; shapes as in `base`."""
+
+    def predict(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """Predictions `(T, n, *out)`."""
+
+    def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
+        """Mean loss of each task, `(T,)`."""
+
+    def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params | None:
+        """Meta-parameters by direct optimisation on all rows of the tasks; `None`: they need gradients."""
+
+
+@runtime_checkable
+class Predictive(Protocol):
+    """A head that says how sure it is."""
+
+    def uncertainty(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """Predictive variance of each output `(T, n, C)`; of a class with probability p it is p (1 - p)."""
+
+    def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
+        """Log predictive density, or probability, of each row's target, `(T, n)`."""
+
+
+@runtime_checkable
+class Spread(Protocol):
+    """A head for values that gives their predictive variance."""
+
+    def variance(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """Predictive variance of each value `(T, n, C)`, noise included."""
+
+
+def with_constant(features: Tensor) -> Tensor:
+    """The features and a 1, `(T, n, F + 1)`."""
+    return torch.cat([features, torch.ones_like(features[..., :1])], -1)
+
+
+def row_weights(support: Batch, like: Tensor) -> Tensor:
+    """`(T, n)`: 1 for a row that counts, 0 for padding, in the precision of `like`."""
+    shape = support.y.shape[:2]
+    return like.new_ones(shape) if support.weight is None else support.weight.to(like.dtype)
+
+
+def kept_rows(values: Tensor, weight: Tensor) -> Tensor:
+    """Rows of weight 0 set to 0, whatever they hold."""
+    return torch.where(weight.unsqueeze(-1) > 0, values, torch.zeros_like(values))
+
+
+def one_hot(support: Batch, classes: int, like: Tensor) -> Tensor:
+    """Class indicators times row weights, `(T, n, C)`; padded rows are 0.
+
+    Raises:
+        DataError: a target is no class number below `classes`.
+    """
+    labels = support.y
+    if labels.is_floating_point() and labels.numel():
+        raise DataError("this head classifies: targets must be class numbers (int64), found floating ones")
+    weight = row_weights(support, like).unsqueeze(-1)
+    blank = like.new_zeros(*labels.shape[:2], classes)
+    try:
+        # `scatter` itself refuses an index out of range: without a look at the values this can be traced
+        return blank.scatter(-1, labels.long().unsqueeze(-1), weight)
+    except (RuntimeError, IndexError) as error:
+        if "index" not in str(error):
+            raise
+        raise DataError(
+            f"a support target is outside 0 ... {classes - 1}: this learner was made for {classes} classes "
+            f"(n_outputs={classes})"
+        ) from None
+
+
+def factored(matrix: Tensor) -> Tensor:
+    """The Cholesky factor; NaN where there is none, so that one task that diverged does not stop the others.
+
+    Give it double precision: a wide prior makes these matrices too ill-conditioned for less.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    return torch.where((info > 0)[..., None, None], torch.full_like(factor, torch.nan), factor)
+
+
+def class_variance(logits: Tensor) -> Tensor:
+    """Variance of the class indicators, p (1 - p)."""
+    return logits.softmax(-1) * (1 - logits.softmax(-1))
+
+
+def class_log_density(logits: Tensor, batch: Batch) -> Tensor:
+    """Log probability of each row's class, `(T, n)`."""
+    return logits.log_softmax(-1).gather(-1, batch.y.unsqueeze(-1)).squeeze(-1)
+
+
+def prior_root(raw: Tensor, *, diagonal: bool) -> Tensor:
+    """Lower triangular L with a positive diagonal; the prior covariance is L L'."""
+    lower = torch.zeros_like(raw) if diagonal else torch.tril(raw, -1)
+    return lower + torch.diag_embed(torch.diagonal(raw, dim1=-2, dim2=-1).exp())
+
+
+def check_sizes(head: str, *, n_features: int, n_outputs: int, least: int = 1) -> None:
+    """Refuse sizes that mean nothing.
+
+    Raises:
+        UsageError: a size is no whole number, or too small.
+    """
+    for name, value, low in (("n_features", n_features, 1), ("n_outputs", n_outputs, least)):
+        if type(value) is not int or value < low:
+            raise UsageError(f"{head}: {name}={value!r}: give a whole number of {low} or more")
+
+
+def check_known(argument: str, value: str, allowed: Iterable[str]) -> None:
+    """Refuse a name that is none of the allowed ones.
+
+    Raises:
+        UsageError: it is unknown.
+    """
+    if value not in allowed:
+        raise UsageError(f"{argument}={value!r} is unknown: choose one of {', '.join(allowed)}")

@@ -1,0 +1,232 @@
+"""The Gaussian head: Bayesian linear regression with a learned prior.
+
+With the features of the table itself it is the linear mixed model; with learned features it is ALPaCA.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...models.losses import mean_rows
+from ...models.network import Params
+from ...tasks.episodes import Batch
+from .base import COVARIANCES, check_known, check_sizes, factored, prior_root, row_weights, with_constant
+
+
+@dataclass(frozen=True)
+class GaussianHead:
+    r"""Bayesian linear regression with a learned Gaussian prior, shared by all tasks.
+
+    $y = w^\top \phi + \epsilon,\; w \sim N(m, \sigma^2 V),\; \epsilon \sim N(0, \sigma^2)$, with a constant 1
+    appended to the features. The posterior given the support set is
+    $V_n = (V^{-1} + \Phi^\top\Phi)^{-1},\; m_n = m + V_n \Phi^\top (y - \Phi m)$.
+    With identity features this is the linear mixed model (Laird & Ware, 1982, *Random-Effects Models for
+    Longitudinal Data*); with learned features ALPaCA (Harrison, Sharma & Pavone, 2018, *Meta-Learning Priors
+    for Efficient Online Bayesian Regression*).
+
+    Arguments:
+        n_features: features `F`, the constant not counted.
+        n_outputs: targets `C`; they share `V` and have a mean and a noise of their own.
+        covariance: `full`, `diagonal`, or `auto`: the better of the two by the Bayesian information criterion
+            (only `fit` can choose; trained by gradients it is full).
+
+    Raises:
+        UsageError: `covariance` is unknown, or a size is no positive number.
+
+    Example:
+        >>> head = GaussianHead(2, 1)
+        >>> meta = head.init()
+        >>> support = Batch(torch.zeros(1, 3, 2), torch.ones(1, 3, 1))
+        >>> own = head.solve(meta, support.x, support)
+        >>> round(head.predict(meta, own, torch.zeros(1, 1, 2)).item(), 2)  # 3 rows of 1 against a prior at 0
+        0.75
+    """
+
+    n_features: int
+    n_outputs: int = 1
+    covariance: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning."""
+        check_known("covariance", self.covariance, COVARIANCES)
+        check_sizes("the Gaussian head", n_features=self.n_features, n_outputs=self.n_outputs)
+
+    def init(self) -> Params:
+        """Prior mean 0, covariance 1, noise 1."""
+        size = self.n_features + 1
+        return {
+            "head/mean": torch.zeros(size, self.n_outputs),
+            "head/root": torch.zeros(size, size),
+            "head/log_noise": torch.zeros(self.n_outputs),
+        }
+
+    def base(self, meta: Params, count: int) -> Params:
+        """The prior."""
+        mean, root = meta["head/mean"], self._root(meta)
+        return {
+            "head/weights": mean.expand(count, *mean.shape),
+            "head/spread": root.expand(count, *root.shape),
+        }
+
+    def solve(self, meta: Params, features: Tensor, support: Batch) -> Params:
+        r"""The posterior, as its mean and a root of $V_n$; finite for a singular prior and for no rows."""
+        design, target = with_constant(features).double(), support.y.double()
+        weighted = design * row_weights(support, design).unsqueeze(-1)
+        root, mean = self._root(meta).double(), meta["head/mean"].double()
+        gram = weighted.mT @ design
+        # V_n = L (I + L' G L)^-1 L' with V = L L': no inverse of V
+        middle = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device) + root.mT @ gram @ root
+        spread = torch.linalg.solve_triangular(factored(middle), root.mT.expand_as(middle), upper=False).mT
+        weights = mean + spread @ (spread.mT @ (weighted.mT @ (target - design @ mean)))
+        return {"head/weights": weights.to(features.dtype), "head/spread": spread.to(features.dtype)}
+
+    def predict(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """Posterior mean `(T, n, C)`."""
+        return with_constant(features) @ adapted["head/weights"]
+
+    def variance(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        r"""Predictive variance $\sigma^2 (1 + \phi^\top V_n \phi)$ of a new row, `(T, n, C)`."""
+        leverage = (with_constant(features) @ adapted["head/spread"]).square().sum(-1, keepdim=True)
+        return meta["head/log_noise"].mul(2).exp() * (1 + leverage)
+
+    def uncertainty(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """See `variance`."""
+        return self.variance(meta, adapted, features)
+
+    def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
+        """Log density of each row's targets, `(T, n)`."""
+        variance = self.variance(meta, adapted, features)
+        error = (batch.y - self.predict(meta, adapted, features)).square()
+        return -0.5 * (error / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
+
+    def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
+        """Mean negative log density of each row's target, `(T,)`."""
+        return mean_rows(-self.log_density(meta, adapted, features, batch), batch.weight)
+
+    def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params:
+        """Maximum likelihood of all rows, by L-BFGS in float64 from pooled least squares."""
+        moments = _Moments.of(with_constant(features).double(), rows)
+        diagonal = self.covariance == "diagonal"
+        value, params = self._maximise(moments, diagonal=diagonal or self.covariance == "auto")
+        extra = self.n_features * (self.n_features + 1) / 2
+        tasks = moments.gram.shape[0]
+        if self.covariance == "full" or (self.covariance == "auto" and extra < tasks):
+            # numbers beyond the diagonal must earn log(tasks)/2 each; more of them than tasks never do
+            price = 0.0 if self.covariance == "full" else 0.5 * math.log(tasks) * extra
+            full, candidate = self._maximise(moments, diagonal=False, start=params)
+            params = candidate if full + price < value else params
+        return {name: params[name].to(meta[name]) for name in params}
+
+    def _root(self, meta: Params) -> Tensor:
+        """Lower triangular L with a positive diagonal, V = L L'."""
+        return prior_root(meta["head/root"], diagonal=self.covariance == "diagonal")
+
+    def _maximise(
+        self, moments: _Moments, *, diagonal: bool, start: Params | None = None
+    ) -> tuple[float, Params]:
+        """The lowest negative log evidence and where it is."""
+        from scipy.optimize import minimize
+
+        start = start or moments.start()
+        size = self.n_features + 1
+        rows, columns = (torch.arange(size),) * 2 if diagonal else tuple(torch.tril_indices(size, size))
+        shapes = {"head/mean": start["head/mean"].shape, "head/log_noise": start["head/log_noise"].shape}
+
+        def unpack(flat: Tensor) -> Params:
+            mean, noise, free = torch.split(flat, [*(shape.numel() for shape in shapes.values()), len(rows)])
+            root = torch.zeros(size, size, dtype=flat.dtype).index_put((rows, columns), free)
+            return {
+                "head/mean": mean.reshape(shapes["head/mean"]),
+                "head/root": root,
+                "head/log_noise": noise.reshape(shapes["head/log_noise"]),
+            }
+
+        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            leaf = torch.from_numpy(flat).requires_grad_()
+            with torch.enable_grad():
+                params = unpack(leaf)
+                value = moments.negative_log_evidence(
+                    params["head/mean"], self._root(params), params["head/log_noise"]
+                )
+                (grad,) = torch.autograd.grad(value, leaf)
+            return value.item(), grad.numpy()
+
+        parts = (start["head/mean"], start["head/log_noise"], start["head/root"][rows, columns])
+        flat = torch.cat([part.double().flatten() for part in parts]).numpy()
+        # a bounded root keeps every trial of the line search positive definite; e^-9 is no variation at all
+        free = [
+            (-9.0, 6.0) if row == column else (-400.0, 400.0)
+            for row, column in zip(rows, columns, strict=True)
+        ]
+        bounds = [(None, None)] * (len(flat) - len(free)) + free
+        options = {"maxiter": 300, "maxcor": 20}
+        found = minimize(objective, flat, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        return float(found.fun), unpack(torch.from_numpy(found.x))
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Sums over the rows of each task: all that the likelihood of a Gaussian head needs."""
+
+    gram: Tensor  # (T, D, D)
+    cross: Tensor  # (T, D, C)
+    square: Tensor  # (T, C)
+    rows: Tensor  # (T,)
+
+    @staticmethod
+    def of(design: Tensor, rows: Batch) -> _Moments:
+        target = rows.y.double()
+        weight = row_weights(rows, design)
+        weighted = design * weight.unsqueeze(-1)
+        square = (target.square() * weight.unsqueeze(-1)).sum(1)
+        return _Moments(weighted.mT @ design, weighted.mT @ target, square, weight.sum(1))
+
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """Least squares on all rows together, `(D, C)`, and its noise variance `(C,)`."""
+        gram, cross, rows = self.gram.sum(0), self.cross.sum(0), self.rows.sum()
+        # collinear columns (one-hot sets, say) get the shortest solution
+        mean = torch.linalg.lstsq(gram, cross, driver="gelsd").solution
+        error = self.square.sum(0) - 2 * (mean * cross).sum(0) + (mean * (gram @ mean)).sum(0)
+        return mean, (error / rows).clamp(min=1e-10)
+
+    def start(self) -> Params:
+        """Where the search for the prior begins: pooled weights and noise, tasks that differ a little."""
+        mean, noise = self.pooled()
+        root = torch.diag(torch.full_like(mean[:, 0], -1.0))
+        return {"head/mean": mean, "head/root": root, "head/log_noise": noise.log() / 2}
+
+    def negative_log_evidence(self, mean: Tensor, root: Tensor, log_noise: Tensor) -> Tensor:
+        """Negative log density of every target given mean `(D, C)`, prior root `(D, D)` and noise `(C,)`."""
+        noise = (2 * log_noise).exp()
+        residual = self.cross - self.gram @ mean
+        error = self.square - 2 * (mean * self.cross).sum(1) + (mean * (self.gram @ mean)).sum(1)
+        middle = torch.eye(root.shape[-1], dtype=root.dtype) + root.mT @ self.gram @ root
+        factor = torch.linalg.cholesky(middle)
+        explained = torch.linalg.solve_triangular(factor, root.mT @ residual, upper=False).square().sum(1)
+        logdet = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+        constant = self.rows.unsqueeze(-1) * (2 * log_noise + math.log(2 * math.pi))
+        total: Tensor = 0.5 * ((error - explained) / noise + logdet + constant).sum()
+        return total
+
+
+def pooled_least_squares(features: Tensor, rows: Batch) -> tuple[Tensor, Tensor]:
+    """Least squares on the rows of all tasks together.
+
+    Arguments:
+        features: `(T, n, F)`.
+        rows: their targets and weights.
+
+    Returns:
+        Weights `(F + 1, C)`, the constant's last, and the noise variance `(C,)`, in float64.
+
+    Example:
+        >>> rows = Batch(torch.zeros(1, 2, 1), torch.ones(1, 2, 1))
+        >>> pooled_least_squares(rows.x, rows)[0].flatten().tolist()
+        [0.0, 1.0]
+    """
+    return _Moments.of(with_constant(features).double(), rows).pooled()

@@ -1,0 +1,99 @@
+"""Prototypes: a class is where its support features are on average."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...models.losses import task_losses
+from ...models.network import Params
+from ...tasks.episodes import Batch
+from .base import check_sizes, class_log_density, class_variance, kept_rows, one_hot, row_weights
+
+# a class without a support row cannot be told from the others; it gets this share of what the others have
+ABSENT = 1e-3
+
+
+@dataclass(frozen=True)
+class PrototypeHead:
+    r"""Classes by the squared Euclidean distance to the mean of their support features.
+
+    $c_k = \frac{1}{|S_k|}\sum_{i \in S_k} \phi_i,\quad \text{logit}_k(x) = -\lVert \phi(x) - c_k \rVert^2$.
+    A class without a support row has a thousandth of the probability of all present ones together: its
+    logit is their log-sum-exp plus log 0.001. So tasks may have fewer classes than `n_outputs`, the gradient
+    is that of the present classes alone, and the loss stays finite. Without any support all logits are 0.
+
+    Arguments:
+        n_features: features `F`.
+        n_outputs: the most classes `W` a task has.
+
+    Raises:
+        UsageError: a size has no meaning.
+
+    Example:
+        >>> head = PrototypeHead(1, 2)
+        >>> support = Batch(torch.tensor([[[0.0], [2.0], [5.0]]]), torch.tensor([[0, 0, 1]]))
+        >>> own = head.solve({}, support.x, support)
+        >>> head.predict({}, own, torch.tensor([[[2.0]]])).tolist()  # prototypes at 1 and 5
+        [[[-1.0, -9.0]]]
+    """
+
+    n_features: int
+    n_outputs: int
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning."""
+        check_sizes("prototypes", n_features=self.n_features, n_outputs=self.n_outputs, least=2)
+
+    def init(self) -> Params:
+        """Nothing but the features is learned."""
+        return {}
+
+    def base(self, meta: Params, count: int) -> Params:
+        """No class is present."""
+        like = next(iter(meta.values()), torch.zeros(0))
+        return {
+            "head/prototypes": like.new_zeros(count, self.n_outputs, self.n_features),
+            "head/rows": like.new_zeros(count, self.n_outputs),
+        }
+
+    def solve(self, meta: Params, features: Tensor, support: Batch) -> Params:
+        """Mean features `(T, W, F)` of each class and its number of rows `(T, W)`."""
+        member = one_hot(support, self.n_outputs, features)
+        rows = member.sum(1)
+        total = member.mT @ kept_rows(features, row_weights(support, features))
+        return {"head/prototypes": total / rows.clamp(min=1).unsqueeze(-1), "head/rows": rows}
+
+    def predict(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """Logits `(T, n, W)`."""
+        prototypes, present = adapted["head/prototypes"], (adapted["head/rows"] > 0).unsqueeze(1)
+        # |a - b|^2 in three sums: no tensor with all pairs and features
+        distance = (
+            features.square().sum(-1, keepdim=True)
+            - 2 * features @ prototypes.mT
+            + prototypes.square().sum(-1).unsqueeze(1)
+        )
+        # finite, not -inf: the gradient of a log-sum-exp over nothing but -inf is NaN
+        nowhere = torch.finfo(distance.dtype).min / 4
+        together = (-distance).masked_fill(~present, nowhere).logsumexp(-1, keepdim=True)
+        logits = torch.where(present, -distance, together + math.log(ABSENT))
+        return torch.where(present.any(-1, keepdim=True), logits, torch.zeros_like(logits))
+
+    def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy of each task, `(T,)`."""
+        return task_losses("cross_entropy", self.predict(meta, adapted, features), batch)
+
+    def uncertainty(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """See `Predictive.uncertainty`."""
+        return class_variance(self.predict(meta, adapted, features))
+
+    def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
+        """See `Predictive.log_density`."""
+        return class_log_density(self.predict(meta, adapted, features), batch)
+
+    def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params | None:
+        """Prototypes of fixed features have nothing to fit."""
+        return None

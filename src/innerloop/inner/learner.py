@@ -1,0 +1,368 @@
+"""Learners: pure recipes that turn a support set into something that predicts.
+
+A learner holds no trained parameters. Meta-parameters come in as a dict, what adaptation makes of them goes
+out as a dict of the values each task owns, with a leading task axis `T`; everything else stays shared. The
+same `adapt` serves training, evaluation, estimators and the command.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..engine.modes import tracing
+from ..errors import UsageError
+from ..models.network import Network, Params
+from ..tasks.episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, stack, tensors, unsqueeze
+
+Recipe = dict[str, Any]
+
+
+class Learner(Protocol):
+    """What the trainer, the evaluation and the command need to know of an algorithm.
+
+    Arguments of the methods:
+        meta: meta-parameters by name.
+        support, batch: rows of `T` stacked tasks.
+        adapted: what `adapt` returned; values with a leading axis `T`.
+        key: `(T,)` int64, dropout streams of the tasks; `None` for none (prediction, evaluation).
+
+    Example:
+        >>> from innerloop.algorithms import mixed
+        >>> learner = mixed(1)
+        >>> meta, support = learner.init(), Batch(torch.zeros(4, 2, 1), torch.zeros(4, 2, 1))
+        >>> learner.predict(meta, learner.adapt(meta, support), torch.zeros(4, 7, 1)).shape
+        torch.Size([4, 7, 1])
+    """
+
+    @property
+    def network(self) -> Network:
+        """The model."""
+
+    @property
+    def metagrad(self) -> MetaGradient:
+        """How the gradient comes back."""
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """Name and settings from which `algorithms.build` makes the learner again; `None` if it cannot."""
+
+    def init(self) -> Params:
+        """Fresh meta-parameters."""
+
+    def path(
+        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
+    ) -> Iterator[Params]:
+        """Adapted values after 0, 1, ... inner steps; the first predicts without having seen a target."""
+
+    def adapt(
+        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
+    ) -> Params:
+        """The last of `path`."""
+
+    def own_like(self, meta: Params) -> Params:
+        """Values of the names, shapes and types that one task owns, with a leading axis of 1."""
+
+    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
+        """Predictions `(T, n, *out)`."""
+
+    def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
+        """Mean loss of each task, `(T,)`."""
+
+    def observe(self, meta: Params, episode: Episode) -> Params:
+        """New values of the meta-parameters `state/...`, which learn by watching training, not by gradients."""
+
+    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+        """Predictive variance of the values `(T, n, C)`, noise included; `None` where nothing is said of it."""
+
+
+Metrics = dict[str, Tensor]
+
+
+def _nothing_to_check(learner: Learner) -> None:
+    return
+
+
+def _one_phase(step: int) -> int:
+    return 0
+
+
+class Step(NamedTuple):
+    """Which meta-update it is, for meta-gradients that change in the course of training.
+
+    Arguments:
+        number: from 0; a tensor `()` where one graph serves several updates.
+        phase: number of the first update that is computed in the same way.
+    """
+
+    number: int | Tensor
+    phase: int
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """How the gradient comes back.
+
+    Arguments:
+        name: for messages.
+        compute: (learner, meta, episode, step, key) -> the gradient of every meta-parameter by name, and
+            figures for the log, `losses` `(T,)` among them.
+        check: raises `UsageError` for a learner that would run and train nothing, or wrongly.
+        phase: number of a meta-update -> that of the first one which is computed in the same way.
+    """
+
+    name: str
+    compute: Callable[[Learner, Params, Episode, Step, Tensor | None], tuple[Params, Metrics]]
+    check: Callable[[Learner], None] = _nothing_to_check
+    phase: Callable[[int], int] = _one_phase
+
+    def __call__(
+        self,
+        learner: Learner,
+        meta: Params,
+        episode: Episode,
+        step: int | Step = 0,
+        key: Tensor | None = None,
+    ) -> tuple[Params, Metrics]:
+        """The meta-gradient at one meta-update; `key` are the dropout streams of the tasks.
+
+        New values of the entries `state/...` are among the figures, under their names; their gradient is 0.
+        """
+        step = step if isinstance(step, Step) else Step(step, self.phase(step))
+        parts = without_padding(learner, episode)
+        if len(parts) == 1:
+            return self._of_part(learner, meta, parts[0][1], step, key)
+        found = [
+            self._of_part(learner, meta, part, step, None if key is None else key[places])
+            for places, part in parts
+        ]
+        return _mean_of_parts(found, [places for places, _ in parts])
+
+    def _of_part(
+        self, learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
+    ) -> tuple[Params, Metrics]:
+        grads, metrics = self.compute(learner, meta, episode, step, key)
+        with torch.no_grad():
+            state = learner.observe(meta, episode)
+        return grads | {n: torch.zeros_like(meta[n]) for n in state}, metrics | state
+
+
+def without_padding(
+    learner: Learner, episode: Episode, *, predicting: bool = False
+) -> list[tuple[list[int], Episode]]:
+    """The stack as it is, or where the model would see padded rows, groups of tasks of equal sizes.
+
+    Arguments:
+        learner: whose model.
+        episode: stacked tasks.
+        predicting: predictions are asked for, which know of no weights; losses do, so that BatchNorm can
+            leave padding out.
+
+    Returns:
+        The places of the tasks of each group in the stack, and the group.
+    """
+    whole = [(list(range(episode.n_tasks)), episode)]
+    if all(batch.weight is None for batch in episode):
+        return whole
+    network = learner.network
+    seen = network.sees_other_rows if predicting else network.rows_interact
+    return equal_sizes(episode) if seen(episode.query.x) else whole
+
+
+def _mean_of_parts(found: list[tuple[Params, Metrics]], places: list[list[int]]) -> tuple[Params, Metrics]:
+    """Gradients as the mean over all tasks; figures of a task each in the order of the stack."""
+    total = sum(map(len, places))
+    order = torch.tensor([place for part in places for place in part]).argsort()
+
+    def mean(values: list[Tensor]) -> Tensor:
+        weighted = [value * (len(part) / total) for value, part in zip(values, places, strict=True)]
+        return torch.stack(weighted).sum(0)
+
+    def figure(name: str, values: list[Tensor]) -> Tensor:
+        of_tasks = all(v.shape == (len(part),) for v, part in zip(values, places, strict=True))
+        return torch.cat(values)[order] if of_tasks and not name.startswith("state/") else mean(values)
+
+    grads = {name: mean([grad[name] for grad, _ in found]) for name in found[0][0]}
+    return grads, {name: figure(name, [metric[name] for _, metric in found]) for name in found[0][1]}
+
+
+def empty(batch: Batch) -> bool:
+    """Whether some task has no row; not known, and taken for false, while tracing."""
+    if next(tensors(batch.x)).shape[1] == 0:
+        return True
+    return batch.weight is not None and not tracing() and not bool(batch.weight.sum(1).all())
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A learner with its meta-parameters: what training returns and a model directory holds.
+
+    Arguments:
+        learner: the recipe.
+        meta: the meta-parameters.
+
+    Example:
+        >>> from innerloop.algorithms import mixed
+        >>> learner = mixed(1)
+        >>> model = Model(learner, learner.init())
+        >>> task = model.adapt(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [1.0]]))
+        >>> task(torch.tensor([[2.0]])).shape
+        torch.Size([1, 1])
+    """
+
+    learner: Learner
+    meta: Params
+
+    def adapt(self, x: Any, y: Tensor, *, steps: int | None = None) -> Adapted:
+        """Adapt to one task.
+
+        Arguments:
+            x: support features `(n, *feature)`, tensors or numpy arrays.
+            y: support targets `(n, *target)`.
+            steps: inner steps; as in training unless given.
+
+        Returns:
+            A callable from query features to predictions; the model itself does not change.
+        """
+        support = self._like(unsqueeze(Batch(as_tensors(x), as_tensors(y))))
+        with torch.no_grad():
+            return Adapted(self, self.learner.adapt(self.meta, support, steps=steps))
+
+    def base(self) -> Adapted:
+        """What predicts without any support row: the meta-parameters as they are."""
+        return Adapted(self, {})
+
+    def to(self, device: torch.device | str) -> Model:
+        """The same model on another device."""
+        return Model(self.learner, {name: value.to(device) for name, value in self.meta.items()})
+
+    def _like(self, tree: Any) -> Any:
+        """Tensors of data on the device and in the precision of the meta-parameters."""
+        reference = next(iter(self.meta.values()))
+
+        def match(t: Tensor) -> Tensor:
+            return t.to(reference.device, reference.dtype if t.is_floating_point() else None)
+
+        return map_tensors(match, tree)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """A model adapted to one task; call it with query features.
+
+    Arguments:
+        model: the model it came from.
+        own: values of this task, with a leading axis of 1; empty for the base.
+    """
+
+    model: Model
+    own: Params
+
+    def __call__(self, x: Any) -> Any:
+        """Predict `(n, *out)` for features `(n, *feature)`: values, or logits of classes."""
+        model = self.model
+        with torch.no_grad():
+            own, stacked = self._prepared(x)
+            return map_tensors(lambda t: t.squeeze(0), model.learner.predict(model.meta, own, stacked))
+
+    def deviation(self, x: Any) -> Tensor:
+        """Predictive standard deviation of each value, `(n, C)`, in the units of the targets adapted to.
+
+        Raises:
+            UsageError: the algorithm says nothing of it.
+
+        Example:
+            >>> from innerloop.algorithms import mixed
+            >>> learner = mixed(1)
+            >>> task = Model(learner, learner.init()).adapt(torch.zeros(3, 1), torch.ones(3, 1))
+            >>> round(
+            ...     task.deviation(torch.zeros(1, 1)).item(), 3
+            ... )  # noise 1, and a mean known from 3 rows and a prior
+            1.118
+        """
+        model = self.model
+        with torch.no_grad():
+            own, stacked = self._prepared(x)
+            variance = model.learner.variance(model.meta, own, stacked)
+        if variance is None:
+            raise UsageError(
+                "this learner does not say how sure it is of a value: use gaussian, mixed or bmaml; of classes, "
+                "every learner gives probabilities"
+            )
+        return variance.squeeze(0).sqrt()
+
+    def _prepared(self, x: Any) -> tuple[Params, Any]:
+        """Values of the task and features as a stack of one."""
+        model = self.model
+        stacked = model._like(map_tensors(lambda t: t.unsqueeze(0), as_tensors(x)))
+        return self.own or next(iter(model.learner.path(model.meta, _no_rows(stacked), steps=0))), stacked
+
+    def classify(self, x: Any) -> Tensor:
+        """The most likely class number of each row, `(n,)`."""
+        found: Tensor = self(x).argmax(-1)
+        return found
+
+
+def _no_rows(x: Any) -> Batch:
+    """An empty support set for one task with features like `x`."""
+    empty = map_tensors(lambda t: t[:, :0], x)
+    return Batch(empty, torch.zeros(1, 0))
+
+
+def predict_tasks(
+    model: Model,
+    supports: Sequence[Batch],
+    queries: Sequence[Any],
+    *,
+    steps: int | None = None,
+    at_once: int = 256,
+) -> list[Any]:
+    """Adapt to many tasks and predict for their query rows, several tasks at a time.
+
+    Arguments:
+        model: the model.
+        supports: support rows of each task; none of them for the base prediction.
+        queries: query features of each task.
+        steps: inner steps; as in training unless given.
+        at_once: tasks in one stack.
+
+    Returns:
+        Predictions of each task, `(n, *out)`.
+
+    Example:
+        >>> from innerloop.algorithms import mixed
+        >>> learner = mixed(1)
+        >>> model = Model(learner, learner.init())
+        >>> one, two = Batch(torch.zeros(2, 1), torch.ones(2, 1)), Batch(torch.zeros(0, 1), torch.ones(0, 1))
+        >>> [part.shape[0] for part in predict_tasks(model, [one, two], [torch.ones(1, 1), torch.ones(3, 1)])]
+        [1, 3]
+    """
+    found: list[Any] = []
+    for start in range(0, len(supports), at_once):
+        rows = [next(tensors(x)).shape[0] for x in queries[start : start + at_once]]
+        blank = [
+            Batch(x, torch.zeros(n)) for x, n in zip(queries[start : start + at_once], rows, strict=True)
+        ]
+        parts = zip(supports[start : start + at_once], blank, strict=True)
+        episode = model._like(stack([Episode(support, query) for support, query in parts]))
+        groups = without_padding(model.learner, episode, predicting=True)
+        for task, predictions in sorted(_predicted(model, groups, steps), key=operator.itemgetter(0)):
+            found.append(map_tensors(operator.itemgetter(slice(rows[task])), predictions))
+    return found
+
+
+def _predicted(
+    model: Model, groups: list[tuple[list[int], Episode]], steps: int | None
+) -> Iterator[tuple[int, Any]]:
+    """The place of each task and its predictions."""
+    for places, part in groups:
+        with torch.no_grad():
+            adapted = model.learner.adapt(model.meta, part.support, steps=steps)
+            predictions = model.learner.predict(model.meta, adapted, part.query.x)
+        for row, place in enumerate(places):
+            yield place, map_tensors(operator.itemgetter(row), predictions)

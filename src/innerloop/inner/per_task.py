@@ -1,0 +1,209 @@
+"""What a task's support says before anything is learned from it: level and scale of columns, and its classes.
+
+`per_task` puts this around any learner. What it finds becomes part of what the task owns, so that training,
+evaluation, prediction and adapted directories use the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..models.network import Network, Params
+from ..tasks.episodes import Batch, Episode, all_draws
+from .learner import Learner, MetaGradient, Metrics, Recipe, Step
+
+_PREFIX = "support."
+# the logit of a class that the support does not have
+_NEVER = -1e9
+
+
+def per_task(
+    learner: Learner, *, features: Sequence[bool] = (), n_targets: int = 0, n_classes: int = 0
+) -> PerTask:
+    r"""A learner that first takes level and scale, or the classes, from each task's support.
+
+    Of `n` support rows $x_1, ..., x_n$ of a column whose scale over meta-train is 1, it takes
+
+    $$ m = \frac1n \sum_i x_i, \qquad s^2 = \frac1n \Bigl(1 + \sum_i (x_i - m)^2\Bigr) $$
+
+    and hands $(x - m) / s$ to the learner, for query rows too. One further squared deviation of 1, that of
+    meta-train, keeps $s$ from zero where rows are few or equal; without a row $m = 0$ and $s = 1$. Targets are
+    treated in the same way, and predictions turned back: the loss is in units of the task.
+
+    Arguments:
+        learner: what adapts.
+        features: `(F,)` features to scale; none if empty. Those that are constant within tasks would lose what
+            they say, so they are left out.
+        n_targets: targets of regression to scale; 0 for none.
+        n_classes: outputs of a classifier whose tasks have classes of their own: what the support of a task does
+            not have is never predicted; 0 for classes that all tasks share.
+
+    Returns:
+        The learner.
+
+    Raises:
+        UsageError: there is nothing to do.
+
+    Example:
+        >>> from innerloop.algorithms import maml
+        >>> from innerloop.models import build
+        >>> learner = per_task(maml(build("mlp", n_in=1), loss="mse"), features=[True], n_targets=1)
+        >>> support = Batch(torch.tensor([[[4.0], [6.0]]]), torch.tensor([[[10.0], [10.0]]]))
+        >>> own = learner.adapt(learner.init(), support, steps=0)
+        >>> own["support.x_mean"].item(), round(own["support.x_scale"].item() ** 2, 3)
+        (5.0, 1.5)
+    """
+    if not any(features) and not n_targets and not n_classes:
+        raise UsageError("per_task has nothing to do: name features, targets or classes")
+    scaled = [bool(each) for each in features]
+    parts = {"features": scaled, "n_targets": n_targets, "n_classes": n_classes}
+    recipe = None if learner.recipe is None else {**learner.recipe, "per_task": parts}
+    return PerTask(learner, tuple(scaled), n_targets, n_classes, recipe)
+
+
+@dataclass(frozen=True, eq=False)
+class PerTask:
+    """See `per_task`."""
+
+    learner: Learner
+    features: tuple[bool, ...]
+    n_targets: int
+    n_classes: int
+    recipe: Recipe | None = None
+
+    @property
+    def network(self) -> Network:
+        """The model of the learner inside."""
+        return self.learner.network
+
+    @property
+    def metagrad(self) -> MetaGradient:
+        """That of the learner inside, on episodes as it sees them."""
+        inside = self.learner.metagrad
+
+        def compute(
+            _: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
+        ) -> tuple[Params, Metrics]:
+            return inside.compute(self.learner, meta, self._inside(episode), step, key)
+
+        return MetaGradient(inside.name, compute, phase=inside.phase)
+
+    def init(self) -> Params:
+        """See `Learner.init`."""
+        return self.learner.init()
+
+    def own_like(self, meta: Params) -> Params:
+        """See `Learner.own_like`."""
+        like, own = next(iter(meta.values())), dict[str, Tensor]()
+        for name, width in (("x", len(self.features)), ("y", self.n_targets)):
+            if width:
+                own |= {f"{_PREFIX}{name}_mean": like.new_zeros(1, 1, width)}
+                own |= {f"{_PREFIX}{name}_scale": like.new_ones(1, 1, width)}
+        if self.n_classes:
+            own[f"{_PREFIX}classes"] = like.new_zeros(1, 1, self.n_classes)
+        return {**self.learner.own_like(meta), **own}
+
+    def path(
+        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
+    ) -> Iterator[Params]:
+        """See `Learner.path`."""
+        own = self._own(support)
+        for adapted in self.learner.path(meta, self._seen(own, support), steps=steps, key=key):
+            yield {**adapted, **own}
+
+    def adapt(
+        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
+    ) -> Params:
+        """See `Learner.adapt`."""
+        own = self._own(support)
+        return {**self.learner.adapt(meta, self._seen(own, support), steps=steps, key=key), **own}
+
+    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
+        """See `Learner.predict`."""
+        own, inside = _apart(adapted)
+        out = self.learner.predict(meta, inside, self._scaled(own, "x", x), key=key)
+        if self.n_targets:
+            out = out * own[f"{_PREFIX}y_scale"] + own[f"{_PREFIX}y_mean"]
+        if self.n_classes:
+            known = own[f"{_PREFIX}classes"]
+            # without support, every class may be
+            out = torch.where((known > 0) | (known.sum(-1, keepdim=True) == 0), out, out.new_tensor(_NEVER))
+        return out
+
+    def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
+        """See `Learner.loss`; in units of the task where targets are scaled."""
+        own, inside = _apart(adapted)
+        return self.learner.loss(meta, inside, self._seen(own, batch), key=key)
+
+    def observe(self, meta: Params, episode: Episode) -> Params:
+        """See `Learner.observe`."""
+        return self.learner.observe(meta, self._inside(episode))
+
+    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+        """See `Learner.variance`."""
+        own, inside = _apart(adapted)
+        found = self.learner.variance(meta, inside, self._scaled(own, "x", x))
+        return found if found is None or not self.n_targets else found * own[f"{_PREFIX}y_scale"].square()
+
+    def _inside(self, episode: Episode) -> Episode:
+        """Episodes as the learner inside sees them."""
+        own = self._own(episode.support)
+        return Episode(*(self._seen(own, batch) for batch in episode))
+
+    def _own(self, support: Batch) -> Params:
+        """What the support of each task says, with a leading task axis."""
+        own: Params = {}
+        support = all_draws(support)
+        if self.features:
+            own |= _moments("x", support.x, support.weight, torch.tensor(self.features))
+        if self.n_targets:
+            # without a row, the base has a support without columns
+            y = support.y if support.y.dim() == 3 else support.x.new_zeros(len(support.y), 0, self.n_targets)
+            own |= _moments("y", y, support.weight, torch.ones(self.n_targets, dtype=torch.bool))
+        if self.n_classes:
+            classes = torch.nn.functional.one_hot(support.y.long(), self.n_classes).to(support.x.dtype)
+            rows = classes if support.weight is None else classes * support.weight[..., None]
+            own[f"{_PREFIX}classes"] = (rows.sum(1, keepdim=True) > 0).to(support.x.dtype)
+        return own
+
+    def _seen(self, own: Params, batch: Batch) -> Batch:
+        """The rows as the learner inside sees them; padding stays zero."""
+        x, y = self._scaled(own, "x", batch.x), batch.y
+        if self.n_targets and y.dim() == 3:
+            y = self._scaled(own, "y", y)
+        weight = all_draws(batch).weight
+        if weight is None:
+            return Batch(x, y)
+        rows = (weight > 0)[..., None]
+        y = y * rows.to(y.dtype) if y.dim() == 3 else y
+        return Batch(x * rows.to(x.dtype) if self.features else x, y, batch.weight)
+
+    def _scaled(self, own: Params, name: str, values: Any) -> Any:
+        mean = own.get(f"{_PREFIX}{name}_mean")
+        return values if mean is None else (values - mean) / own[f"{_PREFIX}{name}_scale"]
+
+
+def _moments(name: str, values: Tensor, weight: Tensor | None, scaled: Tensor) -> Params:
+    """Mean and scale `(T, 1, F)` of the support rows; 0 and 1 for columns that are not scaled."""
+    rows = values.new_ones(values.shape[:2]) if weight is None else weight
+    count = rows.sum(1).clamp(min=1)[:, None, None]
+    mean = (values * rows[..., None]).sum(1, keepdim=True) / count
+    squares = ((values - mean).square() * rows[..., None]).sum(1, keepdim=True)
+    scale = ((1 + squares) / count).sqrt()
+    scaled = scaled.to(values.device)
+    return {
+        f"{_PREFIX}{name}_mean": torch.where(scaled, mean, torch.zeros_like(mean)),
+        f"{_PREFIX}{name}_scale": torch.where(scaled, scale, torch.ones_like(scale)),
+    }
+
+
+def _apart(adapted: Params) -> tuple[Params, Params]:
+    """What the support said, and what the learner inside adapted."""
+    own = {name: value for name, value in adapted.items() if name.startswith(_PREFIX)}
+    return own, {name: value for name, value in adapted.items() if name not in own}

@@ -1,0 +1,300 @@
+"""Any `nn.Module` as a function of its parameters, evaluated for many tasks at once.
+
+`Network` holds a private copy of the module. Parameters that tasks share are used as they are; those a task
+owns carry a leading task axis and are mapped over with `vmap` around the forward only. Gradients are taken
+outside of it: `vmap` around `torch.func.grad` is wrong in second order through BatchNorm and LayerNorm
+(torch 2.13).
+
+Two kinds of layers cannot be pure functions of their input and are replaced in the copy: BatchNorm, whose
+statistics become explicit values, and dropout, whose masks come from a counter so that a stack of tasks and a
+loop over them draw the same ones. Fused kernels without a (right) second derivative are avoided.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..errors import UsageError
+from ..tasks.episodes import map_tensors, tensors
+from .layers import Context, refuse_hooks, replace_layers, statistics_names
+from .precision import multiplying, products
+
+Params = dict[str, Tensor]
+
+BATCHNORM_POLICIES = ("support", "transductive", "per_step", "refuse")
+MAPPINGS = ("vmap", "loop")
+
+
+class Network:
+    """A module made functional, for `T` tasks at once.
+
+    Arguments:
+        module: any `nn.Module`; it is copied and never changed.
+        batchnorm: where BatchNorm takes its statistics: `support` (the task's support set, so that a single
+            query can be predicted), `transductive` (the rows at hand, the papers' practice), `per_step`
+            (support rows their own; query rows running averages kept for each inner step, with scales and
+            biases of their own a step, as in MAML++), `refuse`.
+        mapping: `vmap` runs the tasks of a stack at once, `loop` one by one with the same result.
+
+    Raises:
+        UsageError: a layer cannot be made a function, a policy or mapping is unknown, or nothing is
+            trainable.
+
+    Example:
+        >>> network = Network(nn.Linear(2, 1))
+        >>> shared = network.params()
+        >>> own = {"bias": torch.tensor([[0.0], [1.0], [2.0]])}
+        >>> y, _ = network(shared, own, torch.zeros(3, 4, 2))
+        >>> y[:, 0, 0].tolist()
+        [0.0, 1.0, 2.0]
+    """
+
+    def __init__(self, module: nn.Module, *, batchnorm: str = "support", mapping: str = "vmap") -> None:
+        _known("batchnorm", batchnorm, BATCHNORM_POLICIES)
+        _known("mapping", mapping, MAPPINGS)
+        self.batchnorm, self.mapping = batchnorm, mapping
+        self._context = Context()
+        self._context.observes = batchnorm == "per_step"
+        refuse_hooks(module)
+        self.module = copy.deepcopy(module)
+        # of the module as it was given, before layers are replaced
+        self.entries = dict(self.module.state_dict(keep_vars=True))
+        self.normalizers = replace_layers(self.module, self._context)
+        self.module.eval()
+        # vmap has no rule for fused recurrence: these models run task by task
+        self._recurrent = any(isinstance(layer, nn.RNNBase) for layer in self.module.modules())
+        if self.normalizers and batchnorm == "refuse":
+            raise UsageError(
+                f"batchnorm='refuse', but the model has BatchNorm at {self.normalizers[0]!r}: "
+                "choose 'support', 'transductive' or 'per_step', or use GroupNorm"
+            )
+        self._interact: bool | None = None
+        self._constants = {
+            name: value.detach()
+            for name, value in (*self.module.named_parameters(), *self.module.named_buffers())
+            if not value.requires_grad
+        }
+
+    def params(self) -> Params:
+        """Copies of the trainable parameters, by name; scales that are learned a step are not among them."""
+        scales = self._scales()
+        named = self.module.named_parameters()
+        return {n: value.detach().clone() for n, value in named if value.requires_grad and n not in scales}
+
+    def step_params(self, rows: int) -> Params:
+        """What policy `per_step` adds to the meta-parameters: `rows` of everything, one an inner step.
+
+        Scales and biases `inner/bn/...` learn by gradients, statistics `state/bn/...` by watching.
+        """
+        if not self.keeps_statistics:
+            return {}
+        found = {f"inner/bn/{n}": v.detach().repeat(rows, 1) for n, v in self._scales().items()}
+        buffers = dict(self.module.named_buffers())
+        for name in (name for layer in self.normalizers for name in statistics_names(layer)):
+            found[f"state/bn/{name}"] = buffers[name].repeat(rows, 1)
+        return found | {"state/updates": torch.zeros(())}
+
+    def at_step(self, meta: Params, step: int) -> Params:
+        """The row of `step_params` for a step, by the names of the module; later steps use the last."""
+        found = {}
+        for name, value in meta.items() if self.keeps_statistics else ():
+            kind, _, rest = name.partition("/bn/")
+            if kind in ("inner", "state") and rest:
+                found[rest] = value[min(step, len(value) - 1)]
+        return found
+
+    def statistics_like(self, like: Tensor) -> Params:
+        """Zeros in the shape of the BatchNorm values that one task owns, with a leading axis of 1."""
+        if not self.needs_statistics:
+            return {}
+        buffers = dict(self.module.named_buffers())
+        shapes = {n: buffers[n].shape for layer in self.normalizers for n in statistics_names(layer)}
+        shapes |= {name: value.shape for name, value in self._scales().items()}
+        return {name: like.new_zeros(1, *shape) for name, shape in shapes.items()}
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether query rows are normalised with statistics that a task owns."""
+        return bool(self.normalizers) and self.batchnorm in ("support", "per_step")
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether these are running averages, kept among the meta-parameters."""
+        return bool(self.normalizers) and self.batchnorm == "per_step"
+
+    def rows_interact(self, x: Any) -> bool:
+        """Whether the output of a row depends on the other rows, BatchNorm aside: found once, by trying it.
+
+        The first row is run beside two different others, with parameters away from their start (a layer of zeros
+        would hide it). Such modules see padding, so tasks of different sizes must not be padded for them.
+
+        Arguments:
+            x: stacked rows `(T, n, *feature)`, two different ones among them.
+        """
+        if self._interact is None:
+            rows = map_tensors(lambda t: t.detach().flatten(0, 1), x)
+            first, *rest = tensors(rows)
+            moved = next(
+                (i for i in range(2, len(first)) if any((t[i] != t[1]).any() for t in (first, *rest))), 1
+            )
+            pairs = map_tensors(lambda t: torch.stack([t[[0, 1]], t[[0, moved]]]), rows)
+            generator = torch.Generator().manual_seed(0)
+            away = {
+                n: v + 0.1 * torch.randn(v.shape, generator=generator).to(v)
+                for n, v in self.module.named_parameters()
+            }
+            with torch.no_grad():
+                y, _ = self(_matching(away, first), {}, pairs, given_statistics=True)
+            self._interact = any(
+                not torch.allclose(one[0], two[0], rtol=1e-4, atol=1e-6, equal_nan=True)
+                for one, two in (t.unbind(0) for t in tensors(y))
+            )
+        return self._interact
+
+    def sees_other_rows(self, x: Any) -> bool:
+        """Whether a prediction depends on the rows that are predicted with it."""
+        return (bool(self.normalizers) and self.batchnorm == "transductive") or self.rows_interact(x)
+
+    def _scales(self) -> Params:
+        """Trainable scales and biases of BatchNorm layers, where each step has its own."""
+        if not self.keeps_statistics:
+            return {}
+        params = dict(self.module.named_parameters())
+        names = [f"{layer}.{kind}" for layer in self.normalizers for kind in ("weight", "bias")]
+        return {name: params[name] for name in names if name in params and params[name].requires_grad}
+
+    def __call__(
+        self,
+        shared: Params,
+        own: Params,
+        x: Any,
+        *,
+        weight: Tensor | None = None,
+        key: Tensor | None = None,
+        given_statistics: bool = False,
+    ) -> tuple[Any, Params]:
+        """Predict for a stack of tasks.
+
+        Arguments:
+            shared: parameters all tasks share, by name.
+            own: values each task owns, leading axis `T`; they take precedence.
+            x: `(T, n, *feature)`, or a dict (keywords of the module) or tuple (its positions) of such.
+            weight: `(T, n)`, 0 marks rows that BatchNorm must not see.
+            key: `(T,)` int64, one dropout stream a task; `None` switches dropout off.
+            given_statistics: take BatchNorm statistics from `own` instead of from `x`.
+
+        Returns:
+            Predictions `(T, n, *out)` and the BatchNorm statistics of these rows, by buffer name, leading axis
+            `T`; none where they are given, unless running averages are kept.
+        """
+        names = self._names
+        base = {k: v for k, v in shared.items() if k in names and k not in own}
+        mine = {k: v for k, v in own.items() if k in names}
+        constants = self._constants_like(next(tensors(x)))
+
+        def one_task(mine: Params, x: Any, weight: Tensor | None, key: Tensor | None) -> tuple[Any, Params]:
+            context = self._context
+            context.weight, context.key, context.given = weight, key, given_statistics
+            context.statistics = {}
+            values = {**constants, **base, **mine}
+            args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
+            y = functional_call(self.module, values, args, kwargs)
+            return y, context.statistics
+
+        floating = (v for v in (*mine.values(), *base.values(), *tensors(x)) if v.is_floating_point())
+        like = next(floating, torch.zeros(()))
+        with self._kernels(), multiplying(like):
+            if self.mapping == "loop" or self._recurrent:
+                y, statistics = _loop(one_task, (mine, x, weight, key))
+            else:
+                y, statistics = self._vmapped(one_task, mine, x, weight, key)
+        self._context.weight = self._context.key = None
+        if products() != "float32":
+            y = map_tensors(lambda t: t.to(like.dtype) if t.is_floating_point() else t, y)
+        return y, statistics
+
+    def _vmapped(
+        self, one_task: Callable[..., Any], mine: Params, x: Any, weight: Tensor | None, key: Tensor | None
+    ) -> Any:
+        axes = (0, 0, None if weight is None else 0, None if key is None else 0)
+        try:
+            return vmap(one_task, in_dims=axes)(mine, x, weight, key)
+        except RuntimeError as error:
+            text = str(error)
+            if "vmap" not in text and "Batching rule" not in text and "functorch" not in text:
+                raise
+            raise UsageError(
+                f"this model cannot be mapped over tasks ({text.splitlines()[0]}): use mapping='loop'"
+            ) from error
+
+    @contextmanager
+    def _kernels(self) -> Iterator[None]:
+        """Kernels that can be differentiated twice in place of fused ones; the caller's choice comes back."""
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with sdpa_kernel(SDPBackend.MATH), self._without_fused_recurrence():
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+    @contextmanager
+    def _without_fused_recurrence(self) -> Iterator[None]:
+        if not self._recurrent:
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the flags warn of hardware that is not there
+            with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
+                yield
+
+    @property
+    def _names(self) -> set[str]:
+        module = self.module
+        return {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+
+    def _constants_like(self, x: Tensor) -> Params:
+        """Frozen values, as the data want them."""
+        return _matching(self._constants, x)
+
+
+def _matching(values: Params, x: Tensor) -> Params:
+    """Values on the device, and floating ones in the precision, of the data."""
+
+    def match(value: Tensor) -> Tensor:
+        dtype = x.dtype if value.is_floating_point() and x.is_floating_point() else value.dtype
+        return value.to(x.device, dtype)
+
+    return {name: match(value) for name, value in values.items()}
+
+
+def _loop(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """`vmap(function)(*arguments)` by a loop over the leading axis."""
+    count = next(tensors(arguments)).shape[0]
+    split: list[list[Tensor]] = [list(t.unbind(0)) for t in tensors([a for a in arguments if a is not None])]
+    results = []
+    for task in range(count):
+        parts = iter([column[task] for column in split])
+        results.append(function(*(_refilled(a, parts) for a in arguments)))
+    columns = zip(*(tuple(tensors(result)) for result in results), strict=True)
+    stacked = iter([torch.stack(column) for column in columns])
+    return _refilled(results[0], stacked)
+
+
+def _refilled(tree: Any, values: Iterator[Tensor]) -> Any:
+    """The same nest with other tensors."""
+    return map_tensors(lambda _: next(values), tree)
+
+
+def _known(argument: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{argument}={value!r} is unknown: choose one of {', '.join(allowed)}")

@@ -1,0 +1,164 @@
+"""How many tasks are worked on at once: as many as keep within a limit, by what one task is counted to keep."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..engine.modes import frugal, while_tracing
+from ..errors import UsageError
+from ..inner.gradient import GradientLearner
+from ..inner.learner import Learner, Step
+from ..inner.per_task import PerTask
+from ..models.network import Params
+from ..tasks.episodes import Episode, map_tensors, select, tensors
+
+_UNITS = {"": 1, "B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
+# inner steps from which on each adds the same
+_FEW = 2
+# bytes of a task, parameters included, from which on nothing is computed to count them: it takes longer for small ones
+_LARGE = 2**20
+# an update after every change in the course of training
+_LATE = 10**9
+
+
+def bytes_of(text: str) -> int:
+    """A size in words as a number of bytes.
+
+    Raises:
+        UsageError: it cannot be read.
+
+    Example:
+        >>> bytes_of("512MB"), bytes_of("2 GB")
+        (536870912, 2147483648)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
+    unit = found.group(2) if found else ""
+    size = int(float(found.group(1)) * _UNITS.get(unit, _UNITS.get(f"{unit}B", 0))) if found else 0
+    if size <= 0:
+        raise UsageError(f"memory={text!r} is not a size: write 512MB or 2GB")
+    return size
+
+
+def tasks_at_once(learner: Learner, meta: Params, episode: Episode, limit: int) -> int | None:
+    """How many tasks of a meta-batch may be worked on together.
+
+    Arguments:
+        learner: the algorithm.
+        meta: the meta-parameters.
+        episode: a stacked meta-batch.
+        limit: bytes that they may keep.
+
+    Returns:
+        A number of tasks, or `None` for all of them.
+    """
+    total = episode.n_tasks
+    if total < 2:
+        return None
+    needed = needed_bytes(learner, meta, select(episode, slice(0, 1)))
+    if needed * total <= limit:
+        return None
+    return max(1, min(total, limit // needed))
+
+
+def needed_bytes(learner: Learner, meta: Params, episode: Episode) -> int:
+    """Most bytes alive at once in the meta-gradient of an episode, its arguments not counted.
+
+    It is counted while the gradient is taken; of large tasks from shapes alone. From the second inner step on each step
+    adds the same, so longer loops are counted from two short ones.
+
+    Example:
+        >>> import innerloop as il
+        >>> learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_steps=1)
+        >>> rows = il.Batch(torch.ones(1, 5, 1), torch.ones(1, 5, 1))
+        >>> needed_bytes(learner, learner.init(), Episode(rows, rows)) > 0
+        True
+    """
+    steps = learner.inner_steps if isinstance(learner, GradientLearner) else 0
+    if isinstance(learner, PerTask):
+        return needed_bytes(learner.learner, meta, episode)
+    if steps <= _FEW + 1:
+        return max(_peak(learner, meta, episode, phase) for phase in _phases(learner))
+    few, more = (needed_bytes(_with_steps(learner, n), meta, episode) for n in (_FEW, _FEW + 1))
+    return more + (steps - _FEW - 1) * (more - few)
+
+
+def _with_steps(learner: Learner, steps: int) -> Learner:
+    assert isinstance(learner, GradientLearner)
+    return replace(learner, inner_steps=steps)
+
+
+def _phases(learner: Learner) -> Iterator[int]:
+    """First updates of the ways in which the meta-gradient is computed in the course of training, last first."""
+    phase = learner.metagrad.phase(_LATE)
+    yield phase
+    while phase > 0:
+        phase = learner.metagrad.phase(phase - 1)
+        yield phase
+
+
+def _peak(learner: Learner, meta: Params, episode: Episode, phase: int) -> int:
+    if sum(tensor.nbytes for tensor in (*meta.values(), *tensors(episode))) > _LARGE:
+        # what is going to be limited need not be allocated: shapes tell. What the network makes at its first call, and
+        # keeps, it makes of numbers
+        with torch.no_grad(), frugal():
+            learner.predict(meta, learner.adapt(meta, episode.support), episode.query.x)
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as fake, while_tracing():
+                shapes: Params = {name: fake.from_tensor(value) for name, value in meta.items()}
+                return _counted(learner, shapes, map_tensors(fake.from_tensor, episode), phase)
+        except Exception:  # a network that decides by values
+            pass
+    return _counted(learner, meta, episode, phase)
+
+
+def _counted(learner: Learner, meta: Params, episode: Episode, phase: int) -> int:
+    key = torch.zeros(episode.n_tasks, dtype=torch.int64, device=episode.query.y.device)
+    # not the first of its phase: checks that come with that are no part of the others
+    with _Alive([*meta.values(), *tensors(episode), key]) as alive:
+        learner.metagrad(learner, meta, episode, Step(phase + 1, phase), key)
+    most: int = alive.most
+    return most
+
+
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes that are alive, apart from those that were there before."""
+
+    def __init__(self, before: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.most = 0
+        self.known = {tensor.untyped_storage()._cdata for tensor in before}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Otherwise torch's compiler is imported, which takes seconds, to be told to leave this alone."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator and note what it returns."""
+        found = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(found):
+            if isinstance(leaf, Tensor) and leaf.layout is torch.strided:
+                self._note(leaf.untyped_storage())
+        self.most = max(self.most, self.now)
+        return found
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        place, size = storage._cdata, storage.nbytes()
+        if place not in self.known:
+            self.known.add(place)
+            self.now += size
+            weakref.finalize(storage, self._gone, place, size)
+
+    def _gone(self, place: int, size: int) -> None:
+        self.known.discard(place)
+        self.now -= size

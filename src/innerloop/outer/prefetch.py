@@ -1,0 +1,113 @@
+"""Episodes of the updates of a training, drawn ahead of them and in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..tasks.episodes import Episode, bucketed, map_tensors, select, to
+from ..tasks.sources import ClassSource, RowSource, Source, stream
+
+# of the streams of one seed, those of training; validation and evaluation have seeds of their own
+EPISODES = 0
+# steps whose episodes are drawn together: far cheaper for each, as long as they are small; a row takes some bytes more
+# while it is drawn than it has
+_MOST_AT_ONCE, _BYTES_AT_ONCE, _BYTES_A_ROW = 32, 2**22, 100
+
+
+class Block(NamedTuple):
+    """What updates in a row are made of.
+
+    Arguments:
+        first: number of the first update.
+        episode: episodes with a leading axis of updates before that of tasks.
+        key: dropout streams `(updates, T)`.
+    """
+
+    first: int
+    episode: Episode
+    key: Tensor
+
+    def part(self, start: int, end: int) -> Block:
+        """Some of the updates."""
+        return Block(self.first + start, select(self.episode, slice(start, end)), self.key[start:end])
+
+    def at(self, number: int) -> Block:
+        """One of the updates, without their axis."""
+        episode: Episode = map_tensors(lambda t: t[number], self.episode)
+        return Block(self.first + number, episode, self.key[number])
+
+
+def blocks_of(
+    source: Source,
+    count: int,
+    seed: int,
+    steps: int,
+    cut: int,
+    place: torch.device,
+    dtype: torch.dtype,
+    *,
+    rounded: bool,
+) -> Iterator[Block]:
+    """What the updates of a training are made of, in blocks of equal shapes.
+
+    The episodes of update `k` come from `(seed, k)` alone. Sources of rows and of classes draw those of the next
+    updates while one runs, of several at once where they are small; others are asked update by update.
+
+    Arguments:
+        source: of the episodes.
+        count: episodes an update.
+        seed: of everything random.
+        steps: updates.
+        cut: a block ends at every multiple of this.
+        place: device that the blocks are for.
+        dtype: of floating tensors.
+        rounded: see `episodes.bucketed`.
+    """
+    # not of a class made from these, which may have a `sample` of its own
+    exact = type(source) in (RowSource, ClassSource)
+    known = source if exact and isinstance(source, (RowSource, ClassSource)) else None
+
+    def draw(first: int, last: int) -> Iterator[Block]:
+        streams = [stream(seed, EPISODES, step) for step in range(first, last)]
+        episodes = known.samples(count, streams) if known else (source.sample(count, one) for one in streams)
+        for episode in episodes:
+            updates = episode.n_tasks // count if known else 1
+            tasks = count if known else episode.n_tasks
+            moved = to(bucketed(episode) if rounded else episode, place, dtype)
+            several: Episode = map_tensors(lambda t: t.reshape(updates, tasks, *t.shape[1:]), moved)  # noqa: B023
+            # from what the episodes have left of their streams
+            own = streams[first - last :][:updates]
+            yield Block(first, several, torch.stack([task_keys(tasks, one) for one in own]).to(place))
+            first += updates
+
+    if known is None:
+        for step in range(steps):
+            yield from draw(step, step + 1)
+        return
+    size = count * known.most_rows * (known.x[:1].nbytes + _BYTES_A_ROW)
+    several = max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // max(size, 1)))
+    with ThreadPoolExecutor(1, "episodes") as pool:
+        begun = (pool.submit(list, draw(*ends)) for ends in _stretches(steps, several, cut))
+        following = next(begun, None)
+        while following is not None:
+            drawn, following = following.result(), next(begun, None)
+            yield from drawn
+
+
+def _stretches(steps: int, most: int, cut: int) -> Iterator[tuple[int, int]]:
+    """From 0 to `steps` in stretches of at most so many, none across a multiple of `cut`."""
+    first = 0
+    while first < steps:
+        last = min(first + most, steps, (first // cut + 1) * cut)
+        yield first, last
+        first = last
+
+
+def task_keys(count: int, generator: torch.Generator) -> Tensor:
+    """A dropout stream for each of `count` tasks, `(count,)` int64."""
+    return torch.randint(-(2**62), 2**62, (count,), generator=generator)

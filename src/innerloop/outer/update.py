@@ -1,0 +1,178 @@
+"""One meta-update as a pure function: meta-gradient, clipping and Adam, over chunks of tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..engine import Fast, fast
+from ..engine.modes import checking, compiling
+from ..inner.gradient import GradientLearner
+from ..inner.learner import Learner, Metrics, Step
+from ..models.network import Params
+from ..tasks.episodes import Episode, select
+from .metagrad import checkpointed
+
+_BETAS, _EPS = (0.9, 0.999), 1e-8
+
+
+class Outer(NamedTuple):
+    """What the outer loop changes: the meta-parameters and the two moments of Adam, by name."""
+
+    meta: Params
+    mean: Params
+    square: Params
+
+    @classmethod
+    def start(cls, meta: Params) -> Outer:
+        """Moments at zero.
+
+        Example:
+            >>> Outer.start({"w": torch.ones(2)}).square
+            {'w': tensor([0., 0.])}
+        """
+        zeros = {name: torch.zeros_like(value) for name, value in meta.items()}
+        return cls({name: value.detach().clone() for name, value in meta.items()}, zeros, dict(zeros))
+
+
+Update = Callable[[Outer, Tensor, Episode, Tensor, int], tuple[Outer, Metrics]]
+Gradient = Callable[[Params, Episode, Tensor, Tensor, int], tuple[Params, Metrics]]
+
+
+def meta_gradient(learner: Learner) -> Gradient:
+    """The meta-gradient of a learner as a function of meta-parameters, episodes, dropout streams, step and phase."""
+
+    def gradient(
+        meta: Params, episode: Episode, key: Tensor, number: Tensor, phase: int
+    ) -> tuple[Params, Metrics]:
+        metagrad = learner.metagrad
+        if checking() and isinstance(learner, GradientLearner):
+            metagrad = checkpointed(metagrad)  # it is computed once, beside a graph that keeps far less
+        return metagrad(learner, meta, episode, Step(number, phase), key)
+
+    return gradient
+
+
+def geared_update(
+    learner: Learner, *, clip: float | None, chunk: int | None, gear: str, planned: int
+) -> Fast[tuple[Outer, Metrics]]:
+    """The update in a gear; where tasks are worked on in chunks, one graph of a chunk serves all of them.
+
+    Arguments:
+        learner: the algorithm.
+        clip: see `meta_update`.
+        chunk: see `meta_update`.
+        gear: see `engine.fast`.
+        planned: updates that are going to be made.
+
+    Example:
+        >>> import innerloop as il
+        >>> learner = il.maml(il.models.mlp(1, [4], 1), loss="mse")
+        >>> geared_update(learner, clip=None, chunk=None, gear="eager", planned=1).report.gear
+        'eager'
+    """
+    if chunk is None:
+        return fast(meta_update(learner, clip=clip), gear=gear, planned=planned)
+    gradient = fast(meta_gradient(learner), gear=gear, planned=planned)
+    update = meta_update(learner, clip=clip, chunk=chunk, gradient=gradient)
+    return Fast(update, "eager", planned, gradient.report)
+
+
+def meta_update(
+    learner: Learner, *, clip: float | None, chunk: int | None = None, gradient: Gradient | None = None
+) -> Update:
+    r"""The update that training repeats, as a function without side effects.
+
+    $g = \nabla_\theta \frac1T\sum_t L_t$, scaled to a norm of at most `clip`, then Adam (Kingma & Ba, 2015, *Adam: A
+    Method for Stochastic Optimization*).
+
+    Arguments:
+        learner: the algorithm.
+        clip: largest norm of the meta-gradient; `None` for no limit.
+        chunk: most tasks at once; all unless given. The result is the same.
+        gradient: `meta_gradient` of the learner, in a gear of its own.
+
+    Returns:
+        A function of the state, the numbers of `numbers_of`, stacked episodes, dropout streams `(T,)` and the
+        phase of the meta-gradient; it returns the new state, and `losses` `(T,)`, `finite` (whether the state may be
+        used) and whatever the meta-gradient reports.
+    """
+    gradient = gradient or meta_gradient(learner)
+
+    def update(
+        state: Outer, numbers: Tensor, episode: Episode, key: Tensor, phase: int
+    ) -> tuple[Outer, Metrics]:
+        grads, metrics = _over_chunks(gradient, state.meta, episode, key, numbers[0], phase, chunk)
+        total = torch.stack([grad.square().sum() for grad in grads.values()]).sum()
+        metrics["finite"] = torch.isfinite(total)
+        if clip is not None:
+            scale = clip / total.clamp(min=clip * clip).sqrt()
+            grads = {name: grad * scale for name, grad in grads.items()}
+        watched = {name: metrics.pop(name) for name in state.meta.keys() & metrics.keys()}
+        moved = _adam(state, grads, numbers[1], numbers[2])
+        return moved._replace(meta=moved.meta | watched), metrics
+
+    return update
+
+
+def numbers_of(step: int, rate: float, device: torch.device | str = "cpu") -> Tensor:
+    """What changes from update to update without being learned, float64: step, Adam's rate and its correction.
+
+    Arguments:
+        step: number of the update, from 0.
+        rate: step size.
+        device: where the result is.
+    """
+    first, second = (1 - beta ** (step + 1) for beta in _BETAS)
+    return torch.tensor([step, rate / first, math.sqrt(second)], dtype=torch.float64, device=device)
+
+
+def _adam(state: Outer, grads: Params, rate: Tensor, correction: Tensor) -> Outer:
+    first, second = _BETAS
+    meta, mean, square = {}, {}, {}
+    for name, value in state.meta.items():
+        grad = grads[name]
+        mean[name] = state.mean[name] + (1 - first) * (grad - state.mean[name])
+        square[name] = second * state.square[name] + (1 - second) * grad * grad
+        root = square[name].sqrt() / correction.to(value.dtype) + _EPS
+        meta[name] = value - rate.to(value.dtype) * (mean[name] / root)
+    return Outer(meta, mean, square)
+
+
+def _over_chunks(
+    gradient: Gradient,
+    meta: Params,
+    episode: Episode,
+    key: Tensor,
+    number: Tensor,
+    phase: int,
+    chunk: int | None,
+) -> tuple[Params, Metrics]:
+    """The mean gradient over all tasks, a chunk at a time."""
+    total = episode.n_tasks
+    # compiled steps go task by task of themselves
+    if chunk is None or chunk >= total or compiling():
+        return gradient(meta, episode, key, number, phase)
+    grads: Params = {}
+    parts: list[Metrics] = []
+    for part in _chunks(total, chunk):
+        found, metrics = gradient(meta, select(episode, part), key[part], number, phase)
+        share = (part.stop - part.start) / total
+        grads = {n: grads[n] + share * g if grads else share * g for n, g in found.items()}
+        parts.append({n: share * v if n in meta else v for n, v in metrics.items()})
+    joined: dict[str, Any] = {}
+    for name in parts[0]:
+        values = [part[name] for part in parts]
+        joined[name] = torch.stack(values).sum(0) if name in meta else torch.cat(values)
+    return grads, joined
+
+
+def _chunks(total: int, most: int) -> Iterator[slice]:
+    """Parts of at most so many, as even as can be: equal sizes share a graph."""
+    size = -(-total // -(-total // most))
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))

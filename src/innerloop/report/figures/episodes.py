@@ -1,0 +1,326 @@
+"""Single episodes: what a model was given, what it was asked, and what it answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ...evaluation.examples import Shown
+from .style import COLOURS, INK, MARKS, MUTED, OTHERS, Mark, axes_for, legend, short, styled, width_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_ROLES = ["task", "role", "method", "feature", "x", "y"]
+
+
+def is_image(episode: Shown) -> bool:
+    """Whether the rows of an episode are images."""
+    rows = episode.query_x
+    return bool(rows) and isinstance(rows[0], tuple) and bool(rows[0]) and isinstance(rows[0][0], tuple)
+
+
+def is_regression(episode: Shown) -> bool:
+    """Whether the targets of an episode are numbers."""
+    return bool(episode.query_y) and not isinstance(episode.query_y[0], str) and not is_image(episode)
+
+
+def is_classification(episode: Shown) -> bool:
+    """Whether an episode is one of classes of feature vectors."""
+    return bool(episode.query_y) and isinstance(episode.query_y[0], str) and not is_image(episode)
+
+
+def scatter_numbers(episodes: Sequence[Shown]) -> pd.DataFrame:
+    """Rows of regression episodes along the one feature that says most about the target.
+
+    Of several features it is the one with the largest mean rank correlation with the target within tasks; of
+    several targets, the first is shown.
+
+    Arguments:
+        episodes: regression episodes of equal features.
+
+    Returns:
+        One row a point: `task`, `role` (`support`, `query` or `prediction`), `method` (of a prediction),
+        `feature` (its name), `x`, `y`.
+    """
+    if not episodes:
+        return pd.DataFrame(columns=_ROLES)
+    chosen = _telling_feature(episodes)
+    names = episodes[0].features
+    feature = names[chosen] if chosen < len(names) else "x"
+    rows: list[tuple[Any, ...]] = []
+    for one in episodes:
+        parts: list[tuple[str, str, tuple[Any, ...], tuple[Any, ...]]] = [
+            ("support", "", one.support_x, one.support_y),
+            ("query", "", one.query_x, one.query_y),
+        ]
+        parts += [("prediction", name, one.query_x, values) for name, values in one.predictions.items()]
+        for role, method, x, y in parts:
+            rows += [
+                (one.task, role, method, feature, _feature(row, chosen), _first(value))
+                for row, value in zip(x, y, strict=True)
+            ]
+    return pd.DataFrame(rows, columns=_ROLES)
+
+
+def _feature(row: Any, chosen: int) -> float:
+    return float(row[chosen] if isinstance(row, tuple) else row)
+
+
+def _first(value: Any) -> float:
+    return float(value[0] if isinstance(value, tuple) else value)
+
+
+def _telling_feature(episodes: Sequence[Shown]) -> int:
+    """The feature with the largest mean rank correlation with the target within tasks, without a sign."""
+    found: list[np.ndarray] = []
+    for one in episodes:
+        x = pd.DataFrame(
+            [row if isinstance(row, tuple) else (row,) for row in (*one.support_x, *one.query_x)]
+        )
+        y = pd.Series([_first(value) for value in (*one.support_y, *one.query_y)])
+        varies = x.nunique() > 1
+        ranks = x.loc[:, varies].rank()
+        strength = np.zeros(x.shape[1])
+        if len(ranks.columns) and y.nunique() > 1:
+            strength[varies.to_numpy()] = ranks.corrwith(y.rank()).abs().fillna(0).to_numpy()
+        found.append(strength)
+    return int(np.mean(found, axis=0).argmax())
+
+
+@styled
+def scatter(numbers: pd.DataFrame, *, named: bool = True, ax: Axes | None = None) -> Axes:
+    """One regression episode: support rows filled, query rows hollow, predictions as crosses.
+
+    Arguments:
+        numbers: the rows of one task of what `scatter_numbers` returns.
+        named: with a legend.
+        ax: where to draw; Axes of a new figure unless given.
+
+    Returns:
+        The Axes.
+    """
+    ax = axes_for(ax, height=2.9 if named else 2.3)
+    methods = [name for name in dict.fromkeys(numbers["method"]) if name]
+    handles, labels = [], []
+    for role, marker, colour, filled in (("query", "o", MUTED, False), ("support", "o", INK, True)):
+        part = numbers[numbers["role"] == role]
+        handles += ax.plot(
+            part["x"], part["y"], marker, color=colour, markersize=7 if filled else 5.5,
+            markerfacecolor=colour if filled else "none", zorder=3 if filled else 2,
+        )  # fmt: skip
+        labels.append(role)
+    for number, method in enumerate(methods[: len(MARKS)]):
+        part = numbers[numbers["method"] == method].sort_values("x")
+        colour, marker = MARKS[number].colour, ("x", "+", "1", "2", "3", "4")[number]
+        handles += ax.plot(
+            part["x"], part["y"], marker, color=colour, markersize=6.5, markeredgewidth=1.6, zorder=4
+        )
+        labels.append(method)
+    ax.grid(visible=True)
+    ax.margins(0.08)
+    if len(numbers):
+        ax.set_xlabel(short(numbers["feature"].iloc[0], 30))
+    if named:
+        legend(ax, handles, labels)
+    return ax
+
+
+_CLASSES = ["task", "role", "number", "class", "method", "predicted", "right", "feature", "x", "second", "y"]
+
+
+def classes_numbers(episodes: Sequence[Shown]) -> pd.DataFrame:
+    """Rows of classification episodes along the two features that tell the classes apart best.
+
+    The first is the one whose ranks differ most between classes within tasks (share of variance), the second
+    the one that adds most to it.
+
+    Arguments:
+        episodes: classification episodes of equal features.
+
+    Returns:
+        One row a support row, and one a query row and method: `task`, `role`, `number`, `class`, `method`,
+        `predicted`, `right` (`yes`, `no`), and the names and values of the features: `feature`, `x`, `second`, `y`;
+        `second` is empty and `y` the number of the row where there is but one.
+    """
+    if not episodes:
+        return pd.DataFrame(columns=_CLASSES)
+    across, up = _telling_pair(episodes)
+    names = episodes[0].features
+
+    def place(row: Any, number: int) -> tuple[Any, ...]:
+        second = ("", float(number)) if up is None else (_named(names, up), _feature(row, up))
+        return (_named(names, across), _feature(row, across), *second)
+
+    rows: list[tuple[Any, ...]] = []
+    for one in episodes:
+        for number, (row, label) in enumerate(zip(one.support_x, one.support_y, strict=True), 1):
+            rows.append((one.task, "support", number, str(label), "", "", "", *place(row, number)))
+        for method, predicted in one.predictions.items():
+            asked = zip(one.query_x, one.query_y, predicted, strict=True)
+            for number, (row, label, found) in enumerate(asked, 1):
+                said = (method, str(found), "yes" if found == label else "no")
+                rows.append((one.task, "query", number, str(label), *said, *place(row, number)))
+    return pd.DataFrame(rows, columns=_CLASSES)
+
+
+def _named(names: Sequence[str], chosen: int) -> str:
+    return names[chosen] if chosen < len(names) else f"feature {chosen + 1}"
+
+
+def _telling_pair(episodes: Sequence[Shown]) -> tuple[int, int | None]:
+    """The feature that tells classes apart best, and the one that adds most to it, if there are two."""
+    told, shared = [], []
+    for one in episodes:
+        every = [row if isinstance(row, tuple) else (row,) for row in (*one.support_x, *one.query_x)]
+        ranks = pd.DataFrame(every).rank()
+        spread = ranks.var(ddof=0).replace(0, np.nan)
+        between = ranks.groupby([*one.support_y, *one.query_y]).transform("mean").var(ddof=0)
+        told.append((between / spread).fillna(0).to_numpy())
+        shared.append(ranks.corr().pow(2).fillna(0).to_numpy())
+    strength, alike = np.mean(told, axis=0), np.mean(shared, axis=0)
+    first = int(strength.argmax())
+    if len(strength) < 2:
+        return first, None
+    adds = strength * (1 - alike[first])
+    adds[first] = -1
+    return first, int(adds.argmax())
+
+
+@styled
+def classes(
+    numbers: pd.DataFrame,
+    task: str | None = None,
+    method: str | None = None,
+    *,
+    named: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """One classification episode: support rows filled, query rows hollow with the mark of the class predicted.
+
+    What is wrong has a red cross on it.
+
+    Arguments:
+        numbers: what `classes_numbers` returns; a class has the same mark in all of its tasks.
+        task: which to draw; the first unless given.
+        method: whose predictions; the first unless given.
+        named: with a legend.
+        ax: where to draw; Axes of a new figure unless given.
+
+    Returns:
+        The Axes.
+    """
+    ax = axes_for(ax, height=2.9 if named else 2.3)
+    known = [name for name in dict.fromkeys([*numbers["class"], *numbers["predicted"]]) if name]
+    marks = dict(zip(known, MARKS[:5] if len(known) > len(MARKS) else MARKS, strict=False))
+    drawn = numbers[numbers["task"] == (task or next(iter(numbers["task"]), None))]
+    support, asked = (drawn[drawn["role"] == role] for role in ("support", "query"))
+    if len(asked):
+        asked = asked[asked["method"] == (method or asked["method"].iloc[0])]
+    for part, column, filled in ((asked, "predicted", False), (support, "class", True)):
+        for name in dict.fromkeys(part[column]):
+            of = part[part[column] == name]
+            colour, marker, _ = marks.get(name, OTHERS)
+            ax.plot(
+                of["x"], of["y"], marker, color=colour, markersize=7 if filled else 6, linestyle="none",
+                markerfacecolor=colour if filled else "none", zorder=3 if filled else 2,
+            )  # fmt: skip
+    wrong = asked[asked["right"] == "no"]
+    crosses = ax.plot(wrong["x"], wrong["y"], "x", color=COLOURS["red"][0], markersize=9, zorder=4)
+    ax.grid(visible=True)
+    ax.margins(0.08)
+    if len(drawn):
+        ax.set_xlabel(short(drawn["feature"].iloc[0], 30))
+        ax.set_ylabel(short(drawn["second"].iloc[0] or "row", 24))
+    if named:
+        others = [OTHERS] * (len(known) > len(marks))
+        made = [_sample(ax, mark) for mark in (*marks.values(), *others)]
+        legend(ax, [*made, *crosses], [*marks, *["other classes"] * len(others), "wrong"])
+    return ax
+
+
+def _sample(ax: Axes, mark: Mark) -> Any:
+    """A mark of its own for the legend."""
+    return ax.plot([], [], mark.marker, color=mark.colour, markersize=7, linestyle="none")[0]
+
+
+def image_numbers(episode: Shown) -> pd.DataFrame:
+    """What was asked and answered in an episode of images.
+
+    Arguments:
+        episode: an episode of images.
+
+    Returns:
+        One row an image and method: `task`, `role`, `number`, `class`, and of query images `method`,
+        `predicted`, `right`.
+    """
+    rows: list[tuple[Any, ...]] = [
+        (episode.task, "support", number, str(name), "", "", "")
+        for number, name in enumerate(episode.support_y, 1)
+    ]
+    for method, predicted in episode.predictions.items():
+        for number, (name, found) in enumerate(zip(episode.query_y, predicted, strict=True), 1):
+            right = "yes" if found == name else "no"
+            rows.append((episode.task, "query", number, str(name), method, str(found), right))
+    return pd.DataFrame(rows, columns=["task", "role", "number", "class", "method", "predicted", "right"])
+
+
+_ACROSS = 5  # images in a row
+_COLUMN, _ROW = 1.15, 1.48  # from one image, of side 1, to the next; two lines of words stand below
+
+
+@styled
+def images(episode: Shown, method: str | None = None, *, ax: Axes | None = None) -> Axes:
+    """An episode of images: support images with their class, query images with the predicted one.
+
+    What is right has a tick and is green, what is wrong has a cross, is red and says what it was.
+
+    Arguments:
+        episode: an episode of images.
+        method: whose predictions; the first unless given.
+        ax: where to draw; Axes of a new figure unless given.
+
+    Returns:
+        The Axes.
+    """
+    name = method or next(iter(episode.predictions), "")
+    predicted = episode.predictions.get(name, ())
+    support = list(zip(episode.support_x, episode.support_y, strict=True))[: 2 * _ACROSS]
+    query = list(zip(episode.query_x, episode.query_y, predicted, strict=True))[: 2 * _ACROSS]
+    middle = -_ROW * -(-len(support) // _ACROSS) - 0.4
+    bottom = middle - _ROW * -(-len(query) // _ACROSS)
+    across, high = _ACROSS * _COLUMN, 0.45 - bottom
+    ax = axes_for(ax, height=width_of(ax) * high / across)
+    ax.set_axis_off()
+    ax.text(0, 0.12, "support", color=MUTED, va="bottom")
+    for number, (x, label) in enumerate(support):
+        _tile(ax, x, number, 0.0, [(short(label, 12), INK)])
+    ax.text(0, middle + 0.12, f"query, and what {short(name, 24)} predicts", color=MUTED, va="bottom")
+    for number, (x, label, found) in enumerate(query):
+        right = found == label
+        words = [(f"{'✓' if right else '✗'} {short(found, 10)}", COLOURS["green" if right else "red"][0])]
+        if not right:
+            words.append((f"is {short(label, 9)}", MUTED))
+        _tile(ax, x, number, middle, words)
+    ax.set_xlim(0, across - 0.15)
+    ax.set_ylim(bottom, 0.45)
+    ax.set_aspect("equal")
+    return ax
+
+
+def _tile(ax: Axes, x: Any, number: int, top: float, words: list[tuple[str, str]]) -> None:
+    """One image with words below it."""
+    left, upper = _COLUMN * (number % _ACROSS), top - _ROW * (number // _ACROSS)
+    pixels = np.asarray(x, dtype=float)
+    shown = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels[:3], 0, -1)
+    ax.imshow(
+        np.clip(shown, 0, 1), cmap="gray", vmin=0, vmax=1, extent=(left, left + 1, upper - 1, upper),
+        interpolation="none", aspect="auto",
+    )  # fmt: skip
+    for line, (text, colour) in enumerate(words):
+        ax.text(
+            left + 0.5, upper - 1.05 - 0.19 * line, text, ha="center", va="top", color=colour, fontsize=8.5
+        )

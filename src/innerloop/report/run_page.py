@@ -1,0 +1,174 @@
+"""The page of a model: of a run that was trained, or of an evaluation of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ..evaluation.examples import show
+from ..evaluation.inspection import gains, learned
+from ..evaluation.intervals import interval
+from ..evaluation.scores import Evaluation
+from ..inner.learner import Model
+from ..tasks.sources import Source
+from . import pictures
+from .figures import steps_numbers
+from .figures.style import METRICS
+from .page import Page, Section, Table, pairs
+from .pictures import estimate
+
+if TYPE_CHECKING:
+    from ..tasks.tables.schema import Schema
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A model that was scored, and what is known of it.
+
+    Arguments:
+        method: name of the algorithm.
+        data: name of the data.
+        model: the model.
+        source: the tasks it was scored on.
+        found: the scores.
+        schema: what the columns mean.
+        log: of training.
+        best_step: the step the parameters come from.
+        settings: what it was asked for.
+        versions: of the packages used.
+        command: makes the page again.
+        notes: remarks.
+        folds: the scores are of so many, the model and `source` of the first.
+    """
+
+    method: str
+    data: str
+    model: Model
+    source: Source
+    found: Evaluation
+    schema: Schema | None = None
+    log: Sequence[Mapping[str, Any]] = ()
+    best_step: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    notes: Sequence[str] = ()
+    folds: int = 1
+
+    @property
+    def units(self) -> str:
+        """What was scored: tasks, or episodes where tasks never repeat."""
+        return "held-out tasks" if self.source.n_tasks is not None else "held-out episodes"
+
+
+def scored_page(run: Scored) -> Page:
+    """What a model does on held-out tasks, and what it learned, as a page.
+
+    Arguments:
+        run: the model and its scores.
+
+    Returns:
+        The page, to be rendered.
+
+    Example:
+        >>> import innerloop as il
+        >>> tasks, learner = il.tasks.sinusoid(episodes=5), il.mixed(1)
+        >>> model = il.Model(learner, learner.init())
+        >>> page = scored_page(Scored("mixed", "sinusoid", model, tasks.test, il.evaluate(model, tasks.test)))
+        >>> page.title
+        'mixed on sinusoid'
+    """
+    return Page(
+        title=f"{run.method} on {run.data}",
+        about=_about(run),
+        verdict=_verdict(run),
+        answers=_answers(run),
+        sections=_sections(run),
+        settings=(
+            pairs("Settings", [(k, v) for k, v in run.settings.items() if v is not False]),
+            pairs("Algorithm", _algorithm(run.model)),
+            pairs("Versions", list(run.versions.items())),
+        ),
+        command=run.command,
+        notes=tuple(run.notes),
+    )
+
+
+def _about(run: Scored) -> str:
+    """The data in one line."""
+    found, targets = run.found, run.schema.target_columns if run.schema is not None else ()
+    parts = [f"{len(found.ids)} {run.units}", found.targets.kind]
+    parts += [f"target{'s' * (len(targets) > 1)} {' and '.join(column.name for column in targets)}"] * bool(
+        targets
+    )
+    parts += [f"support {support_words(found)}"]
+    return ", ".join([*parts, *[f"{run.folds} folds"] * (run.folds > 1)])
+
+
+def support_words(found: Evaluation) -> str:
+    """The support size in words."""
+    size = found.support
+    return f"{size} row{'s' * (size.high != 1)} a {'class' if size.per_class else 'task'}"
+
+
+def _verdict(run: Scored) -> str:
+    found = run.found
+    metric = found.metrics[0]
+    text = f"{METRICS[metric].capitalize()} {estimate(*found.metric(metric))} on {len(found.ids)} {run.units}"
+    if len(found.steps) > 1:
+        text += f"; before adaptation {estimate(*found.metric(metric, 0))}"
+    return f"{text}. What simpler methods reach on the same tasks is measured by innerloop compare."
+
+
+def _answers(run: Scored) -> tuple[tuple[str, str, str], ...]:
+    """Whether the scores after adaptation differ from those before, task by task."""
+    found = run.found
+    if len(found.steps) < 2:
+        return ()
+    classes = found.targets.kind == "classification"
+    name = "accuracy" if classes else "error_over_variance"
+    gain = (found.values[name][:, -1] - found.values[name][:, 0]) * (1 if classes else -1)
+    mean, low, high = interval(gain)
+    answer = "yes" if low > 0 else "no" if high < 0 else "open"
+    ground = f"Gain in {METRICS[name]} by adapting: {estimate(mean, low, high)}. {pictures.gain_words(gains(found))}"
+    return (("Does adapting pay, against this model without adapting?", answer, ground),)
+
+
+def _sections(run: Scored) -> tuple[Section, ...]:
+    found = run.found
+    shown = show({run.method: run.model}, run.source, schema=run.schema)
+    tasks = pictures.gains(gains(found)) if len(found.steps) > 1 else ()
+    episodes = pictures.episodes(shown)
+    inside = (
+        *pictures.inside(learned(run.model, run.source)),
+        *pictures.learning({run.method: run.log}, run.best_step),
+    )
+    of_first = ("Of the first fold, whose model is kept.",) * (run.folds > 1)
+    return (
+        Section("Scores", (), (*pictures.steps(steps_numbers(found, run.method)), *tasks), (_scores(found),)),
+        Section("Episodes", of_first * bool(episodes), episodes),
+        Section("What was learned", of_first * bool(inside), inside),
+    )
+
+
+def _scores(found: Evaluation) -> Table:
+    """Every metric by inner step."""
+    rows = []
+    for place, steps in enumerate(found.steps):
+        row: dict[str, Any] = {"inner steps": str(steps) if steps else "0 (before adaptation)"}
+        rows.append(row | {METRICS.get(m, m): estimate(*found.metric(m, place)) for m in found.metrics})
+    return Table("All metrics, means and 95 % intervals over tasks", pd.DataFrame(rows))
+
+
+def _algorithm(model: Model) -> list[tuple[str, Any]]:
+    """Settings of the algorithm and its model."""
+    recipe = model.learner.recipe or {}
+    values = [("algorithm", recipe.get("algorithm")), *(recipe.get("settings") or {}).items()]
+    net = recipe.get("model")
+    values += (
+        [("model", net["name"]), *net["settings"].items()] if isinstance(net, dict) else [("model", net)]
+    )
+    return [*values, ("parameters", sum(value.numel() for value in model.meta.values()))]

@@ -1,0 +1,281 @@
+"""Folders that prove themselves whole: a manifest holds the size and sha256 of every file and of itself.
+
+Nothing that is read from a sealed folder is parsed before all of them agree. The sha256 is no signature: it
+tells damage, and says nothing about who wrote the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import files
+from ..errors import ModelFileError, ResourceError, UsageError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+MODEL_FILES = frozenset({"config.json", "log.jsonl", "model.safetensors"})
+EXTRA_FILES = frozenset({"report.html", "scores.csv"})
+DAMAGED = "it was damaged or changed: copy the folder again from where it was made, or train again"
+
+_FORMAT = "innerloop model"
+_MARK = f'"format": "{_FORMAT}"'.encode()
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")  # lower case only, so that no two names clash anywhere
+_MANIFEST_LIMIT = 1 << 20
+_DEPTH_LIMIT = 16
+
+
+class Sealed(NamedTuple):
+    """The files of a folder, verified against its manifest.
+
+    Arguments:
+        folder: where they were read.
+        contents: bytes by name, without the manifest.
+        sha256: of the manifest without its own `sha256`: it names the folder's content.
+    """
+
+    folder: Path
+    contents: dict[str, bytes]
+    sha256: str
+
+
+def sha256(data: bytes) -> str:
+    """The sha256 of bytes, in hexadecimal.
+
+    Example:
+        >>> sha256(b"")[:8]
+        'e3b0c442'
+    """
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys: equal values, equal bytes.
+
+    Example:
+        >>> canonical({"b": 1, "a": 2}) == canonical({"a": 2, "b": 1})
+        True
+    """
+    return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """Parse JSON that may come from anyone: no key twice, no NaN or infinity, no deep nesting.
+
+    Arguments:
+        data: the bytes.
+        where: the file, and the line where there are several, for the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        ModelFileError: it is not such JSON.
+
+    Example:
+        >>> parse_json(b'{"a": 1, "a": 2}', "config.json")
+        Traceback (most recent call last):
+        innerloop.errors.ModelFileError: config.json: the key 'a' stands twice; it was damaged ...
+    """
+    try:
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+        if _depth(value) > _DEPTH_LIMIT:
+            raise RecursionError
+    except RecursionError:
+        raise ModelFileError(f"{where}: nested deeper than {_DEPTH_LIMIT} levels; {DAMAGED}") from None
+    except ValueError as error:
+        raise ModelFileError(f"{where}: {error}; {DAMAGED}") from None
+    return value
+
+
+def _depth(value: Any) -> int:
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:100]!r} stands twice")
+        found[key] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is not finite")
+    return value
+
+
+def check_version(version: Any, where: str) -> None:
+    """Refuse what a newer version wrote.
+
+    Raises:
+        ModelFileError: the version is newer, or none.
+
+    Example:
+        >>> check_version(1, "config.json")
+    """
+    if type(version) is not int or version < 1:
+        raise ModelFileError(f"{where}: schema_version is {version!r}, not a version; {DAMAGED}")
+    if version > SCHEMA_VERSION:
+        raise ModelFileError(
+            f"{where}: made by a newer innerloop: schema_version {version}, this one reads up to "
+            f"{SCHEMA_VERSION}: upgrade"
+        )
+
+
+def seal(contents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files and a manifest of them.
+
+    Example:
+        >>> sorted(seal({"config.json": b"{}"}))
+        ['config.json', 'manifest.json']
+    """
+    entries = {name: {"sha256": sha256(data), "size": len(data)} for name, data in contents.items()}
+    manifest = {"files": entries, "format": _FORMAT, "schema_version": SCHEMA_VERSION}
+    return {**contents, MANIFEST: canonical({**manifest, "sha256": sha256(canonical(manifest))})}
+
+
+def write_sealed(folder: Path, contents: Mapping[str, bytes], *, replace: bool) -> None:
+    """Write a sealed folder; a crash leaves the old one or the new one.
+
+    A missing or empty folder is filled. With `replace`, a model directory is replaced, and nothing but a
+    model directory: a folder that holds anything else stays as it is.
+
+    Arguments:
+        folder: where.
+        contents: name and content of each file.
+        replace: whether a model directory that is there may go.
+
+    Raises:
+        UsageError: the folder is there and may not be replaced.
+        ResourceError: it cannot be written.
+    """
+    refuse_occupied(folder, replace=replace)
+    files.write_directory(folder, seal(contents))
+
+
+def refuse_occupied(folder: Path, *, replace: bool) -> None:
+    """Refuse what `write_sealed` would refuse, for asking before hours of training.
+
+    Raises:
+        UsageError: the folder is there and may not be replaced.
+        ResourceError: it cannot be read.
+    """
+    with files.explained(folder):
+        present = _settled(folder)
+        if not os.path.lexists(present):
+            return
+        if not present.is_dir():
+            raise UsageError(f"{folder} is a file: choose another folder")
+        ours = {MANIFEST, *MODEL_FILES, *EXTRA_FILES}
+        inside = {path.name: path.name in ours and _is_plain(path) for path in sorted(present.iterdir())}
+        marked = inside.get(MANIFEST) and _MARK in files.read_bytes(present / MANIFEST, limit=_MANIFEST_LIMIT)
+    foreign = [name for name, known in inside.items() if not known]
+    if inside and (foreign or not marked):
+        found = (foreign or [*inside])[0]
+        raise UsageError(f"{folder} holds {found!r}, which no model directory does: choose another folder")
+    if inside and not replace:
+        raise UsageError(f"{folder} holds a model already: choose another folder, or replace it (--replace)")
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _settled(folder: Path) -> Path:
+    """The folder, or what was set aside for its successor where that is under way or was cut short."""
+    place = Path(os.path.realpath(folder))
+    if os.path.lexists(place):
+        return place
+    whole = [old for old in files.set_aside(place) if (old / MANIFEST).is_file()]
+    return whole[-1] if whole else place
+
+
+def read_sealed(folder: Path) -> Sealed:
+    """Read a sealed folder; nothing but the manifest is parsed.
+
+    Raises:
+        ModelFileError: it is not a model directory, or not what its manifest says.
+        ResourceError: it cannot be read.
+    """
+    with files.explained(folder):
+        try:
+            return _read_sealed(folder, _settled(folder))
+        except (ModelFileError, ResourceError, OSError):
+            # it may have been replaced while it was being read: then the new one is whole
+            return _read_sealed(folder, _settled(folder))
+
+
+def _read_sealed(named: Path, folder: Path) -> Sealed:
+    """Read `folder`, which messages call `named`."""
+    _require_model_directory(named, folder)
+    found = {path.name: path for path in folder.iterdir()}
+    data = _read_entry(named, folder / MANIFEST, limit=_MANIFEST_LIMIT)
+    entries, own = _manifest(data, named / MANIFEST)
+    for name in sorted({*found, *entries} - {MANIFEST}):
+        if name not in found:
+            raise ModelFileError(f"{named / name}: the file is missing; {DAMAGED}")
+        if name not in entries:
+            raise ModelFileError(f"{named / name}: the manifest does not name it: remove it from the folder")
+    contents = {}
+    for name, entry in sorted(entries.items()):
+        contents[name] = _read_entry(named, found[name], size=entry["size"])
+        if sha256(contents[name]) != entry["sha256"]:
+            raise ModelFileError(f"{named / name}: its sha256 is not that of the manifest; {DAMAGED}")
+    return Sealed(named, contents, own)
+
+
+def _read_entry(named: Path, path: Path, *, limit: int | None = None, size: int | None = None) -> bytes:
+    """Read a regular file of at most `limit` or exactly `size` bytes."""
+    if not _is_plain(path):
+        raise ModelFileError(f"{named / path.name}: not a regular file; {DAMAGED}")
+    there = os.lstat(path).st_size
+    if size is not None and there != size:
+        raise ModelFileError(f"{named / path.name}: {there} bytes, not {size}; {DAMAGED}")
+    if limit is not None and there > limit:
+        raise ModelFileError(f"{named / path.name}: larger than the {limit} bytes it may have; {DAMAGED}")
+    return files.read_bytes(path, limit=there)
+
+
+def _require_model_directory(named: Path, folder: Path) -> None:
+    wanted = "give a folder that `innerloop train --out` or `innerloop.save` wrote"
+    if not folder.exists():
+        raise ModelFileError(f"{named}: there is no such folder: {wanted}")
+    if not folder.is_dir():
+        raise ModelFileError(f"{named}: a file, not a model directory: {wanted}")
+    if not os.path.lexists(folder / MANIFEST):
+        inside = sorted(path.parent.name for path in folder.glob(f"[!.]*/{MANIFEST}"))
+        hint = f", such as {named / inside[0]}" if inside else ""
+        raise ModelFileError(f"{named}: not a model directory (it has no {MANIFEST}): {wanted}{hint}")
+
+
+def _manifest(data: bytes, path: Path) -> tuple[dict[str, dict[str, Any]], str]:
+    """Entries and own sha256 of a manifest that is exactly what `seal` writes."""
+    manifest = parse_json(data, str(path))
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        raise ModelFileError(f"{path}: not the manifest of a model directory; {DAMAGED}")
+    check_version(manifest.get("schema_version"), str(path))
+    own, entries = manifest.pop("sha256", None), manifest.get("files")
+    if set(manifest) != {"files", "format", "schema_version"} or not isinstance(entries, dict):
+        raise ModelFileError(f"{path}: its keys are not those of a manifest; {DAMAGED}")
+    if own != sha256(canonical(manifest)) or data != canonical({**manifest, "sha256": own}):
+        raise ModelFileError(f"{path}: its sha256 is not its own; {DAMAGED}")
+    for name, entry in entries.items():
+        if not _NAME.fullmatch(name) or name == MANIFEST:
+            raise ModelFileError(f"{path}: {name[:100]!r} is not a name of a file in this folder; {DAMAGED}")
+        types = {key: type(value) for key, value in entry.items()} if isinstance(entry, dict) else {}
+        if types != {"sha256": str, "size": int}:
+            raise ModelFileError(f"{path}: {name!r} has no size and sha256; {DAMAGED}")
+    return entries, own

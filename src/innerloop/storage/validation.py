@@ -1,0 +1,204 @@
+"""What a model directory says, checked before anything is built from it.
+
+A model directory may come from anyone. Its configuration names parts of this package from closed registries,
+with settings of the types that these declare. Functions here raise `ValueError` for what is wrong, and
+`blaming` turns it into a `ModelFileError` that says where.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..algorithms import ALGORITHMS
+from ..errors import ModelFileError
+from ..models.builtin import MODELS
+from ..models.losses import LOSSES
+from ..models.network import Params
+from ..tasks.sources import SupportSize, Targets
+from .manifest import DAMAGED, EXTRA_FILES, MODEL_FILES, Sealed, check_version, parse_json
+
+if TYPE_CHECKING:
+    from ..tasks.tables.schema import Schema
+
+KINDS = ("run", "adapted", "refined")
+
+_RECIPE_LIMIT = 1 << 16  # a list of a million layers would be built before its tensors were missed
+_WHOLE = 1 << 53  # beyond it, integers are not exact as floats
+_CONFIG: dict[str, Any] = {
+    "schema_version": int,
+    "kind": str,
+    "learner": dict[str, Any],
+    "frozen": str | None,
+    "schema": dict[str, Any] | None,
+    "splits": dict[str, list[str]] | None,
+    "support": dict[str, str | bool] | None,
+    "targets": dict[str, Any] | None,
+    "settings": dict[str, Any],
+    "data": dict[str, Any] | None,
+    "scores": list[dict[str, Any]] | None,
+    "best_step": int | None,
+    "parent": str | None,
+    "tasks": list[dict[str, Any]] | None,
+    "versions": dict[str, str],
+}
+_TASK: dict[str, Any] = {"id": str, "n_support": int | None, "base": bool}
+
+
+def require(condition: bool, what: str) -> None:
+    """Raise `ValueError` with the words `what` unless the condition holds."""
+    if not condition:
+        raise ValueError(what)
+
+
+@contextmanager
+def blaming(sealed: Sealed, name: str) -> Iterator[None]:
+    """Whatever a hostile file provokes, as one error that names the file."""
+    try:
+        yield
+    except Exception as error:  # values from outside can make any part of torch or of this package fail
+        what = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelFileError(f"{sealed.folder / name}: {what}; {DAMAGED}") from None
+
+
+def read_config(sealed: Sealed) -> dict[str, Any]:
+    """The configuration of a model directory."""
+    names, where = set(sealed.contents), str(sealed.folder / "config.json")
+    with blaming(sealed, "manifest.json"):
+        require(names - EXTRA_FILES == MODEL_FILES, f"it names {sorted(names)}, not {sorted(MODEL_FILES)}")
+    config = parse_json(sealed.contents["config.json"], where)
+    check_version(config.get("schema_version") if isinstance(config, dict) else None, where)
+    with blaming(sealed, "config.json"):
+        require_config(config)
+    return dict(config)
+
+
+def read_log(sealed: Sealed) -> list[dict[str, Any]]:
+    """The entries of the log."""
+    lines, where = sealed.contents["log.jsonl"].splitlines(), sealed.folder / "log.jsonl"
+    entries = [parse_json(line, f"{where}, line {number}") for number, line in enumerate(lines, 1)]
+    with blaming(sealed, "log.jsonl"):
+        require(all(isinstance(entry, dict) for entry in entries), "a line is no JSON object")
+    return entries
+
+
+def read_tensors(sealed: Sealed) -> Params:
+    """Every tensor of the directory."""
+    import safetensors.torch
+
+    with blaming(sealed, "model.safetensors"):
+        tensors: Params = safetensors.torch.load(sealed.contents["model.safetensors"])
+        for name, value in tensors.items():
+            require(bool(torch.isfinite(value).all()), f"{name!r} holds NaN or infinity")
+    return tensors
+
+
+def require_config(config: dict[str, Any]) -> None:
+    """Refuse a configuration that `load` could not use."""
+    _require_fields(config, _CONFIG, "the configuration")
+    require(config["kind"] in KINDS, f"kind {config['kind']!r} is unknown")
+    require((config["kind"] == "adapted") == (config["tasks"] is not None), "tasks do not go with this kind")
+    for task in config["tasks"] or []:
+        _require_fields(task, _TASK, "a task")
+    ids = [task["id"] for task in config["tasks"] or []]
+    require(len(set(ids)) == len(ids), "a task stands twice")
+    support_of(config)
+    targets_of(config)
+    require_recipe(config["learner"])
+
+
+def require_recipe(recipe: dict[str, Any]) -> None:
+    """Only names from the registries, only settings of the types that these declare."""
+    require(len(json.dumps(recipe)) <= _RECIPE_LIMIT, "the learner has more settings than any algorithm")
+    parts = {"algorithm", "settings", *({"model", "per_task"} & set(recipe))}
+    require(set(recipe) == parts, f"the learner has the parts {sorted(recipe)}, not {sorted(parts)}")
+    _require_settings("algorithm", recipe["algorithm"], recipe["settings"], ALGORITHMS)
+    if "per_task" in recipe:
+        hints = {"features": list[bool], "n_targets": int, "n_classes": int}
+        _require_fields(recipe["per_task"], hints, "what is taken from each support")
+        small = all(0 <= recipe["per_task"][name] <= _RECIPE_LIMIT for name in ("n_targets", "n_classes"))
+        require(small, "what is taken from each support has no such size")
+    model = recipe.get("model", "external")
+    if model != "external":
+        named = isinstance(model, dict) and set(model) == {"name", "settings"}
+        require(named, "the model has no name and settings")
+        _require_settings("model", model["name"], model["settings"], MODELS)
+
+
+def _require_settings(
+    word: str, name: Any, settings: Any, registry: Mapping[str, Callable[..., Any]]
+) -> None:
+    known = isinstance(name, str) and name in registry
+    require(known, f"{word} {name!r} is unknown: there are {', '.join(registry)}")
+    require(isinstance(settings, dict), f"{word} {name!r} has no settings")
+    loss = settings.get("loss", "external")
+    require(loss in ("external", *LOSSES), f"loss {loss!r} is unknown: there are {', '.join(LOSSES)}")
+    hints = typing.get_type_hints(registry[name])
+    for key in settings:
+        require(key in hints, f"{word} {name!r} has no setting {key!r}")
+    _require_fields(settings, {key: hints[key] for key in settings}, f"{word} {name!r}")
+
+
+def _require_fields(value: Any, hints: dict[str, Any], what: str) -> None:
+    if not isinstance(value, dict) or set(value) != set(hints):
+        odd = sorted(set(value) ^ set(hints)) if isinstance(value, dict) else type(value).__name__
+        raise ValueError(f"{what} lacks these fields or does not know them: {odd}")
+    for key, hint in hints.items():
+        spelled = hint.__name__ if isinstance(hint, type) else str(hint).split(" | collections")[0]
+        require(_fits(value[key], hint), f"{what}: {key}={str(value[key])[:40]} is no {spelled}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether plain data has a declared type."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, choice) for choice in inner)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(entry, inner[1]) for entry in value.values())
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(entry, inner[0]) for entry in value)
+    if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or hasattr(hint, "_fields")):
+        hints = typing.get_type_hints(hint)
+        return isinstance(value, hint) and all(_fits(getattr(value, name), hints[name]) for name in hints)
+    if hint in (int, float) and type(value) is int:
+        return abs(value) <= _WHOLE
+    return hint in (int, float, bool, str, type(None)) and type(value) is hint
+
+
+def support_of(config: dict[str, Any]) -> SupportSize | None:
+    """How many rows formed a support set, and which."""
+    if (stored := config["support"]) is None:
+        return None
+    stored = {"choice": "random", **stored}
+    _require_fields(stored, {"rows": str, "per_class": bool, "choice": str}, "support")
+    rows = stored["rows"]
+    n_support, n_shot = (None, rows) if stored["per_class"] else (rows, None)
+    return SupportSize.parse(n_support, n_shot, stored["choice"])
+
+
+def targets_of(config: dict[str, Any]) -> Targets | None:
+    """What the targets are."""
+    if (stored := config["targets"]) is None:
+        return None
+    _require_fields(stored, typing.get_type_hints(Targets), "targets")
+    return Targets(**{**stored, "scale": tuple(stored["scale"]), "variance": tuple(stored["variance"])})
+
+
+def schema_of(config: dict[str, Any]) -> Schema | None:
+    """What the columns of the table mean."""
+    if config["schema"] is None:
+        return None
+    from ..tasks.tables.schema import Schema
+
+    schema = Schema.from_config(config["schema"])
+    require(_fits(schema, Schema), "the schema holds a value of another type than its columns have")
+    return schema

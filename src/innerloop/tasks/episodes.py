@@ -1,0 +1,284 @@
+"""Episodes: a support set and a query set, and stacks of them with a leading task axis.
+
+Everything downstream works on stacks: `x` has shape `(T, n, *feature)`, `y` has shape `(T, n, *target)`.
+Tasks of different sizes are padded with rows of weight 0, and no weighted result depends on padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+
+
+class Batch(NamedTuple):
+    """Rows of one task, or of `T` tasks stacked.
+
+    Arguments:
+        x: features `(n, *feature)`, or a dict, list or tuple of such tensors; stacked `(T, n, *feature)`.
+        y: targets `(n, *target)`; stacked `(T, n, *target)`.
+        weight: `(n,)` or `(T, n)`, 0 marks padding; `None` where every row counts. Of a support set also
+            `(T, n, draws)`: inner steps use the draws in turn, see `at_step`.
+
+    Example:
+        >>> Batch(torch.zeros(3, 2), torch.zeros(3, 1)).rows
+        3
+    """
+
+    x: Any
+    y: Tensor
+    weight: Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of an unstacked batch, padding included."""
+        return int(self.y.shape[0])
+
+
+class Episode(NamedTuple):
+    """One draw from a task: the support set a learner adapts on, the query set it is scored on.
+
+    Stacked episodes get one leading task axis `T` in every tensor.
+
+    Example:
+        >>> rows = Batch(torch.zeros(2, 5, 3), torch.zeros(2, 5, 1))
+        >>> Episode(support=rows, query=rows).n_tasks
+        2
+    """
+
+    support: Batch
+    query: Batch
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks of a stacked episode."""
+        return int(self.query.y.shape[0])
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """Apply `function` to every tensor in a nest of dicts, lists, tuples and named tuples; `None` stays."""
+    if tree is None:
+        return None
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: map_tensors(function, value) for key, value in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(map_tensors(function, value) for value in tree))
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(map_tensors(function, value) for value in tree)
+    raise DataError(f"an episode holds tensors in dicts, lists and tuples, not {type(tree).__name__}")
+
+
+def as_tensors(tree: Any) -> Any:
+    """The same nest with its numpy arrays as tensors.
+
+    Example:
+        >>> as_tensors({"a": np.zeros(2)})["a"].shape
+        torch.Size([2])
+    """
+    if isinstance(tree, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(tree))
+    if isinstance(tree, dict):
+        return {key: as_tensors(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)) and not hasattr(tree, "_fields"):
+        return type(tree)(as_tensors(value) for value in tree)
+    return tree
+
+
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """Every tensor of a nest, in order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from tensors(value)
+    elif isinstance(tree, (list, tuple)):
+        for value in tree:
+            yield from tensors(value)
+
+
+def unsqueeze(batch: Batch) -> Batch:
+    """One task as a stack of one."""
+    stacked: Batch = map_tensors(lambda t: t.unsqueeze(0), batch)
+    return stacked
+
+
+def select(episode: Episode, index: Tensor | slice) -> Episode:
+    """Some tasks of a stacked episode."""
+    chosen: Episode = map_tensors(lambda t: t[index], episode)
+    return chosen
+
+
+def to(episode: Episode, device: torch.device | str, dtype: torch.dtype | None = None) -> Episode:
+    """The same episode on another device, floating tensors in another precision."""
+
+    def move(t: Tensor) -> Tensor:
+        return t.to(device, dtype) if dtype is not None and t.is_floating_point() else t.to(device)
+
+    moved: Episode = map_tensors(move, episode)
+    return moved
+
+
+def stack(episodes: Sequence[Episode]) -> Episode:
+    """Stack episodes along a new task axis, padding the shorter ones with rows of weight 0.
+
+    Arguments:
+        episodes: one or more unstacked episodes with equal feature and target shapes.
+
+    Returns:
+        One episode with a leading task axis; `weight` is `None` where all sizes agree.
+
+    Raises:
+        DataError: there is no episode, or feature shapes differ.
+
+    Example:
+        >>> one = Episode(Batch(torch.ones(2, 1), torch.ones(2)), Batch(torch.ones(4, 1), torch.ones(4)))
+        >>> two = Episode(Batch(torch.ones(3, 1), torch.ones(3)), Batch(torch.ones(4, 1), torch.ones(4)))
+        >>> stack([one, two]).support.weight.tolist()
+        [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]]
+    """
+    if not episodes:
+        raise DataError("there is no episode to stack: ask for at least one task")
+    return Episode(
+        _stack_batches([episode.support for episode in episodes]),
+        _stack_batches([episode.query for episode in episodes]),
+    )
+
+
+def at_step(support: Batch, step: int) -> Batch:
+    """The support rows that one inner step uses.
+
+    Example:
+        >>> support = Batch(
+        ...     torch.zeros(1, 2, 1), torch.zeros(1, 2, 1), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        ... )
+        >>> [at_step(support, step).weight.tolist() for step in range(3)]
+        [[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]]
+    """
+    if support.weight is None or support.weight.dim() < 3:
+        return support
+    return support._replace(weight=support.weight[..., step % support.weight.shape[2]])
+
+
+def all_draws(support: Batch) -> Batch:
+    """The support rows that any inner step may use."""
+    if support.weight is None or support.weight.dim() < 3:
+        return support
+    return support._replace(weight=support.weight.amax(2))
+
+
+def bucketed(episode: Episode) -> Episode:
+    """The same episode, with the rows of padded batches rounded up, so that few different shapes occur.
+
+    Example:
+        >>> rows = Batch(torch.ones(1, 5, 2), torch.ones(1, 5), torch.ones(1, 5))
+        >>> bucketed(Episode(rows, rows)).query.weight.tolist()
+        [[1.0, 1.0, 1.0, 1.0, 1.0, 0.0]]
+    """
+    return Episode(_rounded(episode.support), _rounded(episode.query))
+
+
+def _rounded(batch: Batch) -> Batch:
+    if batch.weight is None:
+        return batch
+    rows = batch.y.shape[1]
+    octave = 1 << max(rows.bit_length() - 2, 0)
+    more = -(-rows // octave) * octave - rows  # two bits count: 4, 6, 8, 12, 16, 24, ...
+    if not more:
+        return batch
+    padded: Batch = map_tensors(
+        lambda t: torch.cat([t, t.new_zeros(t.shape[0], more, *t.shape[2:])], 1), batch
+    )
+    return padded
+
+
+def equal_sizes(episode: Episode) -> list[tuple[list[int], Episode]]:
+    """The tasks of a padded stack in groups that need no padding.
+
+    Returns:
+        For each pair of sizes the places of its tasks in the stack, and these tasks, rows of weight 0 left out.
+
+    Example:
+        >>> rows = Batch(torch.arange(6.0).reshape(2, 3, 1), torch.zeros(2, 3))
+        >>> short = rows._replace(weight=torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]))
+        >>> [(places, part.support.x.shape[1]) for places, part in equal_sizes(Episode(short, rows))]
+        [([0], 3), ([1], 2)]
+    """
+    kept = [_weights(all_draws(batch)) > 0 for batch in episode]
+    found: dict[tuple[int, ...], list[int]] = {}
+    for place in range(episode.n_tasks):
+        found.setdefault(tuple(int(mask[place].sum()) for mask in kept), []).append(place)
+
+    def rows(batch: Batch, mask: Tensor, places: list[int]) -> Batch:
+        # weights that count are 1
+        bare = batch._replace(weight=None)
+        cut: Batch = map_tensors(lambda t: torch.stack([t[place][mask[place]] for place in places]), bare)
+        return cut
+
+    pairs = list(zip(episode, kept, strict=True))
+    return [(places, Episode(*(rows(*pair, places) for pair in pairs))) for places in found.values()]
+
+
+def join_rows(one: Batch, other: Batch) -> Batch:
+    """The rows of two stacked batches of the same tasks together.
+
+    Example:
+        >>> half = Batch(torch.zeros(2, 3, 1), torch.zeros(2, 3, 1))
+        >>> join_rows(half, half).y.shape
+        torch.Size([2, 6, 1])
+    """
+    weight = None
+    if one.weight is not None or other.weight is not None:
+        weight = torch.cat([_weights(one), _weights(other)], 1)
+    pairs = zip(tensors(one.x), tensors(other.x), strict=True)
+    values = iter([torch.cat(pair, 1) for pair in pairs])
+    return Batch(map_tensors(lambda _: next(values), one.x), torch.cat([one.y, other.y], 1), weight)
+
+
+def _weights(batch: Batch) -> Tensor:
+    """The weights of a stacked batch, written out."""
+    if batch.weight is not None:
+        return batch.weight
+    floats = next((t.dtype for t in tensors(batch.x) if t.is_floating_point()), torch.get_default_dtype())
+    return torch.ones(batch.y.shape[:2], dtype=floats, device=batch.y.device)
+
+
+def _stack_batches(batches: Sequence[Batch]) -> Batch:
+    sizes = [batch.rows for batch in batches]
+    longest = max(sizes)
+    first = batches[0]
+    if min(sizes) == longest and all(batch.weight is None for batch in batches):
+        return Batch(_merge([b.x for b in batches], torch.stack), torch.stack([b.y for b in batches]))
+    floats = next((t.dtype for t in tensors(first.x) if t.is_floating_point()), torch.get_default_dtype())
+    weights = [
+        torch.ones(size, dtype=floats, device=batch.y.device) if batch.weight is None else batch.weight
+        for size, batch in zip(sizes, batches, strict=True)
+    ]
+
+    def padded(parts: Sequence[Tensor]) -> Tensor:
+        return torch.stack([_pad(part, longest) for part in parts])
+
+    return Batch(_merge([b.x for b in batches], padded), padded([b.y for b in batches]), padded(weights))
+
+
+def _pad(part: Tensor, length: int) -> Tensor:
+    return torch.cat([part, part.new_zeros(length - part.shape[0], *part.shape[1:])])
+
+
+def _merge(trees: Sequence[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
+    """Join the matching tensors of equal nests."""
+    columns = zip(*(tuple(tensors(tree)) for tree in trees), strict=True)
+    joined = []
+    for column in columns:
+        if len({part.shape[1:] for part in column}) > 1:
+            shapes = sorted({tuple(part.shape[1:]) for part in column})
+            raise DataError(f"episodes with different feature or target shapes cannot be stacked: {shapes}")
+        joined.append(join(list(column)))
+    values = iter(joined)
+    return map_tensors(lambda _: next(values), trees[0])

@@ -1,0 +1,317 @@
+"""Rows of a table, grouped by task, as a source of episodes. Drawing is vectorised."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from .episodes import Batch, Episode
+from .sampling import Indices, Streams, distinct, outside, pack, ragged
+from .support import SupportSize, Targets, stream
+
+# rows, padding included, that one stack of evaluation episodes may hold
+ROWS_AT_ONCE = 65_536
+
+# rows, padding included, that a direct fit of all tasks may hold
+_WHOLE = 2**24
+
+
+class _Cells(NamedTuple):
+    """Rows sorted by class within a task (or a block of it).
+
+    Arguments:
+        rows: `(N,)` row numbers in that order.
+        starts: first place of each class of each task, and `N`.
+        first: first cell of each task, and the number of cells.
+    """
+
+    rows: Indices
+    starts: Indices
+    first: Indices
+
+
+class _Drawn(NamedTuple):
+    """Support rows of each task, as places within it: `inside` `(T, most)`, of them the first `counts`.
+
+    The other places are for the query: all but `hole` ones from `begin` on, or all but `inside` where the
+    support rows lie scattered (`begin` is `None`).
+    """
+
+    inside: Indices
+    counts: Indices
+    begin: Indices | None
+    hole: Indices
+
+
+@dataclass(frozen=True, eq=False)
+class RowSource:
+    """Rows of a table, grouped by task.
+
+    Arguments:
+        x: `(N, *feature)`, sorted by task; within a task in order, or by block, where `support` asks for it.
+        y: `(N, C)` floating targets or `(N,)` class numbers.
+        starts: first row of each task, and `N`.
+        ids: name of each task.
+        support: how many rows form a support set, and which ones.
+        targets: what `y` means.
+        n_query: largest number of query rows of a training episode; evaluation uses all.
+        draws: support sets drawn for each task in evaluation.
+        blocks: first row of each block, and `N`, where support comes from one block.
+        own_classes: each task has classes of its own, so training gives them other numbers at each visit.
+
+    Raises:
+        DataError: a task has fewer than two rows, or fewer than two blocks.
+
+    Example:
+        >>> x, y = torch.arange(10.0)[:, None], torch.zeros(10, 1)
+        >>> size, targets = SupportSize(2, 2), Targets("regression", 1)
+        >>> source = RowSource(x, y, np.array([0, 6, 10]), ("a", "b"), size, targets)
+        >>> source.sample(2, stream(0)).support.x.shape
+        torch.Size([2, 2, 1])
+    """
+
+    x: Tensor
+    y: Tensor
+    starts: Indices
+    ids: tuple[str, ...]
+    support: SupportSize
+    targets: Targets
+    n_query: int = 32
+    draws: int = 10
+    blocks: Indices | None = None
+    own_classes: bool = False
+
+    def __post_init__(self) -> None:
+        """Every task must give a support and a query row."""
+        by_block = self.support.choice.how == "block"
+        what = "block" if by_block else "row"
+        if by_block and self.blocks is None:
+            raise DataError(f"support={str(self.support.choice)!r} needs to know where each block starts")
+        counts = np.diff(self._first_block) if by_block else np.diff(self.starts)
+        if len(counts) and counts.min() < 2:
+            task = int(counts.argmin())
+            raise DataError(
+                f"task {self.ids[task]!r} has {counts[task]} {what}: support and query need 2 or more"
+            )
+        if self.support.per_class:
+            _ = self._cells  # sorted now, so that the first draw is as quick as the others
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.ids)
+
+    def sample(self, count: int, generator: torch.Generator) -> Episode:
+        """See `Source.sample`; distinct tasks as long as there are enough."""
+        return next(self.samples(count, [generator]))
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of a training episode, padding included, at most."""
+        longest = int(np.diff(self.starts).max(initial=0))
+        support = self.support.high * (self.targets.n_outputs if self.support.per_class else 1)
+        return min(support, longest) + min(self.n_query, longest)
+
+    def samples(self, count: int, generators: Sequence[torch.Generator]) -> Iterator[Episode]:
+        """What `sample` gives for each generator, drawn together, which takes far less time for each.
+
+        Neighbours of equal shapes come as one stack of tasks.
+        """
+        streams, n_tasks, left = Streams(generators), self.n_tasks, iter(generators)
+        if count <= n_tasks:
+            every = np.full(len(generators), n_tasks)
+            chosen = distinct(every, np.full(len(generators), count), streams).ravel()
+        else:
+            chosen = streams.repeated(count).integers(0, n_tasks - 1)
+        for episode in self._episodes(chosen, streams.repeated(count), self.n_query):
+            if self.own_classes:
+                own = itertools.islice(left, episode.n_tasks // count)
+                order = [torch.rand(count, self.targets.n_outputs, generator=one).argsort(1) for one in own]
+                yield renumbered(episode, torch.cat(order))
+            else:
+                yield episode
+
+    def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
+        """See `Source.fixed`: `draws` supports of each task, all its other rows are query."""
+        rows = np.diff(self.starts)
+        order = np.argsort(rows, kind="stable")
+        # there is one way to take a number of first rows
+        once = self.support.choice.how == "order" and self.support.low == self.support.high
+        for draw in range(1 if once else self.draws):
+            for number, tasks in enumerate(_stacks(order, rows)):
+                streams = Streams([stream(seed, draw, number)]).repeated(len(tasks))
+                yield [self.ids[task] for task in tasks], next(self._episodes(tasks, streams, None))
+
+    def whole(self) -> Batch:
+        """All rows of every task, stacked and padded; of huge tasks a part, drawn once, in the same order."""
+        counts = np.diff(self.starts)
+        longest = max(64, _WHOLE // max(len(counts), 1))
+        place = np.arange(min(int(counts.max()), longest)) + np.zeros((len(counts), 1), dtype=np.int64)
+        long = counts > longest
+        if long.any():
+            part = np.full(int(long.sum()), longest)
+            place[long] = np.sort(distinct(counts[long], part, stream(0)), axis=1)
+        counts = np.minimum(counts, longest)
+        return _batch(*self._rows(self.starts[:-1, None] + place), counts)
+
+    def _episodes(self, tasks: Indices, streams: Streams, n_query: int | None) -> Iterator[Episode]:
+        """An episode of the tasks of each generator; neighbours of equal shapes are one."""
+        starts, rows = self.starts[tasks], self.starts[tasks + 1] - self.starts[tasks]
+        size = streams.integers(self.support.low, self.support.high)
+        drawn = self._draw_support(tasks, size, streams)
+        left = rows - drawn.hole
+        if n_query is None:
+            count = left
+            ranks = np.broadcast_to(np.arange(int(left.max())), (len(tasks), int(left.max())))
+        else:
+            count = np.minimum(left, n_query)
+            ranks = distinct(left, count, streams)
+        if drawn.begin is None:
+            query = outside(ranks, drawn.inside, drawn.counts)
+        else:
+            query = ranks + np.where(ranks >= drawn.begin[:, None], drawn.hole[:, None], 0)
+        sides = ((drawn.inside, drawn.counts), (query, count))
+        found = [(*self._rows(self._place(starts[:, None] + inside)), counts) for inside, counts in sides]
+        # of the batches of each generator, how wide they are, and whether some tasks are filled up to that
+        sizes = [zip(streams.most(c).tolist(), streams.least(c).tolist(), strict=True) for _, c in sides]
+        shapes = zip(*([(most, least < most) for most, least in size] for size in sizes), strict=True)
+        for _, run in itertools.groupby(zip(shapes, streams.parts, strict=True), key=itemgetter(0)):
+            own = [part for _, part in run]
+            part = slice(own[0].start, own[-1].stop)
+            yield Episode(*(_batch(x[part], y[part], counts[part]) for x, y, counts in found))
+
+    def _draw_support(self, tasks: Indices, size: Indices, streams: Streams) -> _Drawn:
+        starts, rows = self.starts[tasks], self.starts[tasks + 1] - self.starts[tasks]
+        how = self.support.choice.how
+        if how == "order":
+            counts = np.minimum(size, rows - 1)
+            first = np.broadcast_to(np.arange(int(counts.max())), (len(tasks), int(counts.max())))
+            return _Drawn(first, counts, np.zeros_like(counts), counts)
+        if how == "block":
+            assert self.blocks is not None
+            first, stop = self._first_block[tasks], self._first_block[tasks + 1]
+            share = streams.uniform(1)[:, 0]
+            block = first + (share * (stop - first)).astype(np.int64)
+            begin, length = self.blocks[block] - starts, self.blocks[block + 1] - self.blocks[block]
+            if self.support.per_class:
+                inside, counts = self._by_class(block, size, None, streams)
+                return _Drawn(inside - starts[:, None], counts, begin, length)
+            counts = np.minimum(size, length)
+            return _Drawn(begin[:, None] + distinct(length, counts, streams), counts, begin, length)
+        if self.support.per_class:
+            inside, counts = self._by_class(tasks, size, rows, streams)
+            return _Drawn(inside - starts[:, None], counts, None, counts)
+        counts = np.minimum(size, rows - 1)
+        return _Drawn(distinct(rows, counts, streams), counts, None, counts)
+
+    def _by_class(
+        self, units: Indices, shots: Indices, rows: Indices | None, streams: Streams
+    ) -> tuple[Indices, Indices]:
+        """Places, in the order of `_cells`, of `shots` rows of each class of a task or block, and how many.
+
+        With `rows`, the rows of each task, the query comes from the same rows: then every class keeps a query
+        row where it has two or more, and every task keeps one.
+        """
+        cells = self._cells
+        first, n_cells = cells.first[units], cells.first[units + 1] - cells.first[units]
+        cell = ragged(first, n_cells)
+        size = cells.starts[cell + 1] - cells.starts[cell]
+        most = size if rows is None else np.maximum(size - 1, 1)
+        shot = np.minimum(np.repeat(shots, n_cells), most)
+        task = np.repeat(np.arange(len(units)), n_cells)
+        counts = np.bincount(task, shot, minlength=len(units)).astype(np.int64)
+        full = np.zeros(0, dtype=np.int64) if rows is None else np.flatnonzero(counts >= rows)
+        if len(full):
+            # single rows of every class: one class, any of them, gives its row to the query
+            share = streams.of(full).uniform(1)[:, 0]
+            offset = np.cumsum(n_cells) - n_cells
+            shot[offset[full] + (share * n_cells[full]).astype(np.int64)] = 0
+            counts[full] -= 1
+        drawn = cells.starts[cell][:, None] + distinct(size, shot, streams.repeated(n_cells))
+        return pack(drawn[np.arange(drawn.shape[1]) < shot[:, None]], counts), counts
+
+    @cached_property
+    def _first_block(self) -> Indices:
+        """First block of each task, and the number of blocks."""
+        return np.searchsorted(np.asarray(self.blocks), self.starts)
+
+    @cached_property
+    def _cells(self) -> _Cells:
+        units = self.starts if self.blocks is None else self.blocks
+        # one key a row, for arrays as long as the table are what loading takes memory for
+        largest = len(units) * self.targets.n_outputs
+        first = np.arange(0, largest, self.targets.n_outputs, dtype=np.min_scalar_type(-largest))[:-1]
+        key = np.repeat(first, np.diff(units))
+        key += self.y.numpy().astype(key.dtype)
+        rows = np.argsort(key, kind="stable").astype(np.min_scalar_type(-len(key)))
+        key = key[rows]
+        new = np.ones(len(rows), dtype=bool)
+        new[1:] = key[1:] != key[:-1]
+        starts = np.append(np.flatnonzero(new), len(rows))
+        return _Cells(rows, starts, np.searchsorted(starts, units))
+
+    def _place(self, index: Indices) -> Indices:
+        """Row numbers of places; they differ where rows are counted by class."""
+        index = np.clip(index, 0, len(self.y) - 1)
+        return self._cells.rows[index].astype(np.int64) if self.support.per_class else index
+
+    def _rows(self, index: Indices) -> tuple[Tensor, Tensor]:
+        """Features and targets of some rows."""
+        rows = torch.from_numpy(np.minimum(index, len(self.y) - 1)).flatten()
+        # several times as fast as x[index]
+        x, y = (
+            values.index_select(0, rows).reshape(*index.shape, *values.shape[1:])
+            for values in (self.x, self.y)
+        )
+        return x, y
+
+
+def _batch(x: Tensor, y: Tensor, counts: Indices) -> Batch:
+    """Tasks of which the first `counts` rows count, as wide as they need."""
+    width = int(counts.max(initial=0))
+    x, y = (values[:, :width].contiguous() for values in (x, y))
+    if counts.min(initial=width) == width:
+        return Batch(x, y)
+    kept = torch.from_numpy(np.arange(width) < counts[:, None])
+    return Batch(_masked(x, kept), _masked(y, kept), kept.to(x.dtype))
+
+
+def renumbered(episode: Episode, order: Tensor) -> Episode:
+    """Class `c` of task `t` becomes class `order[t, c]`; padding stays 0.
+
+    Example:
+        >>> batch = Batch(torch.zeros(1, 2, 1), torch.tensor([[0, 1]]))
+        >>> renumbered(Episode(batch, batch), torch.tensor([[2, 0, 1]])).support.y.tolist()
+        [[2, 0]]
+    """
+
+    def changed(batch: Batch) -> Batch:
+        y = order.gather(1, batch.y)
+        return batch._replace(y=y if batch.weight is None else y * (batch.weight > 0))
+
+    return Episode(*(changed(batch) for batch in episode))
+
+
+def _stacks(order: Indices, rows: Indices) -> Iterator[Indices]:
+    """Tasks of about equal size in stacks of bounded padded size; `order` sorts them by size."""
+    start = 0
+    while start < len(order):
+        sizes = rows[order[start : start + ROWS_AT_ONCE]]
+        # sizes grow, so the last task of a stack sets its width
+        fitting = np.searchsorted(sizes * np.arange(1, len(sizes) + 1), ROWS_AT_ONCE, side="right")
+        stop = start + max(1, int(fitting))
+        yield order[start:stop]
+        start = stop
+
+
+def _masked(values: Tensor, kept: Tensor) -> Tensor:
+    return values * kept.reshape(*kept.shape, *(1 for _ in values.shape[2:])).to(values.dtype)

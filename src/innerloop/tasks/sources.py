@@ -1,0 +1,260 @@
+"""Task sources: where episodes come from. A source is immutable; all randomness comes in as a generator.
+
+Every source draws stacked episodes: `sample` for training (fresh tasks, fresh support and query each time)
+and `fixed` for evaluation (equal for equal seeds, so that all methods are scored on the same episodes).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from .episodes import Batch, Episode, map_tensors, stack, tensors
+from .row_source import ROWS_AT_ONCE, RowSource
+from .sampling import Streams, distinct
+from .support import SupportChoice, SupportSize, Targets, stream
+
+# Of episodes that score and that choose parameters: training draws from neither.
+EVALUATION_SEED, VALIDATION_SEED = 20_240_229, 20_230_228
+
+
+__all__ = [
+    "ClassSource",
+    "FunctionSource",
+    "RowSource",
+    "SingleSource",
+    "Source",
+    "SupportChoice",
+    "SupportSize",
+    "Targets",
+    "observed_variance",
+    "stream",
+]
+
+
+class Source(Protocol):
+    """A distribution over tasks of one split."""
+
+    @property
+    def targets(self) -> Targets:
+        """What the targets are."""
+
+    @property
+    def support(self) -> SupportSize:
+        """How many rows form a support set."""
+
+    @property
+    def n_tasks(self) -> int | None:
+        """Number of tasks; `None` where they never repeat."""
+
+    def sample(self, count: int, generator: torch.Generator) -> Episode:
+        """`count` stacked episodes for training."""
+
+    def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
+        """Evaluation episodes in stacks, with the task each belongs to; a task may come more than once."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSource:
+    """n-way episodes from labelled arrays: each episode draws its classes, and which number each class gets.
+
+    Arguments:
+        x: `(N, *feature)`; bytes (uint8) are drawn as 0 to 1.
+        index: `(classes, most)` rows of each class, padded with -1.
+        n_way: classes an episode.
+        support: shots a class.
+        n_query: query rows a class.
+        episodes: episodes of an evaluation.
+        query_index: as `index`, where support and query rows of a class never change places; without it,
+            every row may be either.
+
+    Raises:
+        DataError: there are too few classes, or a class has too few rows.
+    """
+
+    x: Tensor
+    index: np.ndarray
+    n_way: int
+    support: SupportSize
+    n_query: int = 15
+    episodes: int = 600
+    query_index: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Every class must give its shots and its queries."""
+        if len(self.index) < self.n_way:
+            raise DataError(f"n_way={self.n_way}, but this split has {len(self.index)} classes: lower n_way")
+        fewest = int(self._sizes[0].min())
+        needed = self.support.high + (self.n_query if self.query_index is None else 0)
+        if fewest < needed:
+            raise DataError(
+                f"n_shot={self.support.high} and n_query={self.n_query} need {needed} rows a class, "
+                f"and one class has {fewest}: lower one of them"
+            )
+
+    @property
+    def targets(self) -> Targets:
+        """Classes, numbered anew in each episode."""
+        return Targets("classification", self.n_way)
+
+    @property
+    def n_tasks(self) -> None:
+        """Episodes never repeat."""
+        return
+
+    def sample(self, count: int, generator: torch.Generator) -> Episode:
+        """See `Source.sample`."""
+        return next(self.samples(count, [generator]))
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of an episode, at most."""
+        return self.n_way * (max(self.support.high, 1) + self.n_query)
+
+    def samples(self, count: int, generators: Sequence[torch.Generator]) -> Iterator[Episode]:
+        """What `sample` gives for each generator; neighbours with equally many shots come as one stack of tasks."""
+        shots = Streams(generators).integers(self.support.low, self.support.high).clip(1).tolist()
+        for own, group in itertools.groupby(zip(shots, generators, strict=True), key=lambda pair: pair[0]):
+            yield self._episodes(count, own, Streams([generator for _, generator in group]))
+
+    def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
+        """See `Source.fixed`: each episode is a task of its own."""
+        size = max(1, min(50, ROWS_AT_ONCE // (self.n_way * (self.support.high + self.n_query))))
+        for start in range(0, self.episodes, size):
+            generator = stream(seed, start)
+            names = [f"episode {number}" for number in range(start, min(start + size, self.episodes))]
+            yield names, self.sample(len(names), generator)
+
+    def _episodes(self, count: int, shots: int, streams: Streams) -> Episode:
+        streams = streams.repeated(count)
+        every = np.full(len(streams.owner), len(self.index))
+        classes = distinct(every, np.full(len(every), self.n_way), streams)
+        if self.query_index is None:
+            rows = self._rows(self.index, classes, shots + self.n_query, streams)
+            support, query = rows[:, :, :shots], rows[:, :, shots:]
+        else:
+            support = self._rows(self.index, classes, shots, streams)
+            query = self._rows(self.query_index, classes, self.n_query, streams)
+        return Episode(self._batch(support), self._batch(query))
+
+    def _rows(self, index: np.ndarray, classes: np.ndarray, count: int, streams: Streams) -> Tensor:
+        """`count` different rows of each class, `(T, W, count)`."""
+        flat = classes.ravel()
+        size = self._sizes[index is self.query_index][flat]
+        place = distinct(size, np.full(len(flat), count), streams.repeated(self.n_way))
+        return torch.from_numpy(index[flat[:, None], place].reshape(*classes.shape, count))
+
+    @cached_property
+    def _sizes(self) -> tuple[np.ndarray, ...]:
+        """Rows of each class, as `index` and as `query_index` have them."""
+        return tuple((index >= 0).sum(1) for index in (self.index, self.query_index) if index is not None)
+
+    def _batch(self, rows: Tensor) -> Batch:
+        label = torch.arange(self.n_way).reshape(1, -1, 1).expand(rows.shape)
+        x = self.x[rows.flatten(1)]
+        # images stay bytes until they are drawn, a quarter of the memory
+        x = x.float() / 255 if x.dtype == torch.uint8 else x
+        return Batch(x, label.flatten(1).contiguous())
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionSource:
+    """Episodes from a function.
+
+    Arguments:
+        draw: `(count, generator) -> Episode`, stacked.
+        targets: what the targets are.
+        support: support rows a task.
+        episodes: episodes of an evaluation.
+    """
+
+    draw: Callable[[int, torch.Generator], Episode]
+    targets: Targets
+    support: SupportSize
+    episodes: int = 600
+
+    @property
+    def n_tasks(self) -> None:
+        """Tasks never repeat."""
+        return
+
+    def sample(self, count: int, generator: torch.Generator) -> Episode:
+        """See `Source.sample`."""
+        return self.draw(count, generator)
+
+    def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
+        """See `Source.fixed`: each episode is a task of its own."""
+        for start in range(0, self.episodes, 100):
+            names = [f"episode {number}" for number in range(start, min(start + 100, self.episodes))]
+            yield names, self.draw(len(names), stream(seed, start))
+
+
+@dataclass(frozen=True, eq=False)
+class SingleSource:
+    """Mini-batches of one data set as tasks.
+
+    Arguments:
+        rows: `(indices) -> (x, y)` for a batch of the data set.
+        size: rows of the data set.
+        batch_size: rows an episode.
+        targets: what the targets are.
+        split: `half` draws disjoint halves of each batch as support and query; `none` uses the whole batch as
+            both, the recipe of many tutorials, which scores a model on rows it has adapted to.
+    """
+
+    rows: Callable[[Sequence[int]], tuple[Any, Tensor]]
+    size: int
+    batch_size: int
+    targets: Targets
+    split: str = "half"
+
+    @property
+    def support(self) -> SupportSize:
+        """Half of a batch, or all of it."""
+        count = self.batch_size if self.split == "none" else self.batch_size // 2
+        return SupportSize(count, count)
+
+    @property
+    def n_tasks(self) -> int:
+        """Batches a pass over the data."""
+        return self.size // self.batch_size
+
+    def sample(self, count: int, generator: torch.Generator) -> Episode:
+        """See `Source.sample`: every episode is a fresh random batch."""
+        return stack(
+            [
+                self._episode(torch.randperm(self.size, generator=generator)[: self.batch_size])
+                for _ in range(count)
+            ]
+        )
+
+    def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
+        """See `Source.fixed`: one pass over the data in a seeded order."""
+        order = torch.randperm(self.size, generator=stream(seed))
+        whole = order[: self.n_tasks * self.batch_size]
+        for number, rows in enumerate(torch.split(whole, self.batch_size)):
+            yield [f"batch {number}"], stack([self._episode(rows)])
+
+    def _episode(self, rows: Tensor) -> Episode:
+        x, y = self.rows(rows.tolist())
+        half = len(rows) // 2
+        if self.split == "none":
+            return Episode(Batch(x, y), Batch(x, y))
+        return Episode(
+            Batch(map_tensors(lambda t: t[:half], x), y[:half]),
+            Batch(map_tensors(lambda t: t[half : 2 * half], x), y[half : 2 * half]),
+        )
+
+
+def observed_variance(episode: Episode) -> tuple[float, ...]:
+    """Variance of each target over the query rows of sampled tasks, `(C,)`."""
+    values = next(tensors(episode.query.y)).flatten(0, 1).double()
+    return tuple(values.reshape(len(values), -1).var(0, unbiased=False).tolist())

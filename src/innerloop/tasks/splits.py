@@ -1,0 +1,314 @@
+"""Three disjoint sets of tasks with what is known about them, and how names are divided among them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import DataError, UsageError
+from .sources import ClassSource, Source, Targets
+from .tables.cells import absent_columns, close_names, listed, meant, task_ids, where
+from .tables.reading import as_frame
+from .tables.schema import Schema
+
+SPLITS = ("train", "valid", "test")
+SHARES = (0.7, 0.15, 0.15)
+
+_ALSO = {"val": "valid", "validation": "valid"}
+
+
+class Fold(NamedTuple):
+    """One of `of` divisions that test every task once: part `number` is tested, the next one validates.
+
+    Example:
+        >>> str(Fold.parse("2/5"))
+        '2/5'
+    """
+
+    number: int
+    of: int
+
+    @staticmethod
+    def parse(text: str) -> Fold:
+        """`2/5` is the second of five.
+
+        Raises:
+            UsageError: it is not written like this, or there is no such fold.
+        """
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal()):
+            raise UsageError(f"fold {text!r}: give the number of a fold and how many there are, such as 2/5")
+        fold = Fold(int(number), int(of))
+        if fold.of < 3 or not 1 <= fold.number <= fold.of:
+            raise UsageError(f"fold {text!r}: there are 3 folds or more, numbered from 1")
+        return fold
+
+    def __str__(self) -> str:
+        """As it is written."""
+        return f"{self.number}/{self.of}"
+
+
+# shares; the names in each split; a CSV file with the columns task and split; a fold, also as text: 2/5
+Split = Sequence[float] | Mapping[str, Sequence[Any]] | Fold | str | Path
+
+
+@dataclass(frozen=True, eq=False)
+class Tasks:
+    """Three disjoint sets of tasks, and what is known about them.
+
+    Arguments:
+        train: meta-train tasks.
+        valid: meta-validation tasks.
+        test: meta-test tasks.
+        targets: what the targets are.
+        feature_shape: shape of one row of `x`, `(F,)` for tables; empty where `x` is no plain tensor.
+        schema: what the columns mean (tables only).
+        splits: names of the tasks, or classes, in each split; empty where tasks have no names.
+        notes: what was dropped or decided, one sentence each, for people.
+        name: what to call it.
+
+    Example:
+        >>> from innerloop.tasks import sinusoid
+        >>> sinusoid(n_support=5)
+        Tasks(sinusoid: tasks without end, 1 feature, regression, n_support=5)
+    """
+
+    train: Source
+    valid: Source
+    test: Source
+    targets: Targets
+    feature_shape: tuple[int, ...]
+    schema: Schema | None = None
+    splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    name: str = "tasks"
+
+    @property
+    def n_features(self) -> int:
+        """Features `F` of a row that is a vector.
+
+        Raises:
+            UsageError: rows are no vectors.
+        """
+        if len(self.feature_shape) != 1:
+            raise UsageError(
+                f"a row of {self.name} has shape {self.feature_shape}, not (n_features,): use feature_shape"
+            )
+        return self.feature_shape[0]
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs a model needs."""
+        return self.targets.n_outputs
+
+    @property
+    def own_classes(self) -> bool:
+        """Each task has classes of its own, numbered anew in each."""
+        return self.schema is not None and self.schema.n_way > 0
+
+    def renamed(self, name: str) -> Tasks:
+        """The same tasks under another name."""
+        return replace(self, name=name)
+
+    def __repr__(self) -> str:
+        """One line."""
+        if self.splits:
+            what = "classes" if isinstance(self.train, ClassSource) else "tasks"
+            counts = " + ".join(f"{len(self.splits[name])} {name}" for name in SPLITS)
+            tasks = f"{sum(map(len, self.splits.values()))} {what} = {counts}"
+        elif self.train.n_tasks is not None:
+            tasks = f"{self.train.n_tasks} batches to train on"
+        else:
+            tasks = "tasks without end"
+        shape = self.feature_shape
+        features = (
+            f"{shape[0]} feature{'s' * (shape[0] != 1)}"
+            if len(shape) == 1
+            else f"x {'x'.join(map(str, shape))}"
+        )
+        support = self.train.support
+        size = f"{'n_shot' if support.per_class else 'n_support'}={support}"
+        return f"Tasks({self.name}: {tasks}, {features}, {self.targets.kind}, {size})"
+
+
+def parts(count: int, split: Sequence[float], seed: int, *, least: int = 1) -> list[np.ndarray]:
+    """Positions `0 .. count - 1` in three random parts of the given shares, none of them empty.
+
+    Arguments:
+        count: 3 or more.
+        split: three shares.
+        seed: of the draw.
+        least: smallest size of the second and third part, where `count` allows three parts of this size.
+
+    Raises:
+        UsageError: the shares are not three positive numbers that sum to 1.
+
+    Example:
+        >>> [len(part) for part in parts(100, (0.7, 0.15, 0.15), 0)]
+        [70, 15, 15]
+    """
+    shares = np.array(split, dtype=np.float64)
+    if shares.shape != (3,) or not (shares > 0).all() or not math.isclose(shares.sum(), 1.0, abs_tol=1e-6):
+        raise UsageError(f"split={tuple(split)}: give three positive shares that sum to 1, such as {SHARES}")
+    if count < 3 * least:
+        least = 1
+    n_valid, n_test = (max(least, round(count * share)) for share in shares[1:])
+    while n_valid + n_test >= count:
+        n_valid, n_test = (n_valid - 1, n_test) if n_valid > n_test else (n_valid, n_test - 1)
+    order = np.random.default_rng(seed).permutation(count)
+    train = count - n_valid - n_test
+    return [np.sort(part) for part in np.split(order, [train, train + n_valid])]
+
+
+def divide(
+    names: Sequence[str], split: Split, seed: int, *, what: str = "tasks", dropped: Sequence[str] = ()
+) -> list[np.ndarray]:
+    """Positions of the names in each of the three splits.
+
+    Arguments:
+        names: what is divided, all different.
+        split: shares, names, a file or a fold, see `Split`.
+        seed: of the draw.
+        what: what the names stand for, for messages.
+        dropped: names that a fixed split may hold although they are not divided.
+
+    Returns:
+        Three arrays of positions, in order.
+
+    Raises:
+        DataError: there are fewer than three names, or a fixed split does not fit them.
+        UsageError: the split has no meaning.
+
+    Example:
+        >>> divide(["a", "b", "c"], {"train": ["c"], "valid": ["b"], "test": ["a"]}, 0)
+        [array([2]), array([1]), array([0])]
+        >>> [len(part) for part in divide([f"t{i}" for i in range(10)], Fold(1, 5), 0)]
+        [6, 2, 2]
+    """
+    if isinstance(split, str | Path):
+        split = _named(split)
+    if isinstance(split, Mapping):
+        return _by_name(names, split, what, dropped)
+    if isinstance(split, Fold):
+        if split.of > len(names):
+            raise DataError(f"{split.of} folds of {len(names)} {what}: ask for {len(names)} folds or fewer")
+        pieces = np.array_split(np.random.default_rng(seed).permutation(len(names)), split.of)
+        test, valid = pieces[split.number - 1], pieces[split.number % split.of]
+        rest = np.setdiff1d(np.arange(len(names)), np.concatenate([test, valid]))
+        return [rest, np.sort(valid), np.sort(test)]
+    return parts(len(names), split, seed)
+
+
+def _named(split: str | Path) -> Fold | dict[str, list[str]]:
+    """A fold, or what the file says."""
+    if Path(split).exists():
+        return read_split(split)
+    if re.fullmatch(r"\d+/\d+", str(split)):
+        return Fold.parse(str(split))
+    if Path(split).suffix == "":
+        raise UsageError(
+            f"split={str(split)!r} is unknown: give three shares such as 0.7,0.15,0.15, a fold such as 2/5, or a CSV "
+            "file with the columns task and split"
+        )
+    return read_split(split)
+
+
+def _by_name(
+    names: Sequence[str], split: Mapping[str, Sequence[Any]], what: str, dropped: Sequence[str]
+) -> list[np.ndarray]:
+    if set(split) != set(SPLITS):
+        raise UsageError(f"split has the keys {listed(sorted(map(str, split)))}: give train, valid and test")
+    place = {name: number for number, name in enumerate(names)}
+    spare = set(dropped)
+    owner: dict[str, str] = {}
+    for part in SPLITS:
+        for name in map(str, split[part]):
+            if name not in place and name not in spare:
+                near = meant(close_names(name, names))
+                raise DataError(
+                    f"split {part!r} names {name!r}, which is none of the {what}{near}: correct it"
+                )
+            if owner.setdefault(name, part) != part:
+                raise DataError(
+                    f"{name!r} is in the splits {owner[name]} and {part}: {what} must be disjoint"
+                )
+    absent = [name for name in names if name not in owner]
+    if absent:
+        raise DataError(f"{len(absent)} of the {what} are in no split: {listed(absent)}; add them to one")
+    owners = np.array([owner[name] for name in names])
+    found = [np.flatnonzero(owners == part) for part in SPLITS]
+    empty = [part for part, index in zip(SPLITS, found, strict=True) if not len(index)]
+    if empty:
+        raise DataError(f"split {empty[0]!r} holds none of the {what}: name one at least")
+    return found
+
+
+def read_split(path: str | Path) -> dict[str, list[str]]:
+    r"""A fixed split from a CSV file with a column of names and a column `split`: train, valid or test.
+
+    Raises:
+        DataError: a column is missing, or a value is no split.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "split.csv"
+        >>> _ = path.write_text("task,split\na,train\nb,valid\nc,test\n")
+        >>> read_split(path)
+        {'train': ['a'], 'valid': ['b'], 'test': ['c']}
+    """
+    frame = as_frame(path)
+    if "split" not in frame:
+        raise DataError(f"{path}: {absent_columns(['split'], frame)}; write the columns task and split")
+    others = [name for name in frame.columns if name != "split"]
+    column = "task" if "task" in others else others[0] if len(others) == 1 else None
+    if column is None:
+        raise DataError(f"{path}: {absent_columns(['task'], frame)}; write the columns task and split")
+    found: dict[str, list[str]] = {name: [] for name in SPLITS}
+    named = zip(task_ids(frame, column), frame["split"], strict=True)
+    for row, (name, part) in enumerate(named):
+        key = str(part).strip().lower()
+        key = _ALSO.get(key, key)
+        if key not in found:
+            raise DataError(
+                f"{path}, {where(frame, row, column)}: split {part!r}: write train, valid or test"
+            )
+        found[key].append(str(name))
+    return found
+
+
+def folds(count: int, load: Callable[..., Tasks], *arguments: Any, **options: Any) -> Iterator[Tasks]:
+    """The tasks divided in `count` ways, so that every task is a meta-test task once.
+
+    The meta-train tasks of a fold decide the scales of that fold: nothing leaks between folds. Scores of the
+    folds are put together by `evaluation.over_folds`.
+
+    Arguments:
+        count: number of folds, 3 or more.
+        load: what makes tasks and takes `split`, such as `tasks.table`.
+        arguments: for `load`.
+        options: for `load`; the same `seed` for all.
+
+    Yields:
+        The tasks of each fold.
+
+    Raises:
+        UsageError: `count` is less than 3.
+
+    Example:
+        >>> import pandas as pd
+        >>> from innerloop.tasks.tables.table import table
+        >>> frame = pd.DataFrame({"site": list("aabbccddee"), "dose": range(10), "risk": range(10)})
+        >>> for tasks in folds(5, table, frame, task="site", target="risk", n_support=1):
+        ...     print(*tasks.splits["test"], end=" ")
+        c e d a b
+    """
+    if count < 3:
+        raise UsageError(f"{count} folds: give 3 or more")
+    for number in range(1, count + 1):
+        yield load(*arguments, split=Fold(number, count), **options)

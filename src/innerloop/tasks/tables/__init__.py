@@ -1,0 +1,1 @@
+"""Tables: cells, columns and a schema that turns rows into numbers."""

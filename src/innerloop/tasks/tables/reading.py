@@ -1,0 +1,254 @@
+"""Frames: reading them from files and other libraries; the index of one that was read is the line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...errors import DataError, Guard
+from ...files import explained
+from .cells import listed
+from .delimited import SEPARATORS, Piece, parse_pieces, read_existing, read_piece, refuse_name
+from .numbers import with_decimal
+
+_PARQUET = (".parquet", ".pq")
+TABLES = (".csv", ".tsv", ".txt", *_PARQUET)
+
+
+def read_table(
+    path: str | Path, *, task: str | None = None, decimal: str = ".", guard: Guard = nullcontext
+) -> pd.DataFrame:
+    r"""Read a CSV or Parquet file, or a folder of them; the index of the frame is the line in the file.
+
+    In a folder each file is a task and the name of the file its id, unless the files have the task column.
+
+    Arguments:
+        path: the file or folder. Text is UTF-8 with one header line, values separated by commas (or by
+            semicolons or tabs, which is recognised and noted).
+        task: the task column; it is read as text, so that ids such as `007` and `NA` stay what they are.
+        decimal: what numbers are written with, `.` or `,`.
+        guard: what goes around each file of a folder; `check` gives one that collects the errors.
+
+    Returns:
+        The frame; `frame.attrs["notes"]` lists what was decided while reading, and
+        `frame.attrs["separator"]` is that of a single file of text.
+
+    Raises:
+        DataError: the file cannot be read as a table; the message names the file, the line and the fix.
+        UsageError: it is an archive, a pickle or an address.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "visits.csv"
+        >>> _ = path.write_text("patient,dose\n007,1.5\n008,2.5\n")
+        >>> read_table(path, task="patient").patient.tolist()
+        ['007', '008']
+    """
+    path = Path(path)
+    refuse_name(path)
+    with explained(path, DataError):
+        folder = path.is_dir()
+    if folder:
+        return with_decimal(_read_folder(path, task, decimal, guard), decimal, task)
+    if path.suffix.lower() in _PARQUET:
+        return _read_parquet(path)
+    piece = read_piece(path)
+    frame = parse_pieces([piece], task, decimal)
+    noted = [f"{path.name} is separated by {SEPARATORS[piece.separator]}"] * (piece.separator != ",")
+    frame.attrs["notes"] = (*noted, *_emptied([piece]))
+    frame.attrs["separator"] = piece.separator
+    return with_decimal(frame, decimal, task)
+
+
+def _emptied(pieces: Sequence[Piece]) -> list[str]:
+    count = sum(piece.empty for piece in pieces)
+    return [f"{count} lines that hold nothing but separators were left out"] if count else []
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name; hidden files and what systems leave behind are no data.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    with explained(folder, DataError):
+        names = sorted(entry.name for entry in folder.iterdir())
+    left = ("__MACOSX", "Thumbs.db", "desktop.ini")
+    return [folder / name for name in names if not name.startswith(".") and name not in left]
+
+
+def _read_folder(folder: Path, task: str | None, decimal: str, guard: Guard) -> pd.DataFrame:
+    files = [path for path in entries(folder) if path.suffix.lower() in TABLES]
+    if not files:
+        raise DataError(
+            f"{folder} holds no table: a file a task is needed, {', '.join(TABLES)}", file=str(folder)
+        )
+    stems = Counter(path.stem for path in files)
+    twice = [stem for stem, count in stems.items() if count > 1]
+    if twice:
+        raise DataError(f"{folder}: two files are called {twice[0]!r}, which would be one task: rename one")
+    pieces: list[Piece] = []
+    parts: list[pd.DataFrame] = []
+    for number, path in enumerate(files):
+        with guard():
+            refuse_name(path)
+            if path.suffix.lower() in _PARQUET:
+                part = _read_parquet(path)
+                parts.append(_origin(part, [number] * len(part), files, list(range(len(part))), "row"))
+            else:
+                pieces.append(read_piece(path))
+    number_of = {path: number for number, path in enumerate(files)}
+    for group in _alike(pieces):
+        part = parse_pieces(group, task, decimal)
+        owner = np.repeat([number_of[piece.path] for piece in group], [len(piece.lines) for piece in group])
+        lines = np.concatenate([piece.lines for piece in group])
+        parts.append(_origin(part, owner.tolist(), files, lines.tolist(), "line"))
+    if not parts:
+        raise DataError(f"{folder}: no file in it can be read as a table")
+    columns = _common_columns(parts, files, task, guard)
+    frame = pd.concat([part[[*columns, _FILE]] for part in parts if set(columns) <= set(part.columns)])
+    frame = frame.iloc[np.argsort(frame[_FILE].to_numpy(), kind="stable")]
+    stem = np.array([path.stem for path in files], dtype=object)[frame.pop(_FILE).to_numpy()]
+    notes = _emptied(pieces)
+    name = task or "task"
+    if name not in frame:
+        frame.insert(0, name, stem)
+        notes.append(f"each of the {len(files)} files in {folder.name} is a task, named after the file")
+    else:
+        notes.append(
+            f"the {len(files)} files in {folder.name} are one table, as they have the column {name!r}"
+        )
+    others = len(entries(folder)) - len(files)
+    if others:
+        notes.append(f"{others} files or folders in {folder.name} are no tables and were left out")
+    frame.attrs["notes"] = tuple(notes)
+    return frame
+
+
+_FILE = "\0file"  # no column of a file can have this name
+
+
+def _origin(
+    frame: pd.DataFrame, owner: Sequence[int], files: Sequence[Path], lines: Sequence[int], word: str
+) -> pd.DataFrame:
+    """The frame with the number of each row's file, and an index that people can follow."""
+    index = [f"{line} of {files[file].name}" for file, line in zip(owner, lines, strict=True)]
+    return frame.assign(**{_FILE: np.array(owner)}).set_axis(pd.Index(index, name=word), axis=0)
+
+
+def _alike(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Groups of files that can be parsed as one: the same header, and no quotation marks."""
+    groups: dict[Any, list[Piece]] = {}
+    for piece in pieces:
+        key = piece.path if b'"' in piece.data else (piece.header, piece.separator)
+        groups.setdefault(key, []).append(piece)
+    return list(groups.values())
+
+
+def _common_columns(
+    parts: Sequence[pd.DataFrame], files: Sequence[Path], task: str | None, guard: Guard
+) -> list[str]:
+    """The columns that most files have; each file that differs is an error."""
+    sets = Counter[tuple[str, ...]]()
+    for part in parts:
+        sets[tuple(sorted(set(part.columns) - {_FILE}))] += int(part[_FILE].nunique())
+    common = max(sets, key=lambda names: sets[names])
+    columns = next(list(part.columns) for part in parts if set(part.columns) == {*common, _FILE})
+    for part in parts:
+        found = set(part.columns) - {_FILE}
+        if found != set(common):
+            with guard():
+                lacks, has = sorted(set(common) - found), sorted(found - set(common))
+                words = [f"lacks {listed(lacks)}"] * bool(lacks)
+                words += [f"has {listed(has)}, which most files lack"] * bool(has)
+                file = files[int(part[_FILE].iloc[0])]
+                raise DataError(
+                    f"{file} {' and '.join(words)}: make the columns equal, or move the file away",
+                    file=str(file),
+                )
+    return [name for name in columns if name != _FILE]
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path}: Parquet files need pyarrow: pip install 'innerloop[parquet]'") from None
+    data = read_existing(path)
+    try:
+        frame: pd.DataFrame = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pandas()
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"{path} cannot be read as Parquet ({first}): write it again", file=str(path)
+        ) from None
+    # an index with a name is a column that somebody set aside
+    named = frame.index.name is not None or frame.index.nlevels > 1
+    frame = frame.reset_index(drop=not named)
+    return as_frame(frame)
+
+
+def as_frame(table: Any, *, task: str | None = None, decimal: str = ".") -> pd.DataFrame:
+    """A pandas frame from a path, a pandas frame, or any frame with `to_pandas` (polars, pyarrow).
+
+    Arguments:
+        table: the path or frame; it is not changed.
+        task: the task column, see `read_table`.
+        decimal: see `read_table`; for frames it concerns the columns of text.
+
+    Returns:
+        A frame whose column names are distinct text.
+
+    Raises:
+        DataError: this is no table, or it has no row.
+
+    Example:
+        >>> as_frame(pd.DataFrame({"a": [1]})).columns.tolist()
+        ['a']
+    """
+    if isinstance(table, str | Path):
+        return read_table(table, task=task, decimal=decimal)
+    frame = table if isinstance(table, pd.DataFrame) else _foreign(table)
+    names = [str(name) for name in frame.columns]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise DataError(f"two columns are called {name!r}: rename one")
+    if not len(frame):
+        raise DataError("the table has no row: add rows")
+    if not all(isinstance(name, str) for name in frame.columns):
+        frame = frame.set_axis(names, axis=1)
+    foreign = {
+        name: kind.newbyteorder("=")
+        for name, kind in frame.dtypes.items()
+        if isinstance(kind, np.dtype) and not kind.isnative
+    }
+    # pandas computes with the byte order of the machine only
+    if foreign:
+        frame = frame.assign(
+            **{str(name): frame[name].to_numpy().astype(kind) for name, kind in foreign.items()}
+        )
+    return with_decimal(frame, decimal, task)
+
+
+def _foreign(table: Any) -> pd.DataFrame:
+    try:
+        frame = table.to_pandas()
+    except AttributeError:
+        frame = None
+    except ImportError as error:
+        raise DataError(
+            f"a {type(table).__module__.partition('.')[0]} frame cannot be read: {error}"
+        ) from None
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(
+            "a table is a path to a CSV file or a pandas, polars or pyarrow frame, not "
+            f"{type(table).__name__}"
+        )
+    return frame

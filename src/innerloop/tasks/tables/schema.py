@@ -1,0 +1,464 @@
+"""What the columns of a table mean: how a frame becomes arrays, and predictions become columns again.
+
+Everything fitted here (means, scales, levels, classes) comes from meta-train rows and is plain data: a model
+directory holds it as JSON and applies it unchanged to rows nobody has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from ...errors import DataError, Guard, ModelFileError, UsageError
+from ..sources import Targets
+from .cells import (
+    absent_columns,
+    distinct,
+    is_missing,
+    is_number,
+    listed,
+    match_values,
+    place,
+    refuse_odd,
+    sorted_labels,
+    task_ids,
+    where,
+)
+from .columns import Column, as_float32, constant_in_tasks, encode_column, fit_column, moments, numbers
+from .numbers import refuse_stray_text
+
+__all__ = ["KINDS", "Column", "Schema", "target_kind"]
+
+KINDS = ("regression", "classification")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the columns of a table mean, fitted on meta-train rows.
+
+    Arguments:
+        task: the task column; `None` for a table of classes.
+        target: the target column.
+        kind: `regression` or `classification`.
+        columns: the features.
+        classes: labels as text; class number `i` is `classes[i]`.
+        target_mean: of meta-train (regression).
+        target_scale: standard deviation of the meta-train targets (regression).
+        more_targets: further target columns (regression), each with its mean and scale.
+        decimal: what numbers are written with in files.
+        n_way: where each task has classes of its own, the most that one has; `classes` is empty then.
+
+    Example:
+        >>> frame = pd.DataFrame({"site": list("aabb"), "dose": [1, 2, 3, 4], "risk": [0.1, 0.2, 0.4, 0.9]})
+        >>> schema = Schema.fit(frame, task="site", target="risk")
+        >>> schema.kind, schema.n_features, schema.encode(frame).shape
+        ('regression', 1, (4, 1))
+        >>> schema.decode(schema.encode_target(frame))["prediction"].round(6).tolist()
+        [0.1, 0.2, 0.4, 0.9]
+    """
+
+    task: str | None
+    target: str
+    kind: str
+    columns: tuple[Column, ...]
+    classes: tuple[str, ...] = ()
+    target_mean: float = 0.0
+    target_scale: float = 1.0
+    more_targets: tuple[Column, ...] = ()
+    decimal: str = "."
+    n_way: int = 0
+
+    @staticmethod
+    def fit(
+        frame: pd.DataFrame,
+        *,
+        task: str | None,
+        target: str | Sequence[str],
+        whole: pd.DataFrame | None = None,
+        features: Sequence[str] | None = None,
+        ignore: Sequence[str] = (),
+        kind: str | None = None,
+        categorical: Sequence[str] = (),
+        classes: Sequence[str] | None = None,
+        date_format: Sequence[str] = (),
+        decimal: str = ".",
+        guard: Guard = nullcontext,
+    ) -> Schema:
+        """Find out what the columns mean.
+
+        Arguments:
+            frame: meta-train rows.
+            task: the task column, or `None`.
+            target: the target column, or several for regression; rows without a target count for the features
+                only.
+            whole: the table that these rows are from, which says what kind of values a column holds.
+            features: columns to use; all but task and target unless given.
+            ignore: columns not to use.
+            kind: `regression` or `classification`; found out unless given: text, truth values or exactly two
+                values are classes, other numbers are not.
+            categorical: columns whose values are names, numbers among them too.
+            classes: labels, where more are known than these rows hold.
+            date_format: formats of dates, as `strptime` has them.
+            decimal: what numbers were written with.
+            guard: what goes around each column; `check` gives one that collects the errors.
+
+        Returns:
+            The schema.
+
+        Raises:
+            DataError: a column is missing or holds what it cannot hold.
+            UsageError: an argument has no meaning.
+        """
+        names = target_names(target)
+        used = choose(
+            frame, task=task, target=names, features=features, ignore=ignore, categorical=categorical
+        )
+        codes = None if task is None else _task_codes(frame, task)
+        columns: list[Column] = []
+        for name in used:
+            with guard():
+                column = fit_column(
+                    frame,
+                    name,
+                    whole=whole,
+                    task=task,
+                    categorical=name in categorical,
+                    date_format=date_format,
+                )
+                same = codes is not None and constant_in_tasks(frame, name, codes)
+                columns.append(replace(column, constant_in_task=same))
+        kind = target_kind(frame, target, kind, task=task)
+        if kind == "classification":
+            known = tuple(classes if classes is not None else sorted_labels(frame[names[0]]))
+            if len(known) < 2:
+                found = repr(known[0]) if known else "none"
+                raise DataError(
+                    f"target {names[0]!r} has one class or none ({found}): two or more are needed",
+                    column=names[0],
+                )
+            return Schema(task, names[0], kind, tuple(columns), known, decimal=decimal)
+        first, *more = (_fit_target(frame, name, task) for name in names)
+        return Schema(
+            task, first.name, kind, tuple(columns), (), first.mean, first.scale, tuple(more), decimal
+        )
+
+    @property
+    def n_features(self) -> int:
+        """Features `F` that the columns become."""
+        return sum(column.width for column in self.columns)
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs a model needs."""
+        if self.kind == "regression":
+            return len(self.target_columns)
+        return self.n_way or len(self.classes)
+
+    @property
+    def target_columns(self) -> tuple[Column, ...]:
+        """Every target with its mean and scale; one for classification."""
+        return (Column(self.target, "number", self.target_mean, self.target_scale), *self.more_targets)
+
+    @property
+    def targets(self) -> Targets:
+        """What the encoded targets are."""
+        if self.kind == "classification":
+            return Targets(self.kind, self.n_outputs)
+        scales = tuple(column.scale for column in self.target_columns)
+        return Targets(self.kind, len(scales), scales, (1.0,) * len(scales))
+
+    @property
+    def task_columns(self) -> tuple[str, ...]:
+        """Names of the columns that are constant within every task."""
+        return tuple(column.name for column in self.columns if column.constant_in_task)
+
+    def labelled(self, frame: pd.DataFrame) -> np.ndarray:
+        """Rows with every target, `(n,)` bool; none where the frame lacks such a column."""
+        names = [column.name for column in self.target_columns]
+        if any(name not in frame for name in names):
+            return np.zeros(len(frame), dtype=bool)
+        return labelled_rows(frame, names)
+
+    def gaps(self, frame: pd.DataFrame) -> dict[str, int]:
+        """Columns that are complete in meta-train but not here, and how many gaps `encode` fills.
+
+        A gap among names is none of them, and is not filled.
+        """
+        filled = [c.name for c in self.columns if not c.missing and c.kind != "category"]
+        counts = {name: int(is_missing(frame[name]).sum()) for name in filled}
+        return {name: count for name, count in counts.items() if count}
+
+    def unseen(self, frame: pd.DataFrame) -> dict[str, int]:
+        """Columns with categories that meta-train does not have, and in how many rows."""
+        counts = {}
+        for column in self.columns:
+            if column.kind == "category":
+                found, _, codes = match_values(frame[column.name], column.levels)
+                counts[column.name] = int(((found < 0) & (codes >= 0)).sum())
+        return {name: count for name, count in counts.items() if count}
+
+    def encode(self, frame: pd.DataFrame) -> np.ndarray:
+        """Features as numbers; columns are found by name, others are left alone.
+
+        Arguments:
+            frame: `n` rows.
+
+        Returns:
+            `(n, F)` float32, finite.
+
+        Raises:
+            DataError: a column is missing, or a value is not what its column holds.
+        """
+        absent = [column.name for column in self.columns if column.name not in frame]
+        if absent:
+            raise DataError(absent_columns(absent, frame))
+        out = np.empty((len(frame), self.n_features), dtype=np.float32)
+        at = 0
+        for column in self.columns:
+            for values in encode_column(frame, column, self.task):
+                out[:, at] = values
+                at += 1
+        return out
+
+    def encode_target(self, frame: pd.DataFrame) -> np.ndarray:
+        """Targets of labelled rows.
+
+        Arguments:
+            frame: `n` rows, each with a target.
+
+        Returns:
+            `(n, C)` float32, standardised, for regression; `(n,)` int64 class numbers for classification.
+
+        Raises:
+            DataError: a target is missing, not a number, a class that meta-train does not have, or one more
+                than tasks with classes of their own may have.
+        """
+        for column in self.target_columns:
+            if column.name not in frame:
+                raise DataError(absent_columns([column.name], frame))
+            gaps = np.flatnonzero(is_missing(frame[column.name]))
+            if len(gaps):
+                raise DataError(
+                    f"{where(frame, gaps[0], self.task)}: no value in target {column.name!r}",
+                    **place(frame, gaps[0], self.task, column.name),
+                )
+        if self.kind == "regression":
+            return np.stack([self._standardised(frame, column) for column in self.target_columns], axis=1)
+        if self.n_way:
+            return self._numbered_in_tasks(frame)
+        found, texts, codes = match_values(frame[self.target], self.classes)
+        bad = np.flatnonzero(found < 0)
+        if len(bad):
+            raise DataError(
+                f"{where(frame, bad[0], self.task)}: class {texts[codes[bad[0]]]!r} of target "
+                f"{self.target!r} is none of {listed(self.classes)}: correct it, or train on tasks with it",
+                **place(frame, bad[0], self.task, self.target),
+            )
+        return found
+
+    def own_labels(self, frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+        """The classes of each task by its labelled rows, where tasks have classes of their own.
+
+        Class number `i` of a task is the `i`-th of them.
+        """
+        frame = frame[self.labelled(frame)]
+        names = task_ids(frame, str(self.task)).astype(str)
+        return {str(name): sorted_labels(part) for name, part in frame[self.target].groupby(names)}
+
+    def _numbered_in_tasks(self, frame: pd.DataFrame) -> np.ndarray:
+        """The number of each row's class among those of its task, in the order of `sorted_labels`."""
+        order = {label: rank for rank, label in enumerate(sorted_labels(frame[self.target]))}
+        codes, values = distinct(frame[self.target])
+        rank = np.array([order[str(value)] for value in values], dtype=np.int64)[codes]
+        task = pd.factorize(task_ids(frame, str(self.task)))[0]
+        pairs, inside = np.unique(task * max(len(order), 1) + rank, return_inverse=True)
+        owner = pairs // max(len(order), 1)
+        number = (np.arange(len(pairs)) - np.searchsorted(owner, owner))[inside.ravel()]
+        bad = np.flatnonzero(number >= self.n_way)
+        if len(bad):
+            raise DataError(
+                f"{where(frame, bad[0], self.task)}: its task has more than {self.n_way} classes of {self.target!r}, "
+                "the most that a task had in training: leave some out, or train on tasks with as many",
+                **place(frame, bad[0], self.task, self.target),
+            )
+        return number.astype(np.int64)
+
+    def _standardised(self, frame: pd.DataFrame, column: Column) -> np.ndarray:
+        values = (numbers(frame, column.name, self.task) - column.mean) / column.scale
+        return as_float32(values, frame, column.name, self.task)
+
+    def decode(
+        self, prediction: Tensor | np.ndarray, labels: Sequence[Sequence[str]] = ()
+    ) -> dict[str, np.ndarray]:
+        """Predictions as columns of a table.
+
+        Arguments:
+            prediction: `(n, C)` standardised values, or `(n, C)` logits.
+            labels: the classes of each row's task, where tasks have classes of their own; a row of a task
+                without any has no prediction.
+
+        Returns:
+            `prediction` in natural units, or `prediction_<target>` for each of several; or `prediction`
+            as label text, and `probability_<class>` for each, or its `probability` where tasks have their own.
+        """
+        values = prediction.detach().cpu().numpy() if isinstance(prediction, Tensor) else prediction
+        values = np.asarray(values, dtype=np.float64)
+        if values.ndim != 2 or values.shape[1] != self.n_outputs:
+            raise DataError(f"predictions have shape {values.shape}, expected (rows, {self.n_outputs})")
+        if self.kind == "regression":
+            return {
+                f"prediction_{column.name}" if self.more_targets else "prediction": values[:, number]
+                * column.scale
+                + column.mean
+                for number, column in enumerate(self.target_columns)
+            }
+        shares = np.exp(values - values.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        if self.n_way:
+            chosen = values.argmax(axis=1)
+            found = [
+                own[number] if number < len(own) else None for own, number in zip(labels, chosen, strict=True)
+            ]
+            sure = np.where([name is None for name in found], np.nan, shares.max(axis=1))
+            return {"prediction": np.array(found, dtype=object), "probability": sure}
+        names = np.array(self.classes, dtype=object)
+        columns = {f"probability_{name}": shares[:, i] for i, name in enumerate(self.classes)}
+        return {"prediction": names[values.argmax(axis=1)], **columns}
+
+    def without_classes(self) -> Schema:
+        """The same columns for episodes that each bring their own classes."""
+        return replace(self, classes=())
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain data that JSON holds exactly."""
+        return asdict(self)
+
+    @staticmethod
+    def from_config(config: dict[str, Any]) -> Schema:
+        """The schema again.
+
+        Raises:
+            ModelFileError: the data is not a schema.
+        """
+        try:
+            lists = {
+                "columns": tuple(_column(entry) for entry in config["columns"]),
+                "classes": tuple(config["classes"]),
+                "more_targets": tuple(_column(entry) for entry in config.get("more_targets", ())),
+            }
+            return Schema(**{**config, **lists})
+        except (KeyError, TypeError) as error:
+            raise ModelFileError(f"the stored schema is damaged: {error}") from None
+
+
+def _column(config: dict[str, Any]) -> Column:
+    return Column(
+        **{**config, "levels": tuple(config["levels"]), "formats": tuple(config.get("formats", ()))}
+    )
+
+
+def target_names(target: str | Sequence[str]) -> list[str]:
+    """One target or several as a list."""
+    return [target] if isinstance(target, str) else list(target)
+
+
+def labelled_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """Rows in which no target is missing, `(n,)` bool."""
+    found: np.ndarray = ~np.any([is_missing(frame[name]) for name in names], axis=0)
+    return found
+
+
+def target_kind(
+    frame: pd.DataFrame, target: str | Sequence[str], kind: str | None = None, *, task: str | None = None
+) -> str:
+    """`kind` if given; else text, truth values or exactly two values are classes, other numbers are not.
+
+    Several targets are regression.
+
+    Raises:
+        UsageError: the kind is unknown, or is classification of several targets.
+        DataError: the target column is missing, or holds dates, nested values or numbers with some text.
+
+    Example:
+        >>> target_kind(pd.DataFrame({"grade": [1.0, 2.5, 4.0]}), "grade")
+        'regression'
+    """
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"kind={kind!r} is unknown: choose one of {', '.join(KINDS)}")
+    names = target_names(target)
+    absent = [name for name in names if name not in frame]
+    if absent:
+        raise DataError(absent_columns(absent, frame))
+    if len(names) > 1 and kind == "classification":
+        raise UsageError(f"several targets ({listed(names)}) are numbers, not classes: give one target")
+    if kind is not None or len(names) > 1:
+        return kind or "regression"
+    column = frame[names[0]]
+    if is_number(column):
+        return "classification" if column.nunique() == 2 else "regression"
+    _, values = distinct(column)
+    refuse_odd(column, values)
+    refuse_stray_text(frame, names[0], task)
+    plain = [value for value in values if not isinstance(value, str | bool | np.bool_)]
+    return "regression" if len(plain) == len(values) > 2 else "classification"
+
+
+def choose(
+    frame: pd.DataFrame,
+    *,
+    task: str | None,
+    target: Sequence[str],
+    features: Sequence[str] | None,
+    ignore: Sequence[str],
+    categorical: Sequence[str],
+) -> list[str]:
+    """Names of the feature columns."""
+    special = [*target] if task is None else [task, *target]
+    if task in target:
+        raise UsageError(f"{task!r} is named as task and as target: they are two columns")
+    twice = next((name for number, name in enumerate(target) if name in target[:number]), None)
+    if twice is not None:
+        raise UsageError(f"target {twice!r} is named twice: name it once")
+    named = [*special, *(features or ()), *ignore, *categorical]
+    absent = [name for name in dict.fromkeys(named) if name not in frame]
+    if absent:
+        raise DataError(absent_columns(absent, frame))
+    clash = [name for name in features or () if name in special]
+    if clash:
+        raise UsageError(
+            f"{clash[0]!r} is the {'target' if clash[0] in target else 'task'}, so it is no feature"
+        )
+    used = [
+        name for name in (frame.columns if features is None else features) if name not in {*special, *ignore}
+    ]
+    if not used:
+        raise DataError(f"no feature column is left beside {', '.join(map(repr, special))}: add one")
+    return list(dict.fromkeys(used))
+
+
+def _fit_target(frame: pd.DataFrame, name: str, task: str | None) -> Column:
+    """Mean and scale of a target."""
+    values = numbers(frame, name, task)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        raise DataError(f"target {name!r} has no value: give rows with a target", column=name)
+    mean, scale = moments(values)
+    if scale == 0.0:
+        raise DataError(
+            f"target {name!r} is {values[0]:g} in every meta-train row: there is nothing to learn; "
+            "name another target",
+            column=name,
+        )
+    return Column(name, "number", mean, scale)
+
+
+def _task_codes(frame: pd.DataFrame, task: str) -> np.ndarray:
+    """A number for each row's task; numbers stay numbers, for text takes memory for millions of tasks."""
+    whole = task in frame and is_number(frame[task]) and not frame[task].isna().any()
+    return pd.factorize(frame[task] if whole else task_ids(frame, task))[0]

@@ -1,0 +1,348 @@
+"""Tables become tasks: grouped by a task column, or, for a table of classes, by the classes themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ...errors import DataError, UsageError
+from ..sources import RowSource, SupportChoice, SupportSize
+from ..splits import SHARES, SPLITS, Split, Tasks
+from .cells import distinct, is_missing, listed, sorted_labels, task_codes
+from .grouping import layout, placed, task_splits, without_empty
+from .reading import as_frame
+from .schema import Schema, labelled_rows, target_kind, target_names
+
+
+def table(
+    frame: Any,
+    *,
+    task: str,
+    target: str | Sequence[str],
+    n_support: int | str | None = None,
+    n_shot: int | str | None = None,
+    features: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+    kind: str | None = None,
+    categorical: Sequence[str] = (),
+    date_format: Sequence[str] = (),
+    decimal: str = ".",
+    labels: str = "shared",
+    split: Split = SHARES,
+    split_by: str | None = None,
+    seed: int = 0,
+    n_query: int = 32,
+    support: str | SupportChoice = "random",
+) -> Tasks:
+    """Tasks from one table with a task column; the splits have no task in common.
+
+    Arguments:
+        frame: path of a CSV file, or a pandas, polars or pyarrow frame of `N` rows; it is not changed.
+        task: the column that says which task a row belongs to.
+        target: the column to predict, or several for regression.
+        n_support: support rows a task, a number or a range such as `1-8`.
+        n_shot: support rows a class, for classification; exactly one of the two is given.
+        features: columns to use; all others unless given.
+        ignore: columns not to use.
+        kind: `regression` or `classification`; found out unless given, see `schema.target_kind`.
+        categorical: columns whose values are names, numbers among them too.
+        date_format: formats of dates, as `strptime` has them; year-month-day, day.month.year and dates with
+            slashes that can be read in one way only are recognised without. A date becomes days.
+        decimal: what numbers are written with, `.` or `,`; the same at prediction.
+        labels: `shared` if a class means the same in every task; `per_task` if each task has classes of its own,
+            which only its support explains. Then tasks with a single class are dropped.
+        split: shares of the tasks for meta-train, meta-validation and meta-test; or the tasks of each,
+            `{"train": [...], "valid": [...], "test": [...]}`; or a CSV file with the columns task and split; or
+            a `splits.Fold`.
+        split_by: a coarser column than the task, such as the clinic: what is divided are its values, so that
+            all tasks of a clinic are in one split. It is no feature unless it is named in `features`.
+        seed: of the split.
+        n_query: largest number of query rows of a training episode; evaluation uses all.
+        support: which rows are support: `random` ones; `order:COLUMN`, the first ones by a column, query
+            rows come later (ties keep the order of the table); `block:COLUMN`, those of one block, query rows
+            come from others. A block is no feature unless it is named in `features`. Rows without a value in the
+            column, and tasks with a single block, are dropped and counted.
+
+    Returns:
+        The tasks: `x` is `(N, F)` and, for regression, `y` is `(N, C)`, both standardised on meta-train.
+
+    Raises:
+        DataError: the table cannot be used as it is; the message names the place and the fix.
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> rows = np.arange(40.0)
+        >>> frame = pd.DataFrame({"site": rows // 8, "dose": rows % 8, "risk": np.sin(rows)})
+        >>> table(frame, task="site", target="risk", n_support=3)
+        Tasks(table: 5 tasks = 3 train + 1 valid + 1 test, 1 feature, regression, n_support=3)
+    """
+    size = SupportSize.parse(n_support, n_shot, support)
+    name = Path(frame).stem if isinstance(frame, str | Path) else "table"
+    frame = as_frame(frame, task=task, decimal=decimal)
+    notes = list(frame.attrs.get("notes", ()))
+    kind = _checked_kind(frame, task=task, target=target, kind=kind, per_class=size.per_class, notes=notes)
+    if size.choice.column in target_names(target):
+        raise UsageError(
+            f"support={size.choice}: {size.choice.column!r} is the target, and what is to be predicted cannot say "
+            "what is known; name another column"
+        )
+    whole = frame
+    frame, names, codes = _usable(frame, task, target, size.choice, notes)
+    own_classes = _own_classes(labels, kind)
+    if own_classes:
+        frame, codes = _without_single_classes(frame, names, codes, target_names(target)[0], notes)
+    names, codes = without_empty(names, codes)
+    positions = task_splits(frame, whole, codes, names, task=task, split_by=split_by, split=split, seed=seed)
+    if features is None:
+        ignore = [*ignore, *(name for name in (size.block, split_by) if name is not None)]
+    classes = sorted_labels(frame[target_names(target)[0]]) if kind == "classification" else None
+    schema = Schema.fit(
+        frame[np.isin(codes, positions[0])],
+        whole=whole,
+        task=task,
+        target=target,
+        features=features,
+        ignore=ignore,
+        kind=kind,
+        categorical=categorical,
+        classes=classes,
+        date_format=date_format,
+        decimal=decimal,
+    )
+    if own_classes:
+        n_way = int(_classes_of_tasks(frame, codes, schema.target).max(initial=0))
+        schema, classes = replace(schema, classes=(), n_way=n_way), None
+        notes.append(
+            f"each task has classes of its own, {n_way} at most; only its support says what they mean"
+        )
+    notes += _gap_notes(schema, frame)
+    splits = {part: tuple(names[index].tolist()) for part, index in zip(SPLITS, positions, strict=True)}
+    sources = _row_sources(
+        frame, schema, codes, names, positions, support=size, n_query=n_query, date_format=date_format
+    )
+    _check_sizes(sources, size, classes, notes)
+    train, valid, test = sources
+    shape = (schema.n_features,)
+    return Tasks(train, valid, test, schema.targets, shape, schema, splits, tuple(notes), name)
+
+
+def from_schema(
+    frame: pd.DataFrame,
+    schema: Schema,
+    ids: Sequence[str] | None,
+    support: SupportSize,
+    *,
+    n_query: int = 32,
+) -> RowSource:
+    """Tasks of a table by the rules of a schema that was fitted before.
+
+    Arguments:
+        frame: rows; those without a target are left out.
+        schema: what the columns mean.
+        ids: tasks to take; all with two labelled rows or more unless given.
+        support: how many rows form a support set.
+        n_query: see `table`.
+
+    Returns:
+        The source.
+
+    Raises:
+        DataError: a column or a task is missing, a task has fewer than two labelled rows, or a value is not
+            what its column holds.
+
+    Example:
+        >>> frame = pd.DataFrame({"site": list("aabb"), "dose": [1, 2, 3, 4], "risk": [0.1, 0.2, 0.4, 0.9]})
+        >>> schema = Schema.fit(frame, task="site", target="risk")
+        >>> from_schema(frame, schema, ["b"], SupportSize(1, 1)).ids
+        ('b',)
+    """
+    if schema.task is None:
+        raise UsageError("this schema has no task column: it belongs to a table of classes")
+    frame = frame[schema.labelled(frame)]
+    names, codes = task_codes(frame, schema.task)
+    frame, codes, _ = placed(frame, names, codes, support.choice)
+    names, codes = without_empty(names, codes)
+    rows = np.bincount(codes, minlength=len(names))
+    if ids is None:
+        index = np.flatnonzero(rows > 1)
+    else:
+        place = {name: number for number, name in enumerate(names.tolist())}
+        absent = [name for name in ids if name not in place]
+        if absent:
+            raise DataError(
+                f"{len(absent)} of {len(ids)} tasks have no labelled row in the table: {listed(absent)}"
+            )
+        index = np.array([place[name] for name in ids], dtype=np.int64)
+    if not len(index):
+        raise DataError(
+            f"no task in column {schema.task!r} has two labelled rows: support and query need one each"
+        )
+    wanted = np.isin(codes, index)
+    frame, codes = frame[wanted], codes[wanted]
+    return _row_sources(frame, schema, codes, names, [index], support=support, n_query=n_query)[0]
+
+
+def _row_sources(
+    frame: pd.DataFrame,
+    schema: Schema,
+    codes: np.ndarray,
+    names: np.ndarray,
+    parts: Sequence[np.ndarray],
+    *,
+    support: SupportSize,
+    n_query: int,
+    date_format: Sequence[str] = (),
+) -> list[RowSource]:
+    """For each part, the tasks at its positions in `names`, in that order; `codes` is the task of each row."""
+    x, y = torch.from_numpy(schema.encode(frame)), torch.from_numpy(schema.encode_target(frame))
+    sources = []
+    known = [column.formats for column in schema.columns if column.name == support.choice.column]
+    formats = next(filter(None, known), tuple(date_format))
+    for index in parts:
+        rank = np.full(len(names), -1, dtype=np.min_scalar_type(-max(len(names), 1)))
+        rank[index] = np.arange(len(index))
+        of_row = rank[codes]
+        order, blocks = layout(frame, str(schema.task), of_row, support.choice, formats)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(of_row[order], minlength=len(index)))])
+        ids = tuple(names[index].tolist())
+        sources.append(
+            RowSource(
+                x[order], y[order], starts, ids, support, schema.targets, n_query, blocks=blocks,
+                own_classes=schema.n_way > 0,
+            )
+        )  # fmt: skip
+    return sources
+
+
+def _checked_kind(
+    frame: pd.DataFrame,
+    *,
+    task: str,
+    target: str | Sequence[str],
+    kind: str | None,
+    per_class: bool,
+    notes: list[str],
+) -> str:
+    found = target_kind(frame, target, kind, task=task)
+    for name in target_names(target) if kind is None else ():
+        notes.append(f"target {name!r} has {len(distinct(frame[name])[1])} different values: {found}")
+    if per_class and found == "regression":
+        raise UsageError(f"n_shot counts rows a class, but target {target!r} is a number: give n_support")
+    return found
+
+
+def _usable(
+    frame: pd.DataFrame, task: str, target: str | Sequence[str], choice: SupportChoice, notes: list[str]
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Labelled rows of tasks that have two or more, names of the tasks, and the number of each row's one."""
+    names, codes = task_codes(frame, task)
+    labelled = labelled_rows(frame, target_names(target))
+    what = listed(target_names(target))
+    if not labelled.any():
+        raise DataError(
+            f"none of the {len(frame)} rows has a value in the target {what}: training needs rows with a target; to "
+            "predict these, give them to innerloop predict",
+            column=target_names(target)[0],
+        )
+    if not labelled.all():
+        notes.append(f"{int((~labelled).sum())} of {len(frame)} rows have no {what} and were dropped")
+        frame, codes = frame[labelled], codes[labelled]
+    frame, codes, dropped = placed(frame, names, codes, choice)
+    notes += dropped
+    single = np.bincount(codes, minlength=len(names)) == 1
+    if single.any():
+        few = listed(names[single].tolist(), 5)
+        notes.append(f"{int(single.sum())} tasks have fewer than two labelled rows and were dropped: {few}")
+        frame, codes = frame[~single[codes]], codes[~single[codes]]
+    return frame, names, codes
+
+
+def _own_classes(labels: str, kind: str) -> bool:
+    """Whether each task has classes of its own."""
+    if labels not in ("shared", "per_task"):
+        raise UsageError(f"labels={labels!r} is unknown: choose shared or per_task")
+    if labels == "per_task" and kind == "regression":
+        raise UsageError("labels='per_task' is for classes, and the target is a number: leave it out, or give "
+                         "kind='classification' (--kind classification)")  # fmt: skip
+    return labels == "per_task"
+
+
+def _classes_of_tasks(frame: pd.DataFrame, codes: np.ndarray, target: str) -> np.ndarray:
+    """How many classes each task has; `codes` is the task of each row."""
+    labels, values = distinct(frame[target])
+    pairs = np.unique(codes.astype(np.int64) * max(len(values), 1) + labels)
+    return np.bincount(pairs // max(len(values), 1), minlength=int(codes.max(initial=-1)) + 1)
+
+
+def _without_single_classes(
+    frame: pd.DataFrame, names: np.ndarray, codes: np.ndarray, target: str, notes: list[str]
+) -> tuple[pd.DataFrame, np.ndarray]:
+    single = _classes_of_tasks(frame, codes, target) == 1
+    if single.any():
+        few = listed(names[np.flatnonzero(single)].tolist(), 5)
+        notes.append(f"{int(single.sum())} tasks have one class of their own and were dropped: {few}")
+    return frame[~single[codes]], codes[~single[codes]]
+
+
+def _gap_notes(schema: Schema, frame: pd.DataFrame) -> list[str]:
+    notes = [
+        f"{count} missing values in {name!r}, none in meta-train, were filled with the mean"
+        for name, count in schema.gaps(frame).items()
+    ]
+    marked = [column.name for column in schema.columns if column.missing]
+    if marked:
+        notes.append(
+            f"missing values in {listed(marked)} were filled with the mean and marked in a column each"
+        )
+    nameless = [c.name for c in schema.columns if c.kind == "category" and is_missing(frame[c.name]).any()]
+    if nameless:
+        notes.append(f"missing values in {listed(nameless)} count as none of the names there")
+    notes += [
+        f"{count} rows have a value of {name!r} that no meta-train row has: it counts as none of its values"
+        for name, count in schema.unseen(frame).items()
+    ]
+    if schema.task_columns:
+        notes.append(f"task columns, constant within every task: {listed(schema.task_columns)}")
+    return notes
+
+
+def _check_sizes(
+    sources: Sequence[RowSource], support: SupportSize, classes: Sequence[str] | None, notes: list[str]
+) -> None:
+    """Note tasks with fewer rows than asked for, and classes that meta-train does not have."""
+    rows = np.concatenate([np.diff(source.starts) for source in sources])
+    ids = [name for source in sources for name in source.ids]
+    if not support.per_class:
+        if rows.max() <= support.low:
+            largest = int(rows.argmax())
+            raise DataError(
+                f"n_support={support} needs {support.low + 1} labelled rows, and the largest task, "
+                f"{ids[largest]!r}, has {rows[largest]}: lower n_support to {rows[largest] - 1} or less"
+            )
+        short = int((rows <= support.high).sum())
+    else:
+        short = sum(_short_of_shots(source, support.high, source.targets.n_outputs) for source in sources)
+    if short:
+        unit = "rows of a class" if support.per_class else "rows"
+        notes.append(
+            f"{short} of {len(rows)} tasks have fewer than {support.high + 1} {unit} and give less support"
+        )
+    if classes is not None:
+        seen = set(torch.unique(sources[0].y).tolist())
+        unseen = [label for number, label in enumerate(classes) if number not in seen]
+        if unseen:
+            notes.append(f"no meta-train task has the class {listed(unseen)}")
+
+
+def _short_of_shots(source: RowSource, n_shot: int, n_classes: int) -> int:
+    """Tasks in which a class that they have has fewer than `n_shot + 1` rows."""
+    task = np.repeat(np.arange(source.n_tasks), np.diff(source.starts))
+    counts = np.bincount(task * n_classes + source.y.numpy(), minlength=source.n_tasks * n_classes)
+    counts = counts.reshape(source.n_tasks, n_classes)
+    return int(((counts > 0) & (counts <= n_shot)).any(1).sum())
