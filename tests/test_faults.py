@@ -17,12 +17,12 @@ import torch
 from hypothesis import given, settings
 from PIL import Image
 
-from anything import frames
 from innerloop.errors import DataError, InnerloopError, UsageError
 from innerloop.tasks.findings import check
 from innerloop.tasks.recognise import open_tasks
 from innerloop.tasks.splits import Tasks
 from innerloop.tasks.support import stream
+from toolkit.anything import frames
 
 NAN = float("nan")
 

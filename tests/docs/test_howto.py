@@ -1,0 +1,66 @@
+"""The how-to pages: every command and every line of Python on them runs, on data of their kind."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from innerloop.cli import run
+
+PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "howto").glob("*.md"))
+
+
+def leave_data(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    patient = np.repeat([f"p{n}" for n in range(12)], 8)
+    frame = pd.DataFrame(
+        {
+            "patient": patient,
+            "age": np.repeat(rng.integers(20, 80, 12), 8),
+            "visit": pd.date_range("2024-01-01", periods=96).strftime("%Y-%m-%d"),
+            "dose": rng.normal(size=96),
+        }
+    )
+    frame["score"] = frame.dose**2 + frame.age / 20
+    frame.to_csv(folder / "visits.csv", index=False)
+    new = frame[:16].assign(patient=np.repeat(["new", "other"], 8))
+    new["score"] = new.score.where(np.arange(16) % 8 < 3)
+    new.to_csv(folder / "new_visits.csv", index=False)
+    for name, part in (("sites", frame), ("new_sites", new)):
+        (folder / name).mkdir()
+        for site, rows in part.rename(columns={"score": "risk"}).groupby("patient"):
+            rows.drop(columns="patient").to_csv(folder / name / f"{site}.csv", index=False)
+    for bird in ("wren", "robin", "owl", "crow", "gull", "tern"):
+        (folder / "birds" / bird).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 255, (18, 16), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "birds" / bird / f"{number}.png")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    leave_data(tmp_path)
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```(\w+)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert {language for language, _ in blocks} <= {"sh", "python", "text"}
+    for language, block in blocks:
+        if language == "python":
+            exec(compile(block, str(page), "exec"), names)
+        for line in block.splitlines() if language == "sh" else ():
+            program, *arguments = shlex.split(line)
+            quick = ["--device", "cpu", "--steps", "2"] if arguments[0] == "train" else []
+            assert program == "innerloop"
+            assert run([*arguments, *quick]) == 0, line
+    if "innerloop predict" in page.read_text(encoding="utf-8"):
+        assert pd.read_csv("predictions.csv").prediction.notna().sum() == 10
+
+
+def test_every_page_is_listed() -> None:
+    text = (PAGES[0].parents[1] / "data.md").read_text(encoding="utf-8")
+    assert len(PAGES) == 6
+    assert all(f"howto/{page.name}" in text for page in PAGES)

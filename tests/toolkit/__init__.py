@@ -1,0 +1,1 @@
+"""What tests share: cases, oracles, invented data, and whether there is a compiler."""
