@@ -17,19 +17,17 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "proofs.md"
-FILES = (
-    "contract", "identities", "formulas", "plain_numpy", "heads", "closed", "modules", "batchnorm", "rows",
-)  # fmt: skip
+# file below tests/ -> the title of its part of the page
 SECTIONS = {
-    "contract": "Every algorithm, by one list",
-    "identities": "Identities of the meta-gradients",
-    "formulas": "Published formulas",
-    "plain_numpy": "An implementation in plain numpy",
-    "heads": "Closed forms",
-    "closed": "Closed forms as learners",
-    "modules": "Any module",
-    "batchnorm": "BatchNorm",
-    "rows": "Rows that see each other",
+    "algorithms/test_contract.py": "Every algorithm, by one list",
+    "algorithms/test_identities.py": "Identities of the meta-gradients",
+    "algorithms/test_formulas.py": "Published formulas",
+    "algorithms/test_plain_numpy.py": "An implementation in plain numpy",
+    "inner/test_heads.py": "Closed forms",
+    "algorithms/test_closed_form.py": "Closed forms as learners",
+    "models/test_any_module.py": "Any module",
+    "models/test_batchnorm.py": "BatchNorm",
+    "inner/test_rows_that_interact.py": "Rows that see each other",
 }
 # the identities that a meta-learning library can be wrong by; each with the tests that hold it
 IDENTITIES = (
@@ -81,14 +79,14 @@ IDENTITIES = (
 def measured() -> tuple[list[dict[str, Any]], list[str], str]:
     """What the tests noted, the names of those that passed, and the last line."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "figures.jsonl"
+        notes = Path(folder) / "figures.jsonl"
         command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider"]
-        command += [f"tests/test_{name}.py" for name in FILES]
-        environment = {**os.environ, "INNERLOOP_PROOFS": str(place)}
+        command += [f"tests/{file}" for file in SECTIONS]
+        environment = {**os.environ, "INNERLOOP_PROOFS": str(notes)}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(done.stdout[-3000:] + done.stderr[-1000:])
-        figures = [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
+        figures = [json.loads(line) for line in notes.read_text(encoding="utf-8").splitlines()]
     passed = re.findall(r"^PASSED (.*)$", done.stdout, flags=re.MULTILINE)
     return figures, passed, done.stdout.strip().splitlines()[-1]
 
@@ -96,7 +94,7 @@ def measured() -> tuple[list[dict[str, Any]], list[str], str]:
 class Case(NamedTuple):
     """One figure: the file of the test, its words, the parameters it ran with."""
 
-    stem: str
+    file: str
     check: str
     subject: str
     figure: float
@@ -110,9 +108,7 @@ class Case(NamedTuple):
         check = name.removeprefix("test_").replace("_", " ")
         # cases of the contract are numbered, 0-maml-regression: their settings are one algorithm
         subject = re.sub(r"^\d+-", "", case)
-        return Case(
-            file.rpartition("test_")[2].removesuffix(".py"), check, subject, row["figure"], row["bound"]
-        )
+        return Case(file.removeprefix("tests/"), check, subject, row["figure"], row["bound"])
 
 
 def by_algorithm(cases: list[Case]) -> list[str]:
@@ -133,9 +129,9 @@ def by_check(cases: list[Case]) -> list[str]:
     """A row a check, its worst case."""
     lines = ["| check | cases | worst | figure | bound |", "|---|---|---|---|---|"]
     for check, bound in sorted({(case.check, case.bound) for case in cases}):
-        found = [case for case in cases if (case.check, case.bound) == (check, bound)]
-        worst = max(found, key=lambda case: case.figure)
-        lines.append(f"| {check} | {len(found)} | {worst.subject} | {worst.figure:.0e} | {bound:.0e} |")
+        alike = [case for case in cases if (case.check, case.bound) == (check, bound)]
+        worst = max(alike, key=lambda case: case.figure)
+        lines.append(f"| {check} | {len(alike)} | {worst.subject} | {worst.figure:.0e} | {bound:.0e} |")
     return lines
 
 
@@ -160,16 +156,16 @@ def page(figures: list[dict[str, Any]], passed: list[str], last: str) -> str:
             sys.exit(f"identity {number} ({text}): no test {test} has passed")
         lines.append(f"| {number} | {text} | `{test.partition('[')[0]}` | {count} |")
     cases = [Case.of(row) for row in figures]
-    for stem, title in SECTIONS.items():
-        mine = [case for case in cases if case.stem == stem]
-        table = by_algorithm(mine) if stem == "contract" else by_check(mine)
-        lines += ["", f"## {title}", "", f"`tests/test_{stem}.py`", "", *table]
+    for file, title in SECTIONS.items():
+        of_file = [case for case in cases if case.file == file]
+        table = by_algorithm(of_file) if file.endswith("contract.py") else by_check(of_file)
+        lines += ["", f"## {title}", "", f"`tests/{file}`", "", *table]
     return "\n".join(lines) + "\n"
 
 
 def _count(last: str) -> str:
-    found = re.search(r"(\d+) passed", last)
-    return f"In the run this page comes from {found[1] if found else 'no'} of these tests passed and none failed."
+    count = re.search(r"(\d+) passed", last)
+    return f"In the run this page comes from {count[1] if count else 'no'} of these tests passed and none failed."
 
 
 if __name__ == "__main__":
