@@ -23,21 +23,9 @@ from innerloop.tasks.recognise import open_tasks
 from innerloop.tasks.splits import Tasks
 from innerloop.tasks.support import stream
 from toolkit.anything import frames
+from toolkit.tables import visits
 
 NAN = float("nan")
-
-
-def visits(**change: object) -> pd.DataFrame:
-    """48 rows of 8 tasks; `change` replaces columns."""
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame(
-        {
-            "site": np.repeat([f"s{n}" for n in range(8)], 6),
-            "dose": rng.normal(size=48),
-            "risk": rng.normal(size=48),
-        }
-    )
-    return frame.assign(**change)
 
 
 def cell(column: str, value: object, row: int = 7) -> pd.DataFrame:

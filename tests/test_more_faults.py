@@ -24,16 +24,9 @@ from innerloop.tasks.findings import check
 from innerloop.tasks.from_arrays import read_npz
 from innerloop.tasks.recognise import open_tasks
 from innerloop.tasks.support import stream
+from toolkit.tables import visits
 
 QUICK = ["--steps", "2", "--quiet", "--device", "cpu"]
-
-
-def visits(tasks: int = 9, rows: int = 8) -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    site = np.repeat([f"s{n}" for n in range(tasks)], rows)
-    return pd.DataFrame(
-        {"site": site, "dose": rng.normal(size=len(site)), "risk": rng.normal(size=len(site))}
-    )
 
 
 def test_every_fault_has_a_test() -> None:
@@ -73,7 +66,9 @@ def test_f12_a_class_that_only_the_query_has_counts_as_wrong() -> None:
 
 
 def test_f13_a_task_of_one_class_has_no_area_under_the_curve_and_is_counted() -> None:
-    frame = visits().assign(risk=lambda f: np.where((f.dose > 0) & (f.site != "s0"), "yes", "no"))
+    frame = visits(tasks=9, rows=8).assign(
+        risk=lambda f: np.where((f.dose > 0) & (f.site != "s0"), "yes", "no")
+    )
     for site in ("s0", "s1"):
         frame.loc[frame.site == site, "risk"] = "no"
     split = {"train": [f"s{n}" for n in range(4, 9)], "valid": ["s3"], "test": ["s0", "s1", "s2"]}
@@ -166,7 +161,7 @@ def test_f25_sparse_and_object_arrays_are_refused_with_the_way_out() -> None:
 
 
 def test_f28_labels_that_spreadsheets_would_run_are_marked_in_our_output(tmp_path: Path) -> None:
-    frame = visits().assign(risk=lambda f: np.where(f.dose > 0, "=HYPERLINK(1)", "@bad"))
+    frame = visits(tasks=9, rows=8).assign(risk=lambda f: np.where(f.dose > 0, "=HYPERLINK(1)", "@bad"))
     frame.to_csv(tmp_path / "a.csv", index=False)
     words = ["--task", "site", "--target", "risk", "--out", str(tmp_path / "run")]
     assert run(["train", str(tmp_path / "a.csv"), *words, *QUICK]) == 0
@@ -185,7 +180,7 @@ def test_f30_files_that_change_or_go_while_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.csv"
-    visits().to_csv(path, index=False)
+    visits(tasks=9, rows=8).to_csv(path, index=False)
     whole = path.read_bytes()
     from innerloop.tasks.tables import delimited
 
@@ -261,7 +256,7 @@ def test_f34_what_other_libraries_keep_images_in_is_named_with_the_way_out(
 
 
 def test_a_table_without_a_target_value_says_so() -> None:
-    frame = visits().assign(risk=np.nan)
+    frame = visits(tasks=9, rows=8).assign(risk=np.nan)
     with pytest.raises(
         InnerloopError, match=r"none of the 72 rows has a value in the target 'risk'.*predict"
     ):

@@ -1,5 +1,7 @@
 """Algorithms that adapt by a closed form: what holds for all of them, in float64, and how well they learn."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,8 +23,9 @@ from toolkit.oracles import (
     class_episode,
     difference_error,
     doubled,
+    generic,
+    gradient,
     largest_error,
-    random_direction,
     regression_episode,
     within,
 )
@@ -65,15 +68,7 @@ def episode_for(name, **sizes):
     return regression_episode(**sizes) if regression else class_episode(ways=WAYS, **sizes)
 
 
-def moved(learner, seed=7):
-    """Meta-parameters away from the start, where some of them are 0."""
-    meta = doubled(learner.init())
-    direction = random_direction(meta, seed)
-    return {name: value + direction[name] for name, value in meta.items()}
-
-
-def gradient(learner, meta, episode):
-    return learner.metagrad(learner, meta, episode, 0, None)[0]
+moved = partial(generic, seed=7, length=1.0)
 
 
 @pytest.mark.parametrize("norm", [False, True], ids=["plain", "batchnorm"])

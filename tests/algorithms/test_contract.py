@@ -19,10 +19,10 @@ from toolkit.cases import CASES, IDS
 from toolkit.oracles import (
     class_episode,
     difference_error,
-    doubled,
     fourth_order_difference,
+    generic,
+    gradient,
     largest_error,
-    random_direction,
     regression_episode,
     within,
 )
@@ -30,17 +30,6 @@ from toolkit.oracles import (
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
 EXACT = [(case, name) for case, name in zip(CASES, IDS, strict=True) if case.gradient == "exact"]
 exact = pytest.mark.parametrize("case", [case for case, _ in EXACT], ids=[name for _, name in EXACT])
-
-
-def generic(learner, seed=3):
-    """Meta-parameters away from their start, where nothing is zero by chance."""
-    meta = doubled(learner.init())
-    direction = random_direction(meta, seed)
-    return {name: value + 0.3 * direction[name] for name, value in meta.items()}
-
-
-def gradient(learner, meta, episode, step=0, key=None):
-    return learner.metagrad(learner, meta, episode, step, key)[0]
 
 
 def test_every_algorithm_is_in_the_list():

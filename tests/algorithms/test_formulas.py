@@ -29,26 +29,19 @@ from innerloop.inner.particles import svgd_direction
 from innerloop.outer import annealed, displacement, implicit, multi_step, unrolled
 from innerloop.outer.metagrad import step_weights
 from innerloop.tasks.episodes import Batch, Episode, join_rows
+from toolkit.cases import net
 from toolkit.oracles import (
     central_difference,
     class_episode,
     difference_error,
     directional,
     doubled,
+    gradient,
     largest_error,
     random_direction,
     regression_episode,
     within,
 )
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 1))
-
-
-def gradient(learner, meta, episode, step=0):
-    return learner.metagrad(learner, meta, episode, step)[0]
 
 
 def test_reptile_with_one_step_is_the_rate_times_the_support_gradient():

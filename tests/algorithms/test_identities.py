@@ -13,6 +13,7 @@ from toolkit.oracles import (
     class_episode,
     difference_error,
     doubled,
+    gradient,
     largest_error,
     plain_maml,
     random_direction,
@@ -24,10 +25,6 @@ from toolkit.oracles import (
 def net(seed=0):
     torch.manual_seed(seed)
     return mlp(2, [8, 8], 1)
-
-
-def gradient(learner, meta, episode, key=None):
-    return learner.metagrad(learner, meta, episode, 0, key)[0]
 
 
 def test_zero_steps_give_the_plain_gradient_of_the_query_loss():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import innerloop
 import innerloop.tasks.datasets.catalogue
 from innerloop.cli import VERBS, run
 from innerloop.models import Sine
+from toolkit.commands import printed_by
 
 HEAD = {"schema_version", "command", "seed", "seconds", "settings"}
 ROW = {"method", "split", "n_support", "inner_steps", "metric", "mean", "ci95", "n_tasks", "headline"}
@@ -71,13 +73,7 @@ def call(capsys, monkeypatch, place):
     """Run the command in the folder of the tables: exit code, stdout and stderr."""
     monkeypatch.chdir(place)
 
-    def called(*arguments):
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        found = capsys.readouterr()
-        return code, found.out, found.err
-
-    return called
+    return partial(printed_by, capsys)
 
 
 @pytest.fixture

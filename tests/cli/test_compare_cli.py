@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from innerloop.cli import run
 from innerloop.cli.common import Notes
 from innerloop.cli.compare import progress, show
 from innerloop.compare.result import Comparison
+from toolkit.commands import printed_by
 
 ASKED = ["--task", "site", "--target", "y", "--n-support", "4"]
 SMALL = ["--learners", "ridge", "--baselines", "mean,pooled,alone,mixed", "--steps", "3"]
@@ -43,13 +45,7 @@ def place(tmp_path_factory):
 def ask(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
 
-    def asked(*arguments):
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return asked
+    return partial(printed_by, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from innerloop.compare.sklearn_methods import EstimatorLearner, training_rows
 from innerloop.errors import DivergedError, UsageError
 from innerloop.tasks.compose import Recomposed
 from innerloop.tasks.sources import EVALUATION_SEED, stream
+from toolkit.oracles import unpadded
 
 
 def tasks_of(kind="regression", n_tasks=15, rows=12, seed=0, **options):
@@ -40,11 +41,7 @@ def classes_of():
 def one_by_one(model, source):
     for _, episode in source.fixed(EVALUATION_SEED):
         for task in range(episode.n_tasks):
-            keep = [slice(None) if b.weight is None else b.weight[task] > 0 for b in episode]
-            yield (
-                tuple(b.x[task][k] for b, k in zip(episode, keep, strict=True)),
-                tuple(b.y[task][k] for b, k in zip(episode, keep, strict=True)),
-            )
+            yield tuple(zip(*(unpadded(batch, task) for batch in episode), strict=True))
 
 
 def test_an_estimator_is_fitted_to_each_support():

@@ -13,15 +13,13 @@ from innerloop.outer.update import Outer, meta_gradient, meta_update, numbers_of
 from innerloop.tasks.episodes import map_tensors, select
 from toolkit.cases import CASES, IDS
 from toolkit.compiler import compiler_works, compiles
-from toolkit.oracles import doubled, random_direction, uneven
+from toolkit.oracles import generic, uneven
 
 every = pytest.mark.parametrize("case", CASES, ids=IDS)
 
 
 def start(learner) -> Outer:
-    meta = doubled(learner.init())
-    direction = random_direction(meta, 3)
-    return Outer.start({name: value + 0.3 * direction[name] for name, value in meta.items()})
+    return Outer.start(generic(learner))
 
 
 def run(update, learner, episode, steps=2):

@@ -10,7 +10,7 @@ from innerloop.engine import fast
 from innerloop.outer.prefetch import task_keys
 from innerloop.outer.update import Outer, meta_update, numbers_of
 from toolkit.compiler import compiles
-from toolkit.oracles import class_episode, doubled, largest_error, random_direction, uneven
+from toolkit.oracles import class_episode, generic, largest_error, uneven
 
 PAIRS = [
     *(("support", "traced"), ("transductive", "traced"), ("per_step", "traced")),
@@ -32,9 +32,7 @@ def learner(batchnorm, **options):
 
 
 def start(given):
-    meta = doubled(given.init())
-    direction = random_direction(meta, 3)
-    return Outer.start({name: value + 0.3 * direction[name] for name, value in meta.items()})
+    return Outer.start(generic(given))
 
 
 def updated(update, state, numbers=range(3)):

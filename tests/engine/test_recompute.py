@@ -17,9 +17,15 @@ from innerloop.inner.gradient import GradientLearner
 from innerloop.outer import annealed, checkpointed, multi_step, unrolled
 from innerloop.outer.prefetch import task_keys
 from innerloop.outer.update import Outer, meta_update, numbers_of
-from innerloop.tasks.episodes import Batch, Episode, stack
-from toolkit.cases import net
-from toolkit.oracles import class_episode, doubled, largest_error, random_direction, regression_episode
+from toolkit.cases import body, net
+from toolkit.oracles import (
+    class_episode,
+    doubled,
+    generic,
+    largest_error,
+    regression_episode,
+    uneven,
+)
 
 
 def image_net(*, dropout: float = 0.0) -> nn.Module:
@@ -48,9 +54,7 @@ def on_images(batchnorm, name="maml", **options):
 
 
 def on_features(**o):
-    torch.manual_seed(0)
-    body = nn.Sequential(nn.Linear(4, 5), nn.Tanh())
-    return a.protomaml(body, n_features=5, n_way=3, inner_lr=0.1, inner_steps=3, **o)
+    return a.protomaml(body(4), n_features=5, n_way=3, inner_lr=0.1, inner_steps=3, **o)
 
 
 ROWS = {
@@ -82,22 +86,6 @@ IMAGES = {
 }
 CASES = [*((make, False) for make in ROWS.values()), *((make, True) for make in IMAGES.values())]
 every = pytest.mark.parametrize(("make", "images"), CASES, ids=[*ROWS, *IMAGES])
-
-
-def uneven(episode):
-    """The same tasks, the first with fewer rows."""
-
-    def cut(batch, task):
-        keep = slice(0, batch.y.shape[1] - (task == 0))
-        return Batch(batch.x[task][keep], batch.y[task][keep])
-
-    return stack([Episode(*(cut(batch, t) for batch in episode)) for t in range(episode.n_tasks)])
-
-
-def generic(learner):
-    meta = doubled(learner.init())
-    direction = random_direction(meta, 3)
-    return {name: value + 0.3 * direction[name] for name, value in meta.items()}
 
 
 def given(images, *, padded=True):

@@ -11,6 +11,7 @@ from scipy import stats
 import innerloop as il
 from innerloop.errors import DataError, UsageError
 from innerloop.evaluation import Evaluation, interval, paired_difference
+from toolkit.oracles import unpadded
 
 
 def frame(classes=False):
@@ -34,11 +35,7 @@ def one_by_one(model, source, steps, seed=20_240_229):
     found = {}
     for ids, episode in source.fixed(seed):
         for row, name in enumerate(ids):
-            parts = []
-            for batch in episode:
-                keep = slice(None) if batch.weight is None else batch.weight[row] > 0
-                parts.append((batch.x[row][keep], batch.y[row][keep]))
-            (x, y), (query, target) = parts
+            (x, y), (query, target) = (unpadded(batch, row) for batch in episode)
             task = model.adapt(x, y, steps=steps)
             found.setdefault(name, []).append((task(query).numpy(), target.numpy()))
     return found

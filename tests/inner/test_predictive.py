@@ -1,6 +1,7 @@
 """Predictive distributions of values: their score against scipy, closed forms and a simulation."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,19 +17,9 @@ from innerloop.inner import Model
 from innerloop.tasks.episodes import Batch, Episode, stack
 from innerloop.tasks.support import SupportSize, Targets
 from toolkit.oracles import doubled, regression_episode
+from toolkit.sources import FixedSource
 
-
-class Fixed:
-    """A source of given stacks of episodes."""
-
-    support = SupportSize(5, 5)
-    n_tasks = None
-
-    def __init__(self, episode, targets):
-        self.episode, self.targets = episode, targets
-
-    def fixed(self, seed):
-        yield [f"task {t}" for t in range(self.episode.n_tasks)], self.episode
+fixed = partial(FixedSource, support=SupportSize(5, 5))
 
 
 def test_scores_equal_scipy_in_natural_units_whatever_the_padding():
@@ -41,7 +32,7 @@ def test_scores_equal_scipy_in_natural_units_whatever_the_padding():
     learner = a.mixed(2)
     meta = doubled(learner.init())
     meta["head/log_noise"] += 0.3
-    found = evaluate(Model(learner, meta), Fixed(episode, Targets("regression", 1, (2.5,), (1.0,))))
+    found = evaluate(Model(learner, meta), fixed(episode, Targets("regression", 1, (2.5,), (1.0,))))
     for t, n in enumerate(sizes):
         task = Model(learner, meta).adapt(whole.support.x[t], whole.support.y[t])
         x, y = whole.query.x[t, :n], 2.5 * whole.query.y[t, :n].numpy()
@@ -68,7 +59,7 @@ def test_intervals_cover_what_they_promise_where_the_model_is_true():
     learner = a.mixed(1)
     train = lines(2000, 20, 0)
     meta = learner.fit(doubled(learner.init()), train.query)
-    found = evaluate(Model(learner, meta), Fixed(lines(4000, 9, 1), Targets("regression", 1)))
+    found = evaluate(Model(learner, meta), fixed(lines(4000, 9, 1), Targets("regression", 1)))
     for name, share in (("coverage_90", 0.9), ("coverage_95", 0.95)):
         for step in (0, 1):  # before and after the support set
             mean, low, high = found.metric(name, step)
@@ -108,7 +99,7 @@ def test_what_says_nothing_is_refused_and_not_scored():
     model = Model(learner, learner.init())
     with pytest.raises(UsageError, match="gaussian, mixed or bmaml"):
         model.base().deviation(torch.zeros(1, 2))
-    found = evaluate(model, Fixed(regression_episode(), Targets("regression", 1)))
+    found = evaluate(model, fixed(regression_episode(), Targets("regression", 1)))
     assert "log_likelihood" not in found.metrics
 
 

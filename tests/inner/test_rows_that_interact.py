@@ -1,5 +1,7 @@
 """Models whose rows see each other are never given padding, and the leak test finds them."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from innerloop.outer.validation import mean_loss
 from innerloop.tasks.episodes import Batch, Episode, select, stack
 from innerloop.tasks.support import SupportSize, Targets
 from toolkit.oracles import class_episode, doubled, largest_error, within
+from toolkit.sources import FixedSource
 
 
 class Centred(nn.Module):
@@ -94,16 +97,7 @@ def test_tasks_of_different_sizes_are_as_each_by_itself(name, layer):
         assert torch.allclose(value, truth, rtol=1e-11, atol=1e-13)
 
 
-class Fixed:
-    """A source of one given stack."""
-
-    n_tasks, support, targets = None, SupportSize(2, 2), Targets("classification", 3)
-
-    def __init__(self, episode):
-        self.episode = episode
-
-    def fixed(self, seed):
-        yield [f"task {t}" for t in range(self.episode.n_tasks)], self.episode
+fixed = partial(FixedSource, targets=Targets("classification", 3), support=SupportSize(2, 2))
 
 
 @pytest.mark.parametrize("case", ["centred", "transductive"])
@@ -114,14 +108,14 @@ def test_scores_and_predictions_do_not_see_padding(case):
     else:
         learner = a.maml(net(nn.BatchNorm1d(6)), loss="cross_entropy", batchnorm="transductive")
     model, alone = Model(learner, doubled(learner.init())), ragged()
-    whole = evaluate(model, Fixed(stack(alone)))
+    whole = evaluate(model, fixed(stack(alone)))
     for t, task in enumerate(alone):
-        one = evaluate(model, Fixed(stack([task])))
+        one = evaluate(model, fixed(stack([task])))
         place = whole.ids.index(f"task {t}")
         for name in ("loss", "accuracy"):
             within(abs(whole.values[name][place] - one.values[name][0]).max(), 1e-12)
-    losses = [mean_loss(model, Fixed(stack([task]))) for task in alone]
-    within(abs(mean_loss(model, Fixed(stack(alone))) - sum(losses) / 4), 1e-12)
+    losses = [mean_loss(model, fixed(stack([task]))) for task in alone]
+    within(abs(mean_loss(model, fixed(stack(alone))) - sum(losses) / 4), 1e-12)
     found = predict_tasks(model, [e.support for e in alone], [e.query.x for e in alone])
     for task, prediction in zip(alone, found, strict=True):
         truth = model.adapt(task.support.x, task.support.y)(task.query.x)
@@ -130,7 +124,7 @@ def test_scores_and_predictions_do_not_see_padding(case):
 
 def test_the_leak_test_tells_dependent_predictions_from_independent_ones():
     episode = class_episode()
-    source = Fixed(select(episode, slice(None)))
+    source = fixed(select(episode, slice(None)))
 
     def dependence(layer, **options):
         learner = a.maml(net(layer), loss="cross_entropy", inner_lr=0.1, **options)

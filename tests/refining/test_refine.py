@@ -18,13 +18,9 @@ from innerloop.refining.folds import partitioned, split_off
 from innerloop.refining.rounds import descend, score
 from innerloop.tasks.episodes import Batch
 from innerloop.tasks.support import stream
-from toolkit.oracles import largest_error
+from toolkit.oracles import generator, largest_error, unpadded
 
 QUICK = {"stop": "none", "device": "cpu", "tolerance": 0.0, "decay": 0.0}
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def net(n_in=4, n_out=3, hidden=6):
@@ -43,11 +39,6 @@ def params(module):
     return {name: value.detach().clone() for name, value in module.named_parameters()}
 
 
-def kept(batch, j):
-    there = torch.ones(batch.y.shape[1], dtype=torch.bool) if batch.weight is None else batch.weight[j] > 0
-    return batch.x[j][there], batch.y[j][there]
-
-
 def by_hand(module, x, y, *, rounds, folds, lr, candidate_lr, choose):
     """Held-out agreement selection as a loop over rounds and folds, with no part of the library but the folds."""
     theta = params(module)
@@ -61,9 +52,9 @@ def by_hand(module, x, y, *, rounds, folds, lr, candidate_lr, choose):
         drawn = partitioned(Batch(x, y), folds, stream(0, 0, t))
         a, h = [], []
         for j in range(folds):
-            a.append(gradient(theta, *kept(drawn.support, j)))
+            a.append(gradient(theta, *unpadded(drawn.support, j)))
             phi = {name: value - candidate_lr * a[j][name] for name, value in theta.items()}
-            h.append(gradient(phi, *kept(drawn.query, j)))
+            h.append(gradient(phi, *unpadded(drawn.query, j)))
         mean_a, mean_h = ({n: sum(g[n] for g in part) / folds for n in theta} for part in (a, h))
         mask = choose(mean_a, mean_h)
         theta = {name: value - lr * mask[name] * mean_h[name] for name, value in theta.items()}

@@ -20,13 +20,9 @@ from innerloop.refining.folds import bootstrapped, fold_numbers, partitioned, re
 from innerloop.refining.selection import per_fold_agreement
 from innerloop.tasks.episodes import Batch, unsqueeze
 from innerloop.tasks.support import stream
-from toolkit.oracles import largest_error
+from toolkit.oracles import generator, largest_error, unpadded
 
 N, D, C, J, LR = 12, 3, 4, 3, 0.1
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def linear(outputs=1, loss="mse", seed=0):
@@ -52,11 +48,6 @@ def descent(x, y, w):
 
 def folds_of(rows, combine=partitioned, seed=1):
     return combine(rows, J, stream(seed))
-
-
-def own_rows(batch, j):
-    kept = torch.ones(batch.y.shape[1], dtype=torch.bool) if batch.weight is None else batch.weight[j] > 0
-    return batch.x[j][kept], batch.y[j][kept]
 
 
 def test_gradients_of_rows_are_those_of_a_linear_model():
@@ -123,7 +114,7 @@ def test_candidates_and_held_out_gradients_of_a_linear_model(combine):
     held, losses, _ = held_out_gradients(objective, found.draws, folds)
     centres = []
     for j in range(J):
-        (x, y), (x_held, y_held) = own_rows(folds.support, j), own_rows(folds.query, j)
+        (x, y), (x_held, y_held) = unpadded(folds.support, j), unpadded(folds.query, j)
         a = descent(x, y, w)
         phi = w - LR * a
         centres.append(phi.T)
@@ -245,12 +236,12 @@ def test_every_row_is_held_out_once_and_never_by_a_candidate_it_moved():
     folds = partitioned(rows, 4, generator())
     held = []
     for j in range(4):
-        moved, out = own_rows(folds.support, j)[0], own_rows(folds.query, j)[0]
+        moved, out = unpadded(folds.support, j)[0], unpadded(folds.query, j)[0]
         assert sorted(torch.cat([moved, out]).flatten().tolist()) == list(range(11))
         held += out.flatten().tolist()
     assert sorted(held) == list(range(11))
     for j in range(5):
-        moved, out = (own_rows(part, j)[0].flatten() for part in bootstrapped(rows, 5, generator()))
+        moved, out = (unpadded(part, j)[0].flatten() for part in bootstrapped(rows, 5, generator()))
         assert len(moved) == 11
         assert len(out)
         assert not set(moved.tolist()) & set(out.tolist())

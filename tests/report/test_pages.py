@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 import types
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import innerloop as il
 import innerloop.report
 from innerloop.cli import run
 from innerloop.cli.drawn import command_line
+from toolkit.commands import printed_by
 
 pytest.importorskip("matplotlib")
 TRAIN = [
@@ -48,13 +50,7 @@ def table(tmp_path_factory):
 def call(table, monkeypatch, capsys):
     monkeypatch.chdir(table)
 
-    def called(*arguments):
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        found = capsys.readouterr()
-        return code, found.out, found.err
-
-    return called
+    return partial(printed_by, capsys)
 
 
 def test_train_leaves_a_page_in_the_directory(call, pages, tmp_path):

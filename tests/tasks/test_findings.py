@@ -2,22 +2,18 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import toolkit.tables
 from innerloop.cli import run
 from innerloop.tasks.findings import check
 
-
-def visits() -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    dose = rng.normal(size=60)
-    return pd.DataFrame(
-        {"site": np.repeat([f"s{n}" for n in range(10)], 6), "dose": dose, "risk": dose**2 + 3}
-    )
+visits = partial(toolkit.tables.visits, tasks=10, risk=lambda frame: frame.dose**2 + 3)
 
 
 def messages(frame: pd.DataFrame, severity: str) -> str:

@@ -1,6 +1,7 @@
 """What is recognised without a spec file, and that it becomes the tasks it should."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import innerloop as il
+import toolkit.tables
 from innerloop.errors import DataError, UsageError
 from innerloop.tasks.episodes import Batch, Episode
 from innerloop.tasks.images import read_images
@@ -20,12 +22,7 @@ from innerloop.tasks.tables.dates import days
 from innerloop.tasks.tables.reading import read_table
 from innerloop.tasks.tables.schema import Schema
 
-
-def visits(tasks: int = 8, rows: int = 6) -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    dose = rng.normal(size=tasks * rows)
-    site = np.repeat([f"s{number}" for number in range(tasks)], rows)
-    return pd.DataFrame({"site": site, "dose": dose, "risk": dose**2, "other": dose - 1})
+visits = partial(toolkit.tables.visits, risk=lambda frame: frame.dose**2, other=lambda frame: frame.dose - 1)
 
 
 def folder_of(frame: pd.DataFrame, folder: Path) -> Path:

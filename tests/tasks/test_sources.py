@@ -23,6 +23,7 @@ from innerloop.tasks.episodes import select
 from innerloop.tasks.sampling import distinct, outside
 from innerloop.tasks.sources import ClassSource, RowSource, SupportChoice, SupportSize, Targets, stream
 from innerloop.tasks.tables.grouping import order_values
+from toolkit.oracles import unpadded
 
 
 def source_of(sizes, *, n_query=32, draws=10, classes=None, blocks=None, **support):
@@ -37,8 +38,7 @@ def source_of(sizes, *, n_query=32, draws=10, classes=None, blocks=None, **suppo
 
 
 def rows_of(batch, task):
-    kept = slice(None) if batch.weight is None else batch.weight[task] > 0
-    return batch.x[task, kept, 0].long().tolist()
+    return unpadded(batch, task)[0][:, 0].long().tolist()
 
 
 # drawing
@@ -253,8 +253,7 @@ def halves(tasks, source, seed=0):
         for task in range(episode.n_tasks):
             numbers = []
             for batch in episode:
-                kept = slice(None) if batch.weight is None else batch.weight[task] > 0
-                values = batch.x[task, kept, 0].double().numpy() * column.scale + column.mean
+                values = unpadded(batch, task)[0][:, 0].double().numpy() * column.scale + column.mean
                 numbers.append(np.rint(values).astype(int).tolist())
             yield numbers
 

@@ -17,6 +17,7 @@ from innerloop.errors import DataError, UsageError
 from innerloop.tasks.sources import RowSource, SupportSize, Targets, stream
 from innerloop.tasks.splits import parts
 from innerloop.tasks.tables.schema import Schema
+from toolkit.oracles import unpadded
 
 
 def measurements(sizes: list[int], seed: int = 0) -> pd.DataFrame:
@@ -106,8 +107,7 @@ def test_evaluation_uses_each_row_once_a_draw(sizes: list[int], low: int, more: 
                 seen[name] += 1
                 used = []
                 for batch in episode:
-                    kept = slice(None) if batch.weight is None else batch.weight[row] > 0
-                    used.append(marks(tasks.schema, batch.x[row][kept]).tolist())
+                    used.append(marks(tasks.schema, unpadded(batch, row)[0]).tolist())
                 assert sorted(used[0] + used[1]) == rows_of[name]
                 assert min(low, len(rows_of[name]) - 1) <= len(used[0]) <= min(high, len(rows_of[name]) - 1)
         assert seen == Counter(dict.fromkeys(source.ids, 10))
@@ -130,10 +130,7 @@ def test_shots_are_exact_for_each_class(sizes: list[int], n_shot: int, seed: int
     for source in (tasks.train, tasks.valid, tasks.test):
         episode = source.sample(source.n_tasks, stream(seed))
         for row in range(source.n_tasks):
-            support, query = (
-                marks(tasks.schema, b.x[row][slice(None) if b.weight is None else b.weight[row] > 0]).tolist()
-                for b in episode
-            )
+            support, query = (marks(tasks.schema, unpadded(b, row)[0]).tolist() for b in episode)
             assert not set(support) & set(query)
             assert len(query) >= 1
             task = frame[frame.mark.isin(support)].site

@@ -29,12 +29,14 @@ class Case(NamedTuple):
         return regression_episode() if self.kind == "regression" else class_episode()
 
 
-def net(n_in: int, n_out: int, hidden: int = 6) -> nn.Module:
+def net(n_in: int = 2, n_out: int = 1, hidden: int = 6) -> nn.Module:
+    """A net with one smooth hidden layer, always the same."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(n_in, hidden), nn.Tanh(), nn.Linear(hidden, n_out))
 
 
 def body(n_in: int) -> nn.Module:
+    """The same without its head: 5 features."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(n_in, 5), nn.Tanh())
 

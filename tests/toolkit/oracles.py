@@ -13,15 +13,16 @@ from innerloop.tasks.episodes import Batch, Episode, map_tensors, stack
 def within(figure, bound):
     """Assert `figure < bound`; under `benchmarks/proofs.py` also note both, beside the test that is running."""
     figure = float(torch.as_tensor(figure).detach())
-    place = os.environ.get("INNERLOOP_PROOFS")
-    if place:
+    notes = os.environ.get("INNERLOOP_PROOFS")
+    if notes:
         test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
-        with Path(place).open("a", encoding="utf-8") as file:
+        with Path(notes).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"test": test, "figure": figure, "bound": bound}) + "\n")
     assert figure < bound
 
 
 def regression_episode(tasks=3, support=5, query=6, features=2, seed=0):
+    """Stacked tasks that are one curve at different heights."""
     g = torch.Generator().manual_seed(seed)
 
     def batch(rows):
@@ -32,6 +33,7 @@ def regression_episode(tasks=3, support=5, query=6, features=2, seed=0):
 
 
 def class_episode(tasks=3, ways=3, shots=2, queries=2, shape=(4,), seed=0):
+    """Stacked tasks of classes; the features are random and know nothing of them."""
     g = torch.Generator().manual_seed(seed)
 
     def batch(each):
@@ -42,7 +44,25 @@ def class_episode(tasks=3, ways=3, shots=2, queries=2, shape=(4,), seed=0):
 
 
 def doubled(meta):
+    """Parameters in float64."""
     return {name: value.double() for name, value in meta.items()}
+
+
+def generator(seed=0):
+    """A stream of random numbers with a seed of its own."""
+    return torch.Generator().manual_seed(seed)
+
+
+def generic(learner, *, seed=3, length=0.3):
+    """Meta-parameters in float64 away from their start, where nothing is zero by chance."""
+    meta = doubled(learner.init())
+    direction = random_direction(meta, seed)
+    return {name: value + length * direction[name] for name, value in meta.items()}
+
+
+def gradient(learner, meta, episode, step=0, key=None):
+    """The meta-gradient of a learner, without the figures beside it."""
+    return learner.metagrad(learner, meta, episode, step, key)[0]
 
 
 def mean_query_loss(learner, meta, episode, key=None):
@@ -74,6 +94,7 @@ def random_direction(meta, seed=0):
 
 
 def directional(grads, direction):
+    """The derivative along a direction, from the gradient."""
     return sum((grads[name] * direction[name]).sum().item() for name in grads)
 
 
@@ -105,8 +126,15 @@ def plain_maml(module, loss, meta, episode, lr, steps, first_order=False):
     return dict(zip(meta, grads, strict=True))
 
 
-def largest_error(found, truth):
-    return max((found[name] - truth[name]).abs().max().item() for name in truth)
+def largest_error(grads, truth):
+    """The largest absolute difference of any entry of two dictionaries of tensors."""
+    return max((grads[name] - truth[name]).abs().max().item() for name in truth)
+
+
+def unpadded(batch, task):
+    """Features and targets of one task of a stack, without its padding."""
+    rows = slice(None) if batch.weight is None else batch.weight[task] > 0
+    return batch.x[task][rows], batch.y[task][rows]
 
 
 def uneven(episode: Episode) -> Episode:
