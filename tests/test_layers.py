@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "innerloop"
 
-# Lowest first. A package imports from itself and from the lines above its own.
+# Lowest first. A package imports from its own line and from the lines before it; docs/architecture.md shows it.
 LAYERS = (
     ("errors", "files"),
     ("tasks", "engine"),
@@ -29,20 +29,20 @@ TOP = len(LAYERS) - 1
 
 def modules(package: Path) -> dict[str, Path]:
     """Dotted name to file. A file `__init__.py` stands for its folder and may import what it likes."""
-    found = {}
+    files = {}
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package.parent).with_suffix("").parts
         if parts[-1] != "__init__":
-            found[".".join(parts)] = path
-    return found
+            files[".".join(parts)] = path
+    return files
 
 
 def imported(name: str, path: Path, package: Path) -> Iterator[tuple[int, str]]:
     """Line and dotted name of each import from the own package, wherever in the file it stands."""
 
     def exists(dotted: str) -> bool:
-        place = package.parent.joinpath(*dotted.split("."))
-        return place.is_dir() or place.with_suffix(".py").is_file()
+        path = package.parent.joinpath(*dotted.split("."))
+        return path.is_dir() or path.with_suffix(".py").is_file()
 
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
         if isinstance(node, ast.Import):
@@ -104,8 +104,8 @@ def test_every_module_has_a_layer_and_imports_only_downwards() -> None:
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    found = cycle(PACKAGE)
-    assert not found, " <- ".join(found)
+    circle = cycle(PACKAGE)
+    assert not circle, " <- ".join(circle)
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:

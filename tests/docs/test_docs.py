@@ -121,6 +121,12 @@ def test_links_lead_somewhere():
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
+def test_the_index_links_every_page():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if f"]({page})" not in index] == ["index.md"]
+
+
 def table_after(title):
     """The rows of the table that follows a line of docs/command.md."""
     text = (ROOT / "docs" / "command.md").read_text(encoding="utf-8")

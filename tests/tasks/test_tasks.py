@@ -1,4 +1,4 @@
-"""The front door: what is in which split, what an episode holds, and what is refused."""
+"""The functions that make tasks: what is in which split, what an episode holds, and what is refused."""
 
 import math
 from collections import Counter
