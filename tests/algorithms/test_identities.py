@@ -169,9 +169,11 @@ def test_vmap_equals_the_loop(dropout):
         maml(module, loss="mse", inner_lr=0.1, inner_steps=3, mapping=m) for m in ("vmap", "loop")
     )
     meta = doubled(stacked.init())
-    found = gradient(stacked, meta, episode, key)
-    within(largest_error(found, gradient(looped, meta, episode, key)), 1e-12)
-    one_by_one = [gradient(stacked, meta, select(episode, slice(t, t + 1)), key[t : t + 1]) for t in range(4)]
+    found = gradient(stacked, meta, episode, key=key)
+    within(largest_error(found, gradient(looped, meta, episode, key=key)), 1e-12)
+    one_by_one = [
+        gradient(stacked, meta, select(episode, slice(t, t + 1)), key=key[t : t + 1]) for t in range(4)
+    ]
     mean = {name: sum(g[name] for g in one_by_one) / 4 for name in meta}
     within(largest_error(found, mean), 1e-12)
 
@@ -193,8 +195,8 @@ def test_padding_changes_nothing(policy):
     # what stands in a padded row must not matter, not even infinity
     junk = padded.query.x.masked_fill(padded.query.weight.unsqueeze(-1) == 0, 1e30)
     padded = padded._replace(query=padded.query._replace(x=junk))
-    found = gradient(learner, meta, padded, key)
-    separate = [gradient(learner, meta, stack([e]), key[t : t + 1]) for t, e in enumerate(alone)]
+    found = gradient(learner, meta, padded, key=key)
+    separate = [gradient(learner, meta, stack([e]), key=key[t : t + 1]) for t, e in enumerate(alone)]
     truth = {name: sum(g[name] for g in separate) / 3 for name in meta}
     within(largest_error(found, truth), 1e-12)
 

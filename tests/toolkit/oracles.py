@@ -60,7 +60,7 @@ def generic(learner, *, seed=3, length=0.3):
     return {name: value + length * direction[name] for name, value in meta.items()}
 
 
-def gradient(learner, meta, episode, step=0, key=None):
+def gradient(learner, meta, episode, step=0, *, key=None):
     """The meta-gradient of a learner, without the figures beside it."""
     return learner.metagrad(learner, meta, episode, step, key)[0]
 
