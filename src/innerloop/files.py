@@ -169,7 +169,7 @@ def _swap(temp: Path, target: Path) -> None:
 
 
 def set_aside(target: Path) -> list[Path]:
-    """What a write of `target` renamed to make room; still there where the write was cut short."""
+    """What a write of `target` renamed out of its way; still there where the write was cut short."""
     if not target.parent.is_dir():
         return []
     return sorted(path for path in target.parent.iterdir() if path.name.startswith(f".{target.name}.old-"))

@@ -8,10 +8,9 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from innerloop.cli import run
+from toolkit.commands import check_until_clean, predicted
 
 RNG = np.random.default_rng(0)
 
@@ -107,32 +106,10 @@ WALKS = {
 def test_a_strangers_spreadsheet_gets_from_check_to_predict(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make, options, n_predicted, warnings = WALKS[name]
-    options = dict(options)
-    path, data = tmp_path / f"{name}.csv", make()
-
-    def words() -> list[str]:
-        return [word for option, value in options.items() for word in (f"--{option}", value)]
-
-    for _ in range(9):
-        path.write_bytes(data)
-        code = run(["check", str(path), *words()])
-        printed = capsys.readouterr().out
-        if code == 0:
-            break
-        assert code == 3, printed
-        before = data, dict(options)
-        errors = [line for line in printed.splitlines() if line.startswith("error")]
-        # from the last line to the first, so that numbers of lines stay true
-        for line in sorted(errors, key=lambda text: -int((re.findall(r"line (\d+)", text) or ["0"])[0])):
-            data = heed(line, data, options)
-        assert (data, options) != before, printed
-    assert code == 0, printed
+    make, given, n_predicted, warnings = WALKS[name]
+    path, options = tmp_path / f"{name}.csv", dict(given)
+    printed = check_until_clean(capsys, path, make(), options, heed)
     for words_found in warnings:
         assert words_found.replace("one-row", "fewer than two labelled rows") in printed, printed
-    out = str(tmp_path / "run")
-    quick = ["--steps", "2", "--quiet", "--device", "cpu"]
-    assert run(["train", str(path), *words(), *quick, "--out", out]) == 0, capsys.readouterr().err
-    assert run(["predict", out, str(path), "--out", str(tmp_path / "found.csv"), "--quiet"]) == 0
-    found = pd.read_csv(tmp_path / "found.csv")
+    found = predicted(capsys, path, options)
     assert found.prediction.notna().sum() == found[options["target"]].isna().sum() == n_predicted

@@ -12,6 +12,7 @@ import pytest
 import toolkit.tables
 from innerloop.cli import run
 from innerloop.tasks.findings import check
+from toolkit.commands import check_until_clean, predicted
 
 visits = partial(toolkit.tables.visits, tasks=10, risk=lambda frame: frame.dose**2 + 3)
 
@@ -90,7 +91,7 @@ def messy() -> str:
     return MESSY.format(rows="\n".join([*rows, rows[0]]))
 
 
-def mended(text: str, line: str, options: dict[str, str]) -> str:
+def mended(line: str, text: str, options: dict[str, str]) -> str:
     """The file after doing what one message says, and nothing else; options are changed in place."""
     if option := re.search(r"\(--([a-z-]+) ([^;)]*?)(?: or |;|\))", line):
         options[option[1]] = ",".join(filter(None, [options.get(option[1], ""), option[2]]))
@@ -112,35 +113,13 @@ def mended(text: str, line: str, options: dict[str, str]) -> str:
 def test_a_messy_spreadsheet_goes_from_check_to_predict_by_its_messages_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, text = tmp_path / "messy.csv", messy()
-    options = {"task": "Patient", "target": "Score"}
-
-    def words() -> list[str]:
-        return [word for name, value in options.items() for word in (f"--{name}", value)]
-
-    for _ in range(8):
-        path.write_text(text)
-        code = run(["check", str(path), *words()])
-        printed = capsys.readouterr().out
-        if code == 0:
-            break
-        assert code == 3, printed
-        before = text, dict(options)
-        # from the last line to the first, so that numbers of lines stay true
-        for line in sorted((line for line in printed.splitlines() if line.startswith("error")), reverse=True):
-            text = mended(text, line, options)
-        assert (text, options) != before, printed
-    assert code == 0, printed
+    path, options = tmp_path / "messy.csv", {"task": "Patient", "target": "Score"}
+    printed = check_until_clean(capsys, path, messy(), options, mended)
     assert options["date-format"] == "%Y-%m-%d,%d.%m.%Y"
     for words_found in (
         "separated by semicolons", "task ids 'p1', 'p1 '", "equals line", "fewer than two labelled rows",
     ):  # fmt: skip
         assert words_found in printed, printed
-    out = str(tmp_path / "run")
-    assert (
-        run(["train", str(path), *words(), "--steps", "3", "--out", out, "--quiet", "--device", "cpu"]) == 0
-    )
-    assert run(["predict", out, str(path), "--out", str(tmp_path / "found.csv"), "--quiet"]) == 0
-    found = pd.read_csv(tmp_path / "found.csv")
+    found = predicted(capsys, path, options, steps=3)
     assert found.prediction.notna().sum() == found.Score.isna().sum() == 15
     assert np.isfinite(found.prediction.dropna()).all()

@@ -475,7 +475,7 @@ def test_classes_of_any_size_are_drawn_uniformly():
 def test_many_tasks_load_in_little_memory_and_draw_at_once():
     """A smaller benchmarks/million_tasks.py, with its bounds: 3 times the table, 1 ms and 5 ms.
 
-    Hash tables of pandas have room for a million values from the start, which only small tables feel.
+    Hash tables of pandas are made for a million values from the start, which only small tables feel.
     """
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"t": np.repeat(np.arange(100_000), 5), "x": rng.normal(size=500_000)})

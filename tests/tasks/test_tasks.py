@@ -105,9 +105,7 @@ def test_evaluation_uses_each_row_once_a_draw(sizes: list[int], low: int, more: 
         for ids, episode in source.fixed(seed):
             for row, name in enumerate(ids):
                 seen[name] += 1
-                used = []
-                for batch in episode:
-                    used.append(marks(tasks.schema, unpadded(batch, row)[0]).tolist())
+                used = [marks(tasks.schema, unpadded(batch, row)[0]).tolist() for batch in episode]
                 assert sorted(used[0] + used[1]) == rows_of[name]
                 assert min(low, len(rows_of[name]) - 1) <= len(used[0]) <= min(high, len(rows_of[name]) - 1)
         assert seen == Counter(dict.fromkeys(source.ids, 10))
