@@ -21,6 +21,7 @@ COLUMNS = st.sampled_from(
 
 @st.composite
 def frames(draw: st.DrawFn) -> pd.DataFrame:
+    """A frame with the task column `site` and three columns of anything."""
     rows = draw(st.integers(1, 24))
     data = {"site": draw(st.lists(st.sampled_from("abcdef"), min_size=rows, max_size=rows))}
     for name in ("x", "y", "z"):

@@ -26,6 +26,7 @@ class Case(NamedTuple):
 
     @property
     def episode(self) -> Episode:
+        """Stacked tasks of its kind."""
         return regression_episode() if self.kind == "regression" else class_episode()
 
 

@@ -24,6 +24,7 @@ SIZES = (1, 2, 5, 10, 20)
 
 
 def around(mean: float, half: float = 0.03) -> Estimate:
+    """An estimate with its mean in the middle of its interval."""
     return Estimate(mean, mean - half, mean + half)
 
 

@@ -13,4 +13,5 @@ class FixedSource:
         self.episode, self.targets, self.support = episode, targets, support
 
     def fixed(self, seed: int):
+        """The episodes that `evaluate` asks for, whatever the seed."""
         yield [f"task {t}" for t in range(self.episode.n_tasks)], self.episode
