@@ -23,6 +23,7 @@ from innerloop.tasks.recognise import open_tasks
 from innerloop.tasks.splits import Tasks
 from innerloop.tasks.support import stream
 from toolkit.anything import frames
+from toolkit.folders import image_folders
 from toolkit.tables import visits
 
 NAN = float("nan")
@@ -239,13 +240,7 @@ def test_f32_arrays_of_objects_are_refused(tmp_path: Path) -> None:
 
 
 def test_f33_damaged_pictures_are_named_or_skipped(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for number in range(6):
-        (tmp_path / f"c{number}").mkdir()
-        for row in range(3):
-            Image.fromarray(rng.integers(0, 255, (16, 16), dtype=np.uint8)).save(
-                tmp_path / f"c{number}" / f"{row}.png"
-            )
+    image_folders(tmp_path, [f"c{number}" for number in range(6)], count=3, size=(16, 16))
     whole = (tmp_path / "c0" / "0.png").read_bytes()
     size = (100_000).to_bytes(4, "big")
     bomb = whole[:16] + size + size + whole[24:]

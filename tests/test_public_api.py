@@ -1,13 +1,12 @@
 """The public names: importing is quick, and each name is explained by an example that the doctests run."""
 
 import inspect
-import subprocess
-import sys
 import types
 
 import pytest
 
 import innerloop as il
+from toolkit.commands import run_python
 
 
 def test_importing_the_package_imports_nothing_else():
@@ -20,7 +19,7 @@ def test_importing_the_package_imports_nothing_else():
         "import innerloop.errors\n"
         "assert 'torch' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     assert done.returncode == 0, done.stderr
 
 

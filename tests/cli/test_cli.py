@@ -1,8 +1,6 @@
 """The command: what every verb prints, what it leaves, and that each agrees with the others."""
 
 import json
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
@@ -14,7 +12,7 @@ import innerloop
 import innerloop.tasks.datasets.catalogue
 from innerloop.cli import VERBS, run
 from innerloop.models import Sine
-from toolkit.commands import printed_by
+from toolkit.commands import printed_by, run_python
 
 HEAD = {"schema_version", "command", "seed", "seconds", "settings"}
 ROW = {"method", "split", "n_support", "inner_steps", "metric", "mean", "ci95", "n_tasks", "headline"}
@@ -446,7 +444,7 @@ def test_help_and_version_import_nothing_heavy():
         "assert not heavy, heavy\n"
         "assert innerloop.cli.run(['--version']) == 0\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     assert done.returncode == 0, done.stderr
     from importlib.metadata import version
 
@@ -455,9 +453,7 @@ def test_help_and_version_import_nothing_heavy():
 
 def test_the_command_leaves_with_its_exit_code():
     code = "import sys; from innerloop.cli import main; main(sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "train", "--nonsense"], capture_output=True, text=True, check=False
-    )
+    done = run_python(code, "train", "--nonsense")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("innerloop: ")
     assert done.stderr.count("\n") == 1

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from innerloop.cli import run
+from toolkit.folders import image_folders, table_folder
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "howto").glob("*.md"))
 
@@ -31,14 +31,8 @@ def leave_data(folder: Path) -> None:
     new["score"] = new.score.where(np.arange(16) % 8 < 3)
     new.to_csv(folder / "new_visits.csv", index=False)
     for name, part in (("sites", frame), ("new_sites", new)):
-        (folder / name).mkdir()
-        for site, rows in part.rename(columns={"score": "risk"}).groupby("patient"):
-            rows.drop(columns="patient").to_csv(folder / name / f"{site}.csv", index=False)
-    for bird in ("wren", "robin", "owl", "crow", "gull", "tern"):
-        (folder / "birds" / bird).mkdir(parents=True)
-        for number in range(4):
-            pixels = rng.integers(0, 255, (18, 16), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "birds" / bird / f"{number}.png")
+        table_folder(folder / name, part.rename(columns={"score": "risk"}), "patient")
+    image_folders(folder / "birds", ["wren", "robin", "owl", "crow", "gull", "tern"], size=(16, 18))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])

@@ -25,6 +25,7 @@ from innerloop.evaluation.intervals import Estimate
 from innerloop.report import Page, Scored, available, comparison_page, render, scored_page
 from innerloop.report.page import Picture, Section, cell, download
 from innerloop.report.svg import drawn
+from toolkit.commands import run_python
 from toolkit.comparisons import synthetic_comparison
 
 pytest.importorskip("matplotlib")
@@ -339,5 +340,5 @@ def test_the_wheel_holds_the_template_and_the_style(tmp_path):
 
 def test_importing_the_report_draws_nothing_yet():
     code = "import sys, innerloop.report; assert not {'matplotlib', 'jinja2'} & sys.modules.keys()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     assert done.returncode == 0, done.stderr

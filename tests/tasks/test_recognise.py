@@ -21,25 +21,9 @@ from innerloop.tasks.support import stream
 from innerloop.tasks.tables.dates import days
 from innerloop.tasks.tables.reading import read_table
 from innerloop.tasks.tables.schema import Schema
+from toolkit.folders import image_folders, table_folder
 
 visits = partial(toolkit.tables.visits, risk=lambda frame: frame.dose**2, other=lambda frame: frame.dose - 1)
-
-
-def folder_of(frame: pd.DataFrame, folder: Path) -> Path:
-    folder.mkdir()
-    for name, part in frame.groupby("site"):
-        part.drop(columns="site").to_csv(folder / f"{name}.csv", index=False)
-    return folder
-
-
-def pictures(folder: Path, names: list[str], *, count: int = 4, size: tuple[int, int] = (20, 20)) -> Path:
-    rng = np.random.default_rng(1)
-    for name in names:
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            pixels = rng.integers(0, 255, size[::-1], dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    return folder
 
 
 # tables
@@ -53,7 +37,7 @@ def test_a_table_is_the_same_tasks_from_every_layout(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "visits.csv", index=False)
     frame.to_parquet(tmp_path / "visits.parquet", index=False)
     frame.set_index("site").to_parquet(tmp_path / "indexed.parquet")
-    folder = folder_of(frame, tmp_path / "sites")
+    folder = table_folder(tmp_path / "sites", frame, "site")
     wanted = il.tasks.table(frame, task="site", target="risk", n_support=3)
     paths = [tmp_path / name for name in ("visits.csv", "visits.parquet", "indexed.parquet")]
     others = [polars.from_pandas(frame), pyarrow.Table.from_pandas(frame)]
@@ -65,7 +49,7 @@ def test_a_table_is_the_same_tasks_from_every_layout(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_tables_needs_no_task_column_and_names_the_file(tmp_path: Path) -> None:
-    folder = folder_of(visits(), tmp_path / "sites")
+    folder = table_folder(tmp_path / "sites", visits(), "site")
     (folder / ".DS_Store").write_bytes(b"\0\1")
     (folder / "read.me").write_text("hello")
     tasks = open_tasks(folder, target="risk")
@@ -82,7 +66,7 @@ def test_a_folder_of_tables_needs_no_task_column_and_names_the_file(tmp_path: Pa
 
 def test_files_with_columns_in_another_order_and_quotes_are_one_table(tmp_path: Path) -> None:
     frame = visits()
-    folder = folder_of(frame, tmp_path / "sites")
+    folder = table_folder(tmp_path / "sites", frame, "site")
     part = frame[frame.site == "s1"]
     part[["other", "risk", "dose"]].to_csv(folder / "s1.csv", index=False)
     text = (folder / "s2.csv").read_text().replace("dose,", '"dose",')
@@ -214,11 +198,11 @@ def test_rows_of_any_shape_stay_with_their_task() -> None:
 
 
 def test_folders_of_classes_and_of_alphabets_are_episodes(tmp_path: Path) -> None:
-    plain = pictures(tmp_path / "plain", [f"c{number}" for number in range(9)])
+    plain = image_folders(tmp_path / "plain", [f"c{number}" for number in range(9)])
     tasks = open_tasks(plain, n_way=3, n_query=2)
     assert (tasks.n_outputs, tasks.feature_shape) == (3, (1, 20, 20))
     assert sum(map(len, tasks.splits.values())) == 9
-    grouped = pictures(tmp_path / "grouped", [f"a{a}/c{c}" for a in range(4) for c in range(3)])
+    grouped = image_folders(tmp_path / "grouped", [f"a{a}/c{c}" for a in range(4) for c in range(3)])
     tasks = open_tasks(grouped)
     assert {name.split("/")[0] for name in tasks.splits["train"]}.isdisjoint(
         name.split("/")[0] for name in tasks.splits["test"]
@@ -228,7 +212,7 @@ def test_folders_of_classes_and_of_alphabets_are_episodes(tmp_path: Path) -> Non
 
 
 def test_a_folder_can_be_a_task_with_shared_classes(tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "sites", [f"site{a}/{c}" for a in range(5) for c in ("ill", "well")])
+    folder = image_folders(tmp_path / "sites", [f"site{a}/{c}" for a in range(5) for c in ("ill", "well")])
     tasks = open_tasks(folder, labels="shared")
     assert (tasks.n_outputs, tasks.feature_shape) == (2, (1, 20, 20))
     assert sum(map(len, tasks.splits.values())) == 5
@@ -237,10 +221,10 @@ def test_a_folder_can_be_a_task_with_shared_classes(tmp_path: Path) -> None:
 
 def test_folders_that_say_the_split_are_believed(tmp_path: Path) -> None:
     names = [f"{part}/c{n}" for part, ns in {"train": "012", "val": "34", "test": "56"}.items() for n in ns]
-    tasks = open_tasks(pictures(tmp_path / "set", names), n_way=2, n_query=2)
+    tasks = open_tasks(image_folders(tmp_path / "set", names), n_way=2, n_query=2)
     assert tasks.splits == {"train": ("c0", "c1", "c2"), "valid": ("c3", "c4"), "test": ("c5", "c6")}
     with pytest.raises(DataError, match=r"test, train but not valid"):
-        open_tasks(pictures(tmp_path / "two", ["train/a", "test/b"]))
+        open_tasks(image_folders(tmp_path / "two", ["train/a", "test/b"]))
 
 
 def test_pictures_of_every_mode_become_squares_by_the_rule(tmp_path: Path) -> None:
@@ -325,13 +309,13 @@ def test_functions_of_one_episode_and_of_many() -> None:
 
 
 def test_what_is_there_already_is_not_waited_for(tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "set", [f"c{number}" for number in range(6)])
+    folder = image_folders(tmp_path / "set", [f"c{number}" for number in range(6)])
     (folder / "c0" / "loop").symlink_to(folder)
     os.mkfifo(folder / "c0" / "pipe.png")
     with pytest.raises(DataError, match="not a regular file"):
         open_tasks(folder)
     os.remove(folder / "c0" / "pipe.png")
     assert open_tasks(folder).n_outputs == 2
-    pictures(folder, ["c0/deep"])
+    image_folders(folder, ["c0/deep"])
     with pytest.raises(DataError, match=r"c0/0.png is not in a folder of its class as others are"):
         open_tasks(folder)

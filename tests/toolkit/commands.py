@@ -1,6 +1,8 @@
 """The command, run in the process of the test."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +21,12 @@ def printed_by(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[
     code = run([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
     return code, out, err
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a Python of its own, in which nothing was imported yet."""
+    words = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
 def words_of(options: dict[str, str]) -> list[str]:
