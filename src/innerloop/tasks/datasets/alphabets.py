@@ -373,9 +373,9 @@ def _fit(line: Floats, radius: Floats, z: Floats, size: int) -> Floats:
     """Shrink lines that are too long for the frame and centre them but for a small shift."""
     low, high = line.min(axis=1, keepdims=True), line.max(axis=1, keepdims=True)
     half = np.maximum((high - low) / 2, 1e-9)
-    longest = size / 2 - 1 - radius[:, None, None]
-    shrink = np.minimum(1.0, longest / half.max(axis=2, keepdims=True))
-    spare = np.minimum(longest - shrink * half, MAX_SHIFT * size / FRAME)
+    room = size / 2 - 1 - radius[:, None, None]
+    shrink = np.minimum(1.0, room / half.max(axis=2, keepdims=True))
+    spare = np.minimum(room - shrink * half, MAX_SHIFT * size / FRAME)
     shift = np.clip(SHIFT * size / FRAME * z[:, None, :], -spare, spare)
     return np.asarray((line - (low + high) / 2) * shrink + size / 2 + shift)
 
