@@ -31,18 +31,18 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
-    Mutant("first order without saying so", "inner/gradient.py", "create_graph=differentiable and not self.rule.first_order", "create_graph=False", "algorithms/test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
+    Mutant("first order without saying so", "inner/gradient.py", "and not self.rule.first_order", "and False", "algorithms/test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
     Mutant("second order in first-order MAML", "inner/rules.py", "return rule._replace(update=update, first_order=True)", "return rule", "algorithms/test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
     Mutant("query scored on the support set", "outer/metagrad.py", "return learner.loss(meta, adapted, episode.query, key=key)", "return learner.loss(meta, adapted, episode.support, key=key)", "algorithms/test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
     Mutant("adapting on the query set", "outer/metagrad.py", "adapted = learner.adapt(meta, episode.support, key=key)\n        return", "adapted = learner.adapt(meta, episode.query, key=key)\n        return", "algorithms/test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
     Mutant("uphill inner step", "inner/rules.py", "moved[name] = value - rate.at(name, step, meta) * along", "moved[name] = value + rate.at(name, step, meta) * along", "algorithms/test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
     Mutant("one inner step too few", "inner/gradient.py", "range(self.inner_steps if steps is None else steps)", "range((self.inner_steps if steps is None else steps) - 1)", "algorithms/test_formulas.py::test_reptile_with_one_step_is_the_rate_times_the_support_gradient"),
-    Mutant("sum instead of mean over tasks", "outer/metagrad.py", "grads = _grad(found.mean(), meta)", "grads = _grad(found.sum(), meta)", "algorithms/test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
+    Mutant("sum instead of mean over tasks", "outer/metagrad.py", ".mean(), meta)", ".sum(), meta)", "algorithms/test_identities.py::test_gradient_equals_a_plain_loop_over_tasks"),
     Mutant("ANIL adapts everything", "inner/partition.py", '(n.rpartition(".")[0] == head) == (adapt == "head")', "True", "algorithms/test_identities.py::test_only_the_head_moves_and_the_body_is_trained"),
     Mutant("Reptile walks away", "outer/metagrad.py", "(value - adapted[name]).mean(0)", "(adapted[name] - value).mean(0)", "algorithms/test_formulas.py::test_reptile_with_one_step_is_the_rate_times_the_support_gradient"),
     Mutant("implicit solve without damping", "outer/implicit.py", "v[name] + h / strength", "h / strength", "algorithms/test_formulas.py::test_the_implicit_gradient_of_a_quadratic_is_the_closed_form"),
     Mutant("conjugate gradients with a wrong scale", "outer/implicit.py", "v[name] + h / strength", "v[name] + 0.1 * h / strength", "algorithms/test_formulas.py::test_the_implicit_gradient_of_a_quadratic_is_the_closed_form"),
-    Mutant("multi-step loss divides by its weights", "outer/metagrad.py", "weight * run(query_loss", "1 / weight * run(query_loss", "algorithms/test_formulas.py::test_the_multi_step_loss_is_the_weighted_sum_of_the_losses_after_each_step"),
+    Mutant("multi-step loss divides by its weights", "outer/metagrad.py", "            weight * ", "            1 / weight * ", "algorithms/test_formulas.py::test_the_multi_step_loss_is_the_weighted_sum_of_the_losses_after_each_step"),
     Mutant("learned rates without gradient", "inner/rules.py", "return rate if self.steps is None", "return rate.detach() if self.steps is None", "algorithms/test_identities.py::test_learned_rates_at_a_constant_equal_maml_and_get_a_gradient"),
     Mutant("BatchNorm statistics without gradient", "models/layers.py", "seen = _moments(x, self.context.weight)", "seen = tuple(m.detach() for m in _moments(x, self.context.weight))", "algorithms/test_identities.py::test_gradient_through_normalisation_equals_finite_differences"),
     Mutant("query normalised with its own statistics", "inner/gradient.py", "given_statistics=self.network.needs_statistics", "given_statistics=False", "models/test_any_module.py::test_a_query_prediction_depends_on_the_other_queries_only_if_asked_for"),
