@@ -30,7 +30,7 @@ from ..inner.partition import select_names
 from ..inner.rules import InnerRule, clipped, curvature, detached, masked, sgd
 from ..models.losses import Loss
 from ..models.network import Network
-from ..outer.metagrad import annealed, displacement, kept, multi_step, unrolled
+from ..outer.metagrad import annealed, by_name, displacement, multi_step, unrolled
 from .registry import registered
 
 RULES: dict[str, Callable[..., InnerRule]] = {
@@ -144,7 +144,7 @@ def maml(
     rule = inner_rule(inner, inner_lr, learn_lr, clip)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=kept(metagrad, unrolled()), adapt=adapt, batchnorm=batchnorm, mapping=mapping,
+        metagrad=by_name(metagrad, unrolled()), adapt=adapt, batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def anil(
     rule = inner_rule(inner, inner_lr, learn_lr, clip)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=kept(metagrad, unrolled()), adapt="head", batchnorm=batchnorm, mapping=mapping,
+        metagrad=by_name(metagrad, unrolled()), adapt="head", batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def boil(
     rule = inner_rule(inner, inner_lr, learn_lr, clip)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=kept(metagrad, unrolled()), adapt="body", batchnorm=batchnorm, mapping=mapping,
+        metagrad=by_name(metagrad, unrolled()), adapt="body", batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -302,7 +302,7 @@ def meta_sgd(
     rule = inner_rule("sgd", inner_lr, "weight", clip)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=kept(metagrad, unrolled()), adapt=adapt, batchnorm=batchnorm, mapping=mapping,
+        metagrad=by_name(metagrad, unrolled()), adapt=adapt, batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -339,7 +339,7 @@ def maml_plus_plus(
     back = annealed(multi_step(multi_step_until), first_order_until)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=kept(metagrad, back), batchnorm=batchnorm, mapping=mapping,
+        metagrad=by_name(metagrad, back), batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -370,7 +370,7 @@ def meta_curvature(
     rule = rule if clip is None else clipped(rule, clip)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=kept(metagrad, unrolled()), batchnorm=batchnorm, mapping=mapping,
+        metagrad=by_name(metagrad, unrolled()), batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -402,5 +402,5 @@ def sparse_maml(
     rule = rule if clip is None else clipped(rule, clip)
     return gradient_learner(
         module, loss, rule, inner_steps,
-        metagrad=kept(metagrad, unrolled()), batchnorm=batchnorm, mapping=mapping,
+        metagrad=by_name(metagrad, unrolled()), batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip

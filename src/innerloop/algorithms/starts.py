@@ -15,7 +15,7 @@ from ..inner.learner import Learner
 from ..models.builtin import BodyHead, Contextual
 from ..models.losses import Loss
 from ..models.network import Network, Params
-from ..outer.metagrad import kept, unrolled
+from ..outer.metagrad import by_name, unrolled
 from .gradient_based import gradient_learner, inner_rule
 from .registry import registered
 
@@ -58,7 +58,7 @@ def cavia(
     contextual = Contextual(module, n_context)
     return gradient_learner(
         contextual, loss, rule, inner_steps,
-        metagrad=kept(metagrad, unrolled()), start=start, adapt="context", batchnorm=batchnorm, mapping=mapping,
+        metagrad=by_name(metagrad, unrolled()), start=start, adapt="context", batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip
 
 
@@ -106,5 +106,5 @@ def protomaml(
     start = Start(("head.weight", "head.bias"), prototypes)
     return gradient_learner(
         whole, loss, rule, inner_steps,
-        metagrad=kept(metagrad, unrolled()), start=start, batchnorm=batchnorm, mapping=mapping,
+        metagrad=by_name(metagrad, unrolled()), start=start, batchnorm=batchnorm, mapping=mapping,
     )  # fmt: skip

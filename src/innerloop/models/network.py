@@ -78,7 +78,7 @@ class Network:
                 "choose 'support', 'transductive' or 'per_step', or use GroupNorm"
             )
         self._interact: bool | None = None
-        self._constants = {
+        self.constants = {
             name: value.detach()
             for name, value in (*self.module.named_parameters(), *self.module.named_buffers())
             if not value.requires_grad
@@ -264,7 +264,7 @@ class Network:
 
     def _constants_like(self, x: Tensor) -> Params:
         """Frozen values, as the data want them."""
-        return _matching(self._constants, x)
+        return _matching(self.constants, x)
 
 
 def _matching(values: Params, x: Tensor) -> Params:

@@ -379,16 +379,11 @@ class _OuterLoop:
 
 
 def _direct_fit(learner: Learner, meta: Params, source: Source) -> Params | None:
-    fit = getattr(learner, "fit", None)
-    if fit is None:
+    """Meta-parameters that the learner finds without gradients, from all rows of the tasks; `None` if it does not."""
+    if type(learner).fit is Learner.fit:
         return None
-    if isinstance(source, RowSource):
-        rows = source.whole()
-    else:
-        episode = source.sample(1000, stream(0, EPISODES))
-        rows = episode.query
-    fitted: Params | None = fit(meta, rows)
-    return fitted
+    rows = source.whole() if isinstance(source, RowSource) else source.sample(1000, stream(0, EPISODES)).query
+    return learner.fit(meta, rows)
 
 
 def resolve_device(device: str) -> torch.device:
