@@ -142,8 +142,8 @@ class GradientLearner(Learner):
         second_order = torch.is_grad_enabled() and not self.rule.first_order
         fast = as_leaves(fast)
         with torch.enable_grad():
-            losses = self.support_losses(meta, fast, support, key=key)
-            return gradient(losses.sum(), fast, create_graph=second_order), fast
+            total = self.support_losses(meta, fast, support, key=key).sum()
+            return gradient(total, fast, create_graph=second_order), fast
 
     def support_losses(
         self, meta: Params, fast: Params, support: Batch, *, key: Tensor | None = None

@@ -12,7 +12,7 @@ from ..inner.derivatives import gradient
 from ..inner.learner import Learner, MetaGradient, Metrics, Step
 from ..models.network import Params
 from ..tasks.episodes import Episode
-from .requirements import require_all_adapt, require_nothing_learned
+from .requirements import require_all_adapt, require_inner_rule, require_nothing_learned
 
 __all__ = ["implicit"]
 
@@ -47,12 +47,10 @@ def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> Met
     if solver not in solvers:
         raise UsageError(f"solver={solver!r} is unknown: choose one of {', '.join(solvers)}")
 
-    why = "the rest needs another derivative"
-
     def compute(
         learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
-        learner = require_all_adapt(learner, "implicit", why)
+        learner = require_inner_rule(learner, "implicit")
         meta = {name: value.detach() for name, value in meta.items()}
         with torch.no_grad():
             adapted = learner.adapt(meta, episode.support, key=key)
@@ -78,8 +76,9 @@ def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> Met
         return grads, {"losses": losses.detach(), "residual": residual.detach()}
 
     def check(learner: Learner) -> None:
-        actual = require_all_adapt(learner, "implicit", why).rule.strength
+        require_all_adapt(learner, "implicit", "the rest needs another derivative")
         require_nothing_learned(learner, "implicit")
+        actual = require_inner_rule(learner, "implicit").rule.strength
         if actual != strength:
             raise UsageError(
                 f"implicit(strength={strength}) with an inner rule whose proximal strength is {actual}: the "

@@ -12,6 +12,7 @@ __all__ = [
     "in_words",
     "require_all_adapt",
     "require_gradient_steps",
+    "require_inner_rule",
     "require_nothing_learned",
     "require_twice_differentiable",
 ]
@@ -27,22 +28,31 @@ def require_gradient_steps(learner: Learner, name: str) -> None:
         raise UsageError(f"{name} needs inner gradient steps: this learner has none")
 
 
-def require_all_adapt(learner: Learner, name: str, why: str) -> GradientLearner:
-    """The learner, if its inner gradient steps move every parameter, from the meta-parameters.
+def require_inner_rule(learner: Learner, name: str) -> GradientLearner:
+    """The learner, if it is one of the package's own, with an inner rule.
 
     Raises:
-        UsageError: they move a part, or start elsewhere.
+        UsageError: it is another.
     """
     require_gradient_steps(learner, name)
     if not isinstance(learner, GradientLearner):
         raise UsageError(f"{name} is for learners made by gradient_learner, not {type(learner).__name__}")
+    return learner
+
+
+def require_all_adapt(learner: Learner, name: str, why: str) -> None:
+    """Refuse a learner whose inner gradient steps move a part of the model, or start elsewhere than at it.
+
+    Raises:
+        UsageError: it is one.
+    """
+    learner = require_inner_rule(learner, name)
     rest = [param for param in learner.network.params() if param not in learner.fast]
     if rest or learner.start is not None:
         what = repr(rest[0]) if rest else "its start"
         raise UsageError(
             f"{name} with a learner that adapts only a part of the model ({what} is left): {why}"
         )
-    return learner
 
 
 def require_nothing_learned(learner: Learner, name: str) -> None:
