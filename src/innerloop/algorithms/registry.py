@@ -101,7 +101,7 @@ def registered(preset: Callable[P, Learner]) -> Callable[P, Learner]:
         The same function, which records its arguments.
 
     Raises:
-        UsageError: another module has registered an algorithm of this name.
+        UsageError: another module has registered an algorithm of this name, or its arguments have no names.
 
     Example:
         >>> from innerloop.algorithms import maml
@@ -109,6 +109,12 @@ def registered(preset: Callable[P, Learner]) -> Callable[P, Learner]:
         3
     """
     signature = full_signature(preset)
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if odd := [p.name for p in signature.parameters.values() if p.kind in open_ended]:
+        raise UsageError(
+            f"algorithm {preset.__name__!r} takes any {odd[0]}, which could not be stored by name: write its arguments "
+            "out, or take **options: Unpack[GradientOptions]"
+        )
 
     @functools.wraps(preset)
     def recorded(*args: P.args, **kwargs: P.kwargs) -> Learner:
@@ -121,8 +127,10 @@ def registered(preset: Callable[P, Learner]) -> Callable[P, Learner]:
         return learner.with_recipe(_recipe(preset, dict(bound.arguments)))
 
     recorded.__signature__ = signature  # type: ignore[attr-defined]
-    shared = {p.name: p.annotation for p in signature.parameters.values()}
-    recorded.__annotations__ = {**shared, "return": preset.__annotations__.get("return", Learner)}
+    annotations = {p.name: p.annotation for p in signature.parameters.values()}
+    recorded.__annotations__ = {
+        name: hint for name, hint in annotations.items() if hint is not inspect.Parameter.empty
+    }
     recorded.__doc__ = explained(preset)
     ALGORITHMS.add(preset.__name__, recorded)
     return recorded

@@ -173,7 +173,8 @@ def _norm(values: list[Tensor]) -> np.ndarray:
     if not values:
         return np.zeros(1)
     squares = [value.double().flatten(1).square().sum(1).cpu().numpy() for value in values]
-    total: np.ndarray = np.sqrt(np.sum(squares, axis=0))
+    # of shared values there is one, of those of tasks `T`
+    total: np.ndarray = np.sqrt(sum(squares))
     return total
 
 
