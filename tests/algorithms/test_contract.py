@@ -44,10 +44,11 @@ def gradient(learner, meta, episode, step=0, key=None):
 
 
 def test_every_algorithm_is_in_the_list():
-    assert {case.algorithm for case in CASES} == set(ALGORITHMS)
+    own = {name for name, preset in ALGORITHMS.items() if str(preset.__module__).startswith("innerloop.")}
+    assert {case.algorithm for case in CASES} == own
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", {case.algorithm: None for case in CASES})
 def test_every_algorithm_says_what_it_is(name):
     text = inspect.getdoc(ALGORITHMS[name])
     assert re.search(r"\b(19|20)\d\d\b", text), "the year of the paper"

@@ -142,9 +142,10 @@ def _recipe(preset: Preset, settings: dict[str, object]) -> Recipe:
     if loss is not None and not isinstance(loss, str):
         settings["loss"] = "external"
     recipe: Recipe = {"algorithm": preset.__name__, "settings": settings}
-    if preset.__module__.partition(".")[0] != _PACKAGE:
+    home = preset.__module__ or "__main__"
+    if home.partition(".")[0] != _PACKAGE:
         # for people to read: nothing is ever imported because a file names it
-        recipe["defined_in"] = preset.__module__
+        recipe["defined_in"] = home
     if isinstance(module, nn.Module):
         recipe["model"] = recipe_of(module) or "external"
     return recipe
