@@ -52,7 +52,7 @@ def test_every_algorithm_is_in_the_list():
 def test_every_algorithm_says_what_it_is(name):
     text = inspect.getdoc(ALGORITHMS[name])
     assert re.search(r"\b(19|20)\d\d\b", text), "the year of the paper"
-    for part in ("Arguments:", "Returns:", "Example:"):
+    for part in ("Arguments:", "Example:"):
         assert part in text
 
 

@@ -18,6 +18,8 @@ from ..models import builtin as models
 from ..tasks.splits import Tasks
 from . import baselines
 
+__all__ = ["SCALINGS", "Sound", "learner_for", "sound_settings"]
+
 SCALINGS = ("shared", "per_task")
 
 
@@ -77,13 +79,10 @@ def learner_for(
         activation: of the hidden units of an `mlp`, one of `models.ACTIVATIONS`; `tanh` unless given.
         width: channels of a `conv4`.
         pool: `stride` (as in papers on Omniglot) or `max` (on mini-ImageNet) of a `conv4`; `stride` unless given.
-        scaling: `shared` by all tasks, or `per_task`: numbers are scaled by each task's support, see `pertask`.
+        scaling: `shared` by all tasks, or `per_task`: numbers are scaled by each task's support, see `inner.per_task`.
         dropout: share of hidden units or channels set to 0 in training.
         seed: of the initial parameters.
         settings: of the algorithm; those not given are sound for the shape of the data.
-
-    Returns:
-        The learner.
 
     Raises:
         UsageError: a name is unknown, or a setting has no meaning for this algorithm, model or data.
@@ -155,9 +154,9 @@ def _own_scales(tasks: Tasks, scaling: str) -> dict[str, Any]:
         columns = tasks.schema.columns if tasks.schema else ()
         # a task column would lose what it says; flags, names and marks of gaps have no scale
         numbers = [
-            place == 0 and column.kind in ("number", "date") and not column.constant_in_task
+            position == 0 and column.kind in ("number", "date") and not column.constant_in_task
             for column in columns
-            for place in range(column.width)
+            for position in range(column.width)
         ]
         own["features"] = numbers if tasks.schema else [True] * tasks.n_features
         own["n_targets"] = tasks.n_outputs if tasks.targets.kind == "regression" else 0

@@ -71,9 +71,6 @@ def gradient_learner(
         mapping: `vmap` or `loop`.
         start: fast weights that start elsewhere than at meta-parameters.
 
-    Returns:
-        The learner.
-
     Raises:
         UsageError: parts that run and train nothing, or wrongly, are put together.
 
@@ -106,9 +103,6 @@ def inner_rule(
         learn_lr: what is learned of it.
         clip: largest norm of an inner gradient.
         steps: learn rates of their own for this many steps.
-
-    Returns:
-        The rule.
 
     Raises:
         UsageError: a name is unknown or a number has no meaning.

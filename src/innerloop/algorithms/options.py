@@ -108,9 +108,6 @@ def explained(preset: Callable[..., object]) -> str | None:
             batchnorm: where BatchNorm takes its statistics, see `models.Network`.
             mapping: `vmap` or `loop` over tasks, the same result.
         <BLANKLINE>
-        Returns:
-            The learner.
-        <BLANKLINE>
         Raises:
             UsageError: an argument has no meaning.
     """
@@ -125,6 +122,5 @@ def explained(preset: Callable[..., object]) -> str | None:
         about[name] = words
     lines = [f"    {name}: {about[name]}" for name in full_signature(preset).parameters]
     wrapped = [textwrap.fill(line, 110, subsequent_indent=" " * 8) for line in lines]
-    parts = ["Arguments:", *wrapped, "", "Returns:", "    The learner.", "", "Raises:"]
-    parts += ["    UsageError: an argument has no meaning."]
+    parts = ["Arguments:", *wrapped, "", "Raises:", "    UsageError: an argument has no meaning."]
     return "\n".join([head.rstrip(), "", *parts]) + (f"\n{mark}{example}" if mark else "")

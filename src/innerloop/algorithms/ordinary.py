@@ -27,9 +27,6 @@ def plain(module: nn.Module, *, loss: Loss, mapping: str = "vmap") -> Learner:
         loss: see `models.task_losses`.
         mapping: `vmap` or `loop` over tasks, the same result.
 
-    Returns:
-        The learner.
-
     Raises:
         UsageError: an argument has no meaning.
 
@@ -49,9 +46,6 @@ def plain_learner(network: Network, loss: Loss, recipe: Recipe | None = None) ->
         network: the network.
         loss: see `models.task_losses`.
         recipe: from which the learner can be made again.
-
-    Returns:
-        The learner.
 
     Example:
         >>> plain_learner(Network(nn.Sequential(nn.Linear(1, 1))), "mse").statistics

@@ -161,9 +161,6 @@ def build(recipe: Recipe, *, module: nn.Module | None = None, loss: Loss | None 
         module: the module, where the recipe says `external`.
         loss: the loss function, where the recipe says `external`.
 
-    Returns:
-        The learner.
-
     Raises:
         UsageError: a name or setting is unknown, or an external part is not given.
 

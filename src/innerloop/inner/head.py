@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models.network import Network, Params
 from ..tasks.episodes import Batch, Episode, all_draws
-from .heads import Head, Spread
+from .heads import Head
 from .learner import Learner, MetaGradient, Recipe
 from .statistics import observed, of_each_task, require_support
 from .streams import for_query, for_step
@@ -67,8 +67,6 @@ class HeadLearner(Learner):
         return observed(self, meta, episode)
 
     def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
-        if not isinstance(self.head, Spread):
-            return None
         return self.head.variance(meta, adapted, self._query_features(meta, adapted, x, None, None))
 
     def fit(self, meta: Params, rows: Batch) -> Params | None:

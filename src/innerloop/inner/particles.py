@@ -242,9 +242,6 @@ def chaser(leader_steps: int = 1) -> MetaGradient:
     Arguments:
         leader_steps: steps the leader is ahead, at least 1.
 
-    Returns:
-        The meta-gradient.
-
     Raises:
         UsageError: `leader_steps` is not positive.
 

@@ -46,9 +46,6 @@ def per_task(
         n_classes: outputs of a classifier whose tasks have classes of their own: what the support of a task does
             not have is never predicted; 0 for classes that all tasks share.
 
-    Returns:
-        The learner.
-
     Raises:
         UsageError: there is nothing to do.
 

@@ -28,6 +28,8 @@ from ..tasks.episodes import map_tensors, tensors
 from .layers import Context, refuse_hooks, replace_layers, statistics_names
 from .precision import multiplying, products
 
+__all__ = ["Network", "Params"]
+
 Params = dict[str, Tensor]
 
 BATCHNORM_POLICIES = ("support", "transductive", "per_step", "refuse")
@@ -41,7 +43,7 @@ class Network:
         module: any `nn.Module`; it is copied and never changed.
         batchnorm: where BatchNorm takes its statistics: `support` (the task's support set, so that a single
             query can be predicted), `transductive` (the rows at hand, the papers' practice), `per_step`
-            (support rows their own; query rows running averages kept for each inner step, with scales and
+            (support rows their own; query rows running averages of each inner step, with scales and
             biases of their own a step, as in MAML++), `refuse`.
         mapping: `vmap` runs the tasks of a stack at once, `loop` one by one with the same result.
 
@@ -97,20 +99,20 @@ class Network:
         """
         if not self.keeps_statistics:
             return {}
-        found = {f"inner/bn/{n}": v.detach().repeat(rows, 1) for n, v in self._scales().items()}
+        entries = {f"inner/bn/{n}": v.detach().repeat(rows, 1) for n, v in self._scales().items()}
         buffers = dict(self.module.named_buffers())
         for name in (name for layer in self.normalizers for name in statistics_names(layer)):
-            found[f"state/bn/{name}"] = buffers[name].repeat(rows, 1)
-        return found | {"state/updates": torch.zeros(())}
+            entries[f"state/bn/{name}"] = buffers[name].repeat(rows, 1)
+        return entries | {"state/updates": torch.zeros(())}
 
     def at_step(self, meta: Params, step: int) -> Params:
         """The row of `step_params` for a step, by the names of the module; later steps use the last."""
-        found = {}
+        row = {}
         for name, value in meta.items() if self.keeps_statistics else ():
             kind, _, rest = name.partition("/bn/")
             if kind in ("inner", "state") and rest:
-                found[rest] = value[min(step, len(value) - 1)]
-        return found
+                row[rest] = value[min(step, len(value) - 1)]
+        return row
 
     def statistics_like(self, like: Tensor) -> Params:
         """Zeros in the shape of the BatchNorm values that one task owns, with a leading axis of 1."""
@@ -128,11 +130,11 @@ class Network:
 
     @property
     def keeps_statistics(self) -> bool:
-        """Whether these are running averages, kept among the meta-parameters."""
+        """Whether these are running averages among the meta-parameters."""
         return bool(self.normalizers) and self.batchnorm == "per_step"
 
     def rows_interact(self, x: Any) -> bool:
-        """Whether the output of a row depends on the other rows, BatchNorm aside: found once, by trying it.
+        """Whether the output of a row depends on the other rows, BatchNorm aside: tried once.
 
         The first row is run beside two different others, with parameters away from their start (a layer of zeros
         would hide it). Such modules see padding, so tasks of different sizes must not be padded for them.
@@ -194,7 +196,7 @@ class Network:
 
         Returns:
             Predictions `(T, n, *out)` and the BatchNorm statistics of these rows, by buffer name, leading axis
-            `T`; none where they are given, unless running averages are kept.
+            `T`; none where they are given, unless there are running averages.
         """
         names = self._names
         base = {k: v for k, v in shared.items() if k in names and k not in own}
@@ -291,7 +293,7 @@ def _loop(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 
 def _refilled(tree: Any, values: Iterator[Tensor]) -> Any:
-    """The same nest with other tensors."""
+    """The same pytree with other tensors."""
     return map_tensors(lambda _: next(values), tree)
 
 

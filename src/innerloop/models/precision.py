@@ -1,4 +1,4 @@
-"""What networks multiply matrices and convolve in: their own numbers, or bfloat16 by name."""
+"""Autocast: networks multiply matrices and convolve in their own precision, or in bfloat16 by name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from ..errors import UsageError
 
+__all__ = ["PRECISIONS", "multiplying", "products", "products_in"]
+
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 _PRODUCTS: ContextVar[str] = ContextVar("products", default="float32")
 
 
 @contextmanager
 def products_in(name: str) -> Iterator[None]:
-    """Inside, networks of float32 multiply in a precision.
+    """Inside, networks of float32 run under autocast to a precision.
 
     Arguments:
         name: one of `PRECISIONS`.
@@ -53,9 +55,9 @@ def products() -> str:
 
 
 def multiplying(like: Tensor) -> AbstractContextManager[None]:
-    """Where a network with such parameters runs: autocast, if products are asked for in fewer bits than theirs."""
+    """The autocast context of a network with such parameters; none where products have their own precision."""
     chosen = PRECISIONS[products()]
     if chosen is None or like.dtype != torch.float32:
         return nullcontext()
-    # casts are kept by what they are of, and the same fast weight comes with and without a gradient
+    # autocast caches a cast by its tensor, and the same fast weight comes with and without a gradient
     return torch.autocast(like.device.type, chosen, cache_enabled=False)

@@ -33,9 +33,6 @@ def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> Met
         solver: `cg` or `neumann`.
         iterations: products with the Hessian.
 
-    Returns:
-        The meta-gradient.
-
     Raises:
         UsageError: the solver is unknown.
 

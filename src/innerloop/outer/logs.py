@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from .. import files
 from ..errors import UsageError
 
+__all__ = ["JsonLines", "Logger", "TensorBoard", "logging"]
+
 
 class Logger(Protocol):
     """What receives the entries of a log: `step`, `loss`, `meta_lr`, and `valid_loss` where it was measured.
@@ -24,11 +26,11 @@ class Logger(Protocol):
         >>> import innerloop as il
         >>> from innerloop.outer.logs import JsonLines
         >>> import tempfile
-        >>> tasks, place = il.tasks.sinusoid(n_support=5), Path(tempfile.mkdtemp()) / "log.jsonl"
+        >>> tasks, path = il.tasks.sinusoid(n_support=5), Path(tempfile.mkdtemp()) / "log.jsonl"
         >>> learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_steps=1)
-        >>> with logging(JsonLines(place)) as callbacks:
+        >>> with logging(JsonLines(path)) as callbacks:
         ...     run = il.meta_train(learner, tasks.train, steps=2, callbacks=callbacks)
-        >>> [json.loads(line)["step"] for line in place.read_text().splitlines()]
+        >>> [json.loads(line)["step"] for line in path.read_text().splitlines()]
         [1, 2]
     """
 
@@ -43,7 +45,7 @@ class JsonLines:
     """A file with one JSON object a line, complete after each entry; what is not finite is null.
 
     Arguments:
-        path: the file; the first entry makes it, in place of one that is there.
+        path: the file; the first entry creates it, or replaces one that is there.
 
     Raises:
         ResourceError: it cannot be written, when an entry comes.

@@ -44,9 +44,6 @@ def unrolled() -> MetaGradient:
     Exact where the inner rule is; with a `detached` rule it is first-order MAML
     (Finn, Abbeel & Levine, 2017, *Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks*).
 
-    Returns:
-        The meta-gradient.
-
     Example:
         >>> unrolled().name
         'unrolled'
@@ -70,9 +67,6 @@ def multi_step(anneal_steps: int) -> MetaGradient:
 
     Arguments:
         anneal_steps: meta-updates until only the last step counts, at least 1.
-
-    Returns:
-        The meta-gradient.
 
     Raises:
         UsageError: `anneal_steps` is not positive.
@@ -125,9 +119,6 @@ def annealed(metagrad: MetaGradient, first_order_steps: int) -> MetaGradient:
         metagrad: what to use afterwards.
         first_order_steps: meta-updates of first order.
 
-    Returns:
-        The wrapped meta-gradient.
-
     Example:
         >>> annealed(unrolled(), 50).name
         'unrolled, first order for 50 steps'
@@ -161,9 +152,6 @@ def checkpointed(metagrad: MetaGradient) -> MetaGradient:
     Arguments:
         metagrad: what differentiates through inner steps: `unrolled`, `multi_step`, `annealed`.
 
-    Returns:
-        The wrapped meta-gradient.
-
     Example:
         >>> checkpointed(unrolled()).name
         'unrolled, checkpointed'
@@ -195,9 +183,6 @@ def by_name(name: str, metagrad: MetaGradient) -> MetaGradient:
         name: one of `METAGRADS`.
         metagrad: that differentiates through inner steps.
 
-    Returns:
-        The meta-gradient.
-
     Raises:
         UsageError: the name is unknown.
 
@@ -219,9 +204,6 @@ def displacement(*, rows: str = "all") -> MetaGradient:
     Arguments:
         rows: adapt on `all` rows of the episode, as in the paper, where training draws no query set, or on its
             `support` rows only.
-
-    Returns:
-        The meta-gradient.
 
     Raises:
         UsageError: `rows` is unknown.

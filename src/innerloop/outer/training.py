@@ -26,6 +26,8 @@ from .prefetch import EPISODES, Block, blocks_of
 from .update import Outer, Update, geared_update, meta_update, numbers_of
 from .validation import mean_loss
 
+__all__ = ["Callback", "Engine", "Run", "meta_train", "resolve_device"]
+
 SCHEDULES = ("cosine", "constant")
 ENGINES = (*GEARS, "loop")
 
@@ -91,7 +93,7 @@ class Run:
         skipped: tasks left out because their loss was not finite.
         seconds: time taken.
         engine: the gear that was taken, and why.
-        at_once: most tasks that were worked on together, by what they keep in memory; `None` for all.
+        at_once: most tasks that were worked on together, by the memory they need; `None` for all.
 
     Example:
         >>> import innerloop as il
@@ -149,15 +151,12 @@ def meta_train(
         engine: the gear of the meta-update: `eager`, `traced` (one graph of operators), `compiled` (machine code),
             `loop` (task by task), or `auto`, the fastest that pays within `steps`; see `innerloop.fast`. An `Engine`
             shares what is made among trainings.
-        memory: what the tasks that are worked on at once may keep, as in `512MB` or `2GB`; fewer at once where
+        memory: memory of the tasks that are worked on at once, as in `512MB` or `2GB`; fewer at once where
             they need more. Large activations are slow all at once.
         precision: `bfloat16` for the network's products of matrices and convolutions: for hardware that is faster at
             them, at the price of a coarser meta-gradient. Parameters, sums, losses, heads and scores stay float32.
         meta: where to start; `learner.init()` unless given.
         callbacks: called with the log entry of every step, of short steps several times in a row.
-
-    Returns:
-        The run.
 
     Raises:
         UsageError: an argument has no meaning.
@@ -174,10 +173,10 @@ def meta_train(
     if isinstance(engine, str):
         engine = Engine(engine)
     began = time.perf_counter()
-    place = resolve_device(device)
+    target = resolve_device(device)
     if meta is None:
         meta = learner.init()
-    meta = {name: value.to(place) for name, value in meta.items()}
+    meta = {name: value.to(target) for name, value in meta.items()}
     with threads_for(meta):
         fitted = _direct_fit(learner, meta, source)
     if fitted is not None:
@@ -189,7 +188,7 @@ def meta_train(
         endless = valid is not None and valid.n_tasks is None
         every = validate_every or max(1, steps // (5 if endless else 20))
         best, best_step, log = _descend(
-            loop, source, valid, steps, meta_batch_size, every, seed, place, callbacks
+            loop, source, valid, steps, meta_batch_size, every, seed, target, callbacks
         )
     seconds = time.perf_counter() - began
     return Run(Model(learner, best), log, best_step, loop.skipped, seconds, loop.report, loop.chunk)
@@ -225,7 +224,7 @@ def _descend(
     meta_batch_size: int,
     every: int,
     seed: int,
-    place: torch.device,
+    device: torch.device,
     callbacks: Sequence[Callback],
 ) -> tuple[Params, int, list[dict[str, Any]]]:
     """Take the steps; the best parameters by validation, their step, and the log."""
@@ -233,7 +232,7 @@ def _descend(
     best, best_step, best_loss = loop.state.meta, 0, math.inf
     rounded = loop.engine.gear not in ("eager", "loop")
     cut = every if valid is not None else max(steps, 1)
-    blocks = blocks_of(source, meta_batch_size, seed, steps, cut, place, loop.dtype, rounded=rounded)
+    blocks = blocks_of(source, meta_batch_size, seed, steps, cut, device, loop.dtype, rounded=rounded)
     for entry in (entry for block in blocks for entry in loop.take(block)):
         step = entry["step"]
         if valid is not None and (step % every == 0 or step == steps):
@@ -325,7 +324,7 @@ class _OuterLoop:
         ]
 
     def _rate(self, step: int) -> float:
-        """Adam's step size."""
+        """Adam's step size by the schedule."""
         if self.schedule == "constant":
             return self.lr
         return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
@@ -341,12 +340,12 @@ class _OuterLoop:
         numbers = numbers_of(step, rate, key.device)
         state, metrics = self.update(self.state, numbers, episode, key, phase)
         losses = metrics["losses"].tolist()
-        kept = [math.isfinite(loss) for loss in losses]
-        if not all(kept):
-            self.skipped += kept.count(False)
+        finite = [math.isfinite(loss) for loss in losses]
+        if not all(finite):
+            self.skipped += finite.count(False)
             losses = []
-            if any(kept):
-                chosen = torch.tensor(kept, device=key.device)
+            if any(finite):
+                chosen = torch.tensor(finite, device=key.device)
                 state, metrics = self._plain()(
                     self.state, numbers, select(episode, chosen), key[chosen], phase
                 )
@@ -361,7 +360,7 @@ class _OuterLoop:
         return meta_update(self.learner, clip=self.clip, chunk=self.chunk)
 
     def _planned(self, episode: Episode) -> Fast[tuple[Outer, Metrics]]:
-        """The update in its gear; how many tasks at once follows from what they keep in memory."""
+        """The update in its gear; how many tasks at once follows from the memory they need."""
         if self.engine.gear == "loop":
             self.chunk = 1
         else:
@@ -399,11 +398,11 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError) as error:
         # torch answers an unknown name with a list of everything it was ever built for
         reason = str(error).splitlines()[0].partition(". ")[0]
         why = "torch knows no such device" if reason.startswith("Expected one of") else reason
         raise UsageError(f"device={device!r} cannot be used ({why}): choose auto, cpu, cuda, ...") from None
-    return place
+    return resolved
