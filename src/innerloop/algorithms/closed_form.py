@@ -6,9 +6,10 @@ from typing import Unpack
 
 from torch import nn
 
+from ..errors import check_known
 from ..inner.head import HeadLearner
 from ..inner.heads import GaussianHead, Head, LaplaceHead, LearnedRidgeHead, PrototypeHead
-from ..inner.heads.base import KINDS, check_known
+from ..inner.heads.base import KINDS
 from ..inner.learner import Learner
 from ..models.builtin import Polynomial
 from ..models.network import Network

@@ -7,7 +7,7 @@ from typing import Unpack
 
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import check_known
 from ..inner import rules
 from ..inner.gradient import GradientLearner, Start
 from ..inner.learner import Learner, MetaGradient
@@ -111,8 +111,7 @@ def inner_rule(
         >>> inner_rule("sgd", 0.1, None, 1.0).first_order
         False
     """
-    if name not in RULES:
-        raise UsageError(f"inner={name!r} is unknown: choose one of {', '.join(RULES)}")
+    check_known("inner", name, RULES)
     rule = RULES[name](inner_lr, learn=learn_lr, steps=steps)
     return rule if clip is None else clipped(rule, clip)
 

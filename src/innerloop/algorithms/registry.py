@@ -170,7 +170,7 @@ def build(recipe: Recipe, *, module: nn.Module | None = None, loss: Loss | None 
         >>> build(learner.recipe).inner_steps
         3
     """
-    require_known(recipe)
+    require_registered(recipe)
     name, settings = recipe["algorithm"], dict(recipe["settings"])
     if settings.get("loss") == "external":
         if loss is None:
@@ -190,7 +190,7 @@ def build(recipe: Recipe, *, module: nn.Module | None = None, loss: Loss | None 
     return per_task(learner, **recipe["per_task"]) if "per_task" in recipe else learner
 
 
-def require_known(recipe: Recipe) -> None:
+def require_registered(recipe: Recipe) -> None:
     """Refuse a recipe whose algorithm is not registered, with the name of the module that has it.
 
     Raises:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..errors import UsageError
+from ..errors import UsageError, check_known
 from ..tasks.episodes import map_tensors, tensors
 from .layers import Context, refuse_hooks, replace_layers, statistics_names
 from .precision import multiplying, products
@@ -61,8 +61,8 @@ class Network:
     """
 
     def __init__(self, module: nn.Module, *, batchnorm: str = "support", mapping: str = "vmap") -> None:
-        _known("batchnorm", batchnorm, BATCHNORM_POLICIES)
-        _known("mapping", mapping, MAPPINGS)
+        check_known("batchnorm", batchnorm, BATCHNORM_POLICIES)
+        check_known("mapping", mapping, MAPPINGS)
         self.batchnorm, self.mapping = batchnorm, mapping
         self._context = Context()
         self._context.observes = batchnorm == "per_step"
@@ -295,8 +295,3 @@ def _loop(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 def _refilled(tree: Any, values: Iterator[Tensor]) -> Any:
     """The same pytree with other tensors."""
     return map_tensors(lambda _: next(values), tree)
-
-
-def _known(argument: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{argument}={value!r} is unknown: choose one of {', '.join(allowed)}")

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import check_known
 
 __all__ = ["PRECISIONS", "multiplying", "products", "products_in"]
 
@@ -35,8 +35,7 @@ def products_in(name: str) -> Iterator[None]:
         ...     net(third, {}, torch.ones(1, 1, 1))[0].item()
         0.333984375
     """
-    if name not in PRECISIONS:
-        raise UsageError(f"precision={name!r} is unknown: choose one of {', '.join(PRECISIONS)}")
+    check_known("precision", name, PRECISIONS)
     token = _PRODUCTS.set(name)
     try:
         yield

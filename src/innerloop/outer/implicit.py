@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import UsageError, check_known
 from ..inner.derivatives import gradient
 from ..inner.learner import Learner, MetaGradient, Metrics, Step
 from ..models.network import Params
@@ -41,8 +41,7 @@ def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> Met
         'implicit'
     """
     solvers = {"cg": _conjugate_gradients, "neumann": _neumann}
-    if solver not in solvers:
-        raise UsageError(f"solver={solver!r} is unknown: choose one of {', '.join(solvers)}")
+    check_known("solver", solver, solvers)
 
     def compute(
         learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None

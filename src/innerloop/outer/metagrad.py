@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..engine.modes import tracing
-from ..errors import UsageError
+from ..errors import UsageError, check_known
 from ..inner.derivatives import gradient
 from ..inner.learner import Learner, MetaGradient, Metrics, Step
 from ..models.network import Params
@@ -190,8 +190,7 @@ def by_name(name: str, metagrad: MetaGradient) -> MetaGradient:
         >>> by_name("checkpointed", multi_step(10)).name
         'multi_step, checkpointed'
     """
-    if name not in METAGRADS:
-        raise UsageError(f"metagrad={name!r} is unknown: choose one of {', '.join(METAGRADS)}")
+    check_known("metagrad", name, METAGRADS)
     return checkpointed(metagrad) if name == "checkpointed" else metagrad
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..engine import GEARS, Fast, Report
 from ..engine.threads import threads_for
-from ..errors import DivergedError, UsageError
+from ..errors import DivergedError, UsageError, check_known
 from ..inner.learner import Learner, Metrics, Model, empty
 from ..models.network import Params
 from ..models.precision import products, products_in
@@ -212,8 +212,7 @@ def _require_sense(
     for name, number in {"meta_lr": meta_lr, "clip": 1.0 if clip is None else clip}.items():
         if not 0 < number < math.inf:
             raise UsageError(f"{name}={number}: give a positive number")
-    if schedule not in SCHEDULES:
-        raise UsageError(f"schedule={schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
+    check_known("schedule", schedule, SCHEDULES)
 
 
 def _descend(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..algorithms import ALGORITHMS
-from ..algorithms.registry import require_known
+from ..algorithms.registry import require_registered
 from ..errors import ModelFileError
 from ..models.builtin import MODELS
 from ..models.losses import LOSSES
@@ -79,7 +79,7 @@ def read_config(sealed: Sealed) -> dict[str, Any]:
     check_version(config.get("schema_version") if isinstance(config, dict) else None, where)
     recipe = config.get("learner")
     if isinstance(recipe, dict) and {"algorithm", "defined_in"} <= set(recipe):
-        require_known(recipe)
+        require_registered(recipe)
     with blaming(sealed, "config.json"):
         require_config(config)
     return dict(config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ __all__ = [
     "ClassHead",
     "Head",
     "Predictive",
-    "check_known",
     "check_sizes",
     "counted_rows",
     "factored",
@@ -158,13 +156,3 @@ def check_sizes(head: str, *, n_features: int, n_outputs: int, least: int = 1) -
     for name, value, low in (("n_features", n_features, 1), ("n_outputs", n_outputs, least)):
         if type(value) is not int or value < low:
             raise UsageError(f"{head}: {name}={value!r}: give a whole number of {low} or more")
-
-
-def check_known(argument: str, value: str, allowed: Iterable[str]) -> None:
-    """Refuse a name that is none of the allowed ones.
-
-    Raises:
-        UsageError: it is unknown.
-    """
-    if value not in allowed:
-        raise UsageError(f"{argument}={value!r} is unknown: choose one of {', '.join(allowed)}")

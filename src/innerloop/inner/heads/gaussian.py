@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import check_known
 from ...models.losses import mean_rows
 from ...models.network import Params
 from ...tasks.episodes import Batch
 from .base import (
     COVARIANCES,
     Predictive,
-    check_known,
     check_sizes,
     factored,
     prior_root,

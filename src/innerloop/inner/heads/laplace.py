@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...errors import check_known
 from ...models.network import Params
 from ...tasks.episodes import Batch
 from .base import (
     COVARIANCES,
     ClassHead,
-    check_known,
     check_sizes,
     counted_rows,
     factored,

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...errors import check_known
 from ...models.losses import task_losses
 from ...models.network import Params
 from ...tasks.episodes import Batch
 from .base import (
     KINDS,
     Head,
-    check_known,
     check_sizes,
     counted_rows,
     factored,
