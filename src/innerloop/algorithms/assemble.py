@@ -13,7 +13,7 @@ from torch import nn
 from .. import algorithms
 from ..errors import UsageError
 from ..inner.learner import Learner
-from ..inner.per_task import per_task
+from ..inner.per_task import PerTaskOptions, per_task
 from ..models import builtin as models
 from ..tasks.splits import Tasks
 from . import baselines
@@ -144,7 +144,7 @@ def _preset(algorithm: str) -> Callable[..., Learner]:
 
 
 def _require_no_network(
-    tasks: Tasks, algorithm: str, wanted: _Architecture, own: dict[str, Any], *, classes: bool
+    tasks: Tasks, algorithm: str, wanted: _Architecture, own: PerTaskOptions, *, classes: bool
 ) -> None:
     """Refuse what an algorithm without a network has no use for."""
     if own:
@@ -163,11 +163,11 @@ def _require_no_network(
         )
 
 
-def _own_scales(tasks: Tasks, scaling: str) -> dict[str, Any]:
+def _own_scales(tasks: Tasks, scaling: str) -> PerTaskOptions:
     """What each support decides for its task, as `per_task` takes it; empty for nothing."""
     if scaling not in SCALINGS:
         raise UsageError(f"scaling={scaling!r} is unknown: choose {' or '.join(SCALINGS)}")
-    own: dict[str, Any] = {}
+    own: PerTaskOptions = {}
     if scaling == "per_task":
         if len(tasks.feature_shape) != 1:
             raise UsageError("scaling='per_task' is for tables: leave it out for images")

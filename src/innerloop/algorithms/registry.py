@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from torch import nn
 
@@ -136,7 +136,7 @@ def registered(preset: Callable[P, Learner]) -> Callable[P, Learner]:
     return recorded
 
 
-def _recipe(preset: Preset, settings: dict[str, object]) -> Recipe:
+def _recipe(preset: Preset, settings: dict[str, Any]) -> Recipe:
     """Name and settings of a call, parts that have no name as `external`."""
     module, loss = settings.pop("module", None), settings.get("loss")
     if loss is not None and not isinstance(loss, str):
@@ -155,9 +155,7 @@ def build(recipe: Recipe, *, module: nn.Module | None = None, loss: Loss | None 
     """Make a learner from its recipe.
 
     Arguments:
-        recipe: `{"algorithm": name, "settings": {...}, "model": {"name": ..., "settings": {...}}}`; `per_task` with the
-            arguments of `inner.per_task` where a support is scaled; `defined_in`, the module of an algorithm that is
-            not of this package.
+        recipe: see `inner.learner.Recipe`.
         module: the module, where the recipe says `external`.
         loss: the loss function, where the recipe says `external`.
 

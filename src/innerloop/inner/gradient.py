@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.recompute import recomputed
+from ..engine.recompute import directly, recomputed
 from ..errors import UsageError
 from ..models.losses import Loss, require_loss, task_losses
-from ..models.network import Network, Params
+from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode, all_draws, at_step
 from .derivatives import as_leaves, gradient
-from .learner import Learner, MetaGradient, Recipe
+from .learner import Learner, MetaGradient, R, Recipe
 from .rules import InnerRule, State, detached
 from .statistics import observed, of_each_task, require_support
 from .streams import for_query, for_step
@@ -97,13 +97,15 @@ class GradientLearner(Learner):
             pass
         return self.with_statistics(meta, fast, support, self.inner_steps if steps is None else steps)
 
-    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
+    def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Any:
         return self._query(meta, adapted, x, None, key)
 
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
         return task_losses(self.criterion, self._query(meta, adapted, batch.x, batch.weight, key), batch)
 
-    def _query(self, meta: Params, adapted: Params, x: Any, weight: Tensor | None, key: Tensor | None) -> Any:
+    def _query(
+        self, meta: Params, adapted: Params, x: Features, weight: Tensor | None, key: Tensor | None
+    ) -> Any:
         prediction, _ = self.network(
             meta,
             adapted,
@@ -189,5 +191,7 @@ class GradientLearner(Learner):
     def checkpointed(self) -> GradientLearner:
         return replace(self, checkpointing=True)
 
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return recomputed(function, *arguments) if self.checkpointing else function(*arguments)
+    def run(self, function: Callable[..., R], *arguments: object) -> R:
+        run = recomputed if self.checkpointing else directly
+        result: R = run(function, *arguments)
+        return result

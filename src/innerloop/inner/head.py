@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from ..models.network import Network, Params
+from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode, all_draws
 from .heads import Head
 from .learner import Learner, MetaGradient, Recipe
@@ -56,7 +55,7 @@ class HeadLearner(Learner):
         if steps != 0:
             yield {**statistics, **self.head.solve(meta, features, support)}
 
-    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Tensor:
+    def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Tensor:
         return self.head.predict(meta, adapted, self._query_features(meta, adapted, x, None, key))
 
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
@@ -66,7 +65,7 @@ class HeadLearner(Learner):
     def observe(self, meta: Params, episode: Episode) -> Params:
         return observed(self, meta, episode)
 
-    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+    def variance(self, meta: Params, adapted: Params, x: Features) -> Tensor | None:
         return self.head.variance(meta, adapted, self._query_features(meta, adapted, x, None, None))
 
     def fit(self, meta: Params, rows: Batch) -> Params | None:
@@ -94,7 +93,7 @@ class HeadLearner(Learner):
         return (of_each_task(running, support) if running else seen), features
 
     def _query_features(
-        self, meta: Params, adapted: Params, x: Any, weight: Tensor | None, key: Tensor | None
+        self, meta: Params, adapted: Params, x: Features, weight: Tensor | None, key: Tensor | None
     ) -> Tensor:
         features: Tensor = self.network(
             meta,

@@ -12,7 +12,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from ..engine.modes import tracing
 from ..errors import UsageError
 from ..models.losses import Loss
-from ..models.network import Network, Params
+from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, stack, tensors, unsqueeze
 
 __all__ = [
@@ -36,8 +36,12 @@ __all__ = [
     "without_padding",
 ]
 
-Recipe = dict[str, Any]
+R = TypeVar("R")
 Metrics = dict[str, Tensor]
+# Plain data from which a learner is made again: `algorithm`, its registered name; `settings`, its arguments (a loss
+# of one's own is `external`); `model`, name and settings of a built-in one, or `external`; `per_task`, arguments of
+# `per_task`; `defined_in`, the module of an algorithm that is not of this package, for people to read.
+Recipe = dict[str, Any]
 
 
 class Learner(ABC):
@@ -86,7 +90,7 @@ class Learner(ABC):
         """Values of the names, shapes and types that one task owns, with a leading axis of 1."""
 
     @abstractmethod
-    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
+    def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Any:
         """Predictions `(T, n, *out)`."""
 
     @abstractmethod
@@ -105,7 +109,7 @@ class Learner(ABC):
         """New values of the meta-parameters `state/...`, which learn by watching training, not by gradients."""
         return {}
 
-    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+    def variance(self, meta: Params, adapted: Params, x: Features) -> Tensor | None:
         """Predictive variance of the values `(T, n, C)`, noise included; `None` where nothing is said of it."""
         return None
 
@@ -150,7 +154,7 @@ class Learner(ABC):
         """The same learner with activation checkpointing of its inner steps."""
         return self
 
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def run(self, function: Callable[..., R], *arguments: object) -> R:
         """Call a part of the inner loop, with activation checkpointing if `checkpointed` asked for it."""
         return function(*arguments)
 
@@ -292,7 +296,7 @@ class Model:
     learner: Learner
     meta: Params
 
-    def adapt(self, x: Any, y: Tensor, *, steps: int | None = None) -> Adapted:
+    def adapt(self, x: Features, y: Tensor, *, steps: int | None = None) -> Adapted:
         """Adapt to one task.
 
         Arguments:
@@ -337,14 +341,14 @@ class Adapted:
     model: Model
     own: Params
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Features) -> Any:
         """Predict `(n, *out)` for features `(n, *feature)`: values, or logits of classes."""
         model = self.model
         with torch.no_grad():
             own, stacked = self._prepared(x)
             return map_tensors(lambda t: t.squeeze(0), model.learner.predict(model.meta, own, stacked))
 
-    def deviation(self, x: Any) -> Tensor:
+    def deviation(self, x: Features) -> Tensor:
         """Predictive standard deviation of each value, `(n, C)`, in the units of the targets adapted to.
 
         Raises:
@@ -370,19 +374,19 @@ class Adapted:
             )
         return variance.squeeze(0).sqrt()
 
-    def _prepared(self, x: Any) -> tuple[Params, Any]:
+    def _prepared(self, x: Features) -> tuple[Params, Any]:
         """Values of the task and features as a stack of one."""
         model = self.model
         stacked = model._like(map_tensors(lambda t: t.unsqueeze(0), as_tensors(x)))
         return self.own or next(iter(model.learner.path(model.meta, _no_rows(stacked), steps=0))), stacked
 
-    def classify(self, x: Any) -> Tensor:
+    def classify(self, x: Features) -> Tensor:
         """The most likely class number of each row, `(n,)`."""
         numbers: Tensor = self(x).argmax(-1)
         return numbers
 
 
-def _no_rows(x: Any) -> Batch:
+def _no_rows(x: Features) -> Batch:
     """An empty support set for one task with features like `x`."""
     empty = map_tensors(lambda t: t[:, :0], x)
     return Batch(empty, torch.zeros(1, 0))

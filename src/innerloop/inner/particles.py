@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..models.layers import fold
 from ..models.losses import LOSSES, mean_rows
-from ..models.network import Network, Params
+from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode, all_draws, at_step, join_rows, map_tensors
 from .derivatives import as_leaves, gradient
 from .learner import Learner, MetaGradient, Metrics, Recipe, Step
@@ -108,19 +107,19 @@ class ParticleLearner(Learner):
             fast = self._step(fast, at_step(support, step), for_step(key, step))
             yield self._with_statistics(fast, support)
 
-    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Tensor:
+    def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Tensor:
         """The mean of the particles: of their values, or of their probabilities as logits."""
         outputs = self.outputs(adapted, x, key=key)
         if self.criterion == "cross_entropy":
             return outputs.log_softmax(-1).logsumexp(1) - math.log(self.particles)
         return outputs.mean(1)
 
-    def disagreement(self, meta: Params, adapted: Params, x: Any) -> Tensor:
+    def disagreement(self, meta: Params, adapted: Params, x: Features) -> Tensor:
         """Variance over the particles of values, or of probabilities, `(T, n, *out)`."""
         outputs = self.outputs(adapted, x)
         return (outputs.softmax(-1) if self.criterion == "cross_entropy" else outputs).var(1, unbiased=False)
 
-    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+    def variance(self, meta: Params, adapted: Params, x: Features) -> Tensor | None:
         """Disagreement of the particles plus a noise: what it left unexplained of the query errors of training."""
         if self.criterion == "cross_entropy":
             return None
@@ -141,13 +140,13 @@ class ParticleLearner(Learner):
         moved = running_average(meta, {"state/noise": mean_rows(left, query.weight).mean()})
         return moved | {"state/noise": moved["state/noise"].clamp(min=_LEAST_NOISE)}
 
-    def outputs(self, adapted: Params, x: Any, *, key: Tensor | None = None) -> Tensor:
+    def outputs(self, adapted: Params, x: Features, *, key: Tensor | None = None) -> Tensor:
         """What each particle predicts, `(T, P, n, *out)`."""
         given = self.network.needs_statistics
         return self._forward(adapted, x, None, for_query(key), given=given)[0]
 
     def _forward(
-        self, fast: Params, x: Any, weight: Tensor | None, key: Tensor | None, *, given: bool = False
+        self, fast: Params, x: Features, weight: Tensor | None, key: Tensor | None, *, given: bool = False
     ) -> tuple[Tensor, Params]:
         """Every particle of every task as a task of its own."""
         count = self.particles

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..models.network import Network, Params
+from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode, all_draws
 from .learner import Learner, MetaGradient, Recipe
 
-__all__ = ["PerTask", "per_task"]
+__all__ = ["PerTask", "PerTaskOptions", "per_task"]
 
 _PREFIX = "support."
 # the logit of a class that the support does not have
 _NEVER = -1e9
+
+
+class PerTaskOptions(TypedDict, total=False):
+    """Arguments of `per_task`, as a recipe holds them."""
+
+    features: list[bool]
+    n_targets: int
+    n_classes: int
 
 
 def per_task(
@@ -61,8 +69,8 @@ def per_task(
     if not any(features) and not n_targets and not n_classes:
         raise UsageError("per_task has nothing to do: name features, targets or classes")
     scaled = [bool(each) for each in features]
-    parts = {"features": scaled, "n_targets": n_targets, "n_classes": n_classes}
-    recipe = None if learner.recipe is None else {**learner.recipe, "per_task": parts}
+    parts: PerTaskOptions = {"features": scaled, "n_targets": n_targets, "n_classes": n_classes}
+    recipe: Recipe | None = None if learner.recipe is None else {**learner.recipe, "per_task": parts}
     return PerTask(learner, tuple(scaled), n_targets, n_classes, recipe)
 
 
@@ -123,9 +131,9 @@ class PerTask(Learner):
         own = self._own(support)
         return {**self.learner.adapt(meta, self._scaled_rows(own, support), steps=steps, key=key), **own}
 
-    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
+    def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Tensor:
         own, inside = _apart(adapted)
-        out = self.learner.predict(meta, inside, self._scaled(own, "x", x), key=key)
+        out: Tensor = self.learner.predict(meta, inside, self._scaled(own, "x", x), key=key)
         if self.n_targets:
             out = out * own[f"{_PREFIX}y_scale"] + own[f"{_PREFIX}y_mean"]
         if self.n_classes:
@@ -139,7 +147,7 @@ class PerTask(Learner):
         own, inside = _apart(adapted)
         return self.learner.loss(meta, inside, self._scaled_rows(own, batch), key=key)
 
-    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+    def variance(self, meta: Params, adapted: Params, x: Features) -> Tensor | None:
         own, inside = _apart(adapted)
         variance = self.learner.variance(meta, inside, self._scaled(own, "x", x))
         if variance is None or not self.n_targets:
@@ -174,7 +182,7 @@ class PerTask(Learner):
         y = y * rows.to(y.dtype) if y.dim() == 3 else y
         return Batch(x * rows.to(x.dtype) if self.features else x, y, batch.weight)
 
-    def _scaled(self, own: Params, name: str, values: Any) -> Any:
+    def _scaled(self, own: Params, name: str, values: Features) -> Features:
         mean = own.get(f"{_PREFIX}{name}_mean")
         return values if mean is None else (values - mean) / own[f"{_PREFIX}{name}_scale"]
 

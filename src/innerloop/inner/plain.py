@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..models.losses import Loss, task_losses
-from ..models.network import Network, Params
+from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch
 from .learner import Learner, MetaGradient, Recipe
 
@@ -50,7 +50,7 @@ class PlainLearner(Learner):
     ) -> Iterator[Params]:
         yield {}
 
-    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
+    def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Any:
         """Values in `adapted`, `(T, ...)`, take precedence over those of `meta`."""
         shared = {**meta, **{name: meta[name].detach() for name in self.statistics}}
         return self.network(shared, adapted, x, key=key, given_statistics=bool(self.statistics))[0]

@@ -28,9 +28,10 @@ from ..tasks.episodes import map_tensors, tensors
 from .layers import Context, refuse_hooks, replace_layers, statistics_names
 from .precision import multiplying, products
 
-__all__ = ["Network", "Params"]
+__all__ = ["Features", "Network", "Params"]
 
 Params = dict[str, Tensor]
+Features = Any  # a tensor `(T, n, *feature)`, or a pytree of such tensors
 
 BATCHNORM_POLICIES = ("support", "transductive", "per_step", "refuse")
 MAPPINGS = ("vmap", "loop")
@@ -133,7 +134,7 @@ class Network:
         """Whether these are running averages among the meta-parameters."""
         return bool(self.normalizers) and self.batchnorm == "per_step"
 
-    def rows_interact(self, x: Any) -> bool:
+    def rows_interact(self, x: Features) -> bool:
         """Whether the output of a row depends on the other rows, BatchNorm aside: tried once.
 
         The first row is run beside two different others, with parameters away from their start (a layer of zeros
@@ -162,7 +163,7 @@ class Network:
             )
         return self._interact
 
-    def sees_other_rows(self, x: Any) -> bool:
+    def sees_other_rows(self, x: Features) -> bool:
         """Whether a prediction depends on the rows that are predicted with it."""
         return (bool(self.normalizers) and self.batchnorm == "transductive") or self.rows_interact(x)
 
@@ -178,7 +179,7 @@ class Network:
         self,
         shared: Params,
         own: Params,
-        x: Any,
+        x: Features,
         *,
         weight: Tensor | None = None,
         key: Tensor | None = None,
@@ -203,7 +204,9 @@ class Network:
         mine = {k: v for k, v in own.items() if k in names}
         constants = self._constants_like(next(tensors(x)))
 
-        def one_task(mine: Params, x: Any, weight: Tensor | None, key: Tensor | None) -> tuple[Any, Params]:
+        def one_task(
+            mine: Params, x: Features, weight: Tensor | None, key: Tensor | None
+        ) -> tuple[Any, Params]:
             context = self._context
             context.weight, context.key, context.given = weight, key, given_statistics
             context.statistics = {}
@@ -225,7 +228,12 @@ class Network:
         return y, statistics
 
     def _vmapped(
-        self, one_task: Callable[..., Any], mine: Params, x: Any, weight: Tensor | None, key: Tensor | None
+        self,
+        one_task: Callable[..., Any],
+        mine: Params,
+        x: Features,
+        weight: Tensor | None,
+        key: Tensor | None,
     ) -> Any:
         axes = (0, 0, None if weight is None else 0, None if key is None else 0)
         try:

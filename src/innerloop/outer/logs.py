@@ -16,7 +16,9 @@ from typing import Any, Protocol
 from .. import files
 from ..errors import UsageError
 
-__all__ = ["JsonLines", "Logger", "TensorBoard", "logging"]
+__all__ = ["Entry", "JsonLines", "Logger", "TensorBoard", "logging"]
+
+Entry = dict[str, float]  # of a log: `step`, `loss`, `meta_lr`, and `valid_loss` where it was measured
 
 
 class Logger(Protocol):
@@ -34,7 +36,7 @@ class Logger(Protocol):
         [1, 2]
     """
 
-    def __call__(self, entry: Mapping[str, Any]) -> None:
+    def __call__(self, entry: Mapping[str, object]) -> None:
         """Take an entry."""
 
     def close(self) -> None:
@@ -54,7 +56,7 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self.path, self.begun = path, False
 
-    def __call__(self, entry: Mapping[str, Any]) -> None:
+    def __call__(self, entry: Mapping[str, object]) -> None:
         """Append a line."""
         plain = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -92,7 +94,7 @@ class TensorBoard:
         self._make: Callable[[], Any] = lambda: SummaryWriter(str(folder))
         self._writer: Any = None
 
-    def __call__(self, entry: Mapping[str, Any]) -> None:
+    def __call__(self, entry: Mapping[str, object]) -> None:
         """Add the numbers of an entry at its step."""
         self._writer = self._writer or self._make()
         for name, value in entry.items():
@@ -108,7 +110,7 @@ class TensorBoard:
 @contextmanager
 def logging(
     *loggers: Logger, warn: Callable[[str], None] | None = None
-) -> Iterator[Sequence[Callable[[dict[str, Any]], None]]]:
+) -> Iterator[Sequence[Callable[[Entry], None]]]:
     """Callbacks for `meta_train` out of loggers, which are closed at the end, whatever happens.
 
     A logger that raises does not stop the training: it is left out from then on.
@@ -130,7 +132,7 @@ class _Guarded:
     def __init__(self, logger: Logger, warn: Callable[[str], None]) -> None:
         self.logger, self.warn, self.failed = logger, warn, False
 
-    def __call__(self, entry: dict[str, Any]) -> None:
+    def __call__(self, entry: Entry) -> None:
         self._try(lambda: self.logger(entry))
 
     def close(self) -> None:

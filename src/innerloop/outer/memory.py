@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -140,7 +139,13 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Otherwise torch's compiler is imported, which takes seconds, to be told to leave this alone."""
         return False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         """Run an operator and note what it returns."""
         result = func(*args, **(kwargs or {}))
         for leaf in pytree.tree_leaves(result):

@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from ..models.network import Params
 from ..models.precision import products, products_in
 from ..tasks.episodes import Episode, select
 from ..tasks.sources import VALIDATION_SEED, RowSource, Source, stream
+from .logs import Entry
 from .memory import bytes_of, tasks_at_once
 from .prefetch import EPISODES, Block, blocks_of
 from .update import Outer, Update, geared_update, meta_update, numbers_of
@@ -35,7 +35,7 @@ _PATIENCE_NONFINITE = 20
 # updates are made in one go for so long, so that the log and an interruption need not wait
 _SECONDS_TOGETHER = 0.1
 
-Callback = Callable[[dict[str, Any]], None]
+Callback = Callable[[Entry], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ class Run:
     """
 
     model: Model
-    log: list[dict[str, Any]] = field(repr=False)
+    log: list[Entry] = field(repr=False)
     best_step: int
     skipped: int
     seconds: float
@@ -225,15 +225,15 @@ def _descend(
     seed: int,
     device: torch.device,
     callbacks: Sequence[Callback],
-) -> tuple[Params, int, list[dict[str, Any]]]:
+) -> tuple[Params, int, list[Entry]]:
     """Take the steps; the best parameters by validation, their step, and the log."""
-    log: list[dict[str, Any]] = []
+    log: list[Entry] = []
     best, best_step, best_loss = loop.state.meta, 0, math.inf
     rounded = loop.engine.gear not in ("eager", "loop")
     cut = every if valid is not None else max(steps, 1)
     blocks = blocks_of(source, meta_batch_size, seed, steps, cut, device, loop.dtype, rounded=rounded)
     for entry in (entry for block in blocks for entry in loop.take(block)):
-        step = entry["step"]
+        step = int(entry["step"])
         if valid is not None and (step % every == 0 or step == steps):
             with products_in("float32"):
                 entry["valid_loss"] = mean_loss(
@@ -281,7 +281,7 @@ class _OuterLoop:
         """Which gear was taken."""
         return self.update.report if self.update else Report()
 
-    def take(self, block: Block) -> Iterator[dict[str, Any]]:
+    def take(self, block: Block) -> Iterator[Entry]:
         """Make the updates of a block, short ones together; what goes into the log of each."""
         start, phases = 0, [self.learner.metagrad.phase(block.first + n) for n in range(len(block.key))]
         while start < len(phases):
@@ -302,7 +302,7 @@ class _OuterLoop:
                 self.seconds = time.perf_counter() - began
                 yield entry
 
-    def _together(self, block: Block, phase: int) -> list[dict[str, Any]]:
+    def _together(self, block: Block, phase: int) -> list[Entry]:
         """The updates of a block in one go; nothing where there is only one, or where they must be looked at."""
         if self.update is None or len(block.key) == 1 or empty(block.at(0).episode.support):
             return []
@@ -328,7 +328,7 @@ class _OuterLoop:
             return self.lr
         return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
-    def step(self, episode: Episode, step: int, key: Tensor) -> dict[str, Any]:
+    def step(self, episode: Episode, step: int, key: Tensor) -> Entry:
         """One update; what goes into the log."""
         if self.update is None:
             self.update = self._planned(episode)
