@@ -127,18 +127,7 @@ def assembled(
     adapt: Adapt = "all",
     start: Start | None = None,
 ) -> GradientLearner:
-    """A preset's learner: `gradient_learner` with the options that presets share.
-
-    Arguments:
-        module: any `nn.Module`.
-        loss: see `models.task_losses`.
-        rule: the inner rule; its gradients are clipped here.
-        inner_steps: inner steps.
-        metagrad: how the gradient comes back.
-        options: all of `GradientOptions` or `UnrolledOptions`.
-        adapt: what adapts.
-        start: fast weights that start elsewhere than at meta-parameters.
-    """
+    """A preset's learner: `gradient_learner` with the options that presets share."""
     rule = rule if options["clip"] is None else clipped(rule, options["clip"])
     metagrad = by_name(str(options.get("metagrad", "unrolled")), metagrad)
     return gradient_learner(

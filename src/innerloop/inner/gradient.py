@@ -18,8 +18,8 @@ from ..tasks.episodes import Batch, Episode, all_draws, at_step
 from .derivatives import as_leaves, gradient
 from .learner import Learner, MetaGradient, R, Recipe
 from .rules import InnerRule, State, detached
-from .statistics import observed, of_each_task, require_support
-from .streams import for_query, for_step
+from .statistics import observed, of_each_task, query_outputs, require_support
+from .streams import for_step
 
 __all__ = ["GradientLearner", "Start"]
 
@@ -98,23 +98,11 @@ class GradientLearner(Learner):
         return self.with_statistics(meta, fast, support, self.inner_steps if steps is None else steps)
 
     def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Any:
-        return self._query(meta, adapted, x, None, key)
+        return query_outputs(self.network, meta, adapted, x, key=key)
 
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
-        return task_losses(self.criterion, self._query(meta, adapted, batch.x, batch.weight, key), batch)
-
-    def _query(
-        self, meta: Params, adapted: Params, x: Features, weight: Tensor | None, key: Tensor | None
-    ) -> Any:
-        prediction, _ = self.network(
-            meta,
-            adapted,
-            x,
-            weight=weight,
-            key=for_query(key),
-            given_statistics=self.network.needs_statistics,
-        )
-        return prediction
+        outputs = query_outputs(self.network, meta, adapted, batch.x, weight=batch.weight, key=key)
+        return task_losses(self.criterion, outputs, batch)
 
     def _trajectory(
         self, meta: Params, support: Batch, steps: int | None, key: Tensor | None

@@ -11,8 +11,8 @@ from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode, all_draws
 from .heads import Head
 from .learner import Learner, MetaGradient, Recipe
-from .statistics import observed, of_each_task, require_support
-from .streams import for_query, for_step
+from .statistics import observed, of_each_task, query_outputs, require_support
+from .streams import for_step
 
 __all__ = ["HeadLearner"]
 
@@ -56,17 +56,17 @@ class HeadLearner(Learner):
             yield {**statistics, **self.head.solve(meta, features, support)}
 
     def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Tensor:
-        return self.head.predict(meta, adapted, self._query_features(meta, adapted, x, None, key))
+        return self.head.predict(meta, adapted, query_outputs(self.network, meta, adapted, x, key=key))
 
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
-        features = self._query_features(meta, adapted, batch.x, batch.weight, key)
+        features = query_outputs(self.network, meta, adapted, batch.x, weight=batch.weight, key=key)
         return self.head.loss(meta, adapted, features, batch)
 
     def observe(self, meta: Params, episode: Episode) -> Params:
         return observed(self, meta, episode)
 
     def variance(self, meta: Params, adapted: Params, x: Features) -> Tensor | None:
-        return self.head.variance(meta, adapted, self._query_features(meta, adapted, x, None, None))
+        return self.head.variance(meta, adapted, query_outputs(self.network, meta, adapted, x))
 
     def fit(self, meta: Params, rows: Batch) -> Params | None:
         """The head's own direct optimisation, where nothing but the head is trained."""
@@ -91,16 +91,3 @@ class HeadLearner(Learner):
         if not self.network.needs_statistics:
             return {}, features
         return (of_each_task(running, support) if running else seen), features
-
-    def _query_features(
-        self, meta: Params, adapted: Params, x: Features, weight: Tensor | None, key: Tensor | None
-    ) -> Tensor:
-        features: Tensor = self.network(
-            meta,
-            adapted,
-            x,
-            weight=weight,
-            key=for_query(key),
-            given_statistics=self.network.needs_statistics,
-        )[0]
-        return features

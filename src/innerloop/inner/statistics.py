@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ..errors import DataError
-from ..models.network import Params
+from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode
 from .learner import Learner, empty
+from .streams import for_query
 
-__all__ = ["observed", "of_each_task", "require_support", "running_average"]
+__all__ = ["observed", "of_each_task", "query_outputs", "require_support", "running_average"]
 
 # share of the newest statistics in a running average; the first ones are averaged evenly
 _NEWEST = 0.1
@@ -45,6 +49,20 @@ def observed(learner: Learner, meta: Params, episode: Episode) -> Params:
     return running_average(meta, rows)
 
 
+def query_outputs(
+    network: Network,
+    meta: Params,
+    adapted: Params,
+    x: Features,
+    *,
+    weight: Tensor | None = None,
+    key: Tensor | None = None,
+) -> Any:
+    """What the network returns for query rows, normalised with the statistics that their tasks own."""
+    given = network.needs_statistics
+    return network(meta, adapted, x, weight=weight, key=for_query(key), given_statistics=given)[0]
+
+
 def of_each_task(values: Params, support: Batch) -> Params:
     """Shared values as those of each task, with a leading task axis."""
     count = support.y.shape[0]
@@ -52,11 +70,7 @@ def of_each_task(values: Params, support: Batch) -> Params:
 
 
 def require_support(support: Batch) -> None:
-    """Refuse a task without rows where BatchNorm normalises with them.
-
-    Raises:
-        DataError: a task has no support row.
-    """
+    """Refuse a task without rows where BatchNorm normalises with them."""
     if empty(support):
         raise DataError(
             "batchnorm='support' normalises with the support set, and a task has no support row: "

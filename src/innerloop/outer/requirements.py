@@ -19,21 +19,13 @@ __all__ = [
 
 
 def require_gradient_steps(learner: Learner, name: str) -> None:
-    """Refuse a learner whose inner steps follow no gradient.
-
-    Raises:
-        UsageError: it is one.
-    """
+    """Refuse a learner whose inner steps follow no gradient."""
     if not learner.adapts_by_gradient:
         raise UsageError(f"{name} needs inner gradient steps: this learner has none")
 
 
 def require_inner_rule(learner: Learner, name: str) -> GradientLearner:
-    """The learner, if it is one of the package's own, with an inner rule.
-
-    Raises:
-        UsageError: it is another.
-    """
+    """The learner, if it is one of the package's own, with an inner rule."""
     require_gradient_steps(learner, name)
     if not isinstance(learner, GradientLearner):
         raise UsageError(f"{name} is for learners made by gradient_learner, not {type(learner).__name__}")
@@ -41,11 +33,7 @@ def require_inner_rule(learner: Learner, name: str) -> GradientLearner:
 
 
 def require_all_adapt(learner: Learner, name: str, why: str) -> None:
-    """Refuse a learner whose inner gradient steps move a part of the model, or start elsewhere than at it.
-
-    Raises:
-        UsageError: it is one.
-    """
+    """Refuse a learner whose inner gradient steps move a part of the model, or start elsewhere than at it."""
     learner = require_inner_rule(learner, name)
     rest = [param for param in learner.network.params() if param not in learner.fast]
     if rest or learner.start is not None:
@@ -56,11 +44,7 @@ def require_all_adapt(learner: Learner, name: str, why: str) -> None:
 
 
 def require_nothing_learned(learner: Learner, name: str) -> None:
-    """Refuse a learner with meta-parameters beside those of the module.
-
-    Raises:
-        UsageError: the inner rule or BatchNorm learns something.
-    """
+    """Refuse a learner with meta-parameters beside those of the module."""
     learned = [key for key in learner.init() if key.startswith(("inner/", "state/"))]
     if learned:
         what = (
@@ -70,11 +54,7 @@ def require_nothing_learned(learner: Learner, name: str) -> None:
 
 
 def require_twice_differentiable(losses: Tensor) -> None:
-    """Refuse functions marked `once_differentiable`: autograd drops their second derivative without a word.
-
-    Raises:
-        UsageError: the graph of the losses has one.
-    """
+    """Refuse functions marked `once_differentiable`: autograd drops their second derivative without a word."""
     stack, seen = [losses.grad_fn], set()
     while stack:
         node = stack.pop()
