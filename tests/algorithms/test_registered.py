@@ -208,6 +208,19 @@ def test_an_entry_point_has_the_name_of_its_function(distribution):
         ALGORITHMS["other"]
 
 
+@pytest.mark.parametrize("algorithm", [["steps"], None, {"a": 1}])
+def test_a_directory_whose_algorithm_is_no_name_is_damaged(tmp_path, algorithm, monkeypatch):
+
+    writing = sys.modules["innerloop.storage.save"]
+
+    monkeypatch.setattr(writing, "require_config", lambda config: None)
+    learner = maml(il.models.mlp(2, [4], 1), loss="mse")
+    recipe = {**learner.recipe, "algorithm": algorithm, "defined_in": "somewhere"}
+    il.save(tmp_path / "run", il.Model(learner.with_recipe(recipe), learner.init()))
+    with pytest.raises(ModelFileError, match=r"algorithm .* is unknown"):
+        il.load(tmp_path / "run")
+
+
 def test_a_file_with_a_strange_module_name_is_damaged(tmp_path):
     learner = registered(steps)(il.models.mlp(2, [4], 1), loss="mse").with_recipe(
         {"algorithm": "steps", "settings": {"loss": "mse"}, "defined_in": 3}

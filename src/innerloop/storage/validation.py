@@ -78,7 +78,7 @@ def read_config(sealed: Sealed) -> dict[str, Any]:
     config = parse_json(sealed.contents["config.json"], where)
     check_version(config.get("schema_version") if isinstance(config, dict) else None, where)
     recipe = config.get("learner")
-    if isinstance(recipe, dict) and {"algorithm", "defined_in"} <= set(recipe):
+    if isinstance(recipe, dict) and "defined_in" in recipe and isinstance(recipe.get("algorithm"), str):
         require_registered(recipe)
     with blaming(sealed, "config.json"):
         require_config(config)
