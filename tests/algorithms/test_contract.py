@@ -230,9 +230,8 @@ def test_training_lowers_the_loss_and_repeats(case):
     targets = Targets(case.kind, 1 if case.kind == "regression" else 3)
     source = FunctionSource(lambda count, generator: episode, targets, SupportSize(5, 5), 3)
     # the direct solution of the mixed model is a fit of its own, tested in test_heads.py
-    if hasattr(learner, "fit"):
-        learner = replace(learner)
-        object.__setattr__(learner, "fit", lambda meta, rows: None)
+    learner = replace(learner)
+    object.__setattr__(learner, "fit", lambda meta, rows: None)
     options = {"steps": 20, "meta_batch_size": 3, "meta_lr": 0.03, "schedule": "constant", "device": "cpu"}
     one, two = (meta_train(learner, source, **options) for _ in range(2))
     assert all(torch.equal(one.model.meta[name], two.model.meta[name]) for name in one.model.meta)
