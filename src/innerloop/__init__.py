@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from .refining import refine as refine
     from .refining import state_dict as state_dict
     from .report import figures as figures
-    from .storage import load as load
-    from .storage import save as save
+    from .storage.load import load as load
+    from .storage.save import save as save
     from .tasks import datasets as datasets
     from .tasks.episodes import Batch as Batch
     from .tasks.episodes import Episode as Episode

@@ -5,7 +5,7 @@ A message names what was found (task, column, row, file or argument, and the val
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 
@@ -75,3 +75,16 @@ class DivergedError(InnerloopError, ArithmeticError):
     """Training whose loss or gradient stayed non-finite."""
 
     exit_code = 6
+
+
+def check_known(argument: str, value: object, allowed: Collection[str]) -> None:
+    """Refuse a value that is none of the allowed names.
+
+    Raises:
+        UsageError: it is unknown.
+
+    Example:
+        >>> check_known("pool", "max", ("stride", "max"))
+    """
+    if value not in allowed:
+        raise UsageError(f"{argument}={value!r} is unknown: choose one of {', '.join(allowed)}")

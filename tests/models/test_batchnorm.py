@@ -80,7 +80,7 @@ def test_per_step_scales_replace_those_of_the_layer(name):
     meta = learner.init()
     assert not any(entry.endswith("1.weight") and not entry.startswith("inner/") for entry in meta)
     rows = {value.shape[0] for entry, value in meta.items() if "/bn/" in entry}
-    assert rows == {3 if hasattr(learner, "inner_steps") else 1}
+    assert rows == {learner.inner_steps + 1}
 
 
 def by_hand(x, statistics, scales, weights):

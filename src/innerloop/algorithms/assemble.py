@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,10 +13,12 @@ from torch import nn
 from .. import algorithms
 from ..errors import UsageError
 from ..inner.learner import Learner
-from ..inner.per_task import per_task
+from ..inner.per_task import PerTaskOptions, per_task
 from ..models import builtin as models
 from ..tasks.splits import Tasks
 from . import baselines
+
+__all__ = ["SCALINGS", "Sound", "learner_for", "sound_settings"]
 
 SCALINGS = ("shared", "per_task")
 
@@ -77,13 +79,10 @@ def learner_for(
         activation: of the hidden units of an `mlp`, one of `models.ACTIVATIONS`; `tanh` unless given.
         width: channels of a `conv4`.
         pool: `stride` (as in papers on Omniglot) or `max` (on mini-ImageNet) of a `conv4`; `stride` unless given.
-        scaling: `shared` by all tasks, or `per_task`: numbers are scaled by each task's support, see `pertask`.
+        scaling: `shared` by all tasks, or `per_task`: numbers are scaled by each task's support, see `inner.per_task`.
         dropout: share of hidden units or channels set to 0 in training.
         seed: of the initial parameters.
         settings: of the algorithm; those not given are sound for the shape of the data.
-
-    Returns:
-        The learner.
 
     Raises:
         UsageError: a name is unknown, or a setting has no meaning for this algorithm, model or data.
@@ -93,13 +92,7 @@ def learner_for(
         >>> learner_for(sinusoid(), inner_steps=2).inner_steps
         2
     """
-    if algorithm in baselines.BASELINES:
-        preset = baselines.BASELINES[algorithm]
-    elif algorithm in algorithms.ALGORITHMS:
-        preset = algorithms.ALGORITHMS[algorithm]
-    else:
-        known = ", ".join((*algorithms.ALGORITHMS, *baselines.BASELINES))
-        raise UsageError(f"algorithm {algorithm!r} is unknown: choose one of {known}")
+    preset = _preset(algorithm)
     accepted = inspect.signature(preset).parameters
     senseless = sorted(name for name in settings if name not in accepted)
     if senseless:
@@ -107,57 +100,83 @@ def learner_for(
     if "kind" in accepted:
         settings.setdefault("kind", tasks.targets.kind)
     own = _own_scales(tasks, scaling)
+    wanted = _Architecture(model, hidden, activation, width, pool, dropout)
     if "module" not in accepted:
-        if own:
-            raise UsageError(
-                f"{algorithm} has no network, and no need for scales or classes of each task: leave scaling out, or "
-                "choose maml"
-            )
-        _require_vectors(tasks, algorithm, classes="kind" in accepted)
-        if model or hidden or activation or width or pool or dropout:
-            raise UsageError(
-                f"{algorithm} has no network: leave model, hidden, activation, width, pool and dropout out"
-            )
+        _require_no_network(tasks, algorithm, wanted, own, classes="kind" in accepted)
         if "n_support" in accepted:
             settings.setdefault("n_support", tasks.train.support.high)
         return preset(tasks.n_features, tasks.n_outputs, **settings)
     _fill_in(settings, accepted, tasks, algorithm)
-    ends_in_features = "n_features" in accepted
+    if "n_context" in accepted:
+        context = settings.setdefault("n_context", accepted["n_context"].default)
+        channels, *rest = tasks.feature_shape
+        tasks = replace(tasks, feature_shape=(channels + context, *rest))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        outputs = None if ends_in_features else tasks.n_outputs
-        if "n_context" in accepted:
-            context = settings.setdefault("n_context", accepted["n_context"].default)
-            channels, *rest = tasks.feature_shape
-            tasks = replace(tasks, feature_shape=(channels + context, *rest))
-        module = _module(
-            tasks, model or sound_settings(tasks).model, hidden, activation, width, pool, outputs, dropout
-        )
-        if outputs is not None and _numbered_anew(tasks):
-            # a head of zeros has no opinion on numbers that mean another class in every episode
-            nn.init.zeros_(module[-1].weight)  # type: ignore[index]
-            nn.init.zeros_(module[-1].bias)  # type: ignore[index]
-        if ends_in_features:
+        if "n_features" in accepted:
+            module = _module(tasks, wanted, None)
             settings["n_features"] = _count_features(module, tasks.feature_shape)
             settings["n_way" if "n_way" in accepted else "n_outputs"] = tasks.n_outputs
+        else:
+            module = _module(tasks, wanted, tasks.n_outputs)
         learner = preset(module, **settings)
-        return per_task(learner, **own) if own else learner
+    return per_task(learner, **own) if own else learner
 
 
-def _own_scales(tasks: Tasks, scaling: str) -> dict[str, Any]:
+class _Architecture(NamedTuple):
+    """What was asked for of the network; `None` for what fits the data."""
+
+    model: str | None
+    hidden: Sequence[int] | None
+    activation: str | None
+    width: int | None
+    pool: str | None
+    dropout: float
+
+
+def _preset(algorithm: str) -> Callable[..., Learner]:
+    """A baseline or an algorithm by name."""
+    for known in (baselines.BASELINES, algorithms.ALGORITHMS):
+        if algorithm in known:
+            return known[algorithm]
+    names = ", ".join((*algorithms.ALGORITHMS, *baselines.BASELINES))
+    raise UsageError(f"algorithm {algorithm!r} is unknown: choose one of {names}")
+
+
+def _require_no_network(
+    tasks: Tasks, algorithm: str, wanted: _Architecture, own: PerTaskOptions, *, classes: bool
+) -> None:
+    """Refuse what an algorithm without a network has no use for."""
+    if own:
+        raise UsageError(
+            f"{algorithm} has no network, and no need for scales or classes of each task: leave scaling out, or "
+            "choose maml"
+        )
+    if len(tasks.feature_shape) != 1 or (tasks.targets.kind != "regression" and not classes):
+        raise UsageError(
+            f"{algorithm} predicts {'values or classes' if classes else 'numbers'} from feature vectors, and "
+            f"these tasks are {tasks.targets.kind} on rows of shape {tasks.feature_shape}: choose maml"
+        )
+    if any(wanted):
+        raise UsageError(
+            f"{algorithm} has no network: leave model, hidden, activation, width, pool and dropout out"
+        )
+
+
+def _own_scales(tasks: Tasks, scaling: str) -> PerTaskOptions:
     """What each support decides for its task, as `per_task` takes it; empty for nothing."""
     if scaling not in SCALINGS:
         raise UsageError(f"scaling={scaling!r} is unknown: choose {' or '.join(SCALINGS)}")
-    own: dict[str, Any] = {}
+    own: PerTaskOptions = {}
     if scaling == "per_task":
         if len(tasks.feature_shape) != 1:
             raise UsageError("scaling='per_task' is for tables: leave it out for images")
         columns = tasks.schema.columns if tasks.schema else ()
         # a task column would lose what it says; flags, names and marks of gaps have no scale
         numbers = [
-            place == 0 and column.kind in ("number", "date") and not column.constant_in_task
+            position == 0 and column.kind in ("number", "date") and not column.constant_in_task
             for column in columns
-            for place in range(column.width)
+            for position in range(column.width)
         ]
         own["features"] = numbers if tasks.schema else [True] * tasks.n_features
         own["n_targets"] = tasks.n_outputs if tasks.targets.kind == "regression" else 0
@@ -191,25 +210,10 @@ def _count_features(module: nn.Module, shape: Sequence[int]) -> int:
         return int(module(torch.zeros(2, *shape)).shape[-1])
 
 
-def _require_vectors(tasks: Tasks, algorithm: str, *, classes: bool) -> None:
-    if len(tasks.feature_shape) != 1 or (tasks.targets.kind != "regression" and not classes):
-        raise UsageError(
-            f"{algorithm} predicts {'values or classes' if classes else 'numbers'} from feature vectors, and "
-            f"these tasks are {tasks.targets.kind} on rows of shape {tasks.feature_shape}: choose maml"
-        )
-
-
-def _module(
-    tasks: Tasks,
-    model: str,
-    hidden: Sequence[int] | None,
-    activation: str | None,
-    width: int | None,
-    pool: str | None,
-    outputs: int | None,
-    dropout: float,
-) -> nn.Module:
+def _module(tasks: Tasks, wanted: _Architecture, outputs: int | None) -> nn.Module:
     """The network; with `outputs=None` one that ends in features."""
+    model, hidden, activation, width, pool, dropout = wanted
+    model = model or sound_settings(tasks).model
     shape = tasks.feature_shape
     if model == "mlp":
         if width is not None or pool is not None:
@@ -218,14 +222,20 @@ def _module(
         if len(shape) != 1:
             raise UsageError(f"an mlp takes feature vectors, and these rows have shape {shape}: choose conv4")
         widths = hidden or (_FEATURE_WIDTHS if outputs is None else (40, 40))
-        return models.mlp(shape[0], list(widths), outputs, activation=activation or "tanh", dropout=dropout)
-    if model == "conv4":
+        module = models.mlp(shape[0], list(widths), outputs, activation=activation or "tanh", dropout=dropout)
+    elif model == "conv4":
         if hidden is not None or activation is not None:
             name = "hidden" if hidden is not None else "activation"
             raise UsageError(f"{name} belongs to mlp: a conv4 takes a width")
         if len(shape) != 3 or shape[1] != shape[2]:
             raise UsageError(f"a conv4 takes square images, and these rows have shape {shape}: choose mlp")
-        return models.conv4(
+        module = models.conv4(
             shape[0], outputs, size=shape[1], width=width or 64, pool=pool or "stride", dropout=dropout
         )
-    raise UsageError(f"model {model!r} is unknown: choose one of {', '.join(models.MODELS)}")
+    else:
+        raise UsageError(f"model {model!r} is unknown: choose one of {', '.join(models.MODELS)}")
+    if outputs is not None and _numbered_anew(tasks):
+        # a head of zeros has no opinion on numbers that mean another class in every episode
+        nn.init.zeros_(module[-1].weight)  # type: ignore[index]
+        nn.init.zeros_(module[-1].bias)  # type: ignore[index]
+    return module

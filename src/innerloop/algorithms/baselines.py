@@ -23,48 +23,36 @@ from ..outer.metagrad import unrolled
 from ..tasks.episodes import Batch
 from ..tasks.sources import stream
 
+__all__ = ["BASELINES", "RidgeHead", "alone_ridge", "pooled", "shrunken_ridge"]
+
 BASELINES: dict[str, Callable[..., Learner]] = {}
 
 # prior standard deviations (of standardised coefficients, per noise) that are tried; the last is nearly free
-_SPREADS = torch.logspace(-3, 2, 21).tolist()
+_SPREADS = tuple(torch.logspace(-3, 2, 21).tolist())
 _NONE, _FREE = 1e-12, 1e4
 # tasks often differ in level far more than in slopes: the constant has a spread of its own, or that of the slopes
 _LEVELS = (None, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
-class RidgeHead:
+class RidgeHead(GaussianHead):
     """Ridge regression of each task towards a prior mean, its strength chosen on the meta-train tasks.
 
     Arguments:
-        gaussian: the closed form.
+        n_features: see `GaussianHead`.
+        n_outputs: see `GaussianHead`.
+        covariance: see `GaussianHead`.
         n_support: support rows a task, for which the strength is chosen.
         pooled: shrink towards the pooled least-squares weights; otherwise towards 0 with a free intercept.
         spreads: prior standard deviations to choose among.
         ordered: the first rows of each task are support, not random ones.
     """
 
-    gaussian: GaussianHead
-    n_support: int
-    pooled: bool
-    spreads: tuple[float, ...]
+    covariance: str = "diagonal"
+    n_support: int = 5
+    pooled: bool = True
+    spreads: tuple[float, ...] = (_NONE,)
     ordered: bool = False
-
-    def init(self) -> Params:
-        """See `GaussianHead.init`."""
-        return self.gaussian.init()
-
-    def base(self, meta: Params, count: int) -> Params:
-        """See `GaussianHead.base`."""
-        return self.gaussian.base(meta, count)
-
-    def solve(self, meta: Params, features: Tensor, support: Batch) -> Params:
-        """See `GaussianHead.solve`."""
-        return self.gaussian.solve(meta, features, support)
-
-    def predict(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
-        """See `GaussianHead.predict`."""
-        return self.gaussian.predict(meta, adapted, features)
 
     def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
         """Mean squared error of each task, `(T,)`."""
@@ -117,33 +105,21 @@ def _divide(rows: Batch, n_support: int, draw: int | None) -> tuple[Batch, Batch
     return rows._replace(weight=inside), rows._replace(weight=weight - inside)
 
 
-def _ridge(
-    name: str, sizes: tuple[int, int, int], *, pooled: bool, spreads: tuple[float, ...], ordered: bool = False
-) -> Learner:
-    n_features, n_outputs, n_support = sizes
-    gaussian = GaussianHead(n_features, n_outputs, "diagonal")
-    head = RidgeHead(gaussian, n_support, pooled, spreads, ordered)
-    settings = {"n_features": n_features, "n_outputs": n_outputs, "n_support": n_support, "ordered": ordered}
-    return HeadLearner(Network(Polynomial(1)), head, unrolled(), {"algorithm": name, "settings": settings})
+def _learner(name: str, head: RidgeHead) -> Learner:
+    """A baseline with the recipe of a preset's."""
+    names = ("n_features", "n_outputs", "n_support", "ordered")
+    recipe = {"algorithm": name, "settings": {each: getattr(head, each) for each in names}}
+    return HeadLearner(Network(Polynomial(1)), head, unrolled(), recipe)
 
 
 def pooled(n_features: int, n_outputs: int = 1, *, n_support: int = 5, ordered: bool = False) -> Learner:
-    """One least-squares line for all tasks, never adapted.
-
-    Arguments:
-        n_features: features `F`.
-        n_outputs: targets.
-        n_support: support rows a task; unused, as nothing adapts.
-        ordered: unused as well.
-
-    Returns:
-        The learner; `meta_train` fits it.
+    """One least-squares line for all tasks, never adapted; arguments as of `alone_ridge`, without effect.
 
     Example:
         >>> pooled(2).recipe["algorithm"]
         'pooled'
     """
-    return _ridge("pooled", (n_features, n_outputs, n_support), pooled=True, spreads=(_NONE,))
+    return _learner("pooled", RidgeHead(n_features, n_outputs, n_support=n_support))
 
 
 def alone_ridge(n_features: int, n_outputs: int = 1, *, n_support: int = 5, ordered: bool = False) -> Learner:
@@ -162,30 +138,21 @@ def alone_ridge(n_features: int, n_outputs: int = 1, *, n_support: int = 5, orde
         >>> alone_ridge(2).recipe["algorithm"]
         'alone_ridge'
     """
-    sizes = (n_features, n_outputs, n_support)
-    return _ridge("alone_ridge", sizes, pooled=False, spreads=tuple(_SPREADS), ordered=ordered)
+    rows = (n_support, False, _SPREADS, ordered)
+    return _learner("alone_ridge", RidgeHead(n_features, n_outputs, "diagonal", *rows))
 
 
 def shrunken_ridge(
     n_features: int, n_outputs: int = 1, *, n_support: int = 5, ordered: bool = False
 ) -> Learner:
-    """Ridge regression of each task towards the pooled weights.
-
-    Arguments:
-        n_features: features `F`.
-        n_outputs: targets.
-        n_support: support rows a task, for which the strength is chosen.
-        ordered: the first rows of each task are support, not random ones.
-
-    Returns:
-        The learner; `meta_train` fits it.
+    """Ridge regression of each task towards the pooled weights; arguments as of `alone_ridge`.
 
     Example:
         >>> shrunken_ridge(2).recipe["algorithm"]
         'shrunken_ridge'
     """
-    sizes = (n_features, n_outputs, n_support)
-    return _ridge("shrunken_ridge", sizes, pooled=True, spreads=tuple(_SPREADS), ordered=ordered)
+    rows = (n_support, True, _SPREADS, ordered)
+    return _learner("shrunken_ridge", RidgeHead(n_features, n_outputs, "diagonal", *rows))
 
 
 BASELINES.update(pooled=pooled, alone_ridge=alone_ridge, shrunken_ridge=shrunken_ridge)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import check_known
 from ..inner.head import HeadLearner
 from ..inner.heads import GaussianHead, Head, LaplaceHead, LearnedRidgeHead, PrototypeHead
 from ..inner.heads.base import KINDS
@@ -12,13 +14,15 @@ from ..inner.learner import Learner
 from ..models.builtin import Polynomial
 from ..models.network import Network
 from ..outer.metagrad import unrolled
+from .options import NetworkOptions
 from .registry import registered
+
+__all__ = ["gaussian", "mixed", "protonet", "ridge"]
 
 
 @registered
 def protonet(
-    module: nn.Module, *, n_features: int, n_outputs: int, batchnorm: str = "support",
-    mapping: str = "vmap",
+    module: nn.Module, *, n_features: int, n_outputs: int, **options: Unpack[NetworkOptions],
 ) -> Learner:  # fmt: skip
     r"""Prototypical network: each class is the mean of its support features, the nearest one wins.
 
@@ -30,18 +34,9 @@ def protonet(
     solved or stepped, so it is the fastest to train and to adapt, and hard to beat at one shot. Not for
     classes whose meaning is the same in every task: `gaussian` knows what they are like on average.
 
-    Arguments:
+    Its own arguments:
         module: any `nn.Module` that turns rows into features `(n, F)`, such as `models.mlp(..., n_out=None)`.
-        n_features: features `F` of the module.
-        n_outputs: the most classes a task has; a task may have fewer, see `heads.PrototypeHead`.
-        batchnorm: see `functional.Network`.
-        mapping: `vmap` or `loop`, the same result.
-
-    Returns:
-        The learner; classification only.
-
-    Raises:
-        UsageError: an argument has no meaning.
+        n_outputs: the most classes a task has; a task may have fewer, see `inner.heads.PrototypeHead`.
 
     Example:
         >>> from innerloop.models import build
@@ -50,13 +45,13 @@ def protonet(
         ['0.bias', '0.weight']
     """
     head = PrototypeHead(n_features, n_outputs)
-    return _on_features(module, head, batchnorm, mapping)
+    return HeadLearner(Network(module, **options), head, unrolled())
 
 
 @registered
 def ridge(
     module: nn.Module, *, n_features: int, n_outputs: int = 1, kind: str = "regression",
-    batchnorm: str = "support", mapping: str = "vmap",
+    **options: Unpack[NetworkOptions],
 ) -> Learner:  # fmt: skip
     r"""R2-D2: ridge regression of each task on learned features, its strength learned with them.
 
@@ -67,19 +62,8 @@ def ridge(
     When to use it: tasks that are curves of one family (regression), where gradient steps need many
     iterations to reach what one solve gives; also classes never seen before with several rows each.
 
-    Arguments:
+    Its own arguments:
         module: any `nn.Module` that turns rows into features `(n, F)`, such as `models.mlp(..., n_out=None)`.
-        n_features: features `F` of the module.
-        n_outputs: targets or classes.
-        kind: `regression` or `classification`.
-        batchnorm: see `functional.Network`.
-        mapping: `vmap` or `loop`, the same result.
-
-    Returns:
-        The learner.
-
-    Raises:
-        UsageError: an argument has no meaning.
 
     Example:
         >>> from innerloop.models import build
@@ -88,39 +72,28 @@ def ridge(
         ['0.bias', '0.weight', 'head/log_lambda']
     """
     head = LearnedRidgeHead(n_features, n_outputs, kind)
-    return _on_features(module, head, batchnorm, mapping)
+    return HeadLearner(Network(module, **options), head, unrolled())
 
 
 @registered
 def gaussian(
     module: nn.Module, *, n_features: int, n_outputs: int = 1, kind: str = "regression",
-    covariance: str = "full", batchnorm: str = "support", mapping: str = "vmap",
+    covariance: str = "full", **options: Unpack[NetworkOptions],
 ) -> Learner:  # fmt: skip
     r"""ALPaCA: Bayesian regression of each task on learned features, from a learned prior, with its variance.
 
     $w_t \sim N(m, \sigma^2 V),\; y = w_t^\top\phi(x) + \epsilon$; prior mean, covariance and noise are
-    learned with the features on the log density of query targets. For classes the same prior stands before a
-    softmax; the posterior is Laplace's, the predictive probability MacKay's probit approximation with a mean
-    field over classes, see `heads.LaplaceHead`.
+    learned with the features on the log density of query targets; the head has `uncertainty` and `log_density`.
+    For classes the same prior stands before a softmax; the posterior is Laplace's, the predictive probability
+    MacKay's probit approximation with a mean field over classes, see `inner.heads.LaplaceHead`.
     Harrison, Sharma & Pavone, 2018, *Meta-Learning Priors for Efficient Online Bayesian Regression*.
 
     When to use it: few rows a task, and it matters how sure a prediction is; tasks that resemble each other,
     so that a prior mean helps; support sets of very different sizes, none at all among them.
 
-    Arguments:
+    Its own arguments:
         module: any `nn.Module` that turns rows into features `(n, F)`, such as `models.mlp(..., n_out=None)`.
-        n_features: features `F` of the module.
-        n_outputs: targets or classes.
-        kind: `regression` or `classification`.
         covariance: of the prior, `full` or `diagonal`.
-        batchnorm: see `functional.Network`.
-        mapping: `vmap` or `loop`, the same result.
-
-    Returns:
-        The learner; its head has `uncertainty` and `log_density`.
-
-    Raises:
-        UsageError: an argument has no meaning.
 
     Example:
         >>> from innerloop.models import build
@@ -129,7 +102,7 @@ def gaussian(
         ['0.bias', '0.weight', 'head/log_noise', 'head/mean', 'head/root']
     """
     head = _gaussian_head(n_features, n_outputs, kind, covariance)
-    return _on_features(module, head, batchnorm, mapping)
+    return HeadLearner(Network(module, **options), head, unrolled())
 
 
 @registered
@@ -141,7 +114,7 @@ def mixed(
 
     $w_t \sim N(m, \sigma^2 V),\; y = w_t^\top x + \epsilon$: the Gaussian head on the features themselves,
     fitted by maximum likelihood. For classes it is a mixed logistic regression by Laplace's method
-    (`heads.LaplaceHead`), its prior learned by gradients on what it predicts after a support set.
+    (`inner.heads.LaplaceHead`), its prior learned by gradients on what it predicts after a support set.
     Laird & Ware, 1982, *Random-Effects Models for Longitudinal Data*.
 
     When to use it: first. It is the statistician's answer to many small tasks, fitted in a second, and hard
@@ -171,12 +144,7 @@ def mixed(
 
 
 def _gaussian_head(n_features: int, n_outputs: int, kind: str, covariance: str) -> Head:
-    if kind not in KINDS:
-        raise UsageError(f"kind={kind!r} is unknown: choose one of {', '.join(KINDS)}")
+    check_known("kind", kind, KINDS)
     if kind == "regression":
         return GaussianHead(n_features, n_outputs, covariance)
     return LaplaceHead(n_features, n_outputs, covariance)
-
-
-def _on_features(module: nn.Module, head: Head, batchnorm: str, mapping: str) -> Learner:
-    return HeadLearner(Network(module, batchnorm=batchnorm, mapping=mapping), head, unrolled())

@@ -11,6 +11,8 @@ from ..models.network import Network, Params
 from ..outer.metagrad import unrolled
 from .registry import registered
 
+__all__ = ["plain", "plain_learner"]
+
 
 @registered
 def plain(module: nn.Module, *, loss: Loss, mapping: str = "vmap") -> Learner:
@@ -22,11 +24,8 @@ def plain(module: nn.Module, *, loss: Loss, mapping: str = "vmap") -> Learner:
 
     Arguments:
         module: any `nn.Module`.
-        loss: see `losses.task_losses`.
+        loss: see `models.task_losses`.
         mapping: `vmap` or `loop` over tasks, the same result.
-
-    Returns:
-        The learner.
 
     Raises:
         UsageError: an argument has no meaning.
@@ -45,11 +44,8 @@ def plain_learner(network: Network, loss: Loss, recipe: Recipe | None = None) ->
 
     Arguments:
         network: the network.
-        loss: see `losses.task_losses`.
+        loss: see `models.task_losses`.
         recipe: from which the learner can be made again.
-
-    Returns:
-        The learner.
 
     Example:
         >>> plain_learner(Network(nn.Sequential(nn.Linear(1, 1))), "mse").statistics
@@ -61,5 +57,5 @@ def plain_learner(network: Network, loss: Loss, recipe: Recipe | None = None) ->
 def _running_statistics(network: Network) -> Params:
     """The BatchNorm statistics that the original module keeps, by name; 0 and 1 where it keeps none."""
     names = [f"{layer}.{kind}" for layer in network.normalizers for kind in ("running_mean", "running_var")]
-    found = {**dict(network.module.named_buffers()), **network.entries}
-    return {name: found[name].detach().clone() for name in names}
+    values = {**dict(network.module.named_buffers()), **network.entries}
+    return {name: values[name].detach().clone() for name in names}

@@ -1,11 +1,8 @@
-"""Algorithms whose fast weights start elsewhere than at meta-parameters: CAVIA and ProtoMAML.
-
-The arguments they share with others are explained in `algorithms.gradient`.
-"""
+"""Algorithms whose fast weights start elsewhere than at meta-parameters: CAVIA and ProtoMAML."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 from torch import nn
 
@@ -15,31 +12,28 @@ from ..inner.learner import Learner
 from ..models.builtin import BodyHead, Contextual
 from ..models.losses import Loss
 from ..models.network import Network, Params
-from ..outer.metagrad import kept, unrolled
-from .gradient_based import gradient_learner, inner_rule
+from ..outer.metagrad import unrolled
+from ..tasks.episodes import Batch
+from .gradient_based import assembled, inner_rule
+from .options import UnrolledOptions
 from .registry import registered
+
+__all__ = ["cavia", "protomaml"]
 
 
 @registered
 def cavia(
     module: nn.Module, *, loss: Loss, n_context: int = 5, inner_lr: float = 1.0, inner_steps: int = 2,
-    clip: float | None = None, batchnorm: str = "support", mapping: str = "vmap",
-    metagrad: str = "unrolled",
+    **options: Unpack[UnrolledOptions],
 ) -> Learner:  # fmt: skip
     """CAVIA: tasks adapt a short context vector that is fed to the model beside its input; all else is shared.
 
     The context starts at zero. Few numbers a task, and no way to overfit with them.
     Zintgraf, Shiarlis, Kurin, Hofmann & Whiteson, 2019, *Fast Context Adaptation via Meta-Learning*.
 
-    Arguments: see `algorithms.gradient`, and:
+    Its own arguments:
         n_context: length of the context; the module takes this many features (or image channels) more than the
             data have.
-
-    Returns:
-        The learner.
-
-    Raises:
-        UsageError: an argument has no meaning.
 
     Example:
         >>> from innerloop.models import build
@@ -49,50 +43,38 @@ def cavia(
     if n_context < 1:
         raise UsageError(f"n_context={n_context}: give 1 or more")
 
-    def zeros(meta: Params, support: Any) -> Params:
+    def zeros(meta: Params, support: Batch) -> Params:
         like = next(iter(meta.values()))
         return {"context": like.new_zeros(support.y.shape[0], n_context)}
 
-    rule = inner_rule("sgd", inner_lr, None, clip)
-    start = Start(("context",), zeros)
-    contextual = Contextual(module, n_context)
-    return gradient_learner(
-        contextual, loss, rule, inner_steps,
-        metagrad=kept(metagrad, unrolled()), start=start, adapt="context", batchnorm=batchnorm, mapping=mapping,
+    return assembled(
+        Contextual(module, n_context), loss, inner_rule("sgd", inner_lr), inner_steps,
+        metagrad=unrolled(), adapt="context", start=Start(("context",), zeros), options=options,
     )  # fmt: skip
 
 
 @registered
 def protomaml(
     module: nn.Module, *, n_features: int, n_way: int, loss: Loss = "cross_entropy", inner_lr: float = 0.01,
-    inner_steps: int = 5, learn_lr: str | None = None, clip: float | None = None,
-    batchnorm: str = "support", mapping: str = "vmap",
-    metagrad: str = "unrolled",
+    inner_steps: int = 5, learn_lr: str | None = None, **options: Unpack[UnrolledOptions],
 ) -> Learner:  # fmt: skip
     r"""ProtoMAML: MAML whose last layer starts as the prototypes of the support set.
 
     $w_k = 2 c_k,\; b_k = -\lVert c_k \rVert^2$ make the layer a prototypical network before the first step.
     Triantafillou et al., 2020, *Meta-Dataset: A Dataset of Datasets for Learning to Learn from Few Examples*.
 
-    Arguments: see `algorithms.gradient`, and:
-        module: turns `x` into features `(n, n_features)`.
-        n_features: features.
+    Its own arguments:
+        module: any `nn.Module` that turns rows into features `(n, F)`.
         n_way: classes.
-
-    Returns:
-        The learner; classification only.
-
-    Raises:
-        UsageError: an argument has no meaning.
 
     Example:
         >>> protomaml(nn.Linear(4, 8), n_features=8, n_way=3).start.names
         ('head.weight', 'head.bias')
     """
     whole = BodyHead(module, n_features, n_way)
-    body = Network(module, batchnorm=batchnorm, mapping=mapping)
+    body = Network(module, batchnorm=options["batchnorm"], mapping=options["mapping"])
 
-    def prototypes(meta: Params, support: Any) -> Params:
+    def prototypes(meta: Params, support: Batch) -> Params:
         inside = {name.replace("body.", "", 1): value for name, value in meta.items() if "body." in name}
         inside |= body.at_step(inside, 0)
         features, _ = body(inside, {}, support.x, weight=support.weight)
@@ -102,9 +84,7 @@ def protomaml(
         centre = member.mT @ features / member.sum(1).clamp(min=1).unsqueeze(-1)
         return {"head.weight": 2 * centre, "head.bias": -centre.square().sum(-1)}
 
-    rule = inner_rule("sgd", inner_lr, learn_lr, clip)
-    start = Start(("head.weight", "head.bias"), prototypes)
-    return gradient_learner(
-        whole, loss, rule, inner_steps,
-        metagrad=kept(metagrad, unrolled()), start=start, batchnorm=batchnorm, mapping=mapping,
+    return assembled(
+        whole, loss, inner_rule("sgd", inner_lr, learn_lr), inner_steps,
+        metagrad=unrolled(), start=Start(("head.weight", "head.bias"), prototypes), options=options,
     )  # fmt: skip

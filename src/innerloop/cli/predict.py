@@ -120,10 +120,7 @@ def _from_run(
 
 def _require_inner_steps(stored: Stored) -> None:
     """Refuse a number of steps for what adapts without any."""
-    from ..inner.head import HeadLearner
-
-    learner = stored.model.learner
-    if isinstance(getattr(learner, "learner", learner), HeadLearner):
+    if stored.model.learner.closed_form:
         raise UsageError("--inner-steps: this model adapts by a closed form, which has no steps")
 
 

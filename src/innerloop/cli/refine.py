@@ -249,10 +249,9 @@ class _Start:
 
     def _network_params(self) -> dict[str, Any]:
         assert self.stored is not None
-        network = getattr(self.stored.model.learner, "network", None)
-        if network is None or not network.params():
+        params = self.stored.model.learner.network.params()
+        if not params:
             raise UsageError(f"{self.path} holds no network, so there is nothing to refine")
-        params: dict[str, Any] = network.params()
         return params
 
     @property

@@ -149,7 +149,7 @@ class Contest:
         found: list[Evaluation] = []
         for seed in range(self.effort.seeds if entrant.trained else 1):
             trained = entrant.fit(self.bench(fold, seed), chosen.settings)
-            taken = getattr(trained.model.learner, "inner_steps", 0)
+            taken = trained.model.learner.inner_steps
             if entrant.family == "meta" and seed == 0 and taken:
                 # steps beyond those of training are looked at once, for the curve
                 entry.paths.append(evaluate(trained.model, tasks.test, steps=2 * taken))

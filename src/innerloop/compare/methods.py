@@ -213,12 +213,12 @@ def _pooled_net(bench: Bench, settings: Settings) -> Trained:
 
 def _fine_tuned(bench: Bench, settings: Settings) -> Trained:
     model = fine_tuned(bench, settings)
-    return Trained(model, {"inner_steps": model.learner.inner_steps})  # type: ignore[attr-defined]
+    return Trained(model, {"inner_steps": model.learner.inner_steps})
 
 
 def _from_scratch(bench: Bench, settings: Settings) -> Trained:
     model = from_scratch(bench, settings)
-    return Trained(model, {"inner_steps": model.learner.inner_steps})  # type: ignore[attr-defined]
+    return Trained(model, {"inner_steps": model.learner.inner_steps})
 
 
 def _linear_head(bench: Bench, settings: Settings) -> Trained:

@@ -18,7 +18,7 @@ from ..algorithms.gradient_based import inner_rule
 from ..engine.threads import threads_for
 from ..inner.gradient import GradientLearner
 from ..inner.head import HeadLearner
-from ..inner.heads import GaussianHead, Head, LaplaceHead
+from ..inner.heads import Head, LaplaceHead
 from ..inner.learner import Learner, Model
 from ..models.builtin import build
 from ..models.network import Network
@@ -147,7 +147,7 @@ def linear_head(bench: Bench) -> Model:
     size = weight.shape[1]
     head: Head
     if tasks.targets.kind == "regression":
-        head = RidgeHead(GaussianHead(size, tasks.n_outputs, "diagonal"), 1, True, ())
+        head = RidgeHead(size, tasks.n_outputs, n_support=1, spreads=())
     else:
         head = LaplaceHead(size, tasks.n_outputs, "diagonal")
     learner = HeadLearner(body, head, unrolled())

@@ -6,7 +6,7 @@ So they are scored by `evaluate` on the same episodes as every other method.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..inner.learner import MetaGradient, Recipe
+from ..inner.learner import Learner, MetaGradient, Recipe
 from ..models.losses import task_losses
 from ..models.network import Network, Params
 from ..outer.metagrad import unrolled
-from ..tasks.episodes import Batch, Episode
+from ..tasks.episodes import Batch
 from ..tasks.sources import RowSource, Source, Targets, stream
 
 Array = NDArray[Any]
@@ -68,7 +68,7 @@ class Remembering:
 
 
 @dataclass(frozen=True, eq=False)
-class EstimatorLearner:
+class EstimatorLearner(Learner):
     """A learner that fits an estimator to each task's support, or brings one that was fitted to all rows.
 
     Arguments:
@@ -81,16 +81,8 @@ class EstimatorLearner:
     make: Make | None = None
     pooled: Any = None
     recipe: Recipe | None = None
-
-    @property
-    def network(self) -> Network:
-        """Features go to the estimator as they are."""
-        return Network(nn.Identity())
-
-    @property
-    def metagrad(self) -> MetaGradient:
-        """There is nothing to train by gradients."""
-        return unrolled()
+    network: Network = field(default_factory=lambda: Network(nn.Identity()))
+    metagrad: MetaGradient = field(default_factory=unrolled)
 
     def init(self) -> Params:
         """A constant prediction, for tasks without support."""
@@ -112,13 +104,6 @@ class EstimatorLearner:
             rows = (unpadded(support, task) for task in range(len(support.y)))
             yield Fitted([self._fit(x, y) for x, y in rows])
 
-    def adapt(
-        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
-    ) -> Params:
-        """See `Learner.adapt`."""
-        *_, adapted = self.path(meta, support, steps=steps)
-        return adapted
-
     def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Tensor:
         """Values `(T, n, C)`, or the logarithms of probabilities."""
         assert isinstance(adapted, Fitted)
@@ -136,14 +121,6 @@ class EstimatorLearner:
         """Mean squared error or mean negative log probability of each task, `(T,)`."""
         name = "mse" if self.targets.kind == "regression" else "cross_entropy"
         return task_losses(name, self.predict(meta, adapted, batch.x), batch)
-
-    def observe(self, meta: Params, episode: Episode) -> Params:
-        """Nothing is learned by watching."""
-        return {}
-
-    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
-        """Estimators say nothing of it."""
-        return None
 
     def _fit(self, x: Array, y: Array) -> Any:
         if not len(x):

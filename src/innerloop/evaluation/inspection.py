@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ..engine.threads import threads_for
 from ..inner.learner import Model
-from ..inner.per_task import PerTask
 from ..models.network import Network, Params
 from ..tasks.episodes import Batch, Episode, map_tensors, select, tensors, to
 from ..tasks.sources import EVALUATION_SEED, Source
@@ -151,9 +150,8 @@ def movement(model: Model, episode: Episode) -> pd.DataFrame:
     """
     model, episode = _inside(model, episode)
     before, after = _ends(model, episode)
-    network = getattr(model.learner, "network", None)
-    params = network.params() if network else {}
-    statistics = network.statistics_like(next(iter(model.meta.values()))) if network else {}
+    network = model.learner.network
+    params, statistics = network.params(), network.statistics_like(next(iter(model.meta.values())))
     layers: dict[str, list[str]] = {}
     for name in dict.fromkeys([*params, *(name for name in after if name not in statistics)]):
         layers.setdefault(_layer_of(name, params), []).append(name)
@@ -175,7 +173,8 @@ def _norm(values: list[Tensor]) -> np.ndarray:
     if not values:
         return np.zeros(1)
     squares = [value.double().flatten(1).square().sum(1).cpu().numpy() for value in values]
-    total: np.ndarray = np.sqrt(np.sum(squares, axis=0))
+    # of shared values there is one, of those of tasks `T`
+    total: np.ndarray = np.sqrt(sum(squares))
     return total
 
 
@@ -203,10 +202,10 @@ def similarity(model: Model, episode: Episode) -> pd.DataFrame:
     """
     model, episode = _inside(model, episode)
     before, after = _ends(model, episode)
-    network = getattr(model.learner, "network", None)
-    names = {} if network is None else network.params()
-    if network is None or any(value.shape[1:] != names[n].shape for n, value in after.items() if n in names):
-        return _frame(_SIMILAR)  # no network, or several particles of it
+    network = model.learner.network
+    names = network.params()
+    if any(value.shape[1:] != names[n].shape for n, value in after.items() if n in names):
+        return _frame(_SIMILAR)  # several particles of the network
     probes = _probe_rows(episode.query)
     found: dict[str, list[float]] = {}
     for task in range(episode.n_tasks):
@@ -390,9 +389,8 @@ def _inside(model: Model, episode: Episode) -> tuple[Model, Episode]:
     """The episode on the device of the model; where its tasks are scaled, the model inside and what it sees."""
     reference = next(iter(model.meta.values()))
     episode = to(episode, reference.device, reference.dtype)
-    if isinstance(model.learner, PerTask):
-        return Model(model.learner.learner, model.meta), model.learner._inside(episode)
-    return model, episode
+    learner, episode = model.learner.unwrap(episode)
+    return Model(learner, model.meta), episode
 
 
 def _ends(model: Model, episode: Episode) -> tuple[Params, Params]:
@@ -407,9 +405,9 @@ def _layer_of(name: str, params: Params) -> str:
     return (name.rpartition(".")[0] or "model") if name in params else "head"
 
 
-def _kind(layer: str, network: Network | None) -> str:
+def _kind(layer: str, network: Network) -> str:
     """What a layer is, in a word and its sizes."""
-    if network is None or layer == "head":
+    if layer == "head":
         return "closed form"
     module: Any = network.module.get_submodule("" if layer == "model" else layer)
     name = {"_Normalize": "BatchNorm"}.get(type(module).__name__, type(module).__name__)

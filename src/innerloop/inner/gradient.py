@@ -1,26 +1,27 @@
-"""Adaptation: gradient steps of an inner rule, or a closed form on shared features."""
+"""A learner that adapts by gradient steps on the support loss, as MAML and its relatives do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..engine.recompute import Runner, directly
-from ..errors import DataError, UsageError
-from ..models.layers import fold
+from ..engine.recompute import directly, recomputed
+from ..errors import UsageError
 from ..models.losses import Loss, require_loss, task_losses
-from ..models.network import Network, Params
+from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode, all_draws, at_step
-from .learner import Learner, MetaGradient, Recipe, empty
-from .rules import InnerRule, State
+from .derivatives import as_leaves, gradient
+from .learner import Learner, MetaGradient, R, Recipe
+from .rules import InnerRule, State, detached
+from .statistics import observed, of_each_task, query_outputs, require_support
+from .streams import for_step
 
-# the query pass has a dropout stream of its own, away from those of the inner steps
-_QUERY = 1 << 20
+__all__ = ["GradientLearner", "Start"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Start:
 
 
 @dataclass(frozen=True, eq=False)
-class GradientLearner:
+class GradientLearner(Learner):
     """Adapts by a few steps of an inner rule on the support loss.
 
     Arguments:
@@ -49,18 +50,19 @@ class GradientLearner:
         metagrad: how the gradient comes back.
         start: fast weights that start elsewhere than at meta-parameters.
         recipe: see `Learner.recipe`.
-        run: how a step is run: `directly`, or `recomputed`, which keeps no activations.
+        checkpointing: activation checkpointing: activations of inner steps are not stored for the meta-gradient,
+            but computed again.
     """
 
     network: Network
     criterion: Loss
     rule: InnerRule
     fast: tuple[str, ...]
-    inner_steps: int
-    metagrad: MetaGradient
+    inner_steps: int = field()  # without the default of the base class
+    metagrad: MetaGradient = field()
     start: Start | None = None
     recipe: Recipe | None = None
-    run: Runner = directly
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an unknown loss, a negative number of steps, and parts that do not go together."""
@@ -78,7 +80,6 @@ class GradientLearner:
         return {name: value for name, value in params.items() if name not in started} | learned
 
     def own_like(self, meta: Params) -> Params:
-        """See `Learner.own_like`."""
         like, params = next(iter(meta.values())), self.network.params()
         own = {name: like.new_zeros(1, *params[name].shape) for name in self.fast}
         return {**own, **self.network.statistics_like(like)}
@@ -86,51 +87,33 @@ class GradientLearner:
     def path(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Iterator[Params]:
-        """See `Learner.path`."""
         for step, fast in enumerate(self._trajectory(meta, support, steps, key)):
             yield self.with_statistics(meta, fast, support, step)
 
     def adapt(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Params:
-        """See `Learner.adapt`."""
         for fast in self._trajectory(meta, support, steps, key):  # noqa: B007  a list of them would keep them all
             pass
         return self.with_statistics(meta, fast, support, self.inner_steps if steps is None else steps)
 
-    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
-        """See `Learner.predict`."""
-        return self._query(meta, adapted, x, None, key)
+    def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Any:
+        return query_outputs(self.network, meta, adapted, x, key=key)
 
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
-        """See `Learner.loss`."""
-        return task_losses(self.criterion, self._query(meta, adapted, batch.x, batch.weight, key), batch)
-
-    def _query(self, meta: Params, adapted: Params, x: Any, weight: Tensor | None, key: Tensor | None) -> Any:
-        prediction, _ = self.network(
-            meta,
-            adapted,
-            x,
-            weight=weight,
-            key=None if key is None else fold(key, _QUERY),
-            given_statistics=self.network.needs_statistics,
-        )
-        return prediction
+        outputs = query_outputs(self.network, meta, adapted, batch.x, weight=batch.weight, key=key)
+        return task_losses(self.criterion, outputs, batch)
 
     def _trajectory(
         self, meta: Params, support: Batch, steps: int | None, key: Tensor | None
     ) -> Iterator[Params]:
-        count = support.y.shape[0]
         started = self.start.make(meta, all_draws(support)) if self.start else {}
-        fast = {
-            name: started[name] if name in started else meta[name].expand(count, *meta[name].shape)
-            for name in self.fast
-        }
+        shared = of_each_task({name: meta[name] for name in self.fast if name not in started}, support)
+        fast = {name: started[name] if name in started else shared[name] for name in self.fast}
         state = self.rule.init(fast, meta)
         yield fast
         for step in range(self.inner_steps if steps is None else steps):
-            stream = None if key is None else fold(key, step)
-            moved = partial(self._moved, at_step(support, step), stream, step)
+            moved = partial(self._moved, at_step(support, step), for_step(key, step), step)
             fast, state = self.run(moved, meta, fast, state)
             yield fast
 
@@ -146,16 +129,11 @@ class GradientLearner:
         self, meta: Params, fast: Params, support: Batch, key: Tensor | None
     ) -> tuple[Params, Params]:
         """Gradient of each task's support loss at `fast`, and `fast` as it was differentiated."""
-        differentiable, fast = torch.is_grad_enabled(), as_leaves(fast)
+        second_order = torch.is_grad_enabled() and not self.rule.first_order
+        fast = as_leaves(fast)
         with torch.enable_grad():
-            values = torch.autograd.grad(
-                self.support_losses(meta, fast, support, key=key).sum(),
-                list(fast.values()),
-                create_graph=differentiable and not self.rule.first_order,
-                materialize_grads=True,
-                allow_unused=True,
-            )
-        return dict(zip(fast, values, strict=True)), fast
+            total = self.support_losses(meta, fast, support, key=key).sum()
+            return gradient(total, fast, create_graph=second_order), fast
 
     def support_losses(
         self, meta: Params, fast: Params, support: Batch, *, key: Tensor | None = None
@@ -170,9 +148,9 @@ class GradientLearner:
         if not self.network.needs_statistics:
             return fast
         if self.network.keeps_statistics:
-            return {**fast, **_owned(self.network.at_step(meta, step), support)}
+            return {**fast, **of_each_task(self.network.at_step(meta, step), support)}
         support = all_draws(support)
-        _require_support(support)
+        require_support(support)
 
         def seen(meta: Params, fast: Params) -> Params:
             return self.network(meta, fast, support.x, weight=support.weight)[1]
@@ -181,71 +159,27 @@ class GradientLearner:
         return {**fast, **statistics}
 
     def observe(self, meta: Params, episode: Episode) -> Params:
-        """See `Learner.observe`."""
-        return _observed(self, self.network, meta, episode)
+        return observed(self, meta, episode)
 
-    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
-        """Gradient steps say nothing of it."""
-        return None
+    @property
+    def adapts_by_gradient(self) -> bool:
+        return True
 
+    @property
+    def plain_loss(self) -> Loss | None:
+        """The loss, unless fast weights start at values made anew from the support set."""
+        return None if self.start else self.criterion
 
-# share of the newest statistics in a running average; the first ones are averaged evenly
-_NEWEST = 0.1
+    def with_inner_steps(self, count: int) -> GradientLearner:
+        return replace(self, inner_steps=count)
 
+    def first_order(self) -> GradientLearner:
+        return replace(self, rule=detached(self.rule))
 
-def as_leaves(values: Params) -> Params:
-    """What a gradient is taken at: part of the graph where gradients are on and it has one, else cut from it.
+    def checkpointed(self) -> GradientLearner:
+        return replace(self, checkpointing=True)
 
-    Example:
-        >>> as_leaves({"w": torch.zeros(1)})["w"].requires_grad
-        True
-    """
-    connected = torch.is_grad_enabled()
-    return {
-        name: value if connected and value.requires_grad else value.detach().requires_grad_()
-        for name, value in values.items()
-    }
-
-
-def running_average(meta: Params, seen: Params) -> Params:
-    """New values of `state/...` entries: a little of what was just seen, and the count of updates.
-
-    Example:
-        >>> meta = {"state/updates": torch.tensor(0.0), "state/a": torch.tensor(1.0)}
-        >>> running_average(meta, {"state/a": torch.tensor(3.0)})["state/a"]
-        tensor(3.)
-    """
-    count = meta["state/updates"]
-    share = (1 / (count + 1)).clamp(min=_NEWEST)
-    moved = {name: meta[name] + share * (value - meta[name]) for name, value in seen.items()}
-    return {**moved, "state/updates": count + 1}
-
-
-def _observed(learner: Learner, network: Network, meta: Params, episode: Episode) -> Params:
-    """Running BatchNorm statistics: for each step the mean over tasks of those of the query rows."""
-    if not network.keeps_statistics:
-        return {}
-    query, steps = episode.query, []
-    for adapted in learner.path(meta, episode.support):
-        _, seen = network(meta, adapted, query.x, weight=query.weight, given_statistics=True)
-        steps.append({name: value.detach().mean(0) for name, value in seen.items()})
-    kept = {name: meta[f"state/bn/{name}"] for name in steps[0]}
-    rows = {
-        f"state/bn/{name}": torch.stack([step[name] for step in steps[: len(value)]])
-        for name, value in kept.items()
-    }
-    return running_average(meta, rows)
-
-
-def _owned(values: Params, support: Batch) -> Params:
-    """Shared values as those of each task."""
-    count = support.y.shape[0]
-    return {name: value.expand(count, *value.shape) for name, value in values.items()}
-
-
-def _require_support(support: Batch) -> None:
-    if empty(support):
-        raise DataError(
-            "batchnorm='support' normalises with the support set, and a task has no support row: "
-            "give it a labelled row, or use a model without BatchNorm"
-        )
+    def run(self, function: Callable[..., R], *arguments: object) -> R:
+        run = recomputed if self.checkpointing else directly
+        result: R = run(function, *arguments)
+        return result

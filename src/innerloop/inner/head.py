@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from ..models.layers import fold
-from ..models.network import Network, Params
+from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode, all_draws
-from .gradient import _QUERY, _observed, _owned, _require_support
-from .heads import Head, Spread
-from .learner import MetaGradient, Recipe
+from .heads import Head
+from .learner import Learner, MetaGradient, Recipe
+from .statistics import observed, of_each_task, query_outputs, require_support
+from .streams import for_step
+
+__all__ = ["HeadLearner"]
 
 
 @dataclass(frozen=True, eq=False)
-class HeadLearner:
+class HeadLearner(Learner):
     """Adapts by solving a closed-form head on the features of a shared network.
 
     Arguments:
@@ -41,7 +42,6 @@ class HeadLearner:
         return {**self.network.params(), **self.network.step_params(1), **self.head.init()}
 
     def own_like(self, meta: Params) -> Params:
-        """See `Learner.own_like`."""
         like = next(iter(meta.values()))
         return {**self.head.base(meta, 1), **self.network.statistics_like(like)}
 
@@ -55,64 +55,39 @@ class HeadLearner:
         if steps != 0:
             yield {**statistics, **self.head.solve(meta, features, support)}
 
-    def adapt(
-        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
-    ) -> Params:
-        """See `Learner.adapt`."""
-        *_, adapted = self.path(meta, support, steps=steps, key=key)
-        return adapted
-
-    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Tensor:
-        """See `Learner.predict`."""
-        return self.head.predict(meta, adapted, self._query_features(meta, adapted, x, None, key))
+    def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Tensor:
+        return self.head.predict(meta, adapted, query_outputs(self.network, meta, adapted, x, key=key))
 
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
-        """See `Learner.loss`."""
-        features = self._query_features(meta, adapted, batch.x, batch.weight, key)
+        features = query_outputs(self.network, meta, adapted, batch.x, weight=batch.weight, key=key)
         return self.head.loss(meta, adapted, features, batch)
 
     def observe(self, meta: Params, episode: Episode) -> Params:
-        """See `Learner.observe`."""
-        return _observed(self, self.network, meta, episode)
+        return observed(self, meta, episode)
 
-    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
-        """See `Learner.variance`; some heads give it."""
-        if not isinstance(self.head, Spread):
-            return None
-        return self.head.variance(meta, adapted, self._query_features(meta, adapted, x, None, None))
+    def variance(self, meta: Params, adapted: Params, x: Features) -> Tensor | None:
+        return self.head.variance(meta, adapted, query_outputs(self.network, meta, adapted, x))
 
     def fit(self, meta: Params, rows: Batch) -> Params | None:
-        """Meta-parameters by direct optimisation where nothing but the head is trained, else `None`.
-
-        Arguments:
-            meta: where to start.
-            rows: all rows of the meta-train tasks, stacked.
-        """
+        """The head's own direct optimisation, where nothing but the head is trained."""
         if self.network.params():
             return None
         features, _ = self.network(meta, {}, rows.x, weight=rows.weight)
         fitted = self.head.fit(meta, features, rows)
         return None if fitted is None else {**meta, **fitted}
 
+    @property
+    def closed_form(self) -> bool:
+        return True
+
     def _support_features(self, meta: Params, support: Batch, key: Tensor | None) -> tuple[Params, Tensor]:
-        kept = self.network.at_step(meta, 0)
-        if self.network.needs_statistics and not kept:
-            _require_support(support)
-        stream = None if key is None else fold(key, 0)
-        features, seen = self.network({**meta, **kept}, {}, support.x, weight=support.weight, key=stream)
+        """BatchNorm statistics that each task owns, and the features of its support rows."""
+        running = self.network.at_step(meta, 0)
+        if self.network.needs_statistics and not running:
+            require_support(support)
+        features, seen = self.network(
+            {**meta, **running}, {}, support.x, weight=support.weight, key=for_step(key, 0)
+        )
         if not self.network.needs_statistics:
             return {}, features
-        return (_owned(kept, support) if kept else seen), features
-
-    def _query_features(
-        self, meta: Params, adapted: Params, x: Any, weight: Tensor | None, key: Tensor | None
-    ) -> Tensor:
-        features: Tensor = self.network(
-            meta,
-            adapted,
-            x,
-            weight=weight,
-            key=None if key is None else fold(key, _QUERY),
-            given_statistics=self.network.needs_statistics,
-        )[0]
-        return features
+        return (of_each_task(running, support) if running else seen), features

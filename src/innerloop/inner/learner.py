@@ -1,36 +1,66 @@
-"""Learners: pure recipes that turn a support set into something that predicts.
+"""What a learner is (a pure recipe of how to adapt and predict), and a model: a learner with its meta-parameters.
 
-A learner holds no trained parameters. Meta-parameters come in as a dict, what adaptation makes of them goes
-out as a dict of the values each task owns, with a leading task axis `T`; everything else stays shared. The
-same `adapt` serves training, evaluation, estimators and the command.
+A learner holds no trained parameters. Meta-parameters come in as a dict; what adaptation makes of them goes out
+as a dict of the values each task owns, with a leading task axis `T`; everything else stays shared. The same
+`adapt` serves training, evaluation, estimators and the command.
 """
 
 from __future__ import annotations
 
+import copy
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..engine.modes import tracing
 from ..errors import UsageError
-from ..models.network import Network, Params
+from ..models.losses import Loss
+from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, stack, tensors, unsqueeze
 
+__all__ = [
+    "Adapted",
+    "Learner",
+    "MetaGradient",
+    "Metrics",
+    "Model",
+    "Recipe",
+    "Step",
+    "empty",
+    "predict_tasks",
+    "without_padding",
+]
+
+R = TypeVar("R")
+Metrics = dict[str, Tensor]
+# Plain data from which a learner is made again: `algorithm`, its registered name; `settings`, its arguments (a loss
+# of one's own is `external`); `model`, name and settings of a built-in one, or `external`; `per_task`, arguments of
+# `per_task`; `defined_in`, the module of an algorithm that is not of this package, for people to read.
 Recipe = dict[str, Any]
 
 
-class Learner(Protocol):
-    """What the trainer, the evaluation and the command need to know of an algorithm.
+class Learner(ABC):
+    """How an algorithm adapts and predicts: what training, evaluation and the command need to know of it.
+
+    For an algorithm of one's own, derive from this class, set `network` and `metagrad`, and write `init`, `path`,
+    `own_like`, `predict` and `loss`; all else has a default.
 
     Arguments of the methods:
         meta: meta-parameters by name.
         support, batch: rows of `T` stacked tasks.
         adapted: what `adapt` returned; values with a leading axis `T`.
         key: `(T,)` int64, dropout streams of the tasks; `None` for none (prediction, evaluation).
+
+    Attributes:
+        network: the model.
+        metagrad: how the gradient comes back.
+        recipe: name and settings from which `algorithms.build` makes the learner again; `None` if it cannot.
+        inner_steps: inner steps in training; 0 where adaptation takes none.
 
     Example:
         >>> from innerloop.algorithms import mixed
@@ -40,48 +70,93 @@ class Learner(Protocol):
         torch.Size([4, 7, 1])
     """
 
-    @property
-    def network(self) -> Network:
-        """The model."""
+    network: Network
+    metagrad: MetaGradient
+    recipe: Recipe | None = None
+    inner_steps: int = 0
 
-    @property
-    def metagrad(self) -> MetaGradient:
-        """How the gradient comes back."""
-
-    @property
-    def recipe(self) -> Recipe | None:
-        """Name and settings from which `algorithms.build` makes the learner again; `None` if it cannot."""
-
+    @abstractmethod
     def init(self) -> Params:
         """Fresh meta-parameters."""
 
+    @abstractmethod
     def path(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Iterator[Params]:
         """Adapted values after 0, 1, ... inner steps; the first predicts without having seen a target."""
 
+    @abstractmethod
+    def own_like(self, meta: Params) -> Params:
+        """Values of the names, shapes and types that one task owns, with a leading axis of 1."""
+
+    @abstractmethod
+    def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Any:
+        """Predictions `(T, n, *out)`."""
+
+    @abstractmethod
+    def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
+        """Mean loss of each task, `(T,)`."""
+
     def adapt(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Params:
         """The last of `path`."""
-
-    def own_like(self, meta: Params) -> Params:
-        """Values of the names, shapes and types that one task owns, with a leading axis of 1."""
-
-    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
-        """Predictions `(T, n, *out)`."""
-
-    def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
-        """Mean loss of each task, `(T,)`."""
+        for adapted in self.path(meta, support, steps=steps, key=key):  # noqa: B007  a list would hold them all
+            pass
+        return adapted
 
     def observe(self, meta: Params, episode: Episode) -> Params:
         """New values of the meta-parameters `state/...`, which learn by watching training, not by gradients."""
+        return {}
 
-    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+    def variance(self, meta: Params, adapted: Params, x: Features) -> Tensor | None:
         """Predictive variance of the values `(T, n, C)`, noise included; `None` where nothing is said of it."""
+        return None
 
+    def fit(self, meta: Params, rows: Batch) -> Params | None:
+        """Meta-parameters by direct optimisation on all rows of the meta-train tasks; `None`: gradients find them."""
+        return None
 
-Metrics = dict[str, Tensor]
+    def unwrap(self, episode: Episode) -> tuple[Learner, Episode]:
+        """The learner that the meta-gradient is taken of, and the episode as it sees it: a wrapper's inside."""
+        return self, episode
+
+    def with_recipe(self, recipe: Recipe) -> Self:
+        """The same learner with another recipe."""
+        learner = copy.copy(self)
+        object.__setattr__(learner, "recipe", recipe)
+        return learner
+
+    @property
+    def adapts_by_gradient(self) -> bool:
+        """Whether inner steps follow a gradient, so that they have a derivative order and can be checkpointed."""
+        return False
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether adaptation is a formula, so that a number of inner steps means nothing."""
+        return False
+
+    @property
+    def plain_loss(self) -> Loss | None:
+        """The loss of an ordinary model with these meta-parameters; `None` where prediction needs a support set."""
+        return None
+
+    def with_inner_steps(self, count: int) -> Learner:
+        """The same learner with another number of inner steps in training."""
+        return self
+
+    def first_order(self) -> Learner:
+        """The same learner whose inner gradients are constants of the meta-gradient."""
+        return self
+
+    def checkpointed(self) -> Learner:
+        """The same learner with activation checkpointing of its inner steps."""
+        return self
+
+    def run(self, function: Callable[..., R], *arguments: object) -> R:
+        """Call a part of the inner loop, with activation checkpointing if `checkpointed` asked for it."""
+        return function(*arguments)
 
 
 def _nothing_to_check(learner: Learner) -> None:
@@ -111,7 +186,7 @@ class MetaGradient:
     Arguments:
         name: for messages.
         compute: (learner, meta, episode, step, key) -> the gradient of every meta-parameter by name, and
-            figures for the log, `losses` `(T,)` among them.
+            metrics for the log, `losses` `(T,)` among them.
         check: raises `UsageError` for a learner that would run and train nothing, or wrongly.
         phase: number of a meta-update -> that of the first one which is computed in the same way.
     """
@@ -131,21 +206,22 @@ class MetaGradient:
     ) -> tuple[Params, Metrics]:
         """The meta-gradient at one meta-update; `key` are the dropout streams of the tasks.
 
-        New values of the entries `state/...` are among the figures, under their names; their gradient is 0.
+        New values of the entries `state/...` are among the metrics, under their names; their gradient is 0.
         """
         step = step if isinstance(step, Step) else Step(step, self.phase(step))
         parts = without_padding(learner, episode)
         if len(parts) == 1:
             return self._of_part(learner, meta, parts[0][1], step, key)
-        found = [
-            self._of_part(learner, meta, part, step, None if key is None else key[places])
-            for places, part in parts
+        results = [
+            self._of_part(learner, meta, part, step, None if key is None else key[positions])
+            for positions, part in parts
         ]
-        return _mean_of_parts(found, [places for places, _ in parts])
+        return _mean_of_parts(results, [positions for positions, _ in parts])
 
     def _of_part(
         self, learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
+        learner, episode = learner.unwrap(episode)
         grads, metrics = self.compute(learner, meta, episode, step, key)
         with torch.no_grad():
             state = learner.observe(meta, episode)
@@ -164,7 +240,7 @@ def without_padding(
             leave padding out.
 
     Returns:
-        The places of the tasks of each group in the stack, and the group.
+        The positions of the tasks of each group in the stack, and the group.
     """
     whole = [(list(range(episode.n_tasks)), episode)]
     if all(batch.weight is None for batch in episode):
@@ -174,21 +250,23 @@ def without_padding(
     return equal_sizes(episode) if seen(episode.query.x) else whole
 
 
-def _mean_of_parts(found: list[tuple[Params, Metrics]], places: list[list[int]]) -> tuple[Params, Metrics]:
-    """Gradients as the mean over all tasks; figures of a task each in the order of the stack."""
-    total = sum(map(len, places))
-    order = torch.tensor([place for part in places for place in part]).argsort()
+def _mean_of_parts(
+    results: list[tuple[Params, Metrics]], positions: list[list[int]]
+) -> tuple[Params, Metrics]:
+    """Gradients as the mean over all tasks; metrics of a task each in the order of the stack."""
+    total = sum(map(len, positions))
+    order = torch.tensor([position for part in positions for position in part]).argsort()
 
     def mean(values: list[Tensor]) -> Tensor:
-        weighted = [value * (len(part) / total) for value, part in zip(values, places, strict=True)]
+        weighted = [value * (len(part) / total) for value, part in zip(values, positions, strict=True)]
         return torch.stack(weighted).sum(0)
 
-    def figure(name: str, values: list[Tensor]) -> Tensor:
-        of_tasks = all(v.shape == (len(part),) for v, part in zip(values, places, strict=True))
+    def joined(name: str, values: list[Tensor]) -> Tensor:
+        of_tasks = all(v.shape == (len(part),) for v, part in zip(values, positions, strict=True))
         return torch.cat(values)[order] if of_tasks and not name.startswith("state/") else mean(values)
 
-    grads = {name: mean([grad[name] for grad, _ in found]) for name in found[0][0]}
-    return grads, {name: figure(name, [metric[name] for _, metric in found]) for name in found[0][1]}
+    grads = {name: mean([grad[name] for grad, _ in results]) for name in results[0][0]}
+    return grads, {name: joined(name, [metric[name] for _, metric in results]) for name in results[0][1]}
 
 
 def empty(batch: Batch) -> bool:
@@ -218,7 +296,7 @@ class Model:
     learner: Learner
     meta: Params
 
-    def adapt(self, x: Any, y: Tensor, *, steps: int | None = None) -> Adapted:
+    def adapt(self, x: Features, y: Tensor, *, steps: int | None = None) -> Adapted:
         """Adapt to one task.
 
         Arguments:
@@ -263,14 +341,14 @@ class Adapted:
     model: Model
     own: Params
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Features) -> Any:
         """Predict `(n, *out)` for features `(n, *feature)`: values, or logits of classes."""
         model = self.model
         with torch.no_grad():
             own, stacked = self._prepared(x)
             return map_tensors(lambda t: t.squeeze(0), model.learner.predict(model.meta, own, stacked))
 
-    def deviation(self, x: Any) -> Tensor:
+    def deviation(self, x: Features) -> Tensor:
         """Predictive standard deviation of each value, `(n, C)`, in the units of the targets adapted to.
 
         Raises:
@@ -296,19 +374,19 @@ class Adapted:
             )
         return variance.squeeze(0).sqrt()
 
-    def _prepared(self, x: Any) -> tuple[Params, Any]:
+    def _prepared(self, x: Features) -> tuple[Params, Any]:
         """Values of the task and features as a stack of one."""
         model = self.model
         stacked = model._like(map_tensors(lambda t: t.unsqueeze(0), as_tensors(x)))
         return self.own or next(iter(model.learner.path(model.meta, _no_rows(stacked), steps=0))), stacked
 
-    def classify(self, x: Any) -> Tensor:
+    def classify(self, x: Features) -> Tensor:
         """The most likely class number of each row, `(n,)`."""
-        found: Tensor = self(x).argmax(-1)
-        return found
+        numbers: Tensor = self(x).argmax(-1)
+        return numbers
 
 
-def _no_rows(x: Any) -> Batch:
+def _no_rows(x: Features) -> Batch:
     """An empty support set for one task with features like `x`."""
     empty = map_tensors(lambda t: t[:, :0], x)
     return Batch(empty, torch.zeros(1, 0))

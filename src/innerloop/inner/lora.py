@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 
+__all__ = ["lora", "with_adapters"]
+
 
 def lora(rank: int) -> str:
     """Adapt low-rank additions to every linear and convolution layer, and nothing else: a value of `adapt`.

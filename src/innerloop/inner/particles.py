@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,12 +12,15 @@ from torch import Tensor
 from ..errors import UsageError
 from ..models.layers import fold
 from ..models.losses import LOSSES, mean_rows
-from ..models.network import Network, Params
+from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode, all_draws, at_step, join_rows, map_tensors
-from .gradient import as_leaves, running_average
+from .derivatives import as_leaves, gradient
 from .learner import Learner, MetaGradient, Metrics, Recipe, Step
+from .statistics import running_average
+from .streams import for_query, for_step
 
-_QUERY = 1 << 20
+__all__ = ["ParticleLearner", "chaser", "svgd_direction"]
+
 _LEAST_NOISE = 1e-6
 
 
@@ -28,7 +30,7 @@ def _weights(meta: Params) -> Params:
 
 
 @dataclass(frozen=True, eq=False)
-class ParticleLearner:
+class ParticleLearner(Learner):
     r"""Adapts `P` particles a task by SVGD; their mean predicts, their spread says how sure it is.
 
     $\phi_i \leftarrow \phi_i - \frac{\alpha}{P} \sum_j \big( k(\phi_j, \phi_i)\, \nabla L(\phi_j)
@@ -51,8 +53,8 @@ class ParticleLearner:
     criterion: str
     particles: int
     inner_lr: float
-    inner_steps: int
-    metagrad: MetaGradient
+    inner_steps: int = field()  # without the default of the base class
+    metagrad: MetaGradient = field()
     seed: int = 0
     recipe: Recipe | None = None
 
@@ -81,14 +83,13 @@ class ParticleLearner:
             noise = torch.randn((self.particles, *value.shape), generator=generator, dtype=value.dtype)
             return value + spread.clamp(min=0.01) * noise.to(value.device)
 
-        found = {name: around(value) for name, value in self.network.params().items()}
+        meta = {name: around(value) for name, value in self.network.params().items()}
         if self.criterion == "mse":
-            like = next(iter(found.values()))
-            found |= {"state/noise": like.new_ones(()), "state/updates": like.new_zeros(())}
-        return found
+            like = next(iter(meta.values()))
+            meta |= {"state/noise": like.new_ones(()), "state/updates": like.new_zeros(())}
+        return meta
 
     def own_like(self, meta: Params) -> Params:
-        """See `Learner.own_like`."""
         like = next(iter(meta.values()))
         meta = _weights(meta)
         statistics = self.network.statistics_like(like).items()
@@ -98,34 +99,27 @@ class ParticleLearner:
     def path(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Iterator[Params]:
-        """See `Learner.path`; values have axes `(T, P, ...)`."""
+        """Values have axes `(T, P, ...)`."""
         count = support.y.shape[0]
         fast = {name: value.expand(count, *value.shape) for name, value in _weights(meta).items()}
         yield self._with_statistics(fast, support)
         for step in range(self.inner_steps if steps is None else steps):
-            fast = self._step(fast, at_step(support, step), None if key is None else fold(key, step))
+            fast = self._step(fast, at_step(support, step), for_step(key, step))
             yield self._with_statistics(fast, support)
 
-    def adapt(
-        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
-    ) -> Params:
-        """See `Learner.adapt`."""
-        *_, adapted = self.path(meta, support, steps=steps, key=key)
-        return adapted
-
-    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Tensor:
+    def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Tensor:
         """The mean of the particles: of their values, or of their probabilities as logits."""
         outputs = self.outputs(adapted, x, key=key)
         if self.criterion == "cross_entropy":
             return outputs.log_softmax(-1).logsumexp(1) - math.log(self.particles)
         return outputs.mean(1)
 
-    def disagreement(self, meta: Params, adapted: Params, x: Any) -> Tensor:
+    def disagreement(self, meta: Params, adapted: Params, x: Features) -> Tensor:
         """Variance over the particles of values, or of probabilities, `(T, n, *out)`."""
         outputs = self.outputs(adapted, x)
         return (outputs.softmax(-1) if self.criterion == "cross_entropy" else outputs).var(1, unbiased=False)
 
-    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
+    def variance(self, meta: Params, adapted: Params, x: Features) -> Tensor | None:
         """Disagreement of the particles plus a noise: what it left unexplained of the query errors of training."""
         if self.criterion == "cross_entropy":
             return None
@@ -146,14 +140,13 @@ class ParticleLearner:
         moved = running_average(meta, {"state/noise": mean_rows(left, query.weight).mean()})
         return moved | {"state/noise": moved["state/noise"].clamp(min=_LEAST_NOISE)}
 
-    def outputs(self, adapted: Params, x: Any, *, key: Tensor | None = None) -> Tensor:
+    def outputs(self, adapted: Params, x: Features, *, key: Tensor | None = None) -> Tensor:
         """What each particle predicts, `(T, P, n, *out)`."""
-        stream = None if key is None else fold(key, _QUERY)
         given = self.network.needs_statistics
-        return self._forward(adapted, x, None, stream, given=given)[0]
+        return self._forward(adapted, x, None, for_query(key), given=given)[0]
 
     def _forward(
-        self, fast: Params, x: Any, weight: Tensor | None, key: Tensor | None, *, given: bool = False
+        self, fast: Params, x: Features, weight: Tensor | None, key: Tensor | None, *, given: bool = False
     ) -> tuple[Tensor, Params]:
         """Every particle of every task as a task of its own."""
         count = self.particles
@@ -190,13 +183,10 @@ class ParticleLearner:
             outputs, _ = self._forward(fast, support.x, support.weight, key)
             rows = LOSSES[self.criterion](outputs.flatten(0, 1), self._repeated(support.y))
             losses = mean_rows(rows, None if support.weight is None else self._repeated(support.weight))
-            grads = torch.autograd.grad(
-                losses.sum(), list(fast.values()), create_graph=differentiable, allow_unused=True,
-                materialize_grads=True,
-            )  # fmt: skip
+            grads = gradient(losses.sum(), fast, create_graph=differentiable)
         shapes = [value.shape[2:] for value in fast.values()]
         flat = torch.cat([value.flatten(2) for value in fast.values()], 2)
-        slope = torch.cat([grad.flatten(2) for grad in grads], 2)
+        slope = torch.cat([grad.flatten(2) for grad in grads.values()], 2)
         rows_of_task: Tensor | int = support.y.shape[1]
         if support.weight is not None:
             rows_of_task = support.weight.sum(1).clamp(min=1).reshape(-1, 1, 1)
@@ -251,9 +241,6 @@ def chaser(leader_steps: int = 1) -> MetaGradient:
     Arguments:
         leader_steps: steps the leader is ahead, at least 1.
 
-    Returns:
-        The meta-gradient.
-
     Raises:
         UsageError: `leader_steps` is not positive.
 
@@ -267,6 +254,7 @@ def chaser(leader_steps: int = 1) -> MetaGradient:
     def compute(
         learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
+        particles = _with_particles(learner)
         meta = {name: value.detach().requires_grad_() for name, value in _weights(meta).items()}
         with torch.enable_grad():
             adapted = learner.adapt(meta, episode.support, key=key)
@@ -275,16 +263,21 @@ def chaser(leader_steps: int = 1) -> MetaGradient:
             with torch.no_grad():
                 leading = {name: value.detach() for name, value in following.items()}
                 for _ in range(leader_steps):
-                    leading = learner._step(leading, rows, None)  # type: ignore[attr-defined]
+                    leading = particles._step(leading, rows, None)
             apart = [(following[name] - leading[name]).square().flatten(1).sum(1) for name in meta]
             distance = torch.stack(apart).sum(0)
-            grads = torch.autograd.grad(distance.mean(), list(meta.values()))
+            grads = gradient(distance.mean(), meta)
         with torch.no_grad():
             losses = learner.loss(meta, adapted, episode.query, key=key)
-        return dict(zip(meta, grads, strict=True)), {"losses": losses, "distance": distance.detach()}
+        return grads, {"losses": losses, "distance": distance.detach()}
 
     def check(learner: Learner) -> None:
-        if not isinstance(learner, ParticleLearner):
-            raise UsageError("the chaser loss needs particles: this learner has none")
+        _with_particles(learner)
 
     return MetaGradient("chaser", compute, check)
+
+
+def _with_particles(learner: Learner) -> ParticleLearner:
+    if not isinstance(learner, ParticleLearner):
+        raise UsageError("the chaser loss needs particles: this learner has none")
+    return learner

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from ..errors import UsageError
 from ..models.network import Network
 
+__all__ = ["select_names"]
+
 
 def select_names(network: Network, adapt: str | Callable[[str], bool]) -> tuple[str, ...]:
     """The trainable parameters that adapt in the inner loop.

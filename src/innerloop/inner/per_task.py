@@ -7,20 +7,30 @@ evaluation, prediction and adapted directories use the same values.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..models.network import Network, Params
+from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode, all_draws
-from .learner import Learner, MetaGradient, Metrics, Recipe, Step
+from .learner import Learner, MetaGradient, Recipe
+
+__all__ = ["PerTask", "PerTaskOptions", "per_task"]
 
 _PREFIX = "support."
 # the logit of a class that the support does not have
 _NEVER = -1e9
+
+
+class PerTaskOptions(TypedDict, total=False):
+    """Arguments of `per_task`, as a recipe holds them."""
+
+    features: list[bool]
+    n_targets: int
+    n_classes: int
 
 
 def per_task(
@@ -44,9 +54,6 @@ def per_task(
         n_classes: outputs of a classifier whose tasks have classes of their own: what the support of a task does
             not have is never predicted; 0 for classes that all tasks share.
 
-    Returns:
-        The learner.
-
     Raises:
         UsageError: there is nothing to do.
 
@@ -62,13 +69,13 @@ def per_task(
     if not any(features) and not n_targets and not n_classes:
         raise UsageError("per_task has nothing to do: name features, targets or classes")
     scaled = [bool(each) for each in features]
-    parts = {"features": scaled, "n_targets": n_targets, "n_classes": n_classes}
-    recipe = None if learner.recipe is None else {**learner.recipe, "per_task": parts}
+    parts: PerTaskOptions = {"features": scaled, "n_targets": n_targets, "n_classes": n_classes}
+    recipe: Recipe | None = None if learner.recipe is None else {**learner.recipe, "per_task": parts}
     return PerTask(learner, tuple(scaled), n_targets, n_classes, recipe)
 
 
 @dataclass(frozen=True, eq=False)
-class PerTask:
+class PerTask(Learner):
     """See `per_task`."""
 
     learner: Learner
@@ -76,30 +83,32 @@ class PerTask:
     n_targets: int
     n_classes: int
     recipe: Recipe | None = None
+    network: Network = field(init=False)
+    metagrad: MetaGradient = field(init=False)
+    inner_steps: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take over what the learner inside is."""
+        for name in ("network", "metagrad", "inner_steps"):
+            object.__setattr__(self, name, getattr(self.learner, name))
 
     @property
-    def network(self) -> Network:
-        """The model of the learner inside."""
-        return self.learner.network
+    def adapts_by_gradient(self) -> bool:
+        return self.learner.adapts_by_gradient
 
     @property
-    def metagrad(self) -> MetaGradient:
-        """That of the learner inside, on episodes as it sees them."""
-        inside = self.learner.metagrad
+    def closed_form(self) -> bool:
+        return self.learner.closed_form
 
-        def compute(
-            _: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
-        ) -> tuple[Params, Metrics]:
-            return inside.compute(self.learner, meta, self._inside(episode), step, key)
-
-        return MetaGradient(inside.name, compute, phase=inside.phase)
+    def unwrap(self, episode: Episode) -> tuple[Learner, Episode]:
+        """The learner inside, and the episode with scaled rows."""
+        own = self._own(episode.support)
+        return self.learner.unwrap(Episode(*(self._scaled_rows(own, batch) for batch in episode)))
 
     def init(self) -> Params:
-        """See `Learner.init`."""
         return self.learner.init()
 
     def own_like(self, meta: Params) -> Params:
-        """See `Learner.own_like`."""
         like, own = next(iter(meta.values())), dict[str, Tensor]()
         for name, width in (("x", len(self.features)), ("y", self.n_targets)):
             if width:
@@ -112,22 +121,19 @@ class PerTask:
     def path(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Iterator[Params]:
-        """See `Learner.path`."""
         own = self._own(support)
-        for adapted in self.learner.path(meta, self._seen(own, support), steps=steps, key=key):
+        for adapted in self.learner.path(meta, self._scaled_rows(own, support), steps=steps, key=key):
             yield {**adapted, **own}
 
     def adapt(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Params:
-        """See `Learner.adapt`."""
         own = self._own(support)
-        return {**self.learner.adapt(meta, self._seen(own, support), steps=steps, key=key), **own}
+        return {**self.learner.adapt(meta, self._scaled_rows(own, support), steps=steps, key=key), **own}
 
-    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
-        """See `Learner.predict`."""
+    def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Tensor:
         own, inside = _apart(adapted)
-        out = self.learner.predict(meta, inside, self._scaled(own, "x", x), key=key)
+        out: Tensor = self.learner.predict(meta, inside, self._scaled(own, "x", x), key=key)
         if self.n_targets:
             out = out * own[f"{_PREFIX}y_scale"] + own[f"{_PREFIX}y_mean"]
         if self.n_classes:
@@ -137,24 +143,16 @@ class PerTask:
         return out
 
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
-        """See `Learner.loss`; in units of the task where targets are scaled."""
+        """In units of the task where targets are scaled."""
         own, inside = _apart(adapted)
-        return self.learner.loss(meta, inside, self._seen(own, batch), key=key)
+        return self.learner.loss(meta, inside, self._scaled_rows(own, batch), key=key)
 
-    def observe(self, meta: Params, episode: Episode) -> Params:
-        """See `Learner.observe`."""
-        return self.learner.observe(meta, self._inside(episode))
-
-    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
-        """See `Learner.variance`."""
+    def variance(self, meta: Params, adapted: Params, x: Features) -> Tensor | None:
         own, inside = _apart(adapted)
-        found = self.learner.variance(meta, inside, self._scaled(own, "x", x))
-        return found if found is None or not self.n_targets else found * own[f"{_PREFIX}y_scale"].square()
-
-    def _inside(self, episode: Episode) -> Episode:
-        """Episodes as the learner inside sees them."""
-        own = self._own(episode.support)
-        return Episode(*(self._seen(own, batch) for batch in episode))
+        variance = self.learner.variance(meta, inside, self._scaled(own, "x", x))
+        if variance is None or not self.n_targets:
+            return variance
+        return variance * own[f"{_PREFIX}y_scale"].square()
 
     def _own(self, support: Batch) -> Params:
         """What the support of each task says, with a leading task axis."""
@@ -172,7 +170,7 @@ class PerTask:
             own[f"{_PREFIX}classes"] = (rows.sum(1, keepdim=True) > 0).to(support.x.dtype)
         return own
 
-    def _seen(self, own: Params, batch: Batch) -> Batch:
+    def _scaled_rows(self, own: Params, batch: Batch) -> Batch:
         """The rows as the learner inside sees them; padding stays zero."""
         x, y = self._scaled(own, "x", batch.x), batch.y
         if self.n_targets and y.dim() == 3:
@@ -184,7 +182,7 @@ class PerTask:
         y = y * rows.to(y.dtype) if y.dim() == 3 else y
         return Batch(x * rows.to(x.dtype) if self.features else x, y, batch.weight)
 
-    def _scaled(self, own: Params, name: str, values: Any) -> Any:
+    def _scaled(self, own: Params, name: str, values: Features) -> Features:
         mean = own.get(f"{_PREFIX}{name}_mean")
         return values if mean is None else (values - mean) / own[f"{_PREFIX}{name}_scale"]
 

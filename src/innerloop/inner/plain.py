@@ -9,13 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from ..models.losses import Loss, task_losses
-from ..models.network import Network, Params
-from ..tasks.episodes import Batch, Episode
-from .learner import MetaGradient, Recipe
+from ..models.network import Features, Network, Params
+from ..tasks.episodes import Batch
+from .learner import Learner, MetaGradient, Recipe
+
+__all__ = ["PlainLearner"]
 
 
 @dataclass(frozen=True, eq=False)
-class PlainLearner:
+class PlainLearner(Learner):
     """Predicts with the meta-parameters as they are.
 
     BatchNorm uses fixed statistics, as a trained model does outside of training: they stand among the
@@ -40,34 +42,22 @@ class PlainLearner:
         return {**self.network.params(), **{name: value.clone() for name, value in self.statistics.items()}}
 
     def own_like(self, meta: Params) -> Params:
-        """See `Learner.own_like`: a task owns nothing."""
+        """A task owns nothing."""
         return {}
 
     def path(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Iterator[Params]:
-        """See `Learner.path`."""
         yield {}
 
-    def adapt(
-        self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
-    ) -> Params:
-        """See `Learner.adapt`."""
-        return {}
-
-    def predict(self, meta: Params, adapted: Params, x: Any, *, key: Tensor | None = None) -> Any:
-        """See `Learner.predict`; values in `adapted`, `(T, ...)`, come before those of `meta`."""
+    def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Any:
+        """Values in `adapted`, `(T, ...)`, take precedence over those of `meta`."""
         shared = {**meta, **{name: meta[name].detach() for name in self.statistics}}
         return self.network(shared, adapted, x, key=key, given_statistics=bool(self.statistics))[0]
 
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
-        """See `Learner.loss`."""
         return task_losses(self.criterion, self.predict(meta, adapted, batch.x, key=key), batch)
 
-    def observe(self, meta: Params, episode: Episode) -> Params:
-        """See `Learner.observe`: nothing is learned by watching."""
-        return {}
-
-    def variance(self, meta: Params, adapted: Params, x: Any) -> Tensor | None:
-        """See `Learner.variance`: nothing is said of it."""
-        return None
+    @property
+    def plain_loss(self) -> Loss | None:
+        return self.criterion

@@ -16,6 +16,21 @@ from torch import Tensor
 from ..errors import UsageError
 from ..models.network import Params
 
+__all__ = [
+    "InnerRule",
+    "State",
+    "adam",
+    "adamw",
+    "clipped",
+    "curvature",
+    "detached",
+    "masked",
+    "proximal",
+    "rmsprop",
+    "sgd",
+    "straight_through",
+]
+
 State = dict[str, Any]
 Update = Callable[[Params, State, Params, Params], tuple[Params, State]]
 
@@ -78,7 +93,7 @@ class _Rate(NamedTuple):
 
 
 # (direction of descent, new state) for one tensor: gradient, its moments, fast value, number of the step
-_Direction = Callable[[Tensor, dict[str, Tensor], Tensor, int], tuple[Tensor, dict[str, Tensor]]]
+_Direction = Callable[[Tensor, Params, Tensor, int], tuple[Tensor, Params]]
 
 
 def _rule(rate: _Rate, direction: _Direction, moments: tuple[str, ...] = ()) -> InnerRule:
@@ -89,11 +104,11 @@ def _rule(rate: _Rate, direction: _Direction, moments: tuple[str, ...] = ()) -> 
         return {"step": 0, "moments": zeros}
 
     def update(grads: Params, state: State, fast: Params, meta: Params) -> tuple[Params, State]:
-        step, moved, kept = state["step"], {}, {}
+        step, moved, moments = state["step"], {}, {}
         for name, value in fast.items():
-            along, kept[name] = direction(grads[name], state["moments"][name], value, step)
+            along, moments[name] = direction(grads[name], state["moments"][name], value, step)
             moved[name] = value - rate.at(name, step, meta) * along
-        return moved, {"step": step + 1, "moments": kept}
+        return moved, {"step": step + 1, "moments": moments}
 
     return InnerRule(rate.meta, init, update)
 
@@ -111,9 +126,6 @@ def sgd(lr: float, *, momentum: float = 0.0, learn: str | None = None, steps: in
         learn: learn one rate for `all`, one a `tensor` or one a `weight`.
         steps: learn rates of their own for each of this many inner steps; later steps use the last.
 
-    Returns:
-        The rule.
-
     Raises:
         UsageError: an argument has no meaning.
 
@@ -126,12 +138,10 @@ def sgd(lr: float, *, momentum: float = 0.0, learn: str | None = None, steps: in
         raise UsageError(f"momentum={momentum}: give a number from 0 to below 1")
     rate = _Rate.of(lr, learn, steps)
     if momentum == 0:
-        return _rule(rate, lambda grad, kept, value, step: (grad, kept))
+        return _rule(rate, lambda grad, moments, value, step: (grad, moments))
 
-    def direction(
-        grad: Tensor, kept: dict[str, Tensor], value: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        velocity = momentum * kept["velocity"] + grad
+    def direction(grad: Tensor, moments: Params, value: Tensor, step: int) -> tuple[Tensor, Params]:
+        velocity = momentum * moments["velocity"] + grad
         return velocity, {"velocity": velocity}
 
     return _rule(rate, direction, ("velocity",))
@@ -161,9 +171,6 @@ def adam(
         learn: see `sgd`.
         steps: see `sgd`.
 
-    Returns:
-        The rule.
-
     Raises:
         UsageError: an argument has no meaning.
 
@@ -175,11 +182,9 @@ def adam(
     _positive("eps", eps)
     first, second = betas
 
-    def direction(
-        grad: Tensor, kept: dict[str, Tensor], value: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        mean = first * kept["mean"] + (1 - first) * grad
-        square = second * kept["square"] + (1 - second) * grad.square()
+    def direction(grad: Tensor, moments: Params, value: Tensor, step: int) -> tuple[Tensor, Params]:
+        mean = first * moments["mean"] + (1 - first) * grad
+        square = second * moments["square"] + (1 - second) * grad.square()
         corrected = square / (1 - second ** (step + 1))
         along = mean / (1 - first ** (step + 1)) / (corrected + eps * eps).sqrt()
         return along + weight_decay * value, {"mean": mean, "square": square}
@@ -197,9 +202,6 @@ def adamw(
         weight_decay: decay a unit of step size.
         learn: see `sgd`.
         steps: see `sgd`.
-
-    Returns:
-        The rule.
 
     Example:
         >>> adamw(0.1).first_order
@@ -222,9 +224,6 @@ def rmsprop(
         learn: see `sgd`.
         steps: see `sgd`.
 
-    Returns:
-        The rule.
-
     Raises:
         UsageError: an argument has no meaning.
 
@@ -235,10 +234,8 @@ def rmsprop(
     """
     _positive("eps", eps)
 
-    def direction(
-        grad: Tensor, kept: dict[str, Tensor], value: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        square = decay * kept["square"] + (1 - decay) * grad.square()
+    def direction(grad: Tensor, moments: Params, value: Tensor, step: int) -> tuple[Tensor, Params]:
+        square = decay * moments["square"] + (1 - decay) * grad.square()
         return grad / (square + eps * eps).sqrt(), {"square": square}
 
     return _rule(_Rate.of(lr, learn, steps), direction, ("square",))
@@ -252,9 +249,6 @@ def curvature(lr: float) -> InnerRule:
 
     Arguments:
         lr: step size, positive.
-
-    Returns:
-        The rule.
 
     Raises:
         UsageError: `lr` is not positive.
@@ -303,9 +297,6 @@ def masked(rule: InnerRule) -> InnerRule:
     Arguments:
         rule: any rule.
 
-    Returns:
-        The wrapped rule.
-
     Example:
         >>> sorted(masked(sgd(0.1)).meta({"w": torch.zeros(3)}))
         ['inner/mask/w']
@@ -316,8 +307,8 @@ def masked(rule: InnerRule) -> InnerRule:
         return {**rule.meta(fast), **scores}
 
     def update(grads: Params, state: State, fast: Params, meta: Params) -> tuple[Params, State]:
-        kept = {name: grad * straight_through(meta[f"inner/mask/{name}"]) for name, grad in grads.items()}
-        return rule.update(kept, state, fast, meta)
+        chosen = {name: grad * straight_through(meta[f"inner/mask/{name}"]) for name, grad in grads.items()}
+        return rule.update(chosen, state, fast, meta)
 
     return rule._replace(meta=meta, update=update)
 
@@ -341,9 +332,6 @@ def detached(rule: InnerRule) -> InnerRule:
     Arguments:
         rule: any rule.
 
-    Returns:
-        The wrapped rule.
-
     Example:
         >>> detached(sgd(0.1)).first_order
         True
@@ -364,9 +352,6 @@ def proximal(rule: InnerRule, strength: float) -> InnerRule:
     Arguments:
         rule: any rule.
         strength: $\lambda$, positive.
-
-    Returns:
-        The wrapped rule.
 
     Raises:
         UsageError: `strength` is not positive.
@@ -392,9 +377,6 @@ def clipped(rule: InnerRule, norm: float) -> InnerRule:
     Arguments:
         rule: any rule.
         norm: largest norm $c$, positive.
-
-    Returns:
-        The wrapped rule.
 
     Raises:
         UsageError: `norm` is not positive.

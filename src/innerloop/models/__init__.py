@@ -2,11 +2,12 @@
 
 from .builtin import BodyHead, Contextual, Polynomial, Sine, build, conv4, mlp, recipe_of
 from .losses import Loss, task_losses
-from .network import Network, Params
+from .network import Features, Network, Params
 
 __all__ = [
     "BodyHead",
     "Contextual",
+    "Features",
     "Loss",
     "Network",
     "Params",

@@ -13,6 +13,19 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 
+__all__ = [
+    "ACTIVATIONS",
+    "MODELS",
+    "BodyHead",
+    "Contextual",
+    "Polynomial",
+    "Sine",
+    "build",
+    "conv4",
+    "mlp",
+    "recipe_of",
+]
+
 P = ParamSpec("P")
 
 
@@ -69,9 +82,6 @@ def build(name: str, **settings: Any) -> nn.Module:
     Arguments:
         name: one of `MODELS`.
         settings: arguments of that model.
-
-    Returns:
-        The module.
 
     Raises:
         UsageError: the name or a setting is unknown.

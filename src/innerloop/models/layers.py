@@ -14,6 +14,8 @@ from torch.nn.utils.parametrizations import _WeightNorm
 
 from ..errors import UsageError
 
+__all__ = ["Context", "fold", "refuse_hooks", "replace_layers", "statistics_names"]
+
 
 class Context:
     """What the replaced layers read during one forward pass of one task."""

@@ -13,6 +13,8 @@ from torch.func import vmap
 from ..errors import DataError, UsageError
 from ..tasks.episodes import Batch
 
+__all__ = ["LOSSES", "Loss", "mean_rows", "require_loss", "task_losses"]
+
 Loss = str | Callable[[Any, Tensor], Tensor]
 
 
@@ -27,7 +29,7 @@ def _mse(prediction: Tensor, target: Tensor) -> Tensor:
 
 def _cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
     if target.is_floating_point():
-        raise DataError("cross_entropy: targets must be class numbers (int64), found floating-point ones")
+        raise DataError("cross_entropy: targets must be class numbers (int64), not floating-point ones")
     rows = F.cross_entropy(prediction.flatten(0, 1), target.flatten(), reduction="none")
     return rows.reshape(target.shape)
 
@@ -85,5 +87,5 @@ def mean_rows(rows: Tensor, weight: Tensor | None) -> Tensor:
     if weight is None:
         return rows.sum(-1) / max(rows.shape[-1], 1)
     # where, not a product: a padded row may hold inf or NaN, and 0 * inf is NaN
-    kept = torch.where(weight > 0, rows * weight, torch.zeros_like(rows))
-    return kept.sum(-1) / weight.sum(-1).clamp(min=1)
+    counted = torch.where(weight > 0, rows * weight, torch.zeros_like(rows))
+    return counted.sum(-1) / weight.sum(-1).clamp(min=1)

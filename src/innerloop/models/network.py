@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,12 +23,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..errors import UsageError
+from ..errors import UsageError, check_known
 from ..tasks.episodes import map_tensors, tensors
 from .layers import Context, refuse_hooks, replace_layers, statistics_names
 from .precision import multiplying, products
 
+__all__ = ["Features", "Network", "Params"]
+
 Params = dict[str, Tensor]
+Features = Any  # a tensor `(T, n, *feature)`, or a pytree of such tensors
 
 BATCHNORM_POLICIES = ("support", "transductive", "per_step", "refuse")
 MAPPINGS = ("vmap", "loop")
@@ -41,7 +44,7 @@ class Network:
         module: any `nn.Module`; it is copied and never changed.
         batchnorm: where BatchNorm takes its statistics: `support` (the task's support set, so that a single
             query can be predicted), `transductive` (the rows at hand, the papers' practice), `per_step`
-            (support rows their own; query rows running averages kept for each inner step, with scales and
+            (support rows their own; query rows running averages of each inner step, with scales and
             biases of their own a step, as in MAML++), `refuse`.
         mapping: `vmap` runs the tasks of a stack at once, `loop` one by one with the same result.
 
@@ -59,8 +62,8 @@ class Network:
     """
 
     def __init__(self, module: nn.Module, *, batchnorm: str = "support", mapping: str = "vmap") -> None:
-        _known("batchnorm", batchnorm, BATCHNORM_POLICIES)
-        _known("mapping", mapping, MAPPINGS)
+        check_known("batchnorm", batchnorm, BATCHNORM_POLICIES)
+        check_known("mapping", mapping, MAPPINGS)
         self.batchnorm, self.mapping = batchnorm, mapping
         self._context = Context()
         self._context.observes = batchnorm == "per_step"
@@ -78,7 +81,7 @@ class Network:
                 "choose 'support', 'transductive' or 'per_step', or use GroupNorm"
             )
         self._interact: bool | None = None
-        self._constants = {
+        self.constants = {
             name: value.detach()
             for name, value in (*self.module.named_parameters(), *self.module.named_buffers())
             if not value.requires_grad
@@ -97,20 +100,20 @@ class Network:
         """
         if not self.keeps_statistics:
             return {}
-        found = {f"inner/bn/{n}": v.detach().repeat(rows, 1) for n, v in self._scales().items()}
+        entries = {f"inner/bn/{n}": v.detach().repeat(rows, 1) for n, v in self._scales().items()}
         buffers = dict(self.module.named_buffers())
         for name in (name for layer in self.normalizers for name in statistics_names(layer)):
-            found[f"state/bn/{name}"] = buffers[name].repeat(rows, 1)
-        return found | {"state/updates": torch.zeros(())}
+            entries[f"state/bn/{name}"] = buffers[name].repeat(rows, 1)
+        return entries | {"state/updates": torch.zeros(())}
 
     def at_step(self, meta: Params, step: int) -> Params:
         """The row of `step_params` for a step, by the names of the module; later steps use the last."""
-        found = {}
+        row = {}
         for name, value in meta.items() if self.keeps_statistics else ():
             kind, _, rest = name.partition("/bn/")
             if kind in ("inner", "state") and rest:
-                found[rest] = value[min(step, len(value) - 1)]
-        return found
+                row[rest] = value[min(step, len(value) - 1)]
+        return row
 
     def statistics_like(self, like: Tensor) -> Params:
         """Zeros in the shape of the BatchNorm values that one task owns, with a leading axis of 1."""
@@ -128,11 +131,11 @@ class Network:
 
     @property
     def keeps_statistics(self) -> bool:
-        """Whether these are running averages, kept among the meta-parameters."""
+        """Whether these are running averages among the meta-parameters."""
         return bool(self.normalizers) and self.batchnorm == "per_step"
 
-    def rows_interact(self, x: Any) -> bool:
-        """Whether the output of a row depends on the other rows, BatchNorm aside: found once, by trying it.
+    def rows_interact(self, x: Features) -> bool:
+        """Whether the output of a row depends on the other rows, BatchNorm aside: tried once.
 
         The first row is run beside two different others, with parameters away from their start (a layer of zeros
         would hide it). Such modules see padding, so tasks of different sizes must not be padded for them.
@@ -160,7 +163,7 @@ class Network:
             )
         return self._interact
 
-    def sees_other_rows(self, x: Any) -> bool:
+    def sees_other_rows(self, x: Features) -> bool:
         """Whether a prediction depends on the rows that are predicted with it."""
         return (bool(self.normalizers) and self.batchnorm == "transductive") or self.rows_interact(x)
 
@@ -176,7 +179,7 @@ class Network:
         self,
         shared: Params,
         own: Params,
-        x: Any,
+        x: Features,
         *,
         weight: Tensor | None = None,
         key: Tensor | None = None,
@@ -194,14 +197,16 @@ class Network:
 
         Returns:
             Predictions `(T, n, *out)` and the BatchNorm statistics of these rows, by buffer name, leading axis
-            `T`; none where they are given, unless running averages are kept.
+            `T`; none where they are given, unless there are running averages.
         """
         names = self._names
         base = {k: v for k, v in shared.items() if k in names and k not in own}
         mine = {k: v for k, v in own.items() if k in names}
         constants = self._constants_like(next(tensors(x)))
 
-        def one_task(mine: Params, x: Any, weight: Tensor | None, key: Tensor | None) -> tuple[Any, Params]:
+        def one_task(
+            mine: Params, x: Features, weight: Tensor | None, key: Tensor | None
+        ) -> tuple[Any, Params]:
             context = self._context
             context.weight, context.key, context.given = weight, key, given_statistics
             context.statistics = {}
@@ -223,7 +228,12 @@ class Network:
         return y, statistics
 
     def _vmapped(
-        self, one_task: Callable[..., Any], mine: Params, x: Any, weight: Tensor | None, key: Tensor | None
+        self,
+        one_task: Callable[..., Any],
+        mine: Params,
+        x: Features,
+        weight: Tensor | None,
+        key: Tensor | None,
     ) -> Any:
         axes = (0, 0, None if weight is None else 0, None if key is None else 0)
         try:
@@ -264,7 +274,7 @@ class Network:
 
     def _constants_like(self, x: Tensor) -> Params:
         """Frozen values, as the data want them."""
-        return _matching(self._constants, x)
+        return _matching(self.constants, x)
 
 
 def _matching(values: Params, x: Tensor) -> Params:
@@ -291,10 +301,5 @@ def _loop(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 
 def _refilled(tree: Any, values: Iterator[Tensor]) -> Any:
-    """The same nest with other tensors."""
+    """The same pytree with other tensors."""
     return map_tensors(lambda _: next(values), tree)
-
-
-def _known(argument: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{argument}={value!r} is unknown: choose one of {', '.join(allowed)}")

@@ -1,4 +1,4 @@
-"""What networks multiply matrices and convolve in: their own numbers, or bfloat16 by name."""
+"""Autocast: networks multiply matrices and convolve in their own precision, or in bfloat16 by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import check_known
+
+__all__ = ["PRECISIONS", "multiplying", "products", "products_in"]
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 _PRODUCTS: ContextVar[str] = ContextVar("products", default="float32")
@@ -17,7 +19,7 @@ _PRODUCTS: ContextVar[str] = ContextVar("products", default="float32")
 
 @contextmanager
 def products_in(name: str) -> Iterator[None]:
-    """Inside, networks of float32 multiply in a precision.
+    """Inside, networks of float32 run under autocast to a precision.
 
     Arguments:
         name: one of `PRECISIONS`.
@@ -33,8 +35,7 @@ def products_in(name: str) -> Iterator[None]:
         ...     net(third, {}, torch.ones(1, 1, 1))[0].item()
         0.333984375
     """
-    if name not in PRECISIONS:
-        raise UsageError(f"precision={name!r} is unknown: choose one of {', '.join(PRECISIONS)}")
+    check_known("precision", name, PRECISIONS)
     token = _PRODUCTS.set(name)
     try:
         yield
@@ -53,9 +54,9 @@ def products() -> str:
 
 
 def multiplying(like: Tensor) -> AbstractContextManager[None]:
-    """Where a network with such parameters runs: autocast, if products are asked for in fewer bits than theirs."""
+    """The autocast context of a network with such parameters; none where products have their own precision."""
     chosen = PRECISIONS[products()]
     if chosen is None or like.dtype != torch.float32:
         return nullcontext()
-    # casts are kept by what they are of, and the same fast weight comes with and without a gradient
+    # autocast caches a cast by its tensor, and the same fast weight comes with and without a gradient
     return torch.autocast(like.device.type, chosen, cache_enabled=False)

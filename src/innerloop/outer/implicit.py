@@ -7,12 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from ..inner.gradient import GradientLearner
+from ..errors import UsageError, check_known
+from ..inner.derivatives import gradient
 from ..inner.learner import Learner, MetaGradient, Metrics, Step
 from ..models.network import Params
 from ..tasks.episodes import Episode
-from .metagrad import _grad, _require_all_adapt, _require_nothing_learned
+from .requirements import require_all_adapt, require_inner_rule, require_nothing_learned
+
+__all__ = ["implicit"]
 
 
 def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> MetaGradient:
@@ -31,9 +33,6 @@ def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> Met
         solver: `cg` or `neumann`.
         iterations: products with the Hessian.
 
-    Returns:
-        The meta-gradient.
-
     Raises:
         UsageError: the solver is unknown.
 
@@ -42,14 +41,12 @@ def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> Met
         'implicit'
     """
     solvers = {"cg": _conjugate_gradients, "neumann": _neumann}
-    if solver not in solvers:
-        raise UsageError(f"solver={solver!r} is unknown: choose one of {', '.join(solvers)}")
+    check_known("solver", solver, solvers)
 
     def compute(
         learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
-        if not isinstance(learner, GradientLearner):
-            raise UsageError("implicit gradients need inner gradient steps: this learner has none")
+        learner = require_inner_rule(learner, "implicit")
         meta = {name: value.detach() for name, value in meta.items()}
         with torch.no_grad():
             adapted = learner.adapt(meta, episode.support, key=key)
@@ -57,19 +54,15 @@ def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> Met
         with torch.enable_grad():
             complete = learner.with_statistics(meta, fast, episode.support, learner.inner_steps)
             losses = learner.loss(meta, complete, episode.query, key=key)
-            right = _grad(losses.sum(), fast)
+            right = gradient(losses.sum(), fast)
             support = learner.support_losses(meta, fast, episode.support, key=key)
-            slope = _grad(support.sum(), fast, create_graph=True)
+            slope = gradient(support.sum(), fast, create_graph=True)
 
         def system(v: Params) -> Params:
             product = torch.autograd.grad(
-                list(slope.values()),
-                list(fast.values()),
-                list(v.values()),
-                retain_graph=True,
-                materialize_grads=True,
-                allow_unused=True,
-            )
+                list(slope.values()), list(fast.values()), list(v.values()),
+                retain_graph=True, materialize_grads=True, allow_unused=True,
+            )  # fmt: skip
             return {name: v[name] + h / strength for name, h in zip(v, product, strict=True)}
 
         solution = solvers[solver](system, right, iterations)
@@ -79,12 +72,12 @@ def implicit(strength: float, *, solver: str = "cg", iterations: int = 5) -> Met
         return grads, {"losses": losses.detach(), "residual": residual.detach()}
 
     def check(learner: Learner) -> None:
-        _require_all_adapt(learner, "implicit", "the rest needs another derivative")
-        _require_nothing_learned(learner, "implicit")
-        found = learner.rule.strength if isinstance(learner, GradientLearner) else 0.0
-        if found != strength:
+        require_all_adapt(learner, "implicit", "the rest needs another derivative")
+        require_nothing_learned(learner, "implicit")
+        actual = require_inner_rule(learner, "implicit").rule.strength
+        if actual != strength:
             raise UsageError(
-                f"implicit(strength={strength}) with an inner rule whose proximal strength is {found}: the "
+                f"implicit(strength={strength}) with an inner rule whose proximal strength is {actual}: the "
                 f"strength must be one value; wrap the rule in proximal(rule, {strength})"
             )
 

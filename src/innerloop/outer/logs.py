@@ -16,6 +16,10 @@ from typing import Any, Protocol
 from .. import files
 from ..errors import UsageError
 
+__all__ = ["Entry", "JsonLines", "Logger", "TensorBoard", "logging"]
+
+Entry = dict[str, float]  # of a log: `step`, `loss`, `meta_lr`, and `valid_loss` where it was measured
+
 
 class Logger(Protocol):
     """What receives the entries of a log: `step`, `loss`, `meta_lr`, and `valid_loss` where it was measured.
@@ -24,15 +28,15 @@ class Logger(Protocol):
         >>> import innerloop as il
         >>> from innerloop.outer.logs import JsonLines
         >>> import tempfile
-        >>> tasks, place = il.tasks.sinusoid(n_support=5), Path(tempfile.mkdtemp()) / "log.jsonl"
+        >>> tasks, path = il.tasks.sinusoid(n_support=5), Path(tempfile.mkdtemp()) / "log.jsonl"
         >>> learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_steps=1)
-        >>> with logging(JsonLines(place)) as callbacks:
+        >>> with logging(JsonLines(path)) as callbacks:
         ...     run = il.meta_train(learner, tasks.train, steps=2, callbacks=callbacks)
-        >>> [json.loads(line)["step"] for line in place.read_text().splitlines()]
+        >>> [json.loads(line)["step"] for line in path.read_text().splitlines()]
         [1, 2]
     """
 
-    def __call__(self, entry: Mapping[str, Any]) -> None:
+    def __call__(self, entry: Mapping[str, object]) -> None:
         """Take an entry."""
 
     def close(self) -> None:
@@ -43,7 +47,7 @@ class JsonLines:
     """A file with one JSON object a line, complete after each entry; what is not finite is null.
 
     Arguments:
-        path: the file; the first entry makes it, in place of one that is there.
+        path: the file; the first entry creates it, or replaces one that is there.
 
     Raises:
         ResourceError: it cannot be written, when an entry comes.
@@ -52,7 +56,7 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self.path, self.begun = path, False
 
-    def __call__(self, entry: Mapping[str, Any]) -> None:
+    def __call__(self, entry: Mapping[str, object]) -> None:
         """Append a line."""
         plain = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -90,7 +94,7 @@ class TensorBoard:
         self._make: Callable[[], Any] = lambda: SummaryWriter(str(folder))
         self._writer: Any = None
 
-    def __call__(self, entry: Mapping[str, Any]) -> None:
+    def __call__(self, entry: Mapping[str, object]) -> None:
         """Add the numbers of an entry at its step."""
         self._writer = self._writer or self._make()
         for name, value in entry.items():
@@ -106,7 +110,7 @@ class TensorBoard:
 @contextmanager
 def logging(
     *loggers: Logger, warn: Callable[[str], None] | None = None
-) -> Iterator[Sequence[Callable[[dict[str, Any]], None]]]:
+) -> Iterator[Sequence[Callable[[Entry], None]]]:
     """Callbacks for `meta_train` out of loggers, which are closed at the end, whatever happens.
 
     A logger that raises does not stop the training: it is left out from then on.
@@ -128,7 +132,7 @@ class _Guarded:
     def __init__(self, logger: Logger, warn: Callable[[str], None]) -> None:
         self.logger, self.warn, self.failed = logger, warn, False
 
-    def __call__(self, entry: dict[str, Any]) -> None:
+    def __call__(self, entry: Entry) -> None:
         self._try(lambda: self.logger(entry))
 
     def close(self) -> None:

@@ -1,12 +1,10 @@
-"""How many tasks are worked on at once: as many as keep within a limit, by what one task is counted to keep."""
+"""How many tasks are worked on at once: as many as fit in a limit of memory, by the bytes that one task needs."""
 
 from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..engine.modes import frugal, while_tracing
 from ..errors import UsageError
-from ..inner.gradient import GradientLearner
 from ..inner.learner import Learner, Step
-from ..inner.per_task import PerTask
 from ..models.network import Params
 from ..tasks.episodes import Episode, map_tensors, select, tensors
+
+__all__ = ["bytes_of", "needed_bytes", "tasks_at_once"]
 
 _UNITS = {"": 1, "B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 # inner steps from which on each adds the same
@@ -41,9 +39,9 @@ def bytes_of(text: str) -> int:
         >>> bytes_of("512MB"), bytes_of("2 GB")
         (536870912, 2147483648)
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
-    unit = found.group(2) if found else ""
-    size = int(float(found.group(1)) * _UNITS.get(unit, _UNITS.get(f"{unit}B", 0))) if found else 0
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
+    number, unit = parts.groups() if parts else ("0", "")
+    size = int(float(number) * _UNITS.get(unit, _UNITS.get(f"{unit}B", 0)))
     if size <= 0:
         raise UsageError(f"memory={text!r} is not a size: write 512MB or 2GB")
     return size
@@ -56,7 +54,7 @@ def tasks_at_once(learner: Learner, meta: Params, episode: Episode, limit: int) 
         learner: the algorithm.
         meta: the meta-parameters.
         episode: a stacked meta-batch.
-        limit: bytes that they may keep.
+        limit: bytes that they may have alive at once.
 
     Returns:
         A number of tasks, or `None` for all of them.
@@ -83,18 +81,16 @@ def needed_bytes(learner: Learner, meta: Params, episode: Episode) -> int:
         >>> needed_bytes(learner, learner.init(), Episode(rows, rows)) > 0
         True
     """
-    steps = learner.inner_steps if isinstance(learner, GradientLearner) else 0
-    if isinstance(learner, PerTask):
-        return needed_bytes(learner.learner, meta, episode)
-    if steps <= _FEW + 1:
+    learner, episode = learner.unwrap(episode)
+    steps = learner.inner_steps
+
+    def peak(learner: Learner) -> int:
         return max(_peak(learner, meta, episode, phase) for phase in _phases(learner))
-    few, more = (needed_bytes(_with_steps(learner, n), meta, episode) for n in (_FEW, _FEW + 1))
+
+    if steps <= _FEW + 1 or not learner.adapts_by_gradient:
+        return peak(learner)
+    few, more = (peak(learner.with_inner_steps(count)) for count in (_FEW, _FEW + 1))
     return more + (steps - _FEW - 1) * (more - few)
-
-
-def _with_steps(learner: Learner, steps: int) -> Learner:
-    assert isinstance(learner, GradientLearner)
-    return replace(learner, inner_steps=steps)
 
 
 def _phases(learner: Learner) -> Iterator[int]:
@@ -108,8 +104,8 @@ def _phases(learner: Learner) -> Iterator[int]:
 
 def _peak(learner: Learner, meta: Params, episode: Episode, phase: int) -> int:
     if sum(tensor.nbytes for tensor in (*meta.values(), *tensors(episode))) > _LARGE:
-        # what is going to be limited need not be allocated: shapes tell. What the network makes at its first call, and
-        # keeps, it makes of numbers
+        # what is going to be limited need not be allocated: shapes tell. What the network caches at its first call
+        # must be made of numbers
         with torch.no_grad(), frugal():
             learner.predict(meta, learner.adapt(meta, episode.support), episode.query.x)
         try:
@@ -143,22 +139,28 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Otherwise torch's compiler is imported, which takes seconds, to be told to leave this alone."""
         return False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         """Run an operator and note what it returns."""
-        found = func(*args, **(kwargs or {}))
-        for leaf in pytree.tree_leaves(found):
+        result = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.layout is torch.strided:
                 self._note(leaf.untyped_storage())
         self.most = max(self.most, self.now)
-        return found
+        return result
 
     def _note(self, storage: torch.UntypedStorage) -> None:
-        place, size = storage._cdata, storage.nbytes()
-        if place not in self.known:
-            self.known.add(place)
+        address, size = storage._cdata, storage.nbytes()
+        if address not in self.known:
+            self.known.add(address)
             self.now += size
-            weakref.finalize(storage, self._gone, place, size)
+            weakref.finalize(storage, self._freed, address, size)
 
-    def _gone(self, place: int, size: int) -> None:
-        self.known.discard(place)
+    def _freed(self, address: int, size: int) -> None:
+        self.known.discard(address)
         self.now -= size

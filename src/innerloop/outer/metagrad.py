@@ -7,20 +7,35 @@ implicit solves live here. Each refuses, when a learner is made, the parts that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..engine.modes import tracing
-from ..engine.recompute import directly, recomputed
-from ..errors import UsageError
-from ..inner.gradient import GradientLearner
+from ..errors import UsageError, check_known
+from ..inner.derivatives import gradient
 from ..inner.learner import Learner, MetaGradient, Metrics, Step
-from ..inner.rules import detached
 from ..models.network import Params
 from ..tasks.episodes import Episode, all_draws, join_rows, select
+from .requirements import (
+    in_words,
+    require_all_adapt,
+    require_gradient_steps,
+    require_nothing_learned,
+    require_twice_differentiable,
+)
+
+__all__ = [
+    "METAGRADS",
+    "annealed",
+    "by_name",
+    "checkpointed",
+    "displacement",
+    "multi_step",
+    "step_weights",
+    "unrolled",
+]
 
 
 def unrolled() -> MetaGradient:
@@ -28,9 +43,6 @@ def unrolled() -> MetaGradient:
 
     Exact where the inner rule is; with a `detached` rule it is first-order MAML
     (Finn, Abbeel & Levine, 2017, *Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks*).
-
-    Returns:
-        The meta-gradient.
 
     Example:
         >>> unrolled().name
@@ -56,9 +68,6 @@ def multi_step(anneal_steps: int) -> MetaGradient:
     Arguments:
         anneal_steps: meta-updates until only the last step counts, at least 1.
 
-    Returns:
-        The meta-gradient.
-
     Raises:
         UsageError: `anneal_steps` is not positive.
 
@@ -74,10 +83,9 @@ def multi_step(anneal_steps: int) -> MetaGradient:
         if step.phase >= anneal_steps:
             return learner.loss(meta, path[-1], episode.query, key=key)
         weights = step_weights(len(path) - 1, step.number / anneal_steps)
-        run = learner.run if isinstance(learner, GradientLearner) else directly
         query_loss = partial(learner.loss, batch=episode.query, key=key)
         parts = [
-            weight * run(query_loss, meta, adapted)
+            weight * learner.run(query_loss, meta, adapted)
             for weight, adapted in zip(weights, path[1:] or path, strict=True)
         ]
         return torch.stack(parts).sum(0)
@@ -111,9 +119,6 @@ def annealed(metagrad: MetaGradient, first_order_steps: int) -> MetaGradient:
         metagrad: what to use afterwards.
         first_order_steps: meta-updates of first order.
 
-    Returns:
-        The wrapped meta-gradient.
-
     Example:
         >>> annealed(unrolled(), 50).name
         'unrolled, first order for 50 steps'
@@ -122,15 +127,11 @@ def annealed(metagrad: MetaGradient, first_order_steps: int) -> MetaGradient:
     def compute(
         learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
-        if step.phase < first_order_steps and isinstance(learner, GradientLearner):
-            learner = replace(learner, rule=detached(learner.rule))
+        learner = learner.first_order() if step.phase < first_order_steps else learner
         return metagrad.compute(learner, meta, episode, step, key)
 
     def check(learner: Learner) -> None:
-        if not isinstance(learner, GradientLearner):
-            raise UsageError(
-                "annealing the derivative order needs inner gradient steps: this learner has none"
-            )
+        require_gradient_steps(learner, "annealing the derivative order")
         metagrad.check(learner)
 
     def phase(step: int) -> int:
@@ -140,9 +141,9 @@ def annealed(metagrad: MetaGradient, first_order_steps: int) -> MetaGradient:
 
 
 def checkpointed(metagrad: MetaGradient) -> MetaGradient:
-    r"""The same gradient with the memory of one inner step: the others are computed again, last step first.
+    r"""Activation checkpointing: the same gradient in the memory of one inner step, the others computed again.
 
-    Of each step only the fast weights and the state of the inner rule are kept. On the way back,
+    Of each step only the fast weights and the state of the inner rule are stored. On the way back,
     $v_s = \bigl(\partial \phi_{s+1} / \partial \phi_s\bigr)^\top v_{s+1}$ is a product with the Hessian of the support
     loss, one step at a time; every other derivative is taken along. It costs one more pass through each step.
     Griewank & Walther, 2008, *Evaluating Derivatives*, chapter 12; Chen, Xu, Zhang & Guestrin, 2016, *Training Deep
@@ -150,9 +151,6 @@ def checkpointed(metagrad: MetaGradient) -> MetaGradient:
 
     Arguments:
         metagrad: what differentiates through inner steps: `unrolled`, `multi_step`, `annealed`.
-
-    Returns:
-        The wrapped meta-gradient.
 
     Example:
         >>> checkpointed(unrolled()).name
@@ -162,17 +160,14 @@ def checkpointed(metagrad: MetaGradient) -> MetaGradient:
     def compute(
         learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
     ) -> tuple[Params, Metrics]:
-        assert isinstance(learner, GradientLearner)
         if _first_of_its_kind(step):
             # steps that are computed again have no graph to look into: one step of one task stands for all
-            one = slice(0, 1)
-            few = replace(learner, inner_steps=min(learner.inner_steps, 1))
+            one, few = slice(0, 1), learner.with_inner_steps(min(learner.inner_steps, 1))
             metagrad.compute(few, meta, select(episode, one), step, None if key is None else key[one])
-        return metagrad.compute(replace(learner, run=recomputed), meta, episode, step, key)
+        return metagrad.compute(learner.checkpointed(), meta, episode, step, key)
 
     def check(learner: Learner) -> None:
-        if not isinstance(learner, GradientLearner):
-            raise UsageError("checkpointing needs inner gradient steps: this learner has none")
+        require_gradient_steps(learner, "checkpointing")
         metagrad.check(learner)
 
     return MetaGradient(f"{metagrad.name}, checkpointed", compute, check, metagrad.phase)
@@ -181,25 +176,21 @@ def checkpointed(metagrad: MetaGradient) -> MetaGradient:
 METAGRADS: dict[str, Callable[..., MetaGradient]] = {"unrolled": unrolled, "checkpointed": checkpointed}
 
 
-def kept(name: str, metagrad: MetaGradient) -> MetaGradient:
-    """What the option `metagrad` of an algorithm makes of its meta-gradient.
+def by_name(name: str, metagrad: MetaGradient) -> MetaGradient:
+    """A meta-gradient as the option `metagrad` of an algorithm asks for it: as it is, or checkpointed.
 
     Arguments:
         name: one of `METAGRADS`.
         metagrad: that differentiates through inner steps.
 
-    Returns:
-        The meta-gradient.
-
     Raises:
         UsageError: the name is unknown.
 
     Example:
-        >>> kept("checkpointed", multi_step(10)).name
+        >>> by_name("checkpointed", multi_step(10)).name
         'multi_step, checkpointed'
     """
-    if name not in METAGRADS:
-        raise UsageError(f"metagrad={name!r} is unknown: choose one of {', '.join(METAGRADS)}")
+    check_known("metagrad", name, METAGRADS)
     return checkpointed(metagrad) if name == "checkpointed" else metagrad
 
 
@@ -212,9 +203,6 @@ def displacement(*, rows: str = "all") -> MetaGradient:
     Arguments:
         rows: adapt on `all` rows of the episode, as in the paper, where training draws no query set, or on its
             `support` rows only.
-
-    Returns:
-        The meta-gradient.
 
     Raises:
         UsageError: `rows` is unknown.
@@ -237,8 +225,8 @@ def displacement(*, rows: str = "all") -> MetaGradient:
         return {name: (value - adapted[name]).mean(0) for name, value in meta.items()}, {"losses": losses}
 
     def check(learner: Learner) -> None:
-        _require_all_adapt(learner, "displacement", "the rest would never be trained")
-        _require_nothing_learned(learner, "displacement")
+        require_all_adapt(learner, "displacement", "the rest would never be trained")
+        require_nothing_learned(learner, "displacement")
 
     return MetaGradient("displacement", compute, check)
 
@@ -254,13 +242,13 @@ def _differentiated(
         meta = {name: value.detach().requires_grad_() for name, value in meta.items()}
         try:
             with torch.enable_grad():
-                found = losses(learner, meta, episode, step, key)
+                of_tasks = losses(learner, meta, episode, step, key)
                 if _first_of_its_kind(step):
-                    _require_twice_differentiable(found)
-                grads = _grad(found.mean(), meta)
+                    require_twice_differentiable(of_tasks)
+                grads = gradient(of_tasks.mean(), meta)
         except RuntimeError as error:
-            raise _explained(error) from error
-        return grads, {"losses": found.detach()}
+            raise in_words(error) from error
+        return grads, {"losses": of_tasks.detach()}
 
     return compute
 
@@ -268,57 +256,3 @@ def _differentiated(
 def _first_of_its_kind(step: Step) -> bool:
     """Whether values can be looked at, and no earlier update was computed in the same way."""
     return not tracing() and float(step.number) == step.phase
-
-
-def _require_twice_differentiable(losses: Tensor) -> None:
-    """Find functions marked `once_differentiable`: autograd drops their second derivative without a word."""
-    stack, seen = [losses.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name() == "torch::autograd::Error":
-            raise UsageError(
-                "a function of the model is marked once_differentiable and cannot be differentiated twice: "
-                "use fomaml or reptile, or a function without the mark"
-            )
-        stack.extend(following for following, _ in node.next_functions)
-
-
-def _explained(error: RuntimeError) -> Exception:
-    """Name the operator that has no second derivative, and the way out."""
-    text = str(error)
-    if "derivative for" not in text and "double backward" not in text and "differentiate twice" not in text:
-        return error
-    return UsageError(
-        f"an operator of the model cannot be differentiated twice ({text.splitlines()[0]}): "
-        "use fomaml, reptile or a model without it"
-    )
-
-
-def _grad(value: Tensor, params: Params, *, create_graph: bool = False) -> Params:
-    found = torch.autograd.grad(
-        value, list(params.values()), create_graph=create_graph, materialize_grads=True, allow_unused=True
-    )
-    return dict(zip(params, found, strict=True))
-
-
-def _require_all_adapt(learner: Learner, name: str, why: str) -> None:
-    if not isinstance(learner, GradientLearner):
-        raise UsageError(f"{name} needs inner gradient steps: this learner has none")
-    rest = [param for param in learner.network.params() if param not in learner.fast]
-    if rest or learner.start is not None:
-        what = repr(rest[0]) if rest else "its start"
-        raise UsageError(
-            f"{name} with a learner that adapts only a part of the model ({what} is left): {why}"
-        )
-
-
-def _require_nothing_learned(learner: Learner, name: str) -> None:
-    learned = [key for key in learner.init() if key.startswith(("inner/", "state/"))]
-    if learned:
-        what = (
-            "a BatchNorm policy other than per_step" if "/bn/" in learned[0] else "a rule that learns nothing"
-        )
-        raise UsageError(f"{name} gives no gradient to {learned[0]!r}: use {what}")

@@ -1,4 +1,4 @@
-"""Episodes of the updates of a training, drawn ahead of them and in blocks."""
+"""Prefetch: the episodes of coming updates, drawn in blocks by a thread while the current updates run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from ..tasks.episodes import Episode, bucketed, map_tensors, select, to
 from ..tasks.sources import ClassSource, RowSource, Source, stream
 
+__all__ = ["EPISODES", "Block", "blocks_of", "task_keys"]
+
 # of the streams of one seed, those of training; validation and evaluation have seeds of their own
 EPISODES = 0
 # steps whose episodes are drawn together: far cheaper for each, as long as they are small; a row takes some bytes more
@@ -20,7 +22,7 @@ _MOST_AT_ONCE, _BYTES_AT_ONCE, _BYTES_A_ROW = 32, 2**22, 100
 
 
 class Block(NamedTuple):
-    """What updates in a row are made of.
+    """Episodes and dropout streams of consecutive updates.
 
     Arguments:
         first: number of the first update.
@@ -48,15 +50,15 @@ def blocks_of(
     seed: int,
     steps: int,
     cut: int,
-    place: torch.device,
+    device: torch.device,
     dtype: torch.dtype,
     *,
     rounded: bool,
 ) -> Iterator[Block]:
-    """What the updates of a training are made of, in blocks of equal shapes.
+    """Episodes and dropout streams of all updates of a training, in blocks of equal shapes.
 
-    The episodes of update `k` come from `(seed, k)` alone. Sources of rows and of classes draw those of the next
-    updates while one runs, of several at once where they are small; others are asked update by update.
+    The episodes of update `k` come from `(seed, k)` alone. Those of sources of rows and of classes are prefetched,
+    several updates at once where they are small; other sources are asked update by update.
 
     Arguments:
         source: of the episodes.
@@ -64,7 +66,7 @@ def blocks_of(
         seed: of everything random.
         steps: updates.
         cut: a block ends at every multiple of this.
-        place: device that the blocks are for.
+        device: where the blocks are used.
         dtype: of floating tensors.
         rounded: see `episodes.bucketed`.
     """
@@ -78,11 +80,11 @@ def blocks_of(
         for episode in episodes:
             updates = episode.n_tasks // count if known else 1
             tasks = count if known else episode.n_tasks
-            moved = to(bucketed(episode) if rounded else episode, place, dtype)
+            moved = to(bucketed(episode) if rounded else episode, device, dtype)
             several: Episode = map_tensors(lambda t: t.reshape(updates, tasks, *t.shape[1:]), moved)  # noqa: B023
             # from what the episodes have left of their streams
             own = streams[first - last :][:updates]
-            yield Block(first, several, torch.stack([task_keys(tasks, one) for one in own]).to(place))
+            yield Block(first, several, torch.stack([task_keys(tasks, one) for one in own]).to(device))
             first += updates
 
     if known is None:
@@ -92,10 +94,10 @@ def blocks_of(
     size = count * known.most_rows * (known.x[:1].nbytes + _BYTES_A_ROW)
     several = max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // max(size, 1)))
     with ThreadPoolExecutor(1, "episodes") as pool:
-        begun = (pool.submit(list, draw(*ends)) for ends in _stretches(steps, several, cut))
-        following = next(begun, None)
+        pending = (pool.submit(list, draw(*ends)) for ends in _stretches(steps, several, cut))
+        following = next(pending, None)
         while following is not None:
-            drawn, following = following.result(), next(begun, None)
+            drawn, following = following.result(), next(pending, None)
             yield from drawn
 
 

@@ -8,23 +8,25 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..engine import GEARS, Fast, Report
 from ..engine.threads import threads_for
-from ..errors import DivergedError, UsageError
+from ..errors import DivergedError, UsageError, check_known
 from ..inner.learner import Learner, Metrics, Model, empty
 from ..models.network import Params
 from ..models.precision import products, products_in
 from ..tasks.episodes import Episode, select
 from ..tasks.sources import VALIDATION_SEED, RowSource, Source, stream
+from .logs import Entry
 from .memory import bytes_of, tasks_at_once
 from .prefetch import EPISODES, Block, blocks_of
 from .update import Outer, Update, geared_update, meta_update, numbers_of
 from .validation import mean_loss
+
+__all__ = ["Callback", "Engine", "Run", "meta_train", "resolve_device"]
 
 SCHEDULES = ("cosine", "constant")
 ENGINES = (*GEARS, "loop")
@@ -33,7 +35,7 @@ _PATIENCE_NONFINITE = 20
 # updates are made in one go for so long, so that the log and an interruption need not wait
 _SECONDS_TOGETHER = 0.1
 
-Callback = Callable[[dict[str, Any]], None]
+Callback = Callable[[Entry], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,7 @@ class Run:
         skipped: tasks left out because their loss was not finite.
         seconds: time taken.
         engine: the gear that was taken, and why.
-        at_once: most tasks that were worked on together, by what they keep in memory; `None` for all.
+        at_once: most tasks that were worked on together, by the memory they need; `None` for all.
 
     Example:
         >>> import innerloop as il
@@ -101,7 +103,7 @@ class Run:
     """
 
     model: Model
-    log: list[dict[str, Any]] = field(repr=False)
+    log: list[Entry] = field(repr=False)
     best_step: int
     skipped: int
     seconds: float
@@ -149,15 +151,12 @@ def meta_train(
         engine: the gear of the meta-update: `eager`, `traced` (one graph of operators), `compiled` (machine code),
             `loop` (task by task), or `auto`, the fastest that pays within `steps`; see `innerloop.fast`. An `Engine`
             shares what is made among trainings.
-        memory: what the tasks that are worked on at once may keep, as in `512MB` or `2GB`; fewer at once where
+        memory: memory of the tasks that are worked on at once, as in `512MB` or `2GB`; fewer at once where
             they need more. Large activations are slow all at once.
         precision: `bfloat16` for the network's products of matrices and convolutions: for hardware that is faster at
             them, at the price of a coarser meta-gradient. Parameters, sums, losses, heads and scores stay float32.
         meta: where to start; `learner.init()` unless given.
         callbacks: called with the log entry of every step, of short steps several times in a row.
-
-    Returns:
-        The run.
 
     Raises:
         UsageError: an argument has no meaning.
@@ -174,10 +173,10 @@ def meta_train(
     if isinstance(engine, str):
         engine = Engine(engine)
     began = time.perf_counter()
-    place = resolve_device(device)
+    target = resolve_device(device)
     if meta is None:
         meta = learner.init()
-    meta = {name: value.to(place) for name, value in meta.items()}
+    meta = {name: value.to(target) for name, value in meta.items()}
     with threads_for(meta):
         fitted = _direct_fit(learner, meta, source)
     if fitted is not None:
@@ -189,7 +188,7 @@ def meta_train(
         endless = valid is not None and valid.n_tasks is None
         every = validate_every or max(1, steps // (5 if endless else 20))
         best, best_step, log = _descend(
-            loop, source, valid, steps, meta_batch_size, every, seed, place, callbacks
+            loop, source, valid, steps, meta_batch_size, every, seed, target, callbacks
         )
     seconds = time.perf_counter() - began
     return Run(Model(learner, best), log, best_step, loop.skipped, seconds, loop.report, loop.chunk)
@@ -213,8 +212,7 @@ def _require_sense(
     for name, number in {"meta_lr": meta_lr, "clip": 1.0 if clip is None else clip}.items():
         if not 0 < number < math.inf:
             raise UsageError(f"{name}={number}: give a positive number")
-    if schedule not in SCHEDULES:
-        raise UsageError(f"schedule={schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
+    check_known("schedule", schedule, SCHEDULES)
 
 
 def _descend(
@@ -225,17 +223,17 @@ def _descend(
     meta_batch_size: int,
     every: int,
     seed: int,
-    place: torch.device,
+    device: torch.device,
     callbacks: Sequence[Callback],
-) -> tuple[Params, int, list[dict[str, Any]]]:
+) -> tuple[Params, int, list[Entry]]:
     """Take the steps; the best parameters by validation, their step, and the log."""
-    log: list[dict[str, Any]] = []
+    log: list[Entry] = []
     best, best_step, best_loss = loop.state.meta, 0, math.inf
     rounded = loop.engine.gear not in ("eager", "loop")
     cut = every if valid is not None else max(steps, 1)
-    blocks = blocks_of(source, meta_batch_size, seed, steps, cut, place, loop.dtype, rounded=rounded)
+    blocks = blocks_of(source, meta_batch_size, seed, steps, cut, device, loop.dtype, rounded=rounded)
     for entry in (entry for block in blocks for entry in loop.take(block)):
-        step = entry["step"]
+        step = int(entry["step"])
         if valid is not None and (step % every == 0 or step == steps):
             with products_in("float32"):
                 entry["valid_loss"] = mean_loss(
@@ -283,7 +281,7 @@ class _OuterLoop:
         """Which gear was taken."""
         return self.update.report if self.update else Report()
 
-    def take(self, block: Block) -> Iterator[dict[str, Any]]:
+    def take(self, block: Block) -> Iterator[Entry]:
         """Make the updates of a block, short ones together; what goes into the log of each."""
         start, phases = 0, [self.learner.metagrad.phase(block.first + n) for n in range(len(block.key))]
         while start < len(phases):
@@ -304,7 +302,7 @@ class _OuterLoop:
                 self.seconds = time.perf_counter() - began
                 yield entry
 
-    def _together(self, block: Block, phase: int) -> list[dict[str, Any]]:
+    def _together(self, block: Block, phase: int) -> list[Entry]:
         """The updates of a block in one go; nothing where there is only one, or where they must be looked at."""
         if self.update is None or len(block.key) == 1 or empty(block.at(0).episode.support):
             return []
@@ -325,12 +323,12 @@ class _OuterLoop:
         ]
 
     def _rate(self, step: int) -> float:
-        """Adam's step size."""
+        """Adam's step size by the schedule."""
         if self.schedule == "constant":
             return self.lr
         return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
-    def step(self, episode: Episode, step: int, key: Tensor) -> dict[str, Any]:
+    def step(self, episode: Episode, step: int, key: Tensor) -> Entry:
         """One update; what goes into the log."""
         if self.update is None:
             self.update = self._planned(episode)
@@ -341,12 +339,12 @@ class _OuterLoop:
         numbers = numbers_of(step, rate, key.device)
         state, metrics = self.update(self.state, numbers, episode, key, phase)
         losses = metrics["losses"].tolist()
-        kept = [math.isfinite(loss) for loss in losses]
-        if not all(kept):
-            self.skipped += kept.count(False)
+        finite = [math.isfinite(loss) for loss in losses]
+        if not all(finite):
+            self.skipped += finite.count(False)
             losses = []
-            if any(kept):
-                chosen = torch.tensor(kept, device=key.device)
+            if any(finite):
+                chosen = torch.tensor(finite, device=key.device)
                 state, metrics = self._plain()(
                     self.state, numbers, select(episode, chosen), key[chosen], phase
                 )
@@ -361,7 +359,7 @@ class _OuterLoop:
         return meta_update(self.learner, clip=self.clip, chunk=self.chunk)
 
     def _planned(self, episode: Episode) -> Fast[tuple[Outer, Metrics]]:
-        """The update in its gear; how many tasks at once follows from what they keep in memory."""
+        """The update in its gear; how many tasks at once follows from the memory they need."""
         if self.engine.gear == "loop":
             self.chunk = 1
         else:
@@ -379,16 +377,11 @@ class _OuterLoop:
 
 
 def _direct_fit(learner: Learner, meta: Params, source: Source) -> Params | None:
-    fit = getattr(learner, "fit", None)
-    if fit is None:
+    """Meta-parameters that the learner finds without gradients, from all rows of the tasks; `None` if it does not."""
+    if type(learner).fit is Learner.fit:
         return None
-    if isinstance(source, RowSource):
-        rows = source.whole()
-    else:
-        episode = source.sample(1000, stream(0, EPISODES))
-        rows = episode.query
-    fitted: Params | None = fit(meta, rows)
-    return fitted
+    rows = source.whole() if isinstance(source, RowSource) else source.sample(1000, stream(0, EPISODES)).query
+    return learner.fit(meta, rows)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -404,11 +397,11 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError) as error:
         # torch answers an unknown name with a list of everything it was ever built for
         reason = str(error).splitlines()[0].partition(". ")[0]
         why = "torch knows no such device" if reason.startswith("Expected one of") else reason
         raise UsageError(f"device={device!r} cannot be used ({why}): choose auto, cpu, cuda, ...") from None
-    return place
+    return resolved

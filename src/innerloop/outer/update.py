@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..engine import Fast, fast
 from ..engine.modes import checking, compiling
-from ..inner.gradient import GradientLearner
 from ..inner.learner import Learner, Metrics, Step
 from ..models.network import Params
 from ..tasks.episodes import Episode, select
 from .metagrad import checkpointed
+
+__all__ = [
+    "Gradient",
+    "Outer",
+    "Update",
+    "geared_update",
+    "meta_gradient",
+    "meta_update",
+    "numbers_of",
+]
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 
@@ -50,8 +59,9 @@ def meta_gradient(learner: Learner) -> Gradient:
         meta: Params, episode: Episode, key: Tensor, number: Tensor, phase: int
     ) -> tuple[Params, Metrics]:
         metagrad = learner.metagrad
-        if checking() and isinstance(learner, GradientLearner):
-            metagrad = checkpointed(metagrad)  # it is computed once, beside a graph that keeps far less
+        if checking() and learner.adapts_by_gradient:
+            # computed once, beside a graph that needs far less memory than all activations at once
+            metagrad = checkpointed(metagrad)
         return metagrad(learner, meta, episode, Step(number, phase), key)
 
     return gradient
@@ -160,11 +170,11 @@ def _over_chunks(
     grads: Params = {}
     parts: list[Metrics] = []
     for part in _chunks(total, chunk):
-        found, metrics = gradient(meta, select(episode, part), key[part], number, phase)
+        added, metrics = gradient(meta, select(episode, part), key[part], number, phase)
         share = (part.stop - part.start) / total
-        grads = {n: grads[n] + share * g if grads else share * g for n, g in found.items()}
+        grads = {n: grads[n] + share * g if grads else share * g for n, g in added.items()}
         parts.append({n: share * v if n in meta else v for n, v in metrics.items()})
-    joined: dict[str, Any] = {}
+    joined: Metrics = {}
     for name in parts[0]:
         values = [part[name] for part in parts]
         joined[name] = torch.stack(values).sum(0) if name in meta else torch.cat(values)

@@ -11,6 +11,8 @@ from ..inner.learner import Model, without_padding
 from ..tasks.episodes import to
 from ..tasks.sources import EVALUATION_SEED, Source
 
+__all__ = ["mean_loss"]
+
 
 def mean_loss(model: Model, source: Source, *, seed: int = EVALUATION_SEED, episodes: int = 300) -> float:
     """Mean query loss after adaptation on the first fixed episodes, for choosing among parameters.

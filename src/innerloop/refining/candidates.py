@@ -14,27 +14,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..inner.learner import Learner
-from ..models.losses import Loss, mean_rows, task_losses
+from ..inner.plain import PlainLearner
+from ..models.losses import mean_rows, task_losses
 from ..models.network import Params
 from ..tasks.episodes import Batch, Episode, map_tensors, tensors
 
 # values, rows times parameters, that gradients of single rows may hold at once
 _AT_ONCE = 2**24
-
-
-class Refinable(Learner, Protocol):
-    """A learner whose parameters are those of an ordinary model, see `algorithms.plain`."""
-
-    @property
-    def criterion(self) -> Loss:
-        """The loss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +39,7 @@ class Objective:
         allowed: 0 where one of these may not change after all, by name; nothing is held back unless given.
     """
 
-    learner: Refinable
+    learner: PlainLearner
     meta: Params
     names: tuple[str, ...]
     allowed: Params | None = None
@@ -332,7 +323,7 @@ def piece(rows: Batch, first: int, count: int) -> Batch:
     return part
 
 
-def mean_statistics(learner: Learner, meta: Params, rows: Batch, layers: Sequence[str]) -> Params:
+def mean_statistics(learner: PlainLearner, meta: Params, rows: Batch, layers: Sequence[str]) -> Params:
     """BatchNorm statistics of the rows at these parameters, for layers whose module keeps none."""
     network = learner.network
     one = map_tensors(lambda t: t.unsqueeze(0), rows.x)

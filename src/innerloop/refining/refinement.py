@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ..algorithms.ordinary import plain, plain_learner
 from ..engine.threads import threads_for
 from ..errors import DataError, UsageError
-from ..inner.gradient import GradientLearner
 from ..inner.learner import Model
 from ..inner.partition import select_names
 from ..inner.plain import PlainLearner
@@ -95,8 +94,8 @@ def state_dict(model: Model) -> Params:
         >>> net.load_state_dict(state_dict(il.Model(learner, learner.init())))
         <All keys matched successfully>
     """
-    network = getattr(model.learner, "network", None)
-    if network is None or not network.params():
+    network = model.learner.network
+    if not network.params():
         raise UsageError("this model has no module with parameters, so there is no state dict to give back")
     # a parameter that stands twice, under two names, is named once by the module
     names = {id(parameter): name for name, parameter in network.module.named_parameters()}
@@ -295,25 +294,26 @@ def _ordinary(model: nn.Module | Model, loss: Loss | None, y: Tensor, mapping: s
     if not isinstance(model, Model):
         raise UsageError(f"refine(model, data) takes a module or a Model, not {type(model).__name__}")
     given = model.learner
-    if isinstance(given, GradientLearner) and given.network.keeps_statistics:
-        raise UsageError(
-            "this model has BatchNorm statistics and scales of its own for every inner step (batchnorm='per_step'), "
-            "so it is no ordinary model: refine one that was trained with batchnorm='support'"
-        )
-    if isinstance(given, PlainLearner) and loss in (None, given.criterion):
-        return given, model.meta
-    if not isinstance(given, PlainLearner | GradientLearner) or getattr(given, "start", None) is not None:
+    criterion = given.plain_loss
+    if criterion is None:
         name = (given.recipe or {}).get("algorithm", type(given).__name__)
         raise UsageError(
             f"a model of {name} predicts through a part that is made anew from support rows, so it has no "
             "parameters of an ordinary model to refine: use the module itself, or a model of maml"
         )
+    if given.network.keeps_statistics:
+        raise UsageError(
+            "this model has BatchNorm statistics and scales of its own for every inner step (batchnorm='per_step'), "
+            "so it is no ordinary model: refine one that was trained with batchnorm='support'"
+        )
+    if isinstance(given, PlainLearner) and loss in (None, criterion):
+        return given, model.meta
     recipe = None
     if given.recipe is not None:
-        spelled = loss or given.criterion
+        spelled = loss or criterion
         settings = {"loss": spelled if isinstance(spelled, str) else "external", "mapping": mapping}
         recipe = {**given.recipe, "algorithm": "plain", "settings": settings}
-    learner = plain_learner(given.network, loss or given.criterion, recipe)
+    learner = plain_learner(given.network, loss or criterion, recipe)
     return learner, {name: model.meta.get(name, value) for name, value in learner.init().items()}
 
 

@@ -8,6 +8,7 @@ with settings of the types that these declare. Functions here raise `ValueError`
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import types
 import typing
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..algorithms import ALGORITHMS
+from ..algorithms.registry import require_registered
 from ..errors import ModelFileError
 from ..models.builtin import MODELS
 from ..models.losses import LOSSES
@@ -75,6 +77,9 @@ def read_config(sealed: Sealed) -> dict[str, Any]:
         require(names - EXTRA_FILES == MODEL_FILES, f"it names {sorted(names)}, not {sorted(MODEL_FILES)}")
     config = parse_json(sealed.contents["config.json"], where)
     check_version(config.get("schema_version") if isinstance(config, dict) else None, where)
+    recipe = config.get("learner")
+    if isinstance(recipe, dict) and "defined_in" in recipe and isinstance(recipe.get("algorithm"), str):
+        require_registered(recipe)
     with blaming(sealed, "config.json"):
         require_config(config)
     return dict(config)
@@ -117,8 +122,9 @@ def require_config(config: dict[str, Any]) -> None:
 def require_recipe(recipe: dict[str, Any]) -> None:
     """Only names from the registries, only settings of the types that these declare."""
     require(len(json.dumps(recipe)) <= _RECIPE_LIMIT, "the learner has more settings than any algorithm")
-    parts = {"algorithm", "settings", *({"model", "per_task"} & set(recipe))}
+    parts = {"algorithm", "settings", *({"model", "per_task", "defined_in"} & set(recipe))}
     require(set(recipe) == parts, f"the learner has the parts {sorted(recipe)}, not {sorted(parts)}")
+    require(isinstance(recipe.get("defined_in", ""), str), "the module of the algorithm is no name")
     _require_settings("algorithm", recipe["algorithm"], recipe["settings"], ALGORITHMS)
     if "per_task" in recipe:
         hints = {"features": list[bool], "n_targets": int, "n_classes": int}
@@ -140,7 +146,8 @@ def _require_settings(
     require(isinstance(settings, dict), f"{word} {name!r} has no settings")
     loss = settings.get("loss", "external")
     require(loss in ("external", *LOSSES), f"loss {loss!r} is unknown: there are {', '.join(LOSSES)}")
-    hints = typing.get_type_hints(registry[name])
+    hints = dict.fromkeys(inspect.signature(registry[name]).parameters, Any)
+    hints |= typing.get_type_hints(registry[name])
     for key in settings:
         require(key in hints, f"{word} {name!r} has no setting {key!r}")
     _require_fields(settings, {key: hints[key] for key in settings}, f"{word} {name!r}")

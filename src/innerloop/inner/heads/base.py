@@ -2,59 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from ...errors import DataError, UsageError
+from ...models.losses import task_losses
 from ...models.network import Params
 from ...tasks.episodes import Batch
+
+__all__ = [
+    "COVARIANCES",
+    "KINDS",
+    "ClassHead",
+    "Head",
+    "Predictive",
+    "check_sizes",
+    "counted_rows",
+    "factored",
+    "one_hot",
+    "prior_root",
+    "row_weights",
+    "with_constant",
+]
 
 KINDS = ("regression", "classification")
 COVARIANCES = ("full", "diagonal", "auto")
 
 
-class Head(Protocol):
+class Head(ABC):
     """A closed form on features `(T, n, F)` of stacked tasks."""
 
+    @abstractmethod
     def init(self) -> Params:
         """The head's meta-parameters."""
 
+    @abstractmethod
     def base(self, meta: Params, count: int) -> Params:
         """What `count` tasks predict with before they have seen a target."""
 
+    @abstractmethod
     def solve(self, meta: Params, features: Tensor, support: Batch) -> Params:
         """What each task predicts with after its support set; shapes as in `base`."""
 
+    @abstractmethod
     def predict(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
         """Predictions `(T, n, *out)`."""
 
+    @abstractmethod
     def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
         """Mean loss of each task, `(T,)`."""
 
     def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params | None:
-        """Meta-parameters by direct optimisation on all rows of the tasks; `None`: they need gradients."""
+        """Meta-parameters by direct optimisation on all rows of the tasks; `None`: gradients find them."""
+        return None
+
+    def variance(self, meta: Params, adapted: Params, features: Tensor) -> Tensor | None:
+        """Predictive variance of each value `(T, n, C)`, noise included; `None` where nothing is said of it."""
+        return None
 
 
-@runtime_checkable
-class Predictive(Protocol):
+class Predictive(Head):
     """A head that says how sure it is."""
 
+    @abstractmethod
     def uncertainty(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
         """Predictive variance of each output `(T, n, C)`; of a class with probability p it is p (1 - p)."""
 
+    @abstractmethod
     def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
         """Log predictive density, or probability, of each row's target, `(T, n)`."""
 
 
-@runtime_checkable
-class Spread(Protocol):
-    """A head for values that gives their predictive variance."""
+class ClassHead(Predictive):
+    """A head whose predictions are the logits of classes."""
 
-    def variance(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
-        """Predictive variance of each value `(T, n, C)`, noise included."""
+    def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy of each task, `(T,)`."""
+        return task_losses("cross_entropy", self.predict(meta, adapted, features), batch)
+
+    def uncertainty(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """Variance of the class indicators, p (1 - p)."""
+        chance = self.predict(meta, adapted, features).softmax(-1)
+        return chance * (1 - chance)
+
+    def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
+        """Log probability of each row's class, `(T, n)`."""
+        logits = self.predict(meta, adapted, features)
+        return logits.log_softmax(-1).gather(-1, batch.y.unsqueeze(-1)).squeeze(-1)
 
 
 def with_constant(features: Tensor) -> Tensor:
@@ -68,7 +104,7 @@ def row_weights(support: Batch, like: Tensor) -> Tensor:
     return like.new_ones(shape) if support.weight is None else support.weight.to(like.dtype)
 
 
-def kept_rows(values: Tensor, weight: Tensor) -> Tensor:
+def counted_rows(values: Tensor, weight: Tensor) -> Tensor:
     """Rows of weight 0 set to 0, whatever they hold."""
     return torch.where(weight.unsqueeze(-1) > 0, values, torch.zeros_like(values))
 
@@ -105,16 +141,6 @@ def factored(matrix: Tensor) -> Tensor:
     return torch.where((info > 0)[..., None, None], torch.full_like(factor, torch.nan), factor)
 
 
-def class_variance(logits: Tensor) -> Tensor:
-    """Variance of the class indicators, p (1 - p)."""
-    return logits.softmax(-1) * (1 - logits.softmax(-1))
-
-
-def class_log_density(logits: Tensor, batch: Batch) -> Tensor:
-    """Log probability of each row's class, `(T, n)`."""
-    return logits.log_softmax(-1).gather(-1, batch.y.unsqueeze(-1)).squeeze(-1)
-
-
 def prior_root(raw: Tensor, *, diagonal: bool) -> Tensor:
     """Lower triangular L with a positive diagonal; the prior covariance is L L'."""
     lower = torch.zeros_like(raw) if diagonal else torch.tril(raw, -1)
@@ -130,13 +156,3 @@ def check_sizes(head: str, *, n_features: int, n_outputs: int, least: int = 1) -
     for name, value, low in (("n_features", n_features, 1), ("n_outputs", n_outputs, least)):
         if type(value) is not int or value < low:
             raise UsageError(f"{head}: {name}={value!r}: give a whole number of {low} or more")
-
-
-def check_known(argument: str, value: str, allowed: Iterable[str]) -> None:
-    """Refuse a name that is none of the allowed ones.
-
-    Raises:
-        UsageError: it is unknown.
-    """
-    if value not in allowed:
-        raise UsageError(f"{argument}={value!r} is unknown: choose one of {', '.join(allowed)}")

@@ -1,7 +1,4 @@
-"""The Gaussian head: Bayesian linear regression with a learned prior.
-
-With the features of the table itself it is the linear mixed model; with learned features it is ALPaCA.
-"""
+"""The Gaussian head: Bayesian linear regression with a learned prior (the linear mixed model, ALPaCA)."""
 
 from __future__ import annotations
 
@@ -12,21 +9,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import check_known
 from ...models.losses import mean_rows
 from ...models.network import Params
 from ...tasks.episodes import Batch
-from .base import COVARIANCES, check_known, check_sizes, factored, prior_root, row_weights, with_constant
+from .base import (
+    COVARIANCES,
+    Predictive,
+    check_sizes,
+    factored,
+    prior_root,
+    row_weights,
+    with_constant,
+)
+
+__all__ = ["GaussianHead", "pooled_least_squares"]
 
 
 @dataclass(frozen=True)
-class GaussianHead:
+class GaussianHead(Predictive):
     r"""Bayesian linear regression with a learned Gaussian prior, shared by all tasks.
 
     $y = w^\top \phi + \epsilon,\; w \sim N(m, \sigma^2 V),\; \epsilon \sim N(0, \sigma^2)$, with a constant 1
     appended to the features. The posterior given the support set is
     $V_n = (V^{-1} + \Phi^\top\Phi)^{-1},\; m_n = m + V_n \Phi^\top (y - \Phi m)$.
-    With identity features this is the linear mixed model (Laird & Ware, 1982, *Random-Effects Models for
-    Longitudinal Data*); with learned features ALPaCA (Harrison, Sharma & Pavone, 2018, *Meta-Learning Priors
+    With identity features this is the linear mixed model, and $m_n$ the BLUP of a task's coefficients (Laird & Ware,
+    1982, *Random-Effects Models for Longitudinal Data*); predictions are those of Kriging with the kernel
+    $\phi^\top V \phi'$. With learned features it is ALPaCA (Harrison, Sharma & Pavone, 2018, *Meta-Learning Priors
     for Efficient Online Bayesian Regression*).
 
     Arguments:
@@ -57,7 +66,7 @@ class GaussianHead:
         check_sizes("the Gaussian head", n_features=self.n_features, n_outputs=self.n_outputs)
 
     def init(self) -> Params:
-        """Prior mean 0, covariance 1, noise 1."""
+        """Prior mean 0 (fixed effects), covariance 1 (of the random effects), noise 1."""
         size = self.n_features + 1
         return {
             "head/mean": torch.zeros(size, self.n_outputs),
@@ -95,7 +104,7 @@ class GaussianHead:
         return meta["head/log_noise"].mul(2).exp() * (1 + leverage)
 
     def uncertainty(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
-        """See `variance`."""
+        """The predictive variance."""
         return self.variance(meta, adapted, features)
 
     def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
@@ -109,7 +118,7 @@ class GaussianHead:
         return mean_rows(-self.log_density(meta, adapted, features, batch), batch.weight)
 
     def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params:
-        """Maximum likelihood of all rows, by L-BFGS in float64 from pooled least squares."""
+        """Maximum marginal likelihood of all rows (ML), by L-BFGS in float64 from pooled least squares."""
         moments = _Moments.of(with_constant(features).double(), rows)
         diagonal = self.covariance == "diagonal"
         value, params = self._maximise(moments, diagonal=diagonal or self.covariance == "auto")
@@ -165,8 +174,8 @@ class GaussianHead:
         ]
         bounds = [(None, None)] * (len(flat) - len(free)) + free
         options = {"maxiter": 300, "maxcor": 20}
-        found = minimize(objective, flat, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        return float(found.fun), unpack(torch.from_numpy(found.x))
+        best = minimize(objective, flat, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        return float(best.fun), unpack(torch.from_numpy(best.x))
 
 
 @dataclass(frozen=True)

@@ -9,29 +9,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...models.losses import task_losses
+from ...errors import check_known
 from ...models.network import Params
 from ...tasks.episodes import Batch
 from .base import (
     COVARIANCES,
-    check_known,
+    ClassHead,
     check_sizes,
-    class_log_density,
-    class_variance,
+    counted_rows,
     factored,
-    kept_rows,
     one_hot,
     prior_root,
     row_weights,
     with_constant,
 )
 
+__all__ = ["LaplaceHead"]
+
 # lengths of a Newton step to choose among: the whole step but where the posterior is far from a parabola
 _LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.02)
 
 
 @dataclass(frozen=True)
-class LaplaceHead:
+class LaplaceHead(ClassHead):
     r"""Bayesian multinomial logistic regression with a learned Gaussian prior, shared by all tasks.
 
     $y \sim \text{softmax}(W^\top\phi),\; w_k \sim N(m_k, V)$ for each class, a constant 1 appended to the
@@ -96,7 +96,7 @@ class LaplaceHead:
         """
         mean, root = meta["head/mean"].double(), self._root(meta).double()
         weight = row_weights(support, root)
-        design = kept_rows(with_constant(features).double(), weight)
+        design = counted_rows(with_constant(features).double(), weight)
         whitened = design @ root
         target = one_hot(support._replace(weight=None), self.n_outputs, root)
         problem = _Problem(whitened @ whitened.mT, design @ mean, target, weight.unsqueeze(-1))
@@ -122,22 +122,6 @@ class LaplaceHead:
         total = self.n_outputs * spread + spread.sum(-1, keepdim=True)
         shrink = torch.rsqrt(1 + math.pi / 8 * total / (self.n_outputs - 1))
         return (mean - mean.mean(-1, keepdim=True)) * shrink
-
-    def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
-        """Mean negative log predictive probability of each task, `(T,)`."""
-        return task_losses("cross_entropy", self.predict(meta, adapted, features), batch)
-
-    def uncertainty(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
-        """See `Predictive.uncertainty`."""
-        return class_variance(self.predict(meta, adapted, features))
-
-    def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
-        """See `Predictive.log_density`."""
-        return class_log_density(self.predict(meta, adapted, features), batch)
-
-    def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params | None:
-        """The prior is learned by gradients, on what it predicts after a support set."""
-        return None
 
     def _root(self, meta: Params) -> Tensor:
         """The root of V; zeros stand for the identity divided by the number of features."""

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...models.losses import task_losses
 from ...models.network import Params
 from ...tasks.episodes import Batch
-from .base import check_sizes, class_log_density, class_variance, kept_rows, one_hot, row_weights
+from .base import ClassHead, check_sizes, counted_rows, one_hot, row_weights
+
+__all__ = ["ABSENT", "PrototypeHead"]
 
 # a class without a support row cannot be told from the others; it gets this share of what the others have
 ABSENT = 1e-3
 
 
 @dataclass(frozen=True)
-class PrototypeHead:
+class PrototypeHead(ClassHead):
     r"""Classes by the squared Euclidean distance to the mean of their support features.
 
     $c_k = \frac{1}{|S_k|}\sum_{i \in S_k} \phi_i,\quad \text{logit}_k(x) = -\lVert \phi(x) - c_k \rVert^2$.
@@ -64,7 +65,7 @@ class PrototypeHead:
         """Mean features `(T, W, F)` of each class and its number of rows `(T, W)`."""
         member = one_hot(support, self.n_outputs, features)
         rows = member.sum(1)
-        total = member.mT @ kept_rows(features, row_weights(support, features))
+        total = member.mT @ counted_rows(features, row_weights(support, features))
         return {"head/prototypes": total / rows.clamp(min=1).unsqueeze(-1), "head/rows": rows}
 
     def predict(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
@@ -81,19 +82,3 @@ class PrototypeHead:
         together = (-distance).masked_fill(~present, nowhere).logsumexp(-1, keepdim=True)
         logits = torch.where(present, -distance, together + math.log(ABSENT))
         return torch.where(present.any(-1, keepdim=True), logits, torch.zeros_like(logits))
-
-    def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
-        """Mean cross-entropy of each task, `(T,)`."""
-        return task_losses("cross_entropy", self.predict(meta, adapted, features), batch)
-
-    def uncertainty(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
-        """See `Predictive.uncertainty`."""
-        return class_variance(self.predict(meta, adapted, features))
-
-    def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
-        """See `Predictive.log_density`."""
-        return class_log_density(self.predict(meta, adapted, features), batch)
-
-    def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params | None:
-        """Prototypes of fixed features have nothing to fit."""
-        return None

@@ -8,16 +8,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...errors import check_known
 from ...models.losses import task_losses
 from ...models.network import Params
 from ...tasks.episodes import Batch
-from .base import KINDS, check_known, check_sizes, factored, kept_rows, one_hot, row_weights, with_constant
+from .base import (
+    KINDS,
+    Head,
+    check_sizes,
+    counted_rows,
+    factored,
+    one_hot,
+    row_weights,
+    with_constant,
+)
+
+__all__ = ["FORMS", "LearnedRidgeHead"]
 
 FORMS = ("auto", "primal", "dual")
 
 
 @dataclass(frozen=True)
-class LearnedRidgeHead:
+class LearnedRidgeHead(Head):
     r"""Ridge regression on the support set, $W = (\Phi^\top\Phi + \Lambda)^{-1}\Phi^\top Y$.
 
     A constant 1 is appended to the features. $\Lambda$ holds two learned numbers: one for all features, one
@@ -73,11 +85,11 @@ class LearnedRidgeHead:
         weight = row_weights(support, features)
         # the root of a weight on both sides of the least squares, so that it counts once
         root = weight.sqrt().unsqueeze(-1)
-        design = (with_constant(kept_rows(features, weight)) * root).double()
+        design = (with_constant(counted_rows(features, weight)) * root).double()
         if self.kind == "classification":
             target = one_hot(support._replace(weight=None), self.n_outputs, features) * root
         else:
-            target = kept_rows(support.y, weight) * root
+            target = counted_rows(support.y, weight) * root
         strength, target = self._strength(meta).double(), target.double()
         dual = design.shape[1] < design.shape[2] if self.form == "auto" else self.form == "dual"
         weights = _dual(design, target, strength) if dual else _primal(design, target, strength)
@@ -94,10 +106,6 @@ class LearnedRidgeHead:
         """Mean squared error or cross-entropy of each task, `(T,)`."""
         name = "mse" if self.kind == "regression" else "cross_entropy"
         return task_losses(name, self.predict(meta, adapted, features), batch)
-
-    def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params | None:
-        """The strength is learned on queries."""
-        return None
 
     def _strength(self, meta: Params) -> Tensor:
         """The diagonal of the regulariser, `(F + 1,)`."""
