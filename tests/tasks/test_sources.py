@@ -20,7 +20,7 @@ from innerloop.errors import DataError, UsageError
 from innerloop.evaluation import evaluate
 from innerloop.inner import Model
 from innerloop.tasks.episodes import select
-from innerloop.tasks.sampling import distinct, outside
+from innerloop.tasks.sampling import outside, without_replacement
 from innerloop.tasks.sources import ClassSource, RowSource, SupportChoice, SupportSize, Targets, stream
 from innerloop.tasks.tables.grouping import order_values
 
@@ -53,7 +53,7 @@ def rows_of(batch, task):
 def test_draws_are_different_and_in_range(sizes, share, seed):
     sizes = np.array(sizes)
     counts = np.minimum((sizes * share).astype(int), 40)
-    found = distinct(sizes, counts, stream(seed))
+    found = without_replacement(sizes, counts, stream(seed))
     assert found.shape == (len(sizes), counts.max())
     for size, count, row in zip(sizes, counts, found, strict=True):
         assert len(set(row[:count].tolist())) == count
@@ -69,7 +69,7 @@ def test_draws_are_different_and_in_range(sizes, share, seed):
 def test_every_ordered_draw_is_equally_likely(size):
     """5 of 3 is shuffled, 40 of 3 is drawn by rejection; both are uniform over ordered triples."""
     repeats = 60_000
-    found = distinct(np.full(repeats, size), np.full(repeats, 3), stream(4))
+    found = without_replacement(np.full(repeats, size), np.full(repeats, 3), stream(4))
     codes = found[:, 0] * size * size + found[:, 1] * size + found[:, 2]
     n_triples = size * (size - 1) * (size - 2)
     if size == 5:
@@ -84,7 +84,7 @@ def test_every_ordered_draw_is_equally_likely(size):
 
 
 def test_a_short_range_beside_a_long_one():
-    found = distinct(np.array([2, 10**12]), np.array([2, 5]), stream(0))
+    found = without_replacement(np.array([2, 10**12]), np.array([2, 5]), stream(0))
     assert sorted(found[0, :2].tolist()) == [0, 1]
     assert found[1].max() > 10**9
 

@@ -16,14 +16,20 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..errors import Collector, DataError, Guard
 from ..files import read_bytes
+from .messages import first_line
 from .splits import SPLITS
 from .tables.reading import entries
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+__all__ = ["SUFFIXES", "ImageFiles", "ImageFolder", "Images", "find_images", "load_images", "read_images"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -42,12 +48,12 @@ class Images(NamedTuple):
 
     Arguments:
         x: `(N, channels, side, side)` uint8.
-        kept: position of each picture in the list of files.
+        positions: of each picture in the list of files.
         notes: what was done, for people.
     """
 
     x: np.ndarray
-    kept: list[int]
+    positions: list[int]
     notes: tuple[str, ...]
 
 
@@ -73,12 +79,10 @@ def read_images(paths: Sequence[Path], *, size: int | None = None, guard: Guard 
     sides = [min(width, height) for width, height, _ in heads.values()]
     side = size or int(np.clip(np.median(sides), SMALLEST, LARGEST)) if sides else size or SMALLEST
     mode = "L" if all(grey for _, _, grey in heads.values()) else "RGB"
-    pictures, kept = [], []
+    pictures: dict[int, np.ndarray] = {}
     for number in heads:
-        with guard():
-            with _opened(paths[number]) as image:
-                pictures.append(as_pixels(image, side, mode, where=str(paths[number])))
-            kept.append(number)
+        with guard(), _opened(paths[number]) as image:
+            pictures[number] = _as_pixels(image, side, mode, where=str(paths[number]))
     if not pictures:
         raise DataError("no image can be read: give PNG, JPEG, WebP, BMP, TIFF or GIF files")
     shapes = {(width, height) for width, height, _ in heads.values()}
@@ -88,15 +92,11 @@ def read_images(paths: Sequence[Path], *, size: int | None = None, guard: Guard 
             f"{len(pictures)} images of {len(shapes)} size(s) were resized to {side} x {side} pixels"
         )
     notes.append(f"images are {'grey' if mode == 'L' else 'RGB'}, bytes 0 to 255 become 0 to 1")
-    return Images(np.stack(pictures), kept, tuple(notes))
+    return Images(np.stack(list(pictures.values())), list(pictures), tuple(notes))
 
 
-def as_pixels(image: Any, side: int, mode: str, *, where: str) -> np.ndarray:
-    """One Pillow image as `(channels, side, side)` uint8, see the rule of this module.
-
-    Raises:
-        DataError: its pixels are no shades between 0 and 255, or it is damaged.
-    """
+def _as_pixels(image: Picture, side: int, mode: str, *, where: str) -> np.ndarray:
+    """One Pillow image as `(channels, side, side)` uint8, see the rule of this module."""
     from PIL import Image, ImageOps
 
     try:
@@ -117,7 +117,7 @@ def as_pixels(image: Any, side: int, mode: str, *, where: str) -> np.ndarray:
     return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path) -> Picture:
     """The picture behind a file, its header read."""
     try:
         from PIL import Image
@@ -141,13 +141,13 @@ def _opened(path: Path) -> Any:
             image.load()
     except DataError:
         raise
-    except Exception as error:  # see `as_pixels`
+    except Exception as error:  # see `_as_pixels`
         raise _damaged(str(path), error) from None
     return image
 
 
 def _damaged(where: str, error: Exception) -> DataError:
-    first = (str(error) or type(error).__name__).splitlines()[0]
+    first = first_line(error)
     what = "is no image that can be read" if "cannot identify" in first else f"is damaged ({first})"
     return DataError(
         f"{where} {what}: replace it with a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, or leave it out "
@@ -156,14 +156,14 @@ def _damaged(where: str, error: Exception) -> DataError:
     )
 
 
-def _upright(image: Any) -> tuple[int, int]:
+def _upright(image: Picture) -> tuple[int, int]:
     """Width and height once it is turned as its orientation says."""
     turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     width, height = image.size
     return (height, width) if turned else (width, height)
 
 
-def _from_numbers(image: Any, where: str) -> Any:
+def _from_numbers(image: Picture, where: str) -> Picture:
     """Pixels of 16 or 32 bits as bytes: 0 to 255 stays, 0 to 65535 is divided by 257."""
     from PIL import Image
 
@@ -179,7 +179,7 @@ def _from_numbers(image: Any, where: str) -> Any:
     return Image.fromarray((values / 257 if wide else values).round().astype(np.uint8))
 
 
-class Found(NamedTuple):
+class ImageFiles(NamedTuple):
     """Image files, the folders each is in, and how many other files there are."""
 
     files: list[Path]
@@ -206,33 +206,35 @@ class ImageFolder:
     notes: tuple[str, ...]
 
 
-def find_images(folder: Path, depth: int = 3) -> Found:
+def find_images(folder: Path, depth: int = 3) -> ImageFiles:
     """Image files in folders down to a depth; links back up are not followed.
 
     Raises:
         DataError: a folder cannot be listed.
     """
-    found = Found([], [], 0)
+    files: list[Path] = []
+    folders: list[tuple[str, ...]] = []
+    others = 0
     for entry in entries(folder):
         if entry.suffix.lower() in SUFFIXES:
-            found.files.append(entry)
-            found.folders.append(())
+            files.append(entry)
+            folders.append(())
         elif entry.is_dir() and entry.resolve() in (here := folder.resolve(), *here.parents):
             continue  # a link back up
         elif depth and entry.is_dir():
             inner = find_images(entry, depth - 1)
-            found.files.extend(inner.files)
-            found.folders.extend((entry.name, *names) for names in inner.folders)
-            found = found._replace(others=found.others + inner.others)
+            files += inner.files
+            folders += [(entry.name, *names) for names in inner.folders]
+            others += inner.others
         else:
-            found = found._replace(others=found.others + 1)
-    return found
+            others += 1
+    return ImageFiles(files, folders, others)
 
 
 def load_images(
     folder: Path, *, size: int | None = None, skip_bad: bool = False, guard: Guard = nullcontext
 ) -> ImageFolder:
-    """Read a folder of images, see `images` for what becomes of each.
+    """Read a folder of images, see this module for what becomes of each.
 
     Arguments:
         folder: the folder.
@@ -244,26 +246,26 @@ def load_images(
         The pictures with their classes.
 
     Raises:
-        DataError: the folders are no layout of `layouts`, or a file is damaged.
+        DataError: the folders are no layout of this module, or a file is damaged.
     """
-    found = find_images(folder)
-    folders, split = _without_splits(folder, found.folders)
+    images = find_images(folder)
+    folders, split = _without_splits(folder, images.folders)
     depths = sorted({len(names) for names in folders})
     if depths not in ([1], [2]):
-        odd = found.files[[len(names) for names in folders].index(depths[0])]
+        odd = images.files[[len(names) for names in folders].index(depths[0])]
         raise DataError(f"{odd} is not in a folder of its class as others are: {_EXPECTED}", file=str(odd))
     collected = Collector()
-    images = read_images(found.files, size=size, guard=collected if skip_bad else guard)
-    notes = list(images.notes)
+    pictures = read_images(images.files, size=size, guard=collected if skip_bad else guard)
+    notes = list(pictures.notes)
     bad = sorted({error.place.get("file", str(error)) for error in collected.found})
     if bad:
         notes.append(f"{len(bad)} damaged images were left out: {', '.join(bad[:3])}")
-    if found.others:
-        notes.append(f"{found.others} files in {folder.name} are no images and were left out")
-    names = [folders[number] for number in images.kept]
+    if images.others:
+        notes.append(f"{images.others} files in {folder.name} are no images and were left out")
+    names = [folders[number] for number in pictures.positions]
     labels = np.array([part[-1] for part in names], dtype=object)
     groups = np.array([part[0] for part in names], dtype=object) if depths == [2] else None
-    return ImageFolder(images.x, labels, groups, split, tuple(notes))
+    return ImageFolder(pictures.x, labels, groups, split, tuple(notes))
 
 
 def _without_splits(

@@ -1,14 +1,15 @@
-"""Drawing rows without replacement from many ranges at once; the time taken does not grow with the ranges."""
+"""Sampling without replacement from many ranges at once; the time taken does not grow with the ranges."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+__all__ = ["Indices", "Streams", "outside", "pack", "ragged", "without_replacement"]
 
 Indices = NDArray[np.int64]
 
@@ -41,7 +42,7 @@ class Streams:
         """So many rows in place of each."""
         return Streams(self.generators, np.repeat(self.owner, counts))
 
-    def of(self, rows: Any) -> Streams:
+    def of(self, rows: np.ndarray) -> Streams:
         """Those of some rows, a mask or numbers in ascending order."""
         return Streams(self.generators, self.owner[rows])
 
@@ -55,9 +56,9 @@ class Streams:
 
     def _reduced(self, function: np.ufunc, values: Indices) -> Indices:
         out = np.zeros(len(self.parts), dtype=np.int64)
-        some = [place for place, part in enumerate(self.parts) if part.stop > part.start]
+        some = [number for number, part in enumerate(self.parts) if part.stop > part.start]
         if some:
-            out[some] = function.reduceat(values, [self.parts[place].start for place in some])
+            out[some] = function.reduceat(values, [self.parts[number].start for number in some])
         return out
 
     def uniform(self, width: Indices | int) -> NDArray[np.float64]:
@@ -79,7 +80,7 @@ class Streams:
         return out
 
 
-def distinct(sizes: Indices, counts: Indices, streams: Streams | torch.Generator) -> Indices:
+def without_replacement(sizes: Indices, counts: Indices, streams: Streams | torch.Generator) -> Indices:
     """Different numbers below each of `sizes`, in random order: every ordered draw is equally likely.
 
     Arguments:
@@ -92,8 +93,8 @@ def distinct(sizes: Indices, counts: Indices, streams: Streams | torch.Generator
         range where the range is not empty.
 
     Example:
-        >>> found = distinct(np.array([3, 10**9]), np.array([3, 2]), torch.Generator())
-        >>> found.shape, sorted(found[0].tolist())
+        >>> drawn = without_replacement(np.array([3, 10**9]), np.array([3, 2]), torch.Generator())
+        >>> drawn.shape, sorted(drawn[0].tolist())
         ((2, 3), [0, 1, 2])
     """
     if isinstance(streams, torch.Generator):
@@ -106,16 +107,15 @@ def distinct(sizes: Indices, counts: Indices, streams: Streams | torch.Generator
     for width in sorted(set(widths.tolist()) - {0}):
         for which, draw in ((short, _shuffled), (~short, _first_distinct)):
             rows = which & (own == width)
-            if rows.all():
-                found = draw(sizes, width, streams)
-                out[:, : found.shape[1]] = found
-            elif rows.any():
-                found = draw(sizes[rows], width, streams.of(rows))
-                out[rows, : found.shape[1]] = found
+            if rows.any():
+                some = streams if rows.all() else streams.of(rows)
+                drawn = draw(sizes[rows], width, some)
+                out[rows, : drawn.shape[1]] = drawn
     return out
 
 
 def _shuffled(sizes: Indices, width: int, streams: Streams) -> Indices:
+    """The first `width` numbers of each range in a random order."""
     keys = streams.uniform(streams.most(sizes))
     keys[np.arange(keys.shape[1]) >= sizes[:, None]] = np.inf
     order = np.argsort(keys, axis=1)[:, :width]
@@ -137,8 +137,8 @@ def _first_distinct(sizes: Indices, width: int, streams: Streams) -> Indices:
         # a generator draws for all its rows once more where one of them has too few
         few = drawn.shape[1] - again.sum(1) < width
         done = ~np.isin(own.owner, own.owner[few]) if few.any() else ~few
-        kept = np.argsort(again[done], axis=1, kind="stable")[:, :width]
-        out[left[done]] = np.take_along_axis(drawn[done], kept, 1)
+        first = np.argsort(again[done], axis=1, kind="stable")[:, :width]
+        out[left[done]] = np.take_along_axis(drawn[done], first, 1)
         left, drawn = left[~done], drawn[~done]
     return out
 

@@ -5,7 +5,6 @@ A set is looked for in the folder given, else in the one that the variable INNER
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,9 @@ from ..images import SUFFIXES, read_images
 from ..n_way import classes
 from ..splits import SPLITS, Split, Tasks
 from ..tables.reading import read_table
+from .folders import data_folder, not_here
+
+__all__ = ["IMAGE_SETS", "cifar_fs", "folder_of", "mini_imagenet", "omniglot"]
 
 # Vinyals et al., 2016, "Matching Networks for One Shot Learning", as torchmeta has it
 # (github.com/tristandeleu/pytorch-meta, torchmeta/datasets/assets/omniglot): 1,028, 172 and 423 characters.
@@ -29,7 +31,7 @@ OMNIGLOT_TEST = (
 OMNIGLOT_TEST_CHARACTERS = tuple(f"Gurmukhi/character{number}" for number in range(42, 46))
 
 
-class Pictures(NamedTuple):
+class _Pictures(NamedTuple):
     """Files, the class of each, and the classes of each split."""
 
     paths: list[Path]
@@ -104,11 +106,12 @@ def omniglot(
         >>> omniglot(n_way=20)  # doctest: +SKIP
         Tasks(omniglot: 1623 classes = 1028 train + 172 valid + 423 test, x 1x28x28, classification, n_shot=1)
     """
-    root = _found("omniglot", data)
+    root = _folder("omniglot", data)
     paths = sorted(path for part in root.glob("images_*") for path in part.glob("*/*/*") if _is_image(path))
     labels = [f"{path.parts[-3]}/{path.parts[-2]}" for path in paths]
-    found = Pictures(paths, labels, _vinyals(sorted(set(labels))))
-    return _tasks("omniglot", found, split, image_size, n_way, n_shot, n_query, seed, inverted=True)
+    pictures = _Pictures(paths, labels, _vinyals(sorted(set(labels))))
+    images = 255 - read_images(paths, size=image_size).x
+    return _tasks("omniglot", images, pictures, split, n_way=n_way, n_shot=n_shot, n_query=n_query, seed=seed)
 
 
 def cifar_fs(
@@ -137,8 +140,9 @@ def cifar_fs(
         >>> cifar_fs()  # doctest: +SKIP
         Tasks(cifar_fs: 100 classes = 64 train + 16 valid + 20 test, x 3x32x32, classification, n_shot=1)
     """
-    found = _pictures("cifar_fs", _found("cifar_fs", data))
-    return _tasks("cifar_fs", found, split, image_size, n_way, n_shot, n_query, seed)
+    pictures = _pictures("cifar_fs", _folder("cifar_fs", data))
+    images = read_images(pictures.paths, size=image_size).x
+    return _tasks("cifar_fs", images, pictures, split, n_way=n_way, n_shot=n_shot, n_query=n_query, seed=seed)
 
 
 def mini_imagenet(
@@ -167,8 +171,11 @@ def mini_imagenet(
         >>> mini_imagenet()  # doctest: +SKIP
         Tasks(mini_imagenet: 100 classes = 64 train + 16 valid + 20 test, x 3x84x84, ...)
     """
-    found = _pictures("mini_imagenet", _found("mini_imagenet", data))
-    return _tasks("mini_imagenet", found, split, image_size, n_way, n_shot, n_query, seed)
+    pictures = _pictures("mini_imagenet", _folder("mini_imagenet", data))
+    images = read_images(pictures.paths, size=image_size).x
+    return _tasks(
+        "mini_imagenet", images, pictures, split, n_way=n_way, n_shot=n_shot, n_query=n_query, seed=seed
+    )
 
 
 def folder_of(name: str, data: str | None = None) -> Path | None:
@@ -178,40 +185,33 @@ def folder_of(name: str, data: str | None = None) -> Path | None:
         >>> folder_of("omniglot", "no/such/folder") is None
         True
     """
-    base = data or os.environ.get("INNERLOOP_DATA")
-    if not base:
-        return None
-    for folder in IMAGE_SETS[name].folders:
-        place = Path(base).expanduser() / folder
-        if name == "omniglot":
-            if (place / "images_background").is_dir() and (place / "images_evaluation").is_dir():
-                return place
-        elif _splits_of(place) is not None:
-            return place
-    return None
+    base = data_folder(data)
+    return None if base is None else next(
+        (base / folder for folder in IMAGE_SETS[name].folders if _holds(base / folder, name)), None
+    )  # fmt: skip
 
 
-def _found(name: str, data: str | None) -> Path:
-    place = folder_of(name, data)
-    if place is not None:
-        return place
-    entry, base = IMAGE_SETS[name], data or os.environ.get("INNERLOOP_DATA")
-    looked = f"not in {base}" if base else "no data folder is named"
-    sealed = [
-        str(path)
-        for folder in entry.folders if base
-        for also in entry.also
-        if (path := Path(base).expanduser() / folder / also).exists()
-    ]  # fmt: skip
-    why = f"; {sealed[0]} is not read, for it holds no plain images" if sealed else ""
-    raise DataError(
-        f"the data set {name!r} is not here ({looked}{why}): {entry.where}, and name the folder above it with "
-        "--data FOLDER or INNERLOOP_DATA"
-    )
+def _holds(folder: Path, name: str) -> bool:
+    """The folder holds the images of this set."""
+    if name == "omniglot":
+        return (folder / "images_background").is_dir() and (folder / "images_evaluation").is_dir()
+    return _splits_of(folder) is not None
+
+
+def _folder(name: str, data: str | None) -> Path:
+    """The folder of an image set, or an error that says how to get it."""
+    folder = folder_of(name, data)
+    if folder is not None:
+        return folder
+    entry, base = IMAGE_SETS[name], data_folder(data)
+    places = [base / part / also for part in entry.folders for also in entry.also] if base else []
+    sealed = next((path for path in places if path.exists()), None)
+    why = f"; {sealed} is not read, for it holds no plain images" if sealed else ""
+    raise not_here(name, data, f"{entry.where}, and name the folder above it", why=why)
 
 
 def _splits_of(root: Path) -> str | None:
-    """How a folder says which classes are in which split."""
+    """How a folder says which classes are in which split; `None` where it does not."""
     if all((root / part).is_dir() for part in ("train", "test")) and _valid_folder(root):
         return "folders"
     if (root / "data").is_dir() and (root / "splits" / "bertinetto" / "train.txt").is_file():
@@ -227,7 +227,7 @@ def _valid_folder(root: Path) -> Path | None:
     return next((root / name for name in ("val", "valid", "validation") if (root / name).is_dir()), None)
 
 
-def _pictures(name: str, root: Path) -> Pictures:
+def _pictures(name: str, root: Path) -> _Pictures:
     how = _splits_of(root)
     paths: list[Path] = []
     labels: list[str] = []
@@ -255,7 +255,7 @@ def _pictures(name: str, root: Path) -> Pictures:
         split[part] = sorted(set(named))
         if not split[part]:
             raise DataError(f"{root}: the split {short} of {name} holds no image")
-    return Pictures(paths, labels, split)
+    return _Pictures(paths, labels, split)
 
 
 def _is_image(path: Path) -> bool:
@@ -263,29 +263,28 @@ def _is_image(path: Path) -> bool:
 
 
 def _vinyals(names: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {part: [] for part in SPLITS}
+    split: dict[str, list[str]] = {part: [] for part in SPLITS}
     for name in names:
         alphabet = name.split("/")[0]
         is_test = alphabet in OMNIGLOT_TEST or name in OMNIGLOT_TEST_CHARACTERS
-        found["valid" if alphabet in OMNIGLOT_VALID else "test" if is_test else "train"].append(name)
-    return found
+        split["valid" if alphabet in OMNIGLOT_VALID else "test" if is_test else "train"].append(name)
+    return split
 
 
 def _tasks(
     name: str,
-    found: Pictures,
+    images: np.ndarray,
+    pictures: _Pictures,
     split: Split | None,
-    side: int,
+    *,
     n_way: int,
     n_shot: int | str,
     n_query: int,
     seed: int,
-    *,
-    inverted: bool = False,
 ) -> Tasks:
     """n-way episodes of the pictures, in the split of the set unless another one is given."""
-    images = read_images(found.paths, size=side)
-    divided = split or found.split
-    size = {"n_way": n_way, "n_shot": n_shot, "n_query": n_query, "seed": seed}
-    pixels = 255 - images.x if inverted else images.x
-    return classes(pixels, np.array(found.labels), split=divided, **size).renamed(name)  # type: ignore[arg-type]
+    tasks = classes(
+        images, np.array(pictures.labels), split=split or pictures.split,
+        n_way=n_way, n_shot=n_shot, n_query=n_query, seed=seed,
+    )  # fmt: skip
+    return tasks.renamed(name)

@@ -1,4 +1,4 @@
-"""One file of separated values: what it may be, its separator, its rows, and a frame of them."""
+"""Read CSV files: encoding, separator, header and lines are checked, then pandas makes a frame of them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ...errors import DataError, UsageError
 from ...files import explained, read_bytes
-from .cells import close_names, meant
+from ..messages import meant
+
+__all__ = ["SEPARATORS", "Piece", "parse_pieces", "read_existing", "read_piece", "refuse_name"]
 
 # spellings of "no value" in a file; of the task column only the empty cell, because NA is also Namibia
 _GAPS = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "none", "<NA>", "#N/A"]
@@ -68,7 +70,7 @@ def read_piece(path: Path) -> Piece:
         DataError: it is none; the message names the line.
         UsageError: it is an archive, a pickle or a spreadsheet under another name.
     """
-    data = _read_bytes(path)
+    data = _read_text(path)
     separator = _separator(data)
     header, lines = _records(path, data, separator)
     data, empty = _without_bare(data, (separator * (len(header) - 1)).encode(), lines)
@@ -144,13 +146,8 @@ def refuse_name(path: Path) -> None:
             raise UsageError(f"{path} {way_out}", file=str(path))
 
 
-def refuse_bytes(path: Path, data: bytes) -> None:
-    """Refuse files whose first bytes say that they are no table.
-
-    Raises:
-        UsageError: an archive, pickle or spreadsheet, under any name.
-        DataError: a Parquet or image file with another name.
-    """
+def _refuse_bytes(path: Path, data: bytes) -> None:
+    """Refuse files whose first bytes say that they are no table, under any name."""
     for _, starts, way_out in _REFUSED:
         if data.startswith(starts):
             raise UsageError(f"{path} {way_out}", file=str(path))
@@ -168,8 +165,8 @@ def read_existing(path: Path) -> bytes:
     """
     with explained(path, DataError):
         if not path.exists():
-            near = close_names(path.name, _names(path.parent))
-            raise DataError(f"{path}: there is no such file{meant(near)}", file=str(path))
+            near = meant(path.name, _names(path.parent))
+            raise DataError(f"{path}: there is no such file{near}", file=str(path))
     return read_bytes(path, error=DataError)
 
 
@@ -180,9 +177,10 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_text(path: Path) -> bytes:
+    """The bytes of a UTF-8 file without byte order mark, its lines ended by newlines."""
     data = read_existing(path)
-    refuse_bytes(path, data[:16])
+    _refuse_bytes(path, data[:16])
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(
             f"{path} is not UTF-8 (it looks like UTF-16): save it as CSV UTF-8 (iconv -f UTF-16 -t UTF-8)",
@@ -272,6 +270,7 @@ def _require_names(path: Path, header: Sequence[str]) -> None:
 
 
 def _plain_records(data: bytes, separator: str) -> tuple[np.ndarray, np.ndarray]:
+    """Line and number of values of each record of a text without quotation marks."""
     text = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(text == ord("\n"))
     if text[-1] != ord("\n"):
@@ -282,12 +281,12 @@ def _plain_records(data: bytes, separator: str) -> tuple[np.ndarray, np.ndarray]
     # only a line without separators can be blank
     maybe = np.flatnonzero(widths == 1)
     blank = np.array([not data[starts[i] : ends[i]].strip(_BLANK.encode()) for i in maybe], dtype=bool)
-    kept = np.ones(len(ends), dtype=bool)
-    kept[maybe[blank]] = False
-    return np.flatnonzero(kept) + 1, widths[kept]
+    filled = np.delete(np.arange(len(ends)), maybe[blank])
+    return filled + 1, widths[filled]
 
 
 def _quoted_records(path: Path, data: bytes, separator: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same for a text with quotation marks."""
     lines, widths = [], []
     reader = csv.reader(io.StringIO(data.decode("utf-8"), newline=""), delimiter=separator, strict=True)
     start = 1
@@ -304,7 +303,7 @@ def _quoted_records(path: Path, data: bytes, separator: str) -> tuple[np.ndarray
     return np.array(lines), np.array(widths)
 
 
-def _plain(column: pd.Series[Any]) -> pd.Series[Any]:
+def _plain(column: pd.Series) -> pd.Series:
     """A nullable column as an ordinary one, where it has no gap that an ordinary one could not hold."""
     if pd.api.types.is_float_dtype(column.dtype):
         return pd.Series(column.to_numpy(np.float64, na_value=np.nan))
@@ -314,8 +313,8 @@ def _plain(column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _written_flags(
-    data: bytes, separator: str, header: Sequence[str], name: str, flags: pd.Series[Any]
-) -> pd.Series[Any]:
+    data: bytes, separator: str, header: Sequence[str], name: str, flags: pd.Series
+) -> pd.Series:
     """The column as text unless truth is written `True` and `False`, so that labels come back as written."""
     written = pd.read_csv(
         io.BytesIO(data), sep=separator, names=list(header), header=0, usecols=[name], dtype=str,

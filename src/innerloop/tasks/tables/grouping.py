@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ...errors import DataError
+from ..messages import absent_columns, listed
 from ..splits import Split, divide
 from ..support import SupportChoice
-from .cells import absent_columns, distinct, is_missing, listed, place, task_codes, where
+from .cells import cell_error, factorize, is_missing, n_distinct, task_codes
 from .columns import kind_of, numbers
+
+__all__ = ["layout", "order_values", "task_splits", "with_support", "without_empty"]
 
 
 def layout(
@@ -24,19 +26,10 @@ def layout(
     choice: SupportChoice,
     date_format: Sequence[str] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-    """Positions of the rows by task, and where blocks start among them.
+    """Positions `(m,)` of the rows by task; for blocks the first row of each among them, and `m`.
 
-    Rows with equal values in an `order` column keep the order of the table.
-
-    Arguments:
-        frame: `n` rows, with a value in the column of `choice`.
-        task: the task column, for messages.
-        of_row: `(n,)` number of each row's task, negative for rows to leave out.
-        choice: which rows are support.
-        date_format: formats of dates, where the rows have an order.
-
-    Returns:
-        `(m,)` positions, and for blocks the first row of each among them, and `m`.
+    `of_row` `(n,)` numbers each row's task, negative for rows to leave out. Rows with equal values in an `order`
+    column keep the order of the table.
 
     Example:
         >>> visits = pd.DataFrame({"who": list("abab"), "day": [9, 2, 3, 2]})
@@ -48,23 +41,17 @@ def layout(
         return np.argsort(of_row, kind="stable")[dropped:], None
     if choice.how == "order":
         return np.lexsort((order_values(frame, choice.column, task, date_format), of_row))[dropped:], None
-    codes, _ = distinct(frame[choice.column])
+    codes, _ = factorize(frame[choice.column])
     order = np.lexsort((codes, of_row))[dropped:]
     changes = (np.diff(of_row[order]) != 0) | (np.diff(codes[order]) != 0)
     starts = np.concatenate([[0], np.flatnonzero(changes) + 1, [len(order)]]) if len(order) else np.zeros(1)
     return order, starts.astype(np.int64)
 
 
-def placed(
-    frame: pd.DataFrame, names: NDArray[Any], codes: NDArray[np.int64], choice: SupportChoice
+def with_support(
+    frame: pd.DataFrame, names: np.ndarray, codes: NDArray[np.int64], choice: SupportChoice
 ) -> tuple[pd.DataFrame, NDArray[np.int64], list[str]]:
-    """The rows that can be placed: those with a value, and, for blocks, those of tasks with two blocks.
-
-    Arguments:
-        frame: `n` rows.
-        names: of the tasks.
-        codes: `(n,)` number of each row's task.
-        choice: which rows are support.
+    """Rows that `choice` can use: those with a value in its column and, for blocks, of tasks with two blocks.
 
     Returns:
         The rows, the numbers of their tasks, and what was dropped, one sentence each.
@@ -74,9 +61,9 @@ def placed(
 
     Example:
         >>> bursts = pd.DataFrame({"burst": [1, 1, 2, 5, 5]})
-        >>> placed(bursts, np.array(["a", "b"]), np.array([0, 0, 0, 1, 1]), SupportChoice("block", "burst"))[
-        ...     2
-        ... ]
+        >>> with_support(
+        ...     bursts, np.array(["a", "b"]), np.array([0, 0, 0, 1, 1]), SupportChoice("block", "burst")
+        ... )[2]
         ["1 tasks have one block in 'burst' and were dropped, for support needs one and query another: 'b'"]
     """
     notes: list[str] = []
@@ -93,9 +80,7 @@ def placed(
         )
         frame, codes = frame[~gaps], codes[~gaps]
     if choice.how == "block":
-        blocks, values = distinct(frame[column])
-        pairs = np.unique(codes * max(len(values), 1) + blocks) // max(len(values), 1)
-        alone = np.bincount(pairs, minlength=len(names)) == 1
+        alone = n_distinct(factorize(frame[column])[0], codes, len(names)) == 1
         if alone.any():
             dropped = listed(names[alone].tolist(), 5)
             notes.append(
@@ -120,16 +105,16 @@ def order_values(
     """
     kind, formats = kind_of(frame, column, task, date_format)
     if kind == "category":
-        value = str(frame[column].iloc[0])
-        raise DataError(
-            f"{where(frame, 0, task)}: {value!r} in {column!r}, which orders the rows, is no number and no date such "
-            "as 2024-03-31: correct it, name how dates are written (--date-format), or order by another column",
-            **place(frame, 0, task, column),
-        )
+        raise cell_error(
+            frame, 0,
+            f"{str(frame[column].iloc[0])!r} in {column!r}, which orders the rows, is no number and no date such as "
+            "2024-03-31: correct it, name how dates are written (--date-format), or order by another column",
+            column=column, task=task,
+        )  # fmt: skip
     return numbers(frame, column, task, kind=kind, formats=formats)
 
 
-def without_empty(names: NDArray[Any], codes: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def without_empty(names: np.ndarray, codes: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[np.int64]]:
     """The names that a row has, and the number of each row's one among them.
 
     Example:
@@ -144,14 +129,14 @@ def task_splits(
     frame: pd.DataFrame,
     whole: pd.DataFrame,
     codes: NDArray[np.int64],
-    names: NDArray[Any],
+    names: np.ndarray,
     *,
     task: str,
     split: Split,
     split_by: str | None,
     seed: int,
 ) -> list[NDArray[np.int64]]:
-    """The tasks of each split, as positions in `names`.
+    """The tasks of each split, three arrays of positions in `names`.
 
     Arguments:
         frame: `n` rows that are used.
@@ -163,9 +148,6 @@ def task_splits(
         split_by: see `tables.table`.
         seed: of the draw.
 
-    Returns:
-        Three arrays.
-
     Raises:
         DataError: there are fewer than three tasks, a task has two values in `split_by`, or a fixed split
             does not fit.
@@ -173,10 +155,8 @@ def task_splits(
     Example:
         >>> frame = pd.DataFrame({"who": list("abcd"), "site": [1, 2, 3, 3]})
         >>> codes, names = np.arange(4), np.array(list("abcd"), dtype=object)
-        >>> found = task_splits(
-        ...     frame, frame, codes, names, task="who", split=(0.4, 0.3, 0.3), split_by="site", seed=0
-        ... )
-        >>> any(set(part) >= {2, 3} for part in found)
+        >>> split = {"task": "who", "split": (0.4, 0.3, 0.3), "split_by": "site", "seed": 0}
+        >>> any(set(part) >= {2, 3} for part in task_splits(frame, frame, codes, names, **split))
         True
     """
     unit_names, unit, what = names, np.arange(len(names)), f"tasks in {task!r}"
@@ -196,8 +176,8 @@ def task_splits(
 
 
 def _units(
-    frame: pd.DataFrame, codes: NDArray[np.int64], names: NDArray[Any], column: str
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    frame: pd.DataFrame, codes: NDArray[np.int64], names: np.ndarray, column: str
+) -> tuple[np.ndarray, NDArray[np.int64]]:
     """Different values of a coarser column, and the number of each task's one."""
     values, of_row = task_codes(frame, column)
     unit = np.zeros(len(names), dtype=np.int64)
@@ -205,9 +185,9 @@ def _units(
     mixed = np.flatnonzero(unit[codes] != of_row)
     if len(mixed):
         task = codes[mixed[0]]
-        found = sorted(str(values[v]) for v in np.unique(of_row[codes == task]))
+        several = sorted(str(values[v]) for v in np.unique(of_row[codes == task]))
         raise DataError(
-            f"task {str(names[task])!r} has {len(found)} values of {column!r} ({listed(found, 4)}), so it "
+            f"task {str(names[task])!r} has {len(several)} values of {column!r} ({listed(several, 4)}), so it "
             "cannot be in one split: correct the column, or split by another one"
         )
     return values, unit

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ...errors import DataError, UsageError
-from ..sources import RowSource, SupportChoice, SupportSize
+from ..messages import listed
+from ..row_source import RowSource
 from ..splits import SHARES, SPLITS, Split, Tasks
-from .cells import distinct, is_missing, listed, sorted_labels, task_codes
-from .grouping import layout, placed, task_splits, without_empty
-from .reading import as_frame
+from ..support import SupportChoice, SupportSize
+from .cells import factorize, is_missing, n_distinct, sorted_labels, task_codes
+from .grouping import layout, task_splits, with_support, without_empty
+from .reading import TableLike, as_frame, table_name
 from .schema import Schema, labelled_rows, target_kind, target_names
+
+__all__ = ["from_schema", "table"]
 
 
 def table(
-    frame: Any,
+    frame: TableLike,
     *,
     task: str,
     target: str | Sequence[str],
@@ -83,40 +85,32 @@ def table(
         Tasks(table: 5 tasks = 3 train + 1 valid + 1 test, 1 feature, regression, n_support=3)
     """
     size = SupportSize.parse(n_support, n_shot, support)
-    name = Path(frame).stem if isinstance(frame, str | Path) else "table"
-    frame = as_frame(frame, task=task, decimal=decimal)
+    name = table_name(frame)
+    frame = whole = as_frame(frame, task=task, decimal=decimal)
     notes = list(frame.attrs.get("notes", ()))
     kind = _checked_kind(frame, task=task, target=target, kind=kind, per_class=size.per_class, notes=notes)
-    if size.choice.column in target_names(target):
+    targets = target_names(target)
+    if size.choice.column in targets:
         raise UsageError(
             f"support={size.choice}: {size.choice.column!r} is the target, and what is to be predicted cannot say "
             "what is known; name another column"
         )
-    whole = frame
-    frame, names, codes = _usable(frame, task, target, size.choice, notes)
+    frame, names, codes = _usable(frame, task, targets, size.choice, notes)
     own_classes = _own_classes(labels, kind)
     if own_classes:
-        frame, codes = _without_single_classes(frame, names, codes, target_names(target)[0], notes)
+        single = _classes_of_tasks(frame, codes, names, targets[0]) == 1
+        frame, codes = _without_tasks(frame, names, codes, single, why="one class of their own", notes=notes)
     names, codes = without_empty(names, codes)
     positions = task_splits(frame, whole, codes, names, task=task, split_by=split_by, split=split, seed=seed)
     if features is None:
         ignore = [*ignore, *(name for name in (size.block, split_by) if name is not None)]
-    classes = sorted_labels(frame[target_names(target)[0]]) if kind == "classification" else None
+    classes = sorted_labels(frame[targets[0]]) if kind == "classification" else None
     schema = Schema.fit(
-        frame[np.isin(codes, positions[0])],
-        whole=whole,
-        task=task,
-        target=target,
-        features=features,
-        ignore=ignore,
-        kind=kind,
-        categorical=categorical,
-        classes=classes,
-        date_format=date_format,
-        decimal=decimal,
-    )
+        frame[np.isin(codes, positions[0])], whole=whole, task=task, target=target, features=features, ignore=ignore,
+        kind=kind, categorical=categorical, classes=classes, date_format=date_format, decimal=decimal,
+    )  # fmt: skip
     if own_classes:
-        n_way = int(_classes_of_tasks(frame, codes, schema.target).max(initial=0))
+        n_way = int(_classes_of_tasks(frame, codes, names, schema.target).max(initial=0))
         schema, classes = replace(schema, classes=(), n_way=n_way), None
         notes.append(
             f"each task has classes of its own, {n_way} at most; only its support says what they mean"
@@ -166,19 +160,19 @@ def from_schema(
         raise UsageError("this schema has no task column: it belongs to a table of classes")
     frame = frame[schema.labelled(frame)]
     names, codes = task_codes(frame, schema.task)
-    frame, codes, _ = placed(frame, names, codes, support.choice)
+    frame, codes, _ = with_support(frame, names, codes, support.choice)
     names, codes = without_empty(names, codes)
     rows = np.bincount(codes, minlength=len(names))
     if ids is None:
         index = np.flatnonzero(rows > 1)
     else:
-        place = {name: number for number, name in enumerate(names.tolist())}
-        absent = [name for name in ids if name not in place]
+        position = {name: number for number, name in enumerate(names.tolist())}
+        absent = [name for name in ids if name not in position]
         if absent:
             raise DataError(
                 f"{len(absent)} of {len(ids)} tasks have no labelled row in the table: {listed(absent)}"
             )
-        index = np.array([place[name] for name in ids], dtype=np.int64)
+        index = np.array([position[name] for name in ids], dtype=np.int64)
     if not len(index):
         raise DataError(
             f"no task in column {schema.task!r} has two labelled rows: support and query need one each"
@@ -229,38 +223,54 @@ def _checked_kind(
     per_class: bool,
     notes: list[str],
 ) -> str:
-    found = target_kind(frame, target, kind, task=task)
+    decided = target_kind(frame, target, kind, task=task)
     for name in target_names(target) if kind is None else ():
-        notes.append(f"target {name!r} has {len(distinct(frame[name])[1])} different values: {found}")
-    if per_class and found == "regression":
+        notes.append(f"target {name!r} has {len(factorize(frame[name])[1])} different values: {decided}")
+    if per_class and decided == "regression":
         raise UsageError(f"n_shot counts rows a class, but target {target!r} is a number: give n_support")
-    return found
+    return decided
 
 
 def _usable(
-    frame: pd.DataFrame, task: str, target: str | Sequence[str], choice: SupportChoice, notes: list[str]
+    frame: pd.DataFrame, task: str, targets: Sequence[str], choice: SupportChoice, notes: list[str]
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Labelled rows of tasks that have two or more, names of the tasks, and the number of each row's one."""
+    """Labelled rows of tasks that have two or more, names of the tasks, and the number of each row's task."""
     names, codes = task_codes(frame, task)
-    labelled = labelled_rows(frame, target_names(target))
-    what = listed(target_names(target))
+    labelled = labelled_rows(frame, targets)
+    what = listed(targets)
     if not labelled.any():
         raise DataError(
             f"none of the {len(frame)} rows has a value in the target {what}: training needs rows with a target; to "
             "predict these, give them to innerloop predict",
-            column=target_names(target)[0],
+            column=targets[0],
         )
     if not labelled.all():
         notes.append(f"{int((~labelled).sum())} of {len(frame)} rows have no {what} and were dropped")
         frame, codes = frame[labelled], codes[labelled]
-    frame, codes, dropped = placed(frame, names, codes, choice)
+    frame, codes, dropped = with_support(frame, names, codes, choice)
     notes += dropped
     single = np.bincount(codes, minlength=len(names)) == 1
-    if single.any():
-        few = listed(names[single].tolist(), 5)
-        notes.append(f"{int(single.sum())} tasks have fewer than two labelled rows and were dropped: {few}")
-        frame, codes = frame[~single[codes]], codes[~single[codes]]
+    frame, codes = _without_tasks(
+        frame, names, codes, single, why="fewer than two labelled rows", notes=notes
+    )
     return frame, names, codes
+
+
+def _without_tasks(
+    frame: pd.DataFrame,
+    names: np.ndarray,
+    codes: np.ndarray,
+    dropped: np.ndarray,
+    *,
+    why: str,
+    notes: list[str],
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """The rows of other tasks, and the numbers of their tasks; a note says which were dropped and why."""
+    if dropped.any():
+        few = listed(names[np.flatnonzero(dropped)].tolist(), 5)
+        notes.append(f"{int(dropped.sum())} tasks have {why} and were dropped: {few}")
+        frame, codes = frame[~dropped[codes]], codes[~dropped[codes]]
+    return frame, codes
 
 
 def _own_classes(labels: str, kind: str) -> bool:
@@ -273,21 +283,9 @@ def _own_classes(labels: str, kind: str) -> bool:
     return labels == "per_task"
 
 
-def _classes_of_tasks(frame: pd.DataFrame, codes: np.ndarray, target: str) -> np.ndarray:
+def _classes_of_tasks(frame: pd.DataFrame, codes: np.ndarray, names: np.ndarray, target: str) -> np.ndarray:
     """How many classes each task has; `codes` is the task of each row."""
-    labels, values = distinct(frame[target])
-    pairs = np.unique(codes.astype(np.int64) * max(len(values), 1) + labels)
-    return np.bincount(pairs // max(len(values), 1), minlength=int(codes.max(initial=-1)) + 1)
-
-
-def _without_single_classes(
-    frame: pd.DataFrame, names: np.ndarray, codes: np.ndarray, target: str, notes: list[str]
-) -> tuple[pd.DataFrame, np.ndarray]:
-    single = _classes_of_tasks(frame, codes, target) == 1
-    if single.any():
-        few = listed(names[np.flatnonzero(single)].tolist(), 5)
-        notes.append(f"{int(single.sum())} tasks have one class of their own and were dropped: {few}")
-    return frame[~single[codes]], codes[~single[codes]]
+    return n_distinct(factorize(frame[target])[0], codes, len(names))
 
 
 def _gap_notes(schema: Schema, frame: pd.DataFrame) -> list[str]:
