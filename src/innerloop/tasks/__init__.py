@@ -6,7 +6,7 @@
 | read | `tables/reading` (add a file format there), `array_values`, `images`, `single_set` | rows of files and arrays |
 | parse cells | `tables/cells`, `tables/dates`, `tables/numbers` | gaps, task ids, dates, numbers as people write them |
 | understand | `tables/columns`, `tables/schema` | what columns mean, fitted on meta-train and stored with the model |
-| group and split | `tables/table`, `from_arrays`, `n_way`, `splits` | tasks and classes; meta-train and the rest, folds |
+| group and split | `tables/table`, `from_arrays`, `n_way`, `splits` | tasks and classes; their splits, folds |
 | choose support | `support`, `tables/grouping` | how many rows and which ones; seeds become random streams |
 | draw | `sources`, `row_source`, `sampling`, `functions` | stacked `episodes`, fresh or fixed for evaluation |
 | recombine | `compose`, `augment` | training tasks put together in other ways; data augmentation |

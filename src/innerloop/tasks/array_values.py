@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..errors import DataError
-from .messages import first_line
+from .messages import file_error, first_line
 from .tables.delimited import read_existing
 
 __all__ = ["as_array", "as_tensor", "feature_tensor", "read_npz"]
@@ -90,15 +90,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         if isinstance(error, DataError):
             raise
         if "allow_pickle" not in str(error):
-            raise DataError(f"{path} cannot be read ({error}): write it again", file=str(path)) from None
-        raise DataError(
-            f"{path} holds an array of objects: save numbers or text (array.astype(str)) with numpy.savez",
-            file=str(path),
+            raise file_error(path, f" cannot be read ({error}): write it again") from None
+        raise file_error(
+            path, " holds an array of objects: save numbers or text (array.astype(str)) with numpy.savez"
         ) from None
     except Exception as error:  # a damaged archive makes zip and numpy fail in any way
-        raise DataError(
-            f"{path} cannot be read as npz ({first_line(error)}): write it again", file=str(path)
-        ) from None
+        raise file_error(path, f" cannot be read as npz ({first_line(error)}): write it again") from None
 
 
 def _refuse_bomb(path: Path, data: bytes) -> None:
@@ -106,8 +103,8 @@ def _refuse_bomb(path: Path, data: bytes) -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
     if size > _SMALL + _MOST_TIMES * len(data):
-        raise DataError(
-            f"{path} has {len(data):,} bytes and unpacks to {size:,}, which is more than data does: write it again "
+        raise file_error(
+            path,
+            f" has {len(data):,} bytes and unpacks to {size:,}, which is more than data does: write it again "
             "with numpy.savez, which does not compress",
-            file=str(path),
         )

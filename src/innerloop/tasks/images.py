@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import Collector, DataError, Guard
 from ..files import read_bytes
-from .messages import first_line
+from .messages import file_error, first_line
 from .splits import SPLITS
 from .tables.reading import entries
 
@@ -122,19 +122,18 @@ def _opened(path: Path) -> Picture:
     try:
         from PIL import Image
     except ImportError:
-        raise DataError(f"{path}: images need Pillow: pip install 'innerloop[images]'") from None
+        raise file_error(path, ": images need Pillow: pip install 'innerloop[images]'") from None
     data = read_bytes(path, error=DataError)
     if not data:
-        raise DataError(f"{path} is empty: replace it, or leave it out (--skip-bad)", file=str(path))
+        raise file_error(path, " is empty: replace it, or leave it out (--skip-bad)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > _MOST_PIXELS:
-            raise DataError(
-                f"{path} claims {width} x {height} pixels: make it smaller, or leave it out (--skip-bad)",
-                file=str(path),
+            raise file_error(
+                path, f" claims {width} x {height} pixels: make it smaller, or leave it out (--skip-bad)"
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -149,10 +148,10 @@ def _opened(path: Path) -> Picture:
 def _damaged(where: str, error: Exception) -> DataError:
     first = first_line(error)
     what = "is no image that can be read" if "cannot identify" in first else f"is damaged ({first})"
-    return DataError(
-        f"{where} {what}: replace it with a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, or leave it out "
+    return file_error(
+        where,
+        f" {what}: replace it with a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, or leave it out "
         "(--skip-bad)",
-        file=where,
     )
 
 
@@ -169,10 +168,10 @@ def _from_numbers(image: Picture, where: str) -> Picture:
 
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-        raise DataError(
-            f"{where} has pixels from {values.min():g} to {values.max():g}: save it with shades of 0 to "
+        raise file_error(
+            where,
+            f" has pixels from {values.min():g} to {values.max():g}: save it with shades of 0 to "
             "255 or 0 to 65535",
-            file=where,
         )
     # 16-bit files hold 16-bit shades, however dark the picture is
     wide = image.mode.startswith("I;16") or values.max() > 255
@@ -278,13 +277,13 @@ def _without_splits(
     parts = {_SPLIT_NAMES[top] for top in tops}
     if parts != set(SPLITS):
         lacks = sorted(set(SPLITS) - parts)
-        raise DataError(
-            f"{folder} has {', '.join(sorted(tops))} but not {', '.join(lacks)}: move some classes there, or "
+        raise file_error(
+            folder,
+            f" has {', '.join(sorted(tops))} but not {', '.join(lacks)}: move some classes there, or "
             "put all classes side by side in one folder, then they are divided for you",
-            file=str(folder),
         )
     if any(len(names) < 2 for names in folders):
-        raise DataError(f"{folder} has images in a split but in no class: {_EXPECTED}", file=str(folder))
+        raise file_error(folder, f" has images in a split but in no class: {_EXPECTED}")
     split: dict[str, list[str]] = {part: [] for part in SPLITS}
     for top, name in sorted({(names[0].lower(), names[1]) for names in folders}):
         split[_SPLIT_NAMES[top]].append(name)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["absent_columns", "first_line", "listed", "meant", "quoted"]
+from ..errors import DataError
+
+__all__ = ["absent_columns", "file_error", "first_line", "listed", "meant", "quoted"]
 
 
 def absent_columns(names: Sequence[str], frame: pd.DataFrame) -> str:
@@ -54,3 +57,8 @@ def listed(names: Sequence[object], most: int = 8) -> str:
 def first_line(error: Exception) -> str:
     """What an exception of another library says, in one line."""
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def file_error(path: str | Path, message: str) -> DataError:
+    """An error about a file, which is named before the message and as data."""
+    return DataError(f"{path}{message}", file=str(path))

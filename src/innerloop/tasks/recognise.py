@@ -31,7 +31,7 @@ from .array_values import read_npz
 from .from_arrays import arrays, default_support
 from .functions import from_any_function
 from .images import find_images, load_images
-from .messages import listed
+from .messages import file_error, listed
 from .n_way import class_table, classes, default_way
 from .single_set import is_pair, items, single
 from .splits import Tasks
@@ -116,7 +116,7 @@ def _recognise_path(path: Path) -> str:
         folder = path.is_dir()
     if not folder:
         if path.suffix.lower() == ".npy":
-            raise DataError(f"{path} is one array: save x, y and task with numpy.savez as .npz")
+            raise file_error(path, " is one array: save x, y and task with numpy.savez as .npz")
         return "arrays" if path.suffix.lower() == ".npz" else "table"
     suffixes = {entry.suffix.lower() for entry in entries(path)} & set(TABLES)
     # a text file beside images is more likely a remark than a table
@@ -126,10 +126,10 @@ def _recognise_path(path: Path) -> str:
         return "images"
     if suffixes:
         return "folder of tables"
-    raise DataError(
-        f"{path} holds neither tables nor images: give a folder of tables ({', '.join(TABLES)}, a file a "
+    raise file_error(
+        path,
+        f" holds neither tables nor images: give a folder of tables ({', '.join(TABLES)}, a file a "
         "task), or a folder with a folder of images a class",
-        file=str(path),
     )
 
 

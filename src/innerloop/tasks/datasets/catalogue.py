@@ -15,7 +15,7 @@ from ..functions import sinusoid
 from ..messages import meant
 from ..splits import Tasks
 from .drawn_sets import alphabets
-from .image_sets import IMAGE_SETS, cifar_fs, folder_of, mini_imagenet, omniglot
+from .image_sets import IMAGE_SETS
 from .small_sets import digits, gapminder, gapminder_file, harmonic, letters, letters_file
 
 __all__ = ["DATASETS", "Dataset", "load"]
@@ -134,8 +134,8 @@ DATASETS: dict[str, Dataset] = {
             f"a folder: {IMAGE_SETS['omniglot'].where}",
             "1,623 classes x 20 drawings",
             "MIT (Lake)",
-            omniglot,
-            lambda: folder_of("omniglot") is not None,
+            IMAGE_SETS["omniglot"].load,
+            lambda: IMAGE_SETS["omniglot"].folder() is not None,
         ),
         Dataset(
             "cifar_fs",
@@ -143,8 +143,8 @@ DATASETS: dict[str, Dataset] = {
             f"a folder: {IMAGE_SETS['cifar_fs'].where}",
             "100 classes x 600 images",
             "not stated by its authors (CIFAR-100, Krizhevsky)",
-            cifar_fs,
-            lambda: folder_of("cifar_fs") is not None,
+            IMAGE_SETS["cifar_fs"].load,
+            lambda: IMAGE_SETS["cifar_fs"].folder() is not None,
         ),
         Dataset(
             "mini_imagenet",
@@ -152,8 +152,8 @@ DATASETS: dict[str, Dataset] = {
             f"a folder: {IMAGE_SETS['mini_imagenet'].where}",
             "100 classes x 600 images",
             "terms of ImageNet, for research only",
-            mini_imagenet,
-            lambda: folder_of("mini_imagenet") is not None,
+            IMAGE_SETS["mini_imagenet"].load,
+            lambda: IMAGE_SETS["mini_imagenet"].folder() is not None,
         ),
     )
 }

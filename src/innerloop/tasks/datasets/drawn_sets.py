@@ -21,12 +21,7 @@ _ALPHABETS, _CHARACTERS, _DRAWINGS, _SIZE = 28, 24, 20, 28
 
 
 def alphabets(
-    *,
-    n_way: int = 5,
-    n_shot: int | str = 1,
-    n_query: int = 5,
-    split: Split = SHARES,
-    seed: int = 0,
+    *, n_way: int = 5, n_shot: int | str = 1, n_query: int = 5, split: Split = SHARES, seed: int = 0
 ) -> Tasks:
     """Invented characters: 28 alphabets of 24 characters, 20 drawings each; the splits share no alphabet.
 

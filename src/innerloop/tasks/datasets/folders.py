@@ -26,12 +26,7 @@ def not_here(name: str, data: str | None, way_out: str, *, why: str = "") -> Dat
 
 
 def cache_folder() -> Path | None:
-    """Where drawn data is kept; `None` for a user without a home.
-
-    Example:
-        >>> cache_folder() is None or cache_folder().is_absolute()
-        True
-    """
+    """Where drawn data is kept; `None` for a user without a home."""
     named = os.environ.get("INNERLOOP_CACHE")
     if named:
         return Path(named).absolute()

@@ -80,12 +80,7 @@ def harmonic(
 
 
 def digits(
-    *,
-    n_way: int = 2,
-    n_shot: int | str = 1,
-    n_query: int = 15,
-    split: Split = (0.6, 0.2, 0.2),
-    seed: int = 0,
+    *, n_way: int = 2, n_shot: int | str = 1, n_query: int = 15, split: Split = (0.6, 0.2, 0.2), seed: int = 0
 ) -> Tasks:
     """Handwritten digits, 8 x 8 pixels, that come with scikit-learn: ten classes, so two ways unless given.
 
@@ -111,13 +106,7 @@ def digits(
     return tasks.renamed("digits")
 
 
-def gapminder(
-    *,
-    n_support: int | str = 3,
-    split: Split = SHARES,
-    seed: int = 0,
-    n_query: int = 32,
-) -> Tasks:
+def gapminder(*, n_support: int | str = 3, split: Split = SHARES, seed: int = 0, n_query: int = 32) -> Tasks:
     """Life expectancy in 142 countries from year and income; a country is a task of 12 rows.
 
     Arguments:
@@ -219,12 +208,7 @@ def letters(
 
 
 def letters_file(data: str | None = None) -> Path | None:
-    """Where the letters lie; `None` where they are not there.
-
-    Example:
-        >>> letters_file("no/such/folder") is None
-        True
-    """
+    """Where the letters lie; `None` where they are not there."""
     folder = data_folder(data)
     if folder is None or folder.is_file():
         return folder

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ...errors import DataError, UsageError
 from ...files import explained, read_bytes
-from ..messages import meant
+from ..messages import file_error, meant
 
 __all__ = ["SEPARATORS", "Piece", "parse_pieces", "read_existing", "read_piece", "refuse_name"]
 
@@ -75,7 +75,7 @@ def read_piece(path: Path) -> Piece:
     header, lines = _records(path, data, separator)
     data, empty = _without_bare(data, (separator * (len(header) - 1)).encode(), lines)
     if empty.all():
-        raise DataError(f"{path} has a header and no row: add rows", file=str(path))
+        raise file_error(path, " has a header and no row: add rows")
     return Piece(path, data, separator, tuple(header), lines[~empty], int(empty.sum()))
 
 
@@ -111,9 +111,8 @@ def parse_pieces(pieces: Sequence[Piece], task: str | None, decimal: str = ".") 
             low_memory=False,
         )
     except (pd.errors.ParserError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{first.path}: not a table that can be read ({error}): save it again as CSV UTF-8",
-            file=str(first.path),
+        raise file_error(
+            first.path, f": not a table that can be read ({error}): save it again as CSV UTF-8"
         ) from None
     frame = pd.DataFrame({name: _plain(frame[name]) for name in header})
     for name in header:
@@ -152,9 +151,9 @@ def _refuse_bytes(path: Path, data: bytes) -> None:
         if data.startswith(starts):
             raise UsageError(f"{path} {way_out}", file=str(path))
     if data.startswith(b"PAR1"):
-        raise DataError(f"{path} is a Parquet file: give it a name that ends with .parquet", file=str(path))
+        raise file_error(path, " is a Parquet file: give it a name that ends with .parquet")
     if data.startswith((b"\x89PNG", b"\xff\xd8\xff")):
-        raise DataError(f"{path} is an image: give the folder that holds a folder of images a class")
+        raise file_error(path, " is an image: give the folder that holds a folder of images a class")
 
 
 def read_existing(path: Path) -> bytes:
@@ -166,7 +165,7 @@ def read_existing(path: Path) -> bytes:
     with explained(path, DataError):
         if not path.exists():
             near = meant(path.name, _names(path.parent))
-            raise DataError(f"{path}: there is no such file{near}", file=str(path))
+            raise file_error(path, f": there is no such file{near}")
     return read_bytes(path, error=DataError)
 
 
@@ -182,9 +181,8 @@ def _read_text(path: Path) -> bytes:
     data = read_existing(path)
     _refuse_bytes(path, data[:16])
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(
-            f"{path} is not UTF-8 (it looks like UTF-16): save it as CSV UTF-8 (iconv -f UTF-16 -t UTF-8)",
-            file=str(path),
+        raise file_error(
+            path, " is not UTF-8 (it looks like UTF-16): save it as CSV UTF-8 (iconv -f UTF-16 -t UTF-8)"
         )
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
@@ -192,16 +190,18 @@ def _read_text(path: Path) -> bytes:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         byte = data[error.start : error.start + 1]
-        raise DataError(
-            f"{path}, line {line}: byte 0x{byte.hex()} is not UTF-8 ({byte.decode('latin-1')!r} in Latin-1): save "
+        raise file_error(
+            path,
+            f", line {line}: byte 0x{byte.hex()} is not UTF-8 ({byte.decode('latin-1')!r} in Latin-1): save "
             "the file as CSV UTF-8 (iconv -f CP1252 -t UTF-8)",
-            file=str(path),
         ) from None
     if b"\0" in data:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise DataError(f"{path}, line {line}: holds a NUL byte, so it is no text file: save it as CSV UTF-8")
+        raise file_error(
+            path, f", line {line}: holds a NUL byte, so it is no text file: save it as CSV UTF-8"
+        )
     if not data.strip(f"{_BLANK}\n".encode()):
-        raise DataError(f"{path} is empty: it needs a header line and rows")
+        raise file_error(path, " is empty: it needs a header line and rows")
     # inside quotation marks a line break is part of a value
     return data if b'"' in data else data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
@@ -233,39 +233,41 @@ def _records(path: Path, data: bytes, separator: str) -> tuple[list[str], np.nda
         lines, widths = _plain_records(data, separator)
     header = [name.strip() for name in next(_filled(data.decode("utf-8"), separator))]
     if len(header) == 1:
-        raise DataError(
-            f"{path} has one column, {header[0]!r}: values are separated by commas, semicolons or tabs, "
-            "and a table needs a target and a feature at least"
+        raise file_error(
+            path,
+            f" has one column, {header[0]!r}: values are separated by commas, semicolons or tabs, "
+            "and a table needs a target and a feature at least",
         )
     _require_names(path, header)
     wrong = np.flatnonzero(widths != len(header))
     if len(wrong):
-        raise DataError(
-            f"{path}, line {lines[wrong[0]]}: has {widths[wrong[0]]} values, but the header has "
-            f"{len(header)} columns: add or remove the difference, or quote values that hold a separator"
+        raise file_error(
+            path,
+            f", line {lines[wrong[0]]}: has {widths[wrong[0]]} values, but the header has "
+            f"{len(header)} columns: add or remove the difference, or quote values that hold a separator",
         )
     if len(lines) == 1:
-        raise DataError(f"{path} has a header and no row: add rows")
+        raise file_error(path, " has a header and no row: add rows")
     return header, lines[1:]
 
 
 def _require_names(path: Path, header: Sequence[str]) -> None:
     """Refuse a header in which a column has no name, or two have the same."""
     if len(header) > 2 and header[0] and not any(header[1:]):
-        raise DataError(
-            f"{path}: its first line is a title, {header[0]!r}, and names no columns: remove the lines above "
+        raise file_error(
+            path,
+            f": its first line is a title, {header[0]!r}, and names no columns: remove the lines above "
             "the names of the columns",
-            file=str(path),
         )
     faults = [f"column {number} has no name" for number, name in enumerate(header, 1) if not name]
     faults += [
         f"two columns are called {name!r}" for name, count in Counter(header).items() if name and count > 1
     ]
     if faults:
-        raise DataError(
-            f"{path}: {' and '.join(faults[:5])}: name or rename it in the header line, or leave it out (an "
+        raise file_error(
+            path,
+            f": {' and '.join(faults[:5])}: name or rename it in the header line, or leave it out (an "
             "index that pandas wrote: to_csv(index=False))",
-            file=str(path),
         )
 
 
@@ -297,8 +299,8 @@ def _quoted_records(path: Path, data: bytes, separator: str) -> tuple[np.ndarray
                 widths.append(len(record))
             start = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(
-            f"{path}, line {start}: {error}: look for a quotation mark that is not closed"
+        raise file_error(
+            path, f", line {start}: {error}: look for a quotation mark that is not closed"
         ) from None
     return np.array(lines), np.array(widths)
 

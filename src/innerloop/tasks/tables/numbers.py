@@ -22,10 +22,7 @@ _UNIT = re.compile(
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 # how a text is no plain number, and the way out
 _REFUSED = {
-    "comma": (
-        "as it has a decimal comma",
-        "say so (--decimal ,), or write numbers with a decimal point",
-    ),
+    "comma": ("as it has a decimal comma", "say so (--decimal ,), or write numbers with a decimal point"),
     "marks": ("as it has thousands marks", "write numbers without them"),
     "unit": (
         "as it has a unit",

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ...errors import DataError, Guard
 from ...files import explained
-from ..messages import first_line, listed
+from ..messages import file_error, first_line, listed
 from .delimited import SEPARATORS, Piece, parse_pieces, read_existing, read_piece, refuse_name
 from .numbers import with_decimal
 
@@ -106,12 +106,10 @@ def entries(folder: Path) -> list[Path]:
 def _read_folder(folder: Path, task: str | None, decimal: str, guard: Guard) -> pd.DataFrame:
     files = [path for path in entries(folder) if path.suffix.lower() in TABLES]
     if not files:
-        raise DataError(
-            f"{folder} holds no table: a file a task is needed, {', '.join(TABLES)}", file=str(folder)
-        )
+        raise file_error(folder, f" holds no table: a file a task is needed, {', '.join(TABLES)}")
     stem, count = Counter(path.stem for path in files).most_common(1)[0]
     if count > 1:
-        raise DataError(f"{folder}: two files are called {stem!r}, which would be one task: rename one")
+        raise file_error(folder, f": two files are called {stem!r}, which would be one task: rename one")
     pieces: list[Piece] = []
     parts: list[pd.DataFrame] = []
     for number, path in enumerate(files):
@@ -129,7 +127,7 @@ def _read_folder(folder: Path, task: str | None, decimal: str, guard: Guard) -> 
         lines = np.concatenate([piece.lines for piece in group])
         parts.append(_origin(part, owner.tolist(), files, lines.tolist(), "line"))
     if not parts:
-        raise DataError(f"{folder}: no file in it can be read as a table")
+        raise file_error(folder, ": no file in it can be read as a table")
     columns = _common_columns(parts, files, task, guard)
     frame = pd.concat([part[[*columns, _FILE]] for part in parts if set(columns) <= set(part.columns)])
     frame = frame.iloc[np.argsort(frame[_FILE].to_numpy(), kind="stable")]
@@ -186,9 +184,8 @@ def _common_columns(
                 words = [f"lacks {listed(lacks)}"] * bool(lacks)
                 words += [f"has {listed(has)}, which most files lack"] * bool(has)
                 file = files[int(part[_FILE].iloc[0])]
-                raise DataError(
-                    f"{file} {' and '.join(words)}: make the columns equal, or move the file away",
-                    file=str(file),
+                raise file_error(
+                    file, f" {' and '.join(words)}: make the columns equal, or move the file away"
                 )
     first = next(part for part in parts if set(part.columns) == {*common, _FILE})
     return [name for name in first.columns if name != _FILE]
@@ -199,14 +196,12 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise DataError(f"{path}: Parquet files need pyarrow: pip install 'innerloop[parquet]'") from None
+        raise file_error(path, ": Parquet files need pyarrow: pip install 'innerloop[parquet]'") from None
     data = read_existing(path)
     try:
         frame: pd.DataFrame = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pandas()
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{path} cannot be read as Parquet ({first_line(error)}): write it again", file=str(path)
-        ) from None
+        raise file_error(path, f" cannot be read as Parquet ({first_line(error)}): write it again") from None
     # an index with a name is a column that somebody set aside
     named = frame.index.name is not None or frame.index.nlevels > 1
     frame = frame.reset_index(drop=not named)

@@ -127,12 +127,7 @@ def table(
 
 
 def from_schema(
-    frame: pd.DataFrame,
-    schema: Schema,
-    ids: Sequence[str] | None,
-    support: SupportSize,
-    *,
-    n_query: int = 32,
+    frame: pd.DataFrame, schema: Schema, ids: Sequence[str] | None, support: SupportSize, *, n_query: int = 32
 ) -> RowSource:
     """Tasks of a table by the rules of a schema that was fitted before.
 
