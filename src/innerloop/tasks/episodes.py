@@ -84,17 +84,15 @@ class Episode(NamedTuple):
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: PyTree) -> PyTree:
     """Apply `function` to every tensor of a pytree; `None` stays."""
-    if tree is None:
-        return None
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if isinstance(tree, dict):
-        return {key: map_tensors(function, value) for key, value in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(map_tensors(function, value) for value in tree))
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(map_tensors(function, value) for value in tree)
-    raise DataError(f"an episode holds tensors in dicts, lists and tuples, not {type(tree).__name__}")
+
+    def change(leaf: object) -> Tensor | None:
+        if leaf is None:
+            return None
+        if not isinstance(leaf, Tensor):
+            raise DataError(f"an episode holds tensors in dicts, lists and tuples, not {type(leaf).__name__}")
+        return function(leaf)
+
+    return _map_leaves(change, tree)
 
 
 def as_tensors(tree: PyTree) -> PyTree:
@@ -104,13 +102,22 @@ def as_tensors(tree: PyTree) -> PyTree:
         >>> as_tensors({"a": np.zeros(2)})["a"].shape
         torch.Size([2])
     """
-    if isinstance(tree, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(tree))
+    return _map_leaves(
+        lambda leaf: torch.from_numpy(np.ascontiguousarray(leaf)) if isinstance(leaf, np.ndarray) else leaf,
+        tree,
+    )
+
+
+def _map_leaves(function: Callable[[Any], object], tree: PyTree) -> PyTree:
+    """Apply `function` to everything in a pytree that is no dict, list or tuple."""
+    if isinstance(tree, Tensor):
+        return function(tree)
     if isinstance(tree, dict):
-        return {key: as_tensors(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)) and not hasattr(tree, "_fields"):
-        return type(tree)(as_tensors(value) for value in tree)
-    return tree
+        return {key: _map_leaves(function, value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        values = [_map_leaves(function, value) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+    return function(tree)
 
 
 def tensors(tree: PyTree) -> Iterator[Tensor]:

@@ -114,11 +114,8 @@ def function(
 def from_any_function(data: Callable[..., Episode]) -> Tasks:
     """Tasks from a function, looked at to find out what it returns; see `function` to say it yourself.
 
-    Arguments:
-        data: `(count, generator) -> Episode` of `count` stacked tasks, or `(generator) -> Episode` of one.
-
-    Returns:
-        The tasks; floating targets are regression, whole numbers classes.
+    The function is `(count, generator) -> Episode` of `count` stacked tasks, or `(generator) -> Episode` of one.
+    Floating targets are regression, whole numbers classes.
 
     Raises:
         DataError: what the function returns is no episode.

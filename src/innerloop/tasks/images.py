@@ -44,13 +44,7 @@ _EXPECTED = "the layouts are class/image, alphabet/class/image, and either below
 
 
 class Images(NamedTuple):
-    """Pictures of one shape.
-
-    Arguments:
-        x: `(N, channels, side, side)` uint8.
-        positions: of each picture in the list of files.
-        notes: what was done, for people.
-    """
+    """Pictures `x` `(N, channels, side, side)` uint8, the position of each among the files, and notes for people."""
 
     x: np.ndarray
     positions: list[int]
@@ -58,15 +52,7 @@ class Images(NamedTuple):
 
 
 def read_images(paths: Sequence[Path], *, size: int | None = None, guard: Guard = nullcontext) -> Images:
-    """Read pictures from files.
-
-    Arguments:
-        paths: the files.
-        size: side in pixels; by the rule of this module unless given.
-        guard: what goes around each file; one that collects errors leaves damaged files out.
-
-    Returns:
-        The pictures that could be read.
+    """Read pictures from files, all that can be read; a `guard` that collects errors leaves damaged files out.
 
     Raises:
         DataError: a file is no picture, or a damaged one; or Pillow is not installed.
@@ -233,16 +219,7 @@ def find_images(folder: Path, depth: int = 3) -> ImageFiles:
 def load_images(
     folder: Path, *, size: int | None = None, skip_bad: bool = False, guard: Guard = nullcontext
 ) -> ImageFolder:
-    """Read a folder of images, see this module for what becomes of each.
-
-    Arguments:
-        folder: the folder.
-        size: side in pixels.
-        skip_bad: leave damaged files out, and count them.
-        guard: what goes around each file; `check` gives one that collects the errors.
-
-    Returns:
-        The pictures with their classes.
+    """Read a folder of images, see this module for what becomes of each; `skip_bad` leaves damaged ones out.
 
     Raises:
         DataError: the folders are no layout of this module, or a file is damaged.

@@ -84,20 +84,11 @@ def class_table(
     split: Split = SHARES,
     seed: int = 0,
 ) -> Tasks:
-    """n-way episodes from a table of classes that has no task column; see `classes`.
+    """n-way episodes from a table of classes that has no task column.
 
-    Arguments:
+    Arguments, besides those that `classes` and `table` explain:
         frame: path of a CSV file, or a pandas, polars or pyarrow frame; it is not changed.
         target: the column that holds the class.
-        n_way: classes `W` an episode.
-        n_shot: support rows `K` a class, a number or a range.
-        n_query: query rows `Q` a class.
-        features: columns to use; all others unless given.
-        ignore: columns not to use.
-        categorical: columns whose values are names, numbers among them too.
-        decimal: what numbers are written with, `.` or `,`; the same at prediction.
-        split: see `classes`.
-        seed: of the split.
 
     Returns:
         The tasks, `x` standardised on the meta-train classes; `schema.classes` is empty, as classes differ
@@ -147,16 +138,10 @@ def classes_from_schema(
 ) -> ClassSource:
     """n-way episodes of a table by the rules of a schema that was fitted before.
 
-    Arguments:
+    Arguments, besides those that `classes` explains:
         frame: rows; those without a target are left out.
         schema: what the columns mean.
         names: classes to take; all unless given.
-        n_way: classes an episode.
-        support: shots a class.
-        n_query: query rows a class.
-
-    Returns:
-        The source.
 
     Raises:
         DataError: a column or class is missing, or classes or rows are too few.
@@ -164,10 +149,8 @@ def classes_from_schema(
     Example:
         >>> frame = pd.DataFrame({"width": np.arange(60.0), "letter": list("abcdefghijklmno") * 4})
         >>> schema = class_table(frame, target="letter", n_way=2, n_query=3).schema
-        >>> source = classes_from_schema(
-        ...     frame, schema, ["a", "b"], n_way=2, support=SupportSize(1, 1, True), n_query=3
-        ... )
-        >>> len(source.index)
+        >>> size = {"n_way": 2, "support": SupportSize(1, 1, True), "n_query": 3}
+        >>> len(classes_from_schema(frame, schema, ["a", "b"], **size).index)
         2
     """
     frame = frame[schema.labelled(frame)]

@@ -46,15 +46,8 @@ class Streams:
         """Those of some rows, a mask or numbers in ascending order."""
         return Streams(self.generators, self.owner[rows])
 
-    def most(self, values: Indices) -> Indices:
-        """The largest value of each generator's rows, 0 where it has none."""
-        return self._reduced(np.maximum, values)
-
-    def least(self, values: Indices) -> Indices:
-        """The smallest value of each generator's rows, 0 where it has none."""
-        return self._reduced(np.minimum, values)
-
-    def _reduced(self, function: np.ufunc, values: Indices) -> Indices:
+    def reduced(self, function: np.ufunc, values: Indices) -> Indices:
+        """Such as the largest value (`np.maximum`) of each generator's rows, 0 where it has none."""
         out = np.zeros(len(self.parts), dtype=np.int64)
         some = [number for number, part in enumerate(self.parts) if part.stop > part.start]
         if some:
@@ -81,12 +74,7 @@ class Streams:
 
 
 def without_replacement(sizes: Indices, counts: Indices, streams: Streams | torch.Generator) -> Indices:
-    """Different numbers below each of `sizes`, in random order: every ordered draw is equally likely.
-
-    Arguments:
-        sizes: `(T,)` lengths of the ranges.
-        counts: `(T,)` numbers wanted from each, at most its length.
-        streams: of each range, or one generator for all.
+    """Sample without replacement below each of `sizes` `(T,)`: every ordered draw of `counts` `(T,)` is equally likely.
 
     Returns:
         `(T, max(counts))`; what follows the first `counts[t]` numbers of a row has no meaning, but is in
@@ -99,7 +87,7 @@ def without_replacement(sizes: Indices, counts: Indices, streams: Streams | torc
     """
     if isinstance(streams, torch.Generator):
         streams = Streams([streams]).repeated(len(sizes))
-    widths = streams.most(counts)
+    widths = streams.reduced(np.maximum, counts)
     out = np.zeros((len(sizes), int(widths.max(initial=0))), dtype=np.int64)
     own = widths[streams.owner]
     # shuffling a range takes its length, rejecting repeats takes what is drawn: the cheaper of the two
@@ -116,7 +104,7 @@ def without_replacement(sizes: Indices, counts: Indices, streams: Streams | torc
 
 def _shuffled(sizes: Indices, width: int, streams: Streams) -> Indices:
     """The first `width` numbers of each range in a random order."""
-    keys = streams.uniform(streams.most(sizes))
+    keys = streams.uniform(streams.reduced(np.maximum, sizes))
     keys[np.arange(keys.shape[1]) >= sizes[:, None]] = np.inf
     order = np.argsort(keys, axis=1)[:, :width]
     return np.minimum(order, np.maximum(sizes - 1, 0)[:, None])
@@ -144,15 +132,7 @@ def _first_distinct(sizes: Indices, width: int, streams: Streams) -> Indices:
 
 
 def outside(ranks: Indices, taken: Indices, counts: Indices) -> Indices:
-    """The numbers that stand at `ranks` among those not taken.
-
-    Arguments:
-        ranks: `(T, Q)` positions among what is left.
-        taken: `(T, S)` numbers that are taken, all different, in any order.
-        counts: `(T,)` how many of each row of `taken` count.
-
-    Returns:
-        `(T, Q)`.
+    """The numbers `(T, Q)` that stand at `ranks` among those that the first `counts` of `taken` `(T, S)` leave.
 
     Example:
         >>> outside(np.array([[0, 1, 2]]), np.array([[3, 0]]), np.array([2])).tolist()

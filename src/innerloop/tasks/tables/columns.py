@@ -68,15 +68,9 @@ def fit_column(
     categorical: bool = False,
     date_format: Sequence[str] = (),
 ) -> Column:
-    """Find out what a column means: its kind from the whole table, its numbers from meta-train rows.
+    """Find out what a column means: its kind from the `whole` table, its numbers from meta-train rows.
 
-    Arguments:
-        frame: meta-train rows.
-        name: the column.
-        task: the task column, for messages.
-        whole: the table they are from.
-        categorical: its values are names, numbers among them too.
-        date_format: formats of dates, as `strptime` has them, to be tried before those that are recognised.
+    `categorical` says that its values are names; formats of dates are tried before those that are recognised.
 
     Raises:
         DataError: a value is not what the column holds, or dates are ambiguous.

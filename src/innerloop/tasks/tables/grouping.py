@@ -58,13 +58,6 @@ def with_support(
 
     Raises:
         DataError: there is no such column.
-
-    Example:
-        >>> bursts = pd.DataFrame({"burst": [1, 1, 2, 5, 5]})
-        >>> with_support(
-        ...     bursts, np.array(["a", "b"]), np.array([0, 0, 0, 1, 1]), SupportChoice("block", "burst")
-        ... )[2]
-        ["1 tasks have one block in 'burst' and were dropped, for support needs one and query another: 'b'"]
     """
     notes: list[str] = []
     column = choice.column
@@ -136,17 +129,9 @@ def task_splits(
     split_by: str | None,
     seed: int,
 ) -> list[NDArray[np.int64]]:
-    """The tasks of each split, three arrays of positions in `names`.
+    """The tasks of each split, three arrays of positions in `names`; `codes` is the task of each row of `frame`.
 
-    Arguments:
-        frame: `n` rows that are used.
-        whole: the table they are from; a fixed split may name tasks of it that are not used.
-        codes: `(n,)` number of each row's task.
-        names: of the tasks.
-        task: the task column.
-        split: see `tables.table`.
-        split_by: see `tables.table`.
-        seed: of the draw.
+    A fixed split may name tasks of the `whole` table that are not used.
 
     Raises:
         DataError: there are fewer than three tasks, a task has two values in `split_by`, or a fixed split

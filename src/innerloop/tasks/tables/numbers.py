@@ -73,15 +73,10 @@ def refuse_stray_text(frame: pd.DataFrame, name: str, task: str | None) -> None:
 
 
 def with_decimal(frame: pd.DataFrame, decimal: str, task: str | None) -> pd.DataFrame:
-    """The frame with numbers that text columns hold written with a decimal point.
-
-    Arguments:
-        frame: rows, as they were read.
-        decimal: what numbers are written with, `.` or `,`.
-        task: the task column, which stays what it is.
+    """The frame with numbers that text columns hold written with a decimal point; the task column stays what it is.
 
     Raises:
-        UsageError: `decimal` is neither.
+        UsageError: `decimal` is neither `.` nor `,`.
         DataError: a number has a decimal point all the same.
 
     Example:

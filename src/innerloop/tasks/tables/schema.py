@@ -91,24 +91,11 @@ class Schema:
     ) -> Schema:
         """Find out what the columns mean.
 
-        Arguments:
-            frame: meta-train rows.
-            task: the task column, or `None`.
-            target: the target column, or several for regression; rows without a target count for the features
-                only.
+        Arguments, besides those that `table` explains:
+            frame: meta-train rows; rows without a target count for the features only.
             whole: the table that these rows are from, which says what kind of values a column holds.
-            features: columns to use; all but task and target unless given.
-            ignore: columns not to use.
-            kind: `regression` or `classification`; found out unless given: text, truth values or exactly two
-                values are classes, other numbers are not.
-            categorical: columns whose values are names, numbers among them too.
             classes: labels, where more are known than these rows hold.
-            date_format: formats of dates, as `strptime` has them.
-            decimal: what numbers were written with.
             guard: what goes around each column; `check` gives one that collects the errors.
-
-        Returns:
-            The schema.
 
         Raises:
             DataError: a column is missing or holds what it cannot hold.
@@ -198,13 +185,7 @@ class Schema:
         return {name: count for name, count in counts.items() if count}
 
     def encode(self, frame: pd.DataFrame) -> np.ndarray:
-        """Features as numbers; columns are found by name, others are left alone.
-
-        Arguments:
-            frame: `n` rows.
-
-        Returns:
-            `(n, F)` float32, finite.
+        """Features `(n, F)` as finite float32 numbers; columns are found by name, others are left alone.
 
         Raises:
             DataError: a column is missing, or a value is not what its column holds.
@@ -219,13 +200,7 @@ class Schema:
         return out
 
     def encode_target(self, frame: pd.DataFrame) -> np.ndarray:
-        """Targets of labelled rows.
-
-        Arguments:
-            frame: `n` rows, each with a target.
-
-        Returns:
-            `(n, C)` float32, standardised, for regression; `(n,)` int64 class numbers for classification.
+        """Targets of labelled rows: `(n, C)` standardised float32 for regression, `(n,)` int64 class numbers.
 
         Raises:
             DataError: a target is missing, not a number, a class that meta-train does not have, or one more
