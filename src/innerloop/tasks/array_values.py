@@ -50,7 +50,7 @@ def as_tensor(values: ArrayLike | Tensor, name: str) -> Tensor:
     """
     if isinstance(values, Tensor) and values.layout == torch.strided:
         return values.detach().cpu()
-    array = as_array(values, name)
+    array = values if isinstance(values, np.ndarray) else as_array(values, name)
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name} holds {array.dtype} values: give numbers")
     # a copy where needed: torch reads neither foreign byte order nor read-only memory

@@ -163,24 +163,20 @@ def items(data: Data) -> tuple[Tensor, Tensor]:
 
 def _pixels(x: Any) -> Tensor:
     """A tensor; an image of Pillow has its channels last."""
-    values = _single_precision(np.asarray(x) if hasattr(x, "getbands") else x)
+    values = _single_precision(x if isinstance(x, Tensor) else np.asarray(x))
     if hasattr(x, "getbands"):
         return values[None] if values.dim() == 2 else values.permute(2, 0, 1)
     return values
 
 
 def _rows(data: Data) -> _Rows:
+    what, dataset = ("a loader over ", data.dataset) if isinstance(data, DataLoader) else ("", data)
+    if isinstance(dataset, IterableDataset):
+        raise UsageError(f"{what}an IterableDataset has no rows to draw from: give a data set with a length")
     if isinstance(data, DataLoader):
-        if isinstance(data.dataset, IterableDataset):
-            raise UsageError(
-                "a loader over an IterableDataset has no rows to draw from: give a data set with a length"
-            )
         size = data.batch_size or getattr(data.batch_sampler, "batch_size", None)
-        return _Rows(
-            cast(_Sized, data.dataset), data.collate_fn if data.batch_size else default_collate, size
-        )
-    if isinstance(data, IterableDataset):
-        raise UsageError("an IterableDataset has no rows to draw from: give a data set with a length")
+        collate = data.collate_fn if data.batch_size else default_collate
+        return _Rows(cast(_Sized, dataset), collate, size)
     if is_pair(data):
         x, y = map(_single_precision, data)
         if len(x) != len(y):

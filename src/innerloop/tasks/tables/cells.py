@@ -19,7 +19,6 @@ __all__ = [
     "is_missing",
     "is_number",
     "match_values",
-    "n_distinct",
     "parse",
     "refuse_odd",
     "sorted_labels",
@@ -97,17 +96,6 @@ def factorize(column: pd.Series) -> tuple[np.ndarray, list[object]]:
     # one entry more than there are values, so that the code -1 of a gap stays -1
     renumber = np.append(np.where(full, np.cumsum(full) - 1, -1), -1)
     return renumber[codes], [value for value, keep in zip(values, full, strict=True) if keep]
-
-
-def n_distinct(values: np.ndarray, codes: np.ndarray, n_tasks: int) -> np.ndarray:
-    """How many different values each task has, `(n_tasks,)`; `codes` is the task of each row.
-
-    Example:
-        >>> n_distinct(np.array([5, 5, 7]), np.array([0, 0, 0]), 2).tolist()
-        [1, 0]
-    """
-    pairs = np.unique(codes.astype(np.int64) * (int(values.max(initial=0)) + 1) + values)
-    return np.bincount(pairs // (int(values.max(initial=0)) + 1), minlength=n_tasks)
 
 
 def refuse_odd(column: pd.Series, values: list[object]) -> None:

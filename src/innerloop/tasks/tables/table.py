@@ -14,8 +14,8 @@ from ..messages import listed
 from ..row_source import RowSource
 from ..splits import SHARES, SPLITS, Split, Tasks
 from ..support import SupportChoice, SupportSize
-from .cells import factorize, is_missing, n_distinct, sorted_labels, task_codes
-from .grouping import layout, task_splits, with_support, without_empty
+from .cells import factorize, is_missing, sorted_labels
+from .grouping import Grouped, layout, task_splits
 from .reading import TableLike, as_frame, table_name
 from .schema import Schema, labelled_rows, target_kind, target_names
 
@@ -95,31 +95,28 @@ def table(
             f"support={size.choice}: {size.choice.column!r} is the target, and what is to be predicted cannot say "
             "what is known; name another column"
         )
-    frame, names, codes = _usable(frame, task, targets, size.choice, notes)
+    rows = _usable(Grouped.by(task, frame), targets, size.choice, notes)
     own_classes = _own_classes(labels, kind)
     if own_classes:
-        single = _classes_of_tasks(frame, codes, names, targets[0]) == 1
-        frame, codes = _without_tasks(frame, names, codes, single, why="one class of their own", notes=notes)
-    names, codes = without_empty(names, codes)
-    positions = task_splits(frame, whole, codes, names, task=task, split_by=split_by, split=split, seed=seed)
+        rows = rows.without(rows.n_distinct(targets[0]) == 1, "one class of their own", notes)
+    rows = rows.compact()
+    positions = task_splits(rows, whole, task=task, split_by=split_by, split=split, seed=seed)
     if features is None:
         ignore = [*ignore, *(name for name in (size.block, split_by) if name is not None)]
-    classes = sorted_labels(frame[targets[0]]) if kind == "classification" else None
+    classes = sorted_labels(rows.frame[targets[0]]) if kind == "classification" else None
     schema = Schema.fit(
-        frame[np.isin(codes, positions[0])], whole=whole, task=task, target=target, features=features, ignore=ignore,
-        kind=kind, categorical=categorical, classes=classes, date_format=date_format, decimal=decimal,
+        rows.frame[np.isin(rows.codes, positions[0])], whole=whole, task=task, target=target, features=features,
+        ignore=ignore, kind=kind, categorical=categorical, classes=classes, date_format=date_format, decimal=decimal,
     )  # fmt: skip
     if own_classes:
-        n_way = int(_classes_of_tasks(frame, codes, names, schema.target).max(initial=0))
+        n_way = int(rows.n_distinct(schema.target).max(initial=0))
         schema, classes = replace(schema, classes=(), n_way=n_way), None
         notes.append(
             f"each task has classes of its own, {n_way} at most; only its support says what they mean"
         )
-    notes += _gap_notes(schema, frame)
-    splits = {part: tuple(names[index].tolist()) for part, index in zip(SPLITS, positions, strict=True)}
-    sources = _row_sources(
-        frame, schema, codes, names, positions, support=size, n_query=n_query, date_format=date_format
-    )
+    notes += _gap_notes(schema, rows.frame)
+    splits = {part: tuple(rows.names[index].tolist()) for part, index in zip(SPLITS, positions, strict=True)}
+    sources = _row_sources(rows, schema, positions, support=size, n_query=n_query, date_format=date_format)
     _check_sizes(sources, size, classes, notes)
     train, valid, test = sources
     shape = (schema.n_features,)
@@ -153,15 +150,11 @@ def from_schema(
     """
     if schema.task is None:
         raise UsageError("this schema has no task column: it belongs to a table of classes")
-    frame = frame[schema.labelled(frame)]
-    names, codes = task_codes(frame, schema.task)
-    frame, codes, _ = with_support(frame, names, codes, support.choice)
-    names, codes = without_empty(names, codes)
-    rows = np.bincount(codes, minlength=len(names))
+    rows = Grouped.by(schema.task, frame[schema.labelled(frame)]).supported(support.choice, []).compact()
     if ids is None:
-        index = np.flatnonzero(rows > 1)
+        index = np.flatnonzero(rows.sizes > 1)
     else:
-        position = {name: number for number, name in enumerate(names.tolist())}
+        position = {name: number for number, name in enumerate(rows.names.tolist())}
         absent = [name for name in ids if name not in position]
         if absent:
             raise DataError(
@@ -172,41 +165,37 @@ def from_schema(
         raise DataError(
             f"no task in column {schema.task!r} has two labelled rows: support and query need one each"
         )
-    wanted = np.isin(codes, index)
-    frame, codes = frame[wanted], codes[wanted]
-    return _row_sources(frame, schema, codes, names, [index], support=support, n_query=n_query)[0]
+    rows = rows.only(np.isin(rows.codes, index))
+    return _row_sources(rows, schema, [index], support=support, n_query=n_query)[0]
 
 
 def _row_sources(
-    frame: pd.DataFrame,
+    rows: Grouped,
     schema: Schema,
-    codes: np.ndarray,
-    names: np.ndarray,
     parts: Sequence[np.ndarray],
     *,
     support: SupportSize,
     n_query: int,
     date_format: Sequence[str] = (),
 ) -> list[RowSource]:
-    """For each part, the tasks at its positions in `names`, in that order; `codes` is the task of each row."""
+    """For each part, the tasks at its positions in `rows.names`, in that order."""
+    frame, n_tasks = rows.frame, len(rows.names)
     x, y = torch.from_numpy(schema.encode(frame)), torch.from_numpy(schema.encode_target(frame))
-    sources = []
     known = [column.formats for column in schema.columns if column.name == support.choice.column]
     formats = next(filter(None, known), tuple(date_format))
-    for index in parts:
-        rank = np.full(len(names), -1, dtype=np.min_scalar_type(-max(len(names), 1)))
+
+    def source(index: np.ndarray) -> RowSource:
+        rank = np.full(n_tasks, -1, dtype=np.min_scalar_type(-max(n_tasks, 1)))
         rank[index] = np.arange(len(index))
-        of_row = rank[codes]
+        of_row = rank[rows.codes]
         order, blocks = layout(frame, str(schema.task), of_row, support.choice, formats)
         starts = np.concatenate([[0], np.cumsum(np.bincount(of_row[order], minlength=len(index)))])
-        ids = tuple(names[index].tolist())
-        sources.append(
-            RowSource(
-                x[order], y[order], starts, ids, support, schema.targets, n_query, blocks=blocks,
-                own_classes=schema.n_way > 0,
-            )
+        return RowSource(
+            x[order], y[order], starts, tuple(rows.names[index].tolist()), support, schema.targets, n_query,
+            blocks=blocks, own_classes=schema.n_way > 0,
         )  # fmt: skip
-    return sources
+
+    return [source(index) for index in parts]
 
 
 def _checked_kind(
@@ -226,46 +215,21 @@ def _checked_kind(
     return decided
 
 
-def _usable(
-    frame: pd.DataFrame, task: str, targets: Sequence[str], choice: SupportChoice, notes: list[str]
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Labelled rows of tasks that have two or more, names of the tasks, and the number of each row's task."""
-    names, codes = task_codes(frame, task)
-    labelled = labelled_rows(frame, targets)
+def _usable(rows: Grouped, targets: Sequence[str], choice: SupportChoice, notes: list[str]) -> Grouped:
+    """Labelled rows of tasks that have two or more."""
+    labelled = labelled_rows(rows.frame, targets)
     what = listed(targets)
     if not labelled.any():
         raise DataError(
-            f"none of the {len(frame)} rows has a value in the target {what}: training needs rows with a target; to "
-            "predict these, give them to innerloop predict",
+            f"none of the {len(labelled)} rows has a value in the target {what}: training needs rows with a target; "
+            "to predict these, give them to innerloop predict",
             column=targets[0],
         )
     if not labelled.all():
-        notes.append(f"{int((~labelled).sum())} of {len(frame)} rows have no {what} and were dropped")
-        frame, codes = frame[labelled], codes[labelled]
-    frame, codes, dropped = with_support(frame, names, codes, choice)
-    notes += dropped
-    single = np.bincount(codes, minlength=len(names)) == 1
-    frame, codes = _without_tasks(
-        frame, names, codes, single, why="fewer than two labelled rows", notes=notes
-    )
-    return frame, names, codes
-
-
-def _without_tasks(
-    frame: pd.DataFrame,
-    names: np.ndarray,
-    codes: np.ndarray,
-    dropped: np.ndarray,
-    *,
-    why: str,
-    notes: list[str],
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """The rows of other tasks, and the numbers of their tasks; a note says which were dropped and why."""
-    if dropped.any():
-        few = listed(names[np.flatnonzero(dropped)].tolist(), 5)
-        notes.append(f"{int(dropped.sum())} tasks have {why} and were dropped: {few}")
-        frame, codes = frame[~dropped[codes]], codes[~dropped[codes]]
-    return frame, codes
+        notes.append(f"{int((~labelled).sum())} of {len(labelled)} rows have no {what} and were dropped")
+        rows = rows.only(labelled)
+    rows = rows.supported(choice, notes)
+    return rows.without(rows.sizes == 1, "fewer than two labelled rows", notes)
 
 
 def _own_classes(labels: str, kind: str) -> bool:
@@ -273,14 +237,11 @@ def _own_classes(labels: str, kind: str) -> bool:
     if labels not in ("shared", "per_task"):
         raise UsageError(f"labels={labels!r} is unknown: choose shared or per_task")
     if labels == "per_task" and kind == "regression":
-        raise UsageError("labels='per_task' is for classes, and the target is a number: leave it out, or give "
-                         "kind='classification' (--kind classification)")  # fmt: skip
+        raise UsageError(
+            "labels='per_task' is for classes, and the target is a number: leave it out, or give "
+            "kind='classification' (--kind classification)"
+        )
     return labels == "per_task"
-
-
-def _classes_of_tasks(frame: pd.DataFrame, codes: np.ndarray, names: np.ndarray, target: str) -> np.ndarray:
-    """How many classes each task has; `codes` is the task of each row."""
-    return n_distinct(factorize(frame[target])[0], codes, len(names))
 
 
 def _gap_notes(schema: Schema, frame: pd.DataFrame) -> list[str]:
@@ -320,7 +281,7 @@ def _check_sizes(
             )
         short = int((rows <= support.high).sum())
     else:
-        short = sum(_short_of_shots(source, support.high, source.targets.n_outputs) for source in sources)
+        short = sum(_short_of_shots(source, support.high) for source in sources)
     if short:
         unit = "rows of a class" if support.per_class else "rows"
         notes.append(
@@ -333,9 +294,10 @@ def _check_sizes(
             notes.append(f"no meta-train task has the class {listed(unseen)}")
 
 
-def _short_of_shots(source: RowSource, n_shot: int, n_classes: int) -> int:
+def _short_of_shots(source: RowSource, n_shot: int) -> int:
     """Tasks in which a class that they have has fewer than `n_shot + 1` rows."""
     task = np.repeat(np.arange(source.n_tasks), np.diff(source.starts))
+    n_classes = source.targets.n_outputs
     counts = np.bincount(task * n_classes + source.y.numpy(), minlength=source.n_tasks * n_classes)
-    counts = counts.reshape(source.n_tasks, n_classes)
+    counts = counts.reshape(-1, n_classes)
     return int(((counts > 0) & (counts <= n_shot)).any(1).sum())
