@@ -1,4 +1,4 @@
-"""The front door: what is in which split, what an episode holds, and what is refused."""
+"""Tasks of tables, classes, functions and data sets: what is in which split, what an episode holds, and what is refused."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from innerloop import tasks as front
+from innerloop import tasks as il_tasks
 from innerloop.errors import DataError, UsageError
 from innerloop.tasks.sources import RowSource, SupportSize, Targets, stream
 from innerloop.tasks.splits import parts
@@ -45,25 +45,25 @@ def marks(schema: Schema, x: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("count", [3, 4, 7, 20, 142])
 def test_splits_are_disjoint_and_complete(count: int) -> None:
     frame = measurements([4] * count)
-    tasks = front.table(frame, task="site", target="risk", n_support=2)
+    tasks = il_tasks.table(frame, task="site", target="risk", n_support=2)
     names = [name for part in tasks.splits.values() for name in part]
     assert sorted(names) == sorted(frame.site.unique())
     assert len(set(names)) == count
     assert all(tasks.splits.values())
     assert [s.ids for s in (tasks.train, tasks.valid, tasks.test)] == list(tasks.splits.values())
-    assert tasks.splits == front.table(frame, task="site", target="risk", n_support=2).splits
-    other = front.table(frame, task="site", target="risk", n_support=2, seed=1)
+    assert tasks.splits == il_tasks.table(frame, task="site", target="risk", n_support=2).splits
+    other = il_tasks.table(frame, task="site", target="risk", n_support=2, seed=1)
     assert count < 7 or other.splits != tasks.splits
 
 
 def test_only_meta_train_decides_the_scale() -> None:
     frame = measurements([5] * 10)
-    tasks = front.table(frame, task="site", target="risk", n_support=2)
+    tasks = il_tasks.table(frame, task="site", target="risk", n_support=2)
     held_out = ~frame.site.isin(tasks.splits["train"])
     changed = frame.assign(
         mark=frame.mark.where(~held_out, frame.mark * 100), risk=frame.risk.where(~held_out, frame.risk * 100)
     )
-    again = front.table(changed, task="site", target="risk", n_support=2)
+    again = il_tasks.table(changed, task="site", target="risk", n_support=2)
     assert again.schema == tasks.schema
     train = frame[~held_out]
     column = tasks.schema.columns[0]
@@ -74,7 +74,7 @@ def test_only_meta_train_decides_the_scale() -> None:
 
 def test_every_row_keeps_its_own_values() -> None:
     frame = measurements([3, 6, 4, 5, 7])
-    tasks = front.table(frame, task="site", target="risk", n_support=2, features=["mark"])
+    tasks = il_tasks.table(frame, task="site", target="risk", n_support=2, features=["mark"])
     by_mark = {int(row.mark): row for row in frame.itertuples()}
     for source in (tasks.train, tasks.valid, tasks.test):
         for number, name in enumerate(source.ids):
@@ -97,7 +97,7 @@ def test_evaluation_uses_each_row_once_a_draw(sizes: list[int], low: int, more: 
     if max(sizes) <= low:
         return
     frame = measurements(sizes)
-    tasks = front.table(frame, task="site", target="risk", n_support=f"{low}-{high}", features=["mark"])
+    tasks = il_tasks.table(frame, task="site", target="risk", n_support=f"{low}-{high}", features=["mark"])
     rows_of = {name: sorted(group.mark.astype(int)) for name, group in frame.groupby("site")}
     for source in (tasks.train, tasks.test):
         seen = Counter()
@@ -123,7 +123,7 @@ def test_shots_are_exact_for_each_class(sizes: list[int], n_shot: int, seed: int
     frame = measurements(sizes, seed)
     if frame.grade.nunique() < 2:
         return
-    tasks = front.table(
+    tasks = il_tasks.table(
         frame, task="site", target="grade", kind="classification", n_shot=n_shot, features=["mark"]
     )
     grade = dict(zip(frame.mark.astype(int), frame.grade, strict=True))
@@ -148,7 +148,7 @@ def test_shots_are_exact_for_each_class(sizes: list[int], n_shot: int, seed: int
 
 
 def test_query_rows_of_training_are_limited() -> None:
-    tasks = front.table(measurements([50] * 5), task="site", target="risk", n_support=3, n_query=7)
+    tasks = il_tasks.table(measurements([50] * 5), task="site", target="risk", n_support=3, n_query=7)
     episode = tasks.train.sample(2, stream(0))
     assert episode.support.x.shape[:2] == (2, 3)
     assert episode.query.x.shape[:2] == (2, 7)
@@ -157,7 +157,7 @@ def test_query_rows_of_training_are_limited() -> None:
 def test_what_is_dropped_is_said() -> None:
     frame = measurements([1, 5, 5, 5, 3])
     frame.loc[frame.mark == 2, "risk"] = np.nan
-    tasks = front.table(frame, task="site", target="risk", n_support=3)
+    tasks = il_tasks.table(frame, task="site", target="risk", n_support=3)
     notes = "\n".join(tasks.notes)
     assert "1 of 19 rows have no 'risk' and were dropped" in notes
     assert "1 tasks have fewer than two labelled rows and were dropped: 's00'" in notes
@@ -168,13 +168,13 @@ def test_what_is_dropped_is_said() -> None:
 
 def test_gaps_and_classes_that_meta_train_does_not_have_are_said() -> None:
     frame = measurements([6] * 6)
-    splits = front.table(frame, task="site", target="risk", n_support=2).splits
+    splits = il_tasks.table(frame, task="site", target="risk", n_support=2).splits
     test = frame.site == splits["test"][0]
     changed = frame.assign(
         mark=frame.mark.where(~test),
         grade=frame.grade.map({0: "low", 1: "mid", 2: "top"}).where(~test, "rare"),
     )
-    notes = front.table(changed, task="site", target="grade", n_support=2).notes
+    notes = il_tasks.table(changed, task="site", target="grade", n_support=2).notes
     assert any("'mark'" in note and "6 missing" in note for note in notes)
     assert any("no meta-train task has the class 'rare'" in note for note in notes)
 
@@ -194,7 +194,7 @@ def test_gaps_and_classes_that_meta_train_does_not_have_are_said() -> None:
 def test_tables_that_cannot_be_used(change: dict, options: dict, words: list[str]) -> None:
     frame = measurements([5] * 4).assign(**change)
     with pytest.raises(DataError) as caught:
-        front.table(frame, **{"task": "site", "target": "risk", "n_support": 2, **options})
+        il_tasks.table(frame, **{"task": "site", "target": "risk", "n_support": 2, **options})
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
@@ -209,18 +209,18 @@ def test_arguments_without_meaning() -> None:
         {"n_support": 2, "split": (0.5, 0.5, 0.5)},
     ):
         with pytest.raises(UsageError):
-            front.table(frame, task="site", target="risk", **options)
+            il_tasks.table(frame, task="site", target="risk", **options)
 
 
 def test_tasks_by_a_schema_fitted_before() -> None:
     frame = measurements([5] * 6)
-    tasks = front.table(frame, task="site", target="risk", n_support=2)
-    source = front.from_schema(frame, tasks.schema, tasks.splits["test"], SupportSize(2, 2))
+    tasks = il_tasks.table(frame, task="site", target="risk", n_support=2)
+    source = il_tasks.from_schema(frame, tasks.schema, tasks.splits["test"], SupportSize(2, 2))
     torch.testing.assert_close(source.x, tasks.test.x, rtol=0, atol=0)
     torch.testing.assert_close(source.y, tasks.test.y, rtol=0, atol=0)
-    assert front.from_schema(frame, tasks.schema, None, SupportSize(2, 2)).n_tasks == 6
+    assert il_tasks.from_schema(frame, tasks.schema, None, SupportSize(2, 2)).n_tasks == 6
     with pytest.raises(DataError, match="'nowhere'"):
-        front.from_schema(frame, tasks.schema, ["nowhere"], SupportSize(2, 2))
+        il_tasks.from_schema(frame, tasks.schema, ["nowhere"], SupportSize(2, 2))
 
 
 def test_a_file_and_a_polars_frame_give_the_same(tmp_path: Path) -> None:
@@ -228,9 +228,9 @@ def test_a_file_and_a_polars_frame_give_the_same(tmp_path: Path) -> None:
 
     frame = measurements([5] * 6)
     frame.to_csv(tmp_path / "visits.csv", index=False)
-    ours = front.table(frame, task="site", target="risk", n_support=2)
+    ours = il_tasks.table(frame, task="site", target="risk", n_support=2)
     for other in (tmp_path / "visits.csv", polars.from_dict(frame.to_dict("list"))):
-        theirs = front.table(other, task="site", target="risk", n_support=2)
+        theirs = il_tasks.table(other, task="site", target="risk", n_support=2)
         assert theirs.schema == ours.schema
         assert theirs.splits == ours.splits
     assert (
@@ -241,12 +241,12 @@ def test_a_file_and_a_polars_frame_give_the_same(tmp_path: Path) -> None:
 
 def test_the_development_tables_load(shared_data: Path) -> None:
     folder = shared_data / "tables"
-    schools = front.table(folder / "schools.csv", task="school", target="exam", n_support=10)
+    schools = il_tasks.table(folder / "schools.csv", task="school", target="exam", n_support=10)
     assert (schools.train.n_tasks, schools.n_features, schools.targets.kind) == (97, 27, "regression")
-    activity = front.table(folder / "activity.csv", task="user", target="activity", n_shot=3)
+    activity = il_tasks.table(folder / "activity.csv", task="user", target="activity", n_shot=3)
     assert (activity.n_outputs, activity.targets.kind) == (6, "classification")
     assert sum(map(len, activity.splits.values())) == 36
-    letters = front.class_table(folder / "letters.csv", target="label", n_way=5, n_shot=1)
+    letters = il_tasks.class_table(folder / "letters.csv", target="label", n_way=5, n_shot=1)
     assert [len(part) for part in letters.splits.values()] == [16, 5, 5]
 
 
@@ -262,7 +262,7 @@ def pictures(rows_a_class: int = 8, n_classes: int = 12) -> tuple[torch.Tensor, 
 
 def test_way_shot_and_query_are_exact_and_classes_stay_in_their_split() -> None:
     x, label = pictures()
-    tasks = front.classes(x, label, n_way=3, n_shot=2, n_query=4, split=(0.5, 0.25, 0.25))
+    tasks = il_tasks.classes(x, label, n_way=3, n_shot=2, n_query=4, split=(0.5, 0.25, 0.25))
     assert tasks.n_outputs == 3
     seen = {}
     for name in ("train", "valid", "test"):
@@ -293,7 +293,7 @@ def test_way_shot_and_query_are_exact_and_classes_stay_in_their_split() -> None:
 
 def test_groups_stay_together() -> None:
     x, label = pictures(rows_a_class=6, n_classes=24)
-    tasks = front.classes(x, label % 4, groups=label // 4, n_way=2, n_query=2, seed=3)
+    tasks = il_tasks.classes(x, label % 4, groups=label // 4, n_way=2, n_query=2, seed=3)
     groups = {name: {c.split("/")[0] for c in part} for name, part in tasks.splits.items()}
     assert not groups["train"] & groups["valid"]
     assert not groups["train"] & groups["test"]
@@ -304,41 +304,41 @@ def test_groups_stay_together() -> None:
 def test_named_splits_and_their_faults() -> None:
     x, label = pictures(n_classes=6)
     named = {"train": [0, 1], "valid": [2, 3], "test": [5, 4]}
-    tasks = front.classes(x, label, n_way=2, n_query=2, split=named)
+    tasks = il_tasks.classes(x, label, n_way=2, n_query=2, split=named)
     assert tasks.splits == {"train": ("0", "1"), "valid": ("2", "3"), "test": ("4", "5")}
     with pytest.raises(DataError, match="'1' is in the splits train and valid"):
-        front.classes(x, label, n_way=2, n_query=2, split={**named, "valid": [1, 2]})
+        il_tasks.classes(x, label, n_way=2, n_query=2, split={**named, "valid": [1, 2]})
     with pytest.raises(DataError, match="'9', which is none of the classes"):
-        front.classes(x, label, n_way=2, n_query=2, split={**named, "valid": [9]})
+        il_tasks.classes(x, label, n_way=2, n_query=2, split={**named, "valid": [9]})
     with pytest.raises(UsageError, match="train, valid and test"):
-        front.classes(x, label, n_way=2, split={"train": [0]})
+        il_tasks.classes(x, label, n_way=2, split={"train": [0]})
 
 
 def test_classes_that_cannot_be_used() -> None:
     x, label = pictures(rows_a_class=8, n_classes=12)
     with pytest.raises(DataError, match="classes of the splits are 8 train, 2 valid, 2 test"):
-        front.classes(x, label, n_way=5, n_query=2)
+        il_tasks.classes(x, label, n_way=5, n_query=2)
     with pytest.raises(DataError, match=r"class '0' has 8 rows, but n_shot=1 and n_query=15 need 16"):
-        front.classes(x, label, n_way=2, split={"train": [0, 1], "valid": [2, 3], "test": [4, 5]})
+        il_tasks.classes(x, label, n_way=2, split={"train": [0, 1], "valid": [2, 3], "test": [4, 5]})
     with pytest.raises(DataError, match=r"labels has shape \(3,\), expected \(96,\)"):
-        front.classes(x, [1, 2, 3])
+        il_tasks.classes(x, [1, 2, 3])
     with pytest.raises(DataError, match="not finite"):
-        front.classes(x / 0, label)
+        il_tasks.classes(x / 0, label)
     with pytest.raises(DataError, match="row 0 has no value in labels"):
-        front.classes(x, np.where(label == 0, np.nan, label))
+        il_tasks.classes(x, np.where(label == 0, np.nan, label))
     with pytest.raises(DataError, match="give numbers"):
-        front.classes(np.array([["a"]]), ["b"])
+        il_tasks.classes(np.array([["a"]]), ["b"])
     with pytest.raises(UsageError):
-        front.classes(x, label, n_way=1)
+        il_tasks.classes(x, label, n_way=1)
     with pytest.raises(UsageError):
-        front.classes(x, label, n_way=2, n_shot=0)
+        il_tasks.classes(x, label, n_way=2, n_shot=0)
 
 
 def test_bytes_become_shares_and_the_array_stays() -> None:
     _, label = pictures()
     images = np.full((len(label), 4, 4), 51, dtype=np.uint8)
     images.setflags(write=False)
-    tasks = front.classes(images, label, n_way=2, n_query=2)
+    tasks = il_tasks.classes(images, label, n_way=2, n_query=2)
     torch.testing.assert_close(tasks.train.sample(1, stream(0)).support.x, torch.full((1, 2, 4, 4), 0.2))
     assert tasks.feature_shape == (4, 4)
     with pytest.raises(UsageError, match="feature_shape"):
@@ -348,28 +348,28 @@ def test_bytes_become_shares_and_the_array_stays() -> None:
 def test_a_table_of_classes_is_scaled_by_meta_train_classes() -> None:
     frame = pd.DataFrame({"letter": list("abcdefghij") * 6, "size": np.arange(60.0) ** 2, "extra": "x"})
     frame.loc[3, "letter"] = None
-    tasks = front.class_table(frame, target="letter", ignore=["extra"], n_way=3, n_query=2)
+    tasks = il_tasks.class_table(frame, target="letter", ignore=["extra"], n_way=3, n_query=2)
     train = frame[frame.letter.isin(tasks.splits["train"])]["size"]
     assert tasks.schema.columns[0].mean == pytest.approx(sum(train) / len(train))
     assert tasks.schema.classes == ()
     assert [len(part) for part in tasks.splits.values()] == [4, 3, 3]
     assert "1 of 60 rows" in tasks.notes[0]
     size = {"n_way": 3, "support": SupportSize(1, 1, True), "n_query": 2}
-    again = front.classes_from_schema(frame, tasks.schema, tasks.splits["test"], **size)
+    again = il_tasks.classes_from_schema(frame, tasks.schema, tasks.splits["test"], **size)
     for found, wanted in zip(again.sample(4, stream(0)), tasks.test.sample(4, stream(0)), strict=True):
         torch.testing.assert_close(found.x, wanted.x, rtol=0, atol=0)
         assert torch.equal(found.y, wanted.y)
     with pytest.raises(DataError, match="'z'"):
-        front.classes_from_schema(frame, tasks.schema, ["z", "a"], **size)
+        il_tasks.classes_from_schema(frame, tasks.schema, ["z", "a"], **size)
     with pytest.raises(DataError, match="2 table"):
-        front.classes_from_schema(frame, tasks.schema, ["a", "b"], **size)
+        il_tasks.classes_from_schema(frame, tasks.schema, ["a", "b"], **size)
 
 
 # functions
 
 
 def test_sinusoids_follow_the_formula() -> None:
-    tasks = front.sinusoid(n_support=3, n_query=50)
+    tasks = il_tasks.sinusoid(n_support=3, n_query=50)
     episode = tasks.train.sample(200, stream(0))
     assert episode.support.x.shape == (200, 3, 1)
     x = torch.cat([episode.support.x, episode.query.x], 1).double()[..., 0]
@@ -392,7 +392,7 @@ def test_sinusoids_follow_the_formula() -> None:
 
 
 def test_functions_are_drawn_again_for_the_same_seed_only() -> None:
-    tasks = front.sinusoid(n_support="1-9", n_query=4)
+    tasks = il_tasks.sinusoid(n_support="1-9", n_query=4)
     one, same, other = (tasks.test.sample(3, stream(seed)) for seed in (0, 0, 1))
     torch.testing.assert_close(one, same, rtol=0, atol=0)
     assert one.query.y.sum() != other.query.y.sum()
@@ -403,10 +403,10 @@ def test_functions_are_drawn_again_for_the_same_seed_only() -> None:
 def test_functions_that_return_no_episode() -> None:
     targets = Targets("regression", 1)
     with pytest.raises(DataError, match="return an Episode"):
-        front.function(lambda n, g: n, targets=targets, support=1, feature_shape=(1,))
-    one = front.sinusoid(n_support=2).train.sample(1, stream(0))
+        il_tasks.function(lambda n, g: n, targets=targets, support=1, feature_shape=(1,))
+    one = il_tasks.sinusoid(n_support=2).train.sample(1, stream(0))
     with pytest.raises(DataError, match=r"returned \[1\] tasks"):
-        front.function(lambda n, g: one, targets=targets, support=2, feature_shape=(1,))
+        il_tasks.function(lambda n, g: one, targets=targets, support=2, feature_shape=(1,))
 
 
 # one data set
@@ -437,7 +437,7 @@ def used(source: object, seed: int = 0) -> list[int]:
 def test_batches_of_one_data_set_are_disjoint_halves() -> None:
     loader = DataLoader(Rows(100), batch_size=10, shuffle=True)
     before = torch.random.get_rng_state()
-    tasks = front.single(loader)
+    tasks = il_tasks.single(loader)
     rows = {name: used(getattr(tasks, name)) for name in ("train", "valid", "test")}
     episode = tasks.train.sample(5, stream(2))
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -452,14 +452,14 @@ def test_batches_of_one_data_set_are_disjoint_halves() -> None:
 
 
 def test_the_recipe_of_the_tutorials_uses_a_batch_twice() -> None:
-    episode = front.single(Rows(50), batch_size=8, split="none").train.sample(2, stream(0))
+    episode = il_tasks.single(Rows(50), batch_size=8, split="none").train.sample(2, stream(0))
     torch.testing.assert_close(episode.support.x, episode.query.x, rtol=0, atol=0)
     assert episode.support.x.shape == (2, 8, 2)
 
 
 def test_numbers_and_given_splits() -> None:
     x = np.arange(60.0)[:, None]
-    tasks = front.single((x, 2 * x[:, 0]), batch_size=6, test=(x + 100, x[:, 0]))
+    tasks = il_tasks.single((x, 2 * x[:, 0]), batch_size=6, test=(x + 100, x[:, 0]))
     assert tasks.targets.kind == "regression"
     assert tasks.train.sample(1, stream(0)).support.y.shape == (1, 3, 1)
     train = used(tasks.train)
@@ -468,33 +468,33 @@ def test_numbers_and_given_splits() -> None:
     assert not set(train) & set(used(tasks.valid))
     spread = [2 * v for v in tasks.train.rows(range(tasks.train.size))[0][:, 0].tolist()]
     assert tasks.targets.variance == pytest.approx((np.var(spread),))
-    assert front.single((x, x[:, 0] % 2), batch_size=6).targets.kind == "classification"
-    both = front.single(TensorDataset(torch.rand(30, 2), torch.rand(30, 2)), batch_size=4)
+    assert il_tasks.single((x, x[:, 0] % 2), batch_size=6).targets.kind == "classification"
+    both = il_tasks.single(TensorDataset(torch.rand(30, 2), torch.rand(30, 2)), batch_size=4)
     assert both.n_outputs == 2
 
 
 def test_single_data_sets_that_cannot_be_used() -> None:
     x, y = torch.rand(20, 2), torch.arange(20) % 2
     with pytest.raises(UsageError, match="IterableDataset"):
-        front.single(DataLoader(Stream(), batch_size=2))
+        il_tasks.single(DataLoader(Stream(), batch_size=2))
     with pytest.raises(UsageError, match="batch_size=None"):
-        front.single(Rows(20))
+        il_tasks.single(Rows(20))
     with pytest.raises(UsageError, match="half or none"):
-        front.single((x, y), batch_size=4, split="third")
+        il_tasks.single((x, y), batch_size=4, split="third")
     with pytest.raises(UsageError, match="no data set"):
-        front.single(3, batch_size=4)
+        il_tasks.single(3, batch_size=4)
     with pytest.raises(DataError, match="20 rows and y 19"):
-        front.single((x, y[:19]), batch_size=4)
+        il_tasks.single((x, y[:19]), batch_size=4)
     with pytest.raises(DataError, match="lower batch_size"):
-        front.single((x, y), batch_size=19)
+        il_tasks.single((x, y), batch_size=19)
     with pytest.raises(DataError, match="one class"):
-        front.single((x, y * 0), batch_size=4)
+        il_tasks.single((x, y * 0), batch_size=4)
     with pytest.raises(DataError, match="numbered 0, 1, 2"):
-        front.single((x, y - 1), batch_size=4)
+        il_tasks.single((x, y - 1), batch_size=4)
     with pytest.raises(DataError, match="not finite"):
-        front.single((x, y / 0), batch_size=4)
+        il_tasks.single((x, y / 0), batch_size=4)
     with pytest.raises(DataError, match="pair"):
-        front.single(TensorDataset(x), batch_size=4)
+        il_tasks.single(TensorDataset(x), batch_size=4)
 
 
 # shares
@@ -525,7 +525,7 @@ def test_a_million_rows_take_no_loop() -> None:
     frame = pd.DataFrame({"t": np.repeat(np.arange(100_000), 5), "x": rng.normal(size=500_000)})
     frame["y"] = frame.x * 2
     began = time.perf_counter()
-    tasks = front.table(frame, task="t", target="y", n_support=2)
+    tasks = il_tasks.table(frame, task="t", target="y", n_support=2)
     assert time.perf_counter() - began < 10
     assert isinstance(tasks.train, RowSource)
     assert tasks.train.n_tasks == 70_000

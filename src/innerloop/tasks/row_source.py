@@ -184,14 +184,12 @@ class RowSource:
         sides = ((drawn.inside, drawn.counts), (query, count))
         batches = [(*self._rows(self._index(starts[:, None] + inside)), counts) for inside, counts in sides]
         # of the batches of each generator, how wide they are, and whether some tasks are filled up to that
-        sizes = [
-            [streams.reduced(end, count).tolist() for end in (np.maximum, np.minimum)] for _, count in sides
-        ]
-        shapes = zip(
-            *([(most, least < most) for most, least in zip(*size, strict=True)] for size in sizes),
-            strict=True,
-        )
-        for _, run in itertools.groupby(zip(shapes, streams.parts, strict=True), key=itemgetter(0)):
+        shapes = []
+        for _, count in sides:
+            most, least = (streams.reduced(end, count) for end in (np.maximum, np.minimum))
+            shapes += [most, least < most]
+        of_generator = zip(np.stack(shapes, axis=1).tolist(), streams.parts, strict=True)
+        for _, run in itertools.groupby(of_generator, key=itemgetter(0)):
             own = [part for _, part in run]
             part = slice(own[0].start, own[-1].stop)
             yield Episode(*(_batch(x[part], y[part], counts[part]) for x, y, counts in batches))
