@@ -1,4 +1,4 @@
-"""Tasks of tables, classes, functions and data sets: what is in which split, what an episode holds, and what is refused."""
+"""Tasks of all kinds: what is in which split, what an episode holds, and what is refused."""
 
 import math
 from collections import Counter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -197,13 +197,6 @@ def _tasks(x: Tensor, index: _ClassIndex, members: Sequence[np.ndarray], size: _
     return Tasks(train, valid, test, train.targets, tuple(x.shape[1:]), splits=splits, name="classes")
 
 
-class Way(TypedDict):
-    """Size of an n-way episode, as options of `classes`."""
-
-    n_way: int
-    n_query: int
-
-
 def default_way(
     labels: ArrayLike | Tensor,
     groups: ArrayLike | Tensor | None,
@@ -211,7 +204,7 @@ def default_way(
     n_shot: int | str = 1,
     split: Split = SHARES,
     seed: int = 0,
-) -> Way:
+) -> dict[str, int]:
     """The `n_way` and `n_query` of `classes` for data of this size: 5 and 15, or fewer where there is less.
 
     Raises:

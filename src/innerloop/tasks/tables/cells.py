@@ -20,7 +20,7 @@ __all__ = [
     "is_number",
     "match_values",
     "parse",
-    "refuse_odd",
+    "refuse_unsupported",
     "sorted_labels",
     "task_codes",
     "task_ids",
@@ -98,7 +98,7 @@ def factorize(column: pd.Series) -> tuple[np.ndarray, list[object]]:
     return renumber[codes], [value for value, keep in zip(values, full, strict=True) if keep]
 
 
-def refuse_odd(column: pd.Series, values: list[object]) -> None:
+def refuse_unsupported(column: pd.Series, values: list[object]) -> None:
     """Refuse dates and nested values in a column of text, numbers or truth values."""
     for value in values:
         if hasattr(value, "isoformat") or isinstance(value, np.datetime64 | np.timedelta64 | pd.Period):
@@ -158,9 +158,9 @@ def cell_error(
         >>> str(cell_error(frame, 0, "'x' is no number", column="dose", task="site"))
         "task 'a', row 0: 'x' is no number"
     """
-    place = {} if task not in frame else {"task": str(frame[task].iloc[int(row)])}
+    owner = {} if task not in frame else {"task": str(frame[task].iloc[int(row)])}
     line = str(frame.index[int(row)])
-    return DataError(f"{where(frame, row, task)}: {message}", row=line, **place, column=column)
+    return DataError(f"{where(frame, row, task)}: {message}", row=line, **owner, column=column)
 
 
 def sorted_labels(column: pd.Series) -> tuple[str, ...]:
@@ -171,7 +171,7 @@ def sorted_labels(column: pd.Series) -> tuple[str, ...]:
         ('9', '10')
     """
     _, values = factorize(column)
-    refuse_odd(column, values)
+    refuse_unsupported(column, values)
     texts = {str(value) for value in values}
     numeric = {text: parse(text) for text in texts}
     if all(number is not None for number in numeric.values()):

@@ -11,7 +11,16 @@ import pandas as pd
 from ...errors import DataError
 from ..messages import listed, quoted
 from . import dates
-from .cells import cell_error, factorize, is_number, match_values, parse, refuse_odd, sorted_labels, truth
+from .cells import (
+    cell_error,
+    factorize,
+    is_number,
+    match_values,
+    parse,
+    refuse_unsupported,
+    sorted_labels,
+    truth,
+)
 from .numbers import refuse_stray_text
 
 __all__ = [
@@ -34,12 +43,12 @@ class Column:
 
     Arguments:
         name: its name.
-        kind: `number` (standardised), `date` (days, standardised), `flag` (0 or 1) or `category` (one column
-            a level, 0 in all for a level that meta-train does not have).
-        mean: mean over meta-train; a gap is filled with it.
+        kind: `number` (standardised), `date` (days, standardised), `flag` (0 or 1) or `category` (one-hot, 0
+            in all columns for a level that meta-train does not have).
+        mean: mean over meta-train, by which a missing value is imputed.
         scale: standard deviation over meta-train, 1 for a constant column.
         levels: of a category.
-        missing: meta-train has gaps, so an indicator column follows.
+        missing: meta-train has missing values, so an indicator column follows.
         formats: of a date written as text, `ISO` or as `strptime` has them.
         constant_in_task: every task of meta-train has one value, such as the age of a patient.
     """
@@ -155,13 +164,13 @@ def numbers(
         if kind == "date":
             parsed = [dates.days(value, formats) for value in values]
         else:
-            refuse_odd(column, values)
+            refuse_unsupported(column, values)
             parsed = [truth(value) if kind == "flag" else parse(value) for value in values]
         out = np.array([*(np.inf if value is None else value for value in parsed), np.nan])[codes]
     allowed = np.isnan(out) | ((out == 0) | (out == 1) if kind == "flag" else np.isfinite(out))
     if not allowed.all():
         bad = np.flatnonzero(~allowed)
-        wanted = {"flag": "True or False", "date": f"a date ({' or '.join(map(dates.spelled, formats))})"}
+        wanted = {"flag": "True or False", "date": f"a date ({' or '.join(map(dates.in_words, formats))})"}
         more = f" ({len(bad)} such cells)" if len(bad) > 1 else ""
         raise cell_error(
             frame, bad[0],
@@ -209,7 +218,7 @@ def kind_of(
     if formats:
         _refuse_unclear_dates(frame, name, task, formats, given)
         return "date", formats
-    refuse_odd(column, values)
+    refuse_unsupported(column, values)
     if values and all(truth(value) in (0, 1) for value in values):
         # 0 and 1 alone are numbers, beside a truth value they are what it is
         return ("number" if all(parse(value) is not None for value in values) else "flag"), ()
@@ -232,7 +241,7 @@ def _refuse_unclear_dates(
         raise cell_error(frame, np.argmax(codes == number), text, column=name, task=task)
 
     for number, value in enumerate(values):
-        if both := [dates.spelled(form) for form in dates.ambiguous(value, formats)]:
+        if both := [dates.in_words(form) for form in dates.ambiguous(value, formats)]:
             ways = " or ".join(f"--date-format {form}" for form in dates.ambiguous(value, formats)[:2])
             refuse(number, f"is {both[0]} or {both[1]}: say which ({ways})")
     for number, value in enumerate(values):
@@ -240,6 +249,6 @@ def _refuse_unclear_dates(
             named = ",".join(map(dates.option, formats))
             refuse(
                 number,
-                f"is not {dates.spelled(formats[0])} as most dates there are: write all dates one way, or name "
+                f"is not {dates.in_words(formats[0])} as most dates there are: write all dates one way, or name "
                 f"both (--date-format {named})",
             )

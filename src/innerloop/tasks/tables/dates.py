@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-__all__ = ["ISO", "ambiguous", "days", "formats_of", "option", "spelled"]
+__all__ = ["ISO", "ambiguous", "days", "formats_of", "in_words", "option"]
 
 ISO = "ISO"
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
@@ -81,7 +81,7 @@ def ambiguous(value: object, formats: Sequence[str]) -> list[str]:
     return list(read) if len(set(read.values())) > 1 else []
 
 
-def spelled(form: str) -> str:
+def in_words(form: str) -> str:
     """A format in words."""
     return _WORDS.get(form, form)
 

@@ -25,7 +25,7 @@ from .cells import (
     is_missing,
     is_number,
     match_values,
-    refuse_odd,
+    refuse_unsupported,
     sorted_labels,
     task_ids,
 )
@@ -105,7 +105,7 @@ class Schema:
         used = _feature_names(
             frame, task=task, target=names, features=features, ignore=ignore, categorical=categorical
         )
-        codes = None if task is None else _task_codes(frame, task)
+        codes = None if task is None else _task_numbers(frame, task)
         columns: list[Column] = []
         for name in used:
             with guard():
@@ -361,7 +361,7 @@ def target_kind(
     if is_number(column):
         return "classification" if column.nunique() == 2 else "regression"
     _, values = factorize(column)
-    refuse_odd(column, values)
+    refuse_unsupported(column, values)
     refuse_stray_text(frame, names[0], task)
     plain = [value for value in values if not isinstance(value, str | bool | np.bool_)]
     return "regression" if len(plain) == len(values) > 2 else "classification"
@@ -415,7 +415,7 @@ def _fit_target(frame: pd.DataFrame, name: str, task: str | None) -> Column:
     return Column(name, "number", mean, scale)
 
 
-def _task_codes(frame: pd.DataFrame, task: str) -> np.ndarray:
+def _task_numbers(frame: pd.DataFrame, task: str) -> np.ndarray:
     """A number for each row's task; numbers stay numbers, for text takes memory for millions of tasks."""
     whole = task in frame and is_number(frame[task]) and not frame[task].isna().any()
     return pd.factorize(frame[task] if whole else task_ids(frame, task))[0]
