@@ -128,32 +128,17 @@ DATASETS: dict[str, Dataset] = {
             letters,
             lambda: letters_file() is not None,
         ),
-        Dataset(
-            "omniglot",
-            "handwritten characters of 50 alphabets (Lake et al., 2015), Vinyals' split; n-way classification",
-            f"a folder: {IMAGE_SETS['omniglot'].where}",
-            "1,623 classes x 20 drawings",
-            "MIT (Lake)",
-            IMAGE_SETS["omniglot"].load,
-            lambda: IMAGE_SETS["omniglot"].folder() is not None,
-        ),
-        Dataset(
-            "cifar_fs",
-            "CIFAR-100 as few-shot tasks, 32 x 32 pixels (Bertinetto et al., 2019); n-way classification",
-            f"a folder: {IMAGE_SETS['cifar_fs'].where}",
-            "100 classes x 600 images",
-            "not stated by its authors (CIFAR-100, Krizhevsky)",
-            IMAGE_SETS["cifar_fs"].load,
-            lambda: IMAGE_SETS["cifar_fs"].folder() is not None,
-        ),
-        Dataset(
-            "mini_imagenet",
-            "100 classes of ImageNet, 84 x 84 pixels (Vinyals et al., 2016); n-way classification",
-            f"a folder: {IMAGE_SETS['mini_imagenet'].where}",
-            "100 classes x 600 images",
-            "terms of ImageNet, for research only",
-            IMAGE_SETS["mini_imagenet"].load,
-            lambda: IMAGE_SETS["mini_imagenet"].folder() is not None,
+        *(
+            Dataset(
+                each.name,
+                each.about,
+                f"a folder: {each.where}",
+                each.size,
+                each.licence,
+                each.load,
+                each.here,
+            )
+            for each in IMAGE_SETS.values()
         ),
     )
 }

@@ -46,6 +46,9 @@ class ImageSet:
 
     Arguments:
         name: its name.
+        about: what it is.
+        size: classes and images, for people.
+        licence: of the images.
         folders: names of its folder, below the data folder.
         where: where it is found, for people.
         also: what other libraries keep it as, which is not read.
@@ -53,6 +56,9 @@ class ImageSet:
     """
 
     name: str
+    about: str
+    size: str
+    licence: str
     folders: tuple[str, ...]
     where: str
     also: tuple[str, ...]
@@ -101,6 +107,10 @@ class ImageSet:
         )  # fmt: skip
         return tasks.renamed(self.name)
 
+    def here(self) -> bool:
+        """Whether it can be loaded now, without naming a folder."""
+        return self.folder() is not None
+
     def folder(self, data: str | None = None) -> Path | None:
         """Where the set lies; `None` where it is not there."""
         base = data_folder(data)
@@ -126,6 +136,9 @@ IMAGE_SETS = {
         # Lake et al., 2015, in Vinyals' split
         ImageSet(
             "omniglot",
+            "handwritten characters of 50 alphabets (Lake et al., 2015), Vinyals' split; n-way classification",
+            "1,623 classes x 20 drawings",
+            "MIT (Lake)",
             (".", "omniglot-py", "omniglot", "omniglot/python", "omniglot/omniglot-py"),
             "unpack images_background.zip and images_evaluation.zip of github.com/brendenlake/omniglot (folder "
             "python) into omniglot-py",
@@ -135,6 +148,9 @@ IMAGE_SETS = {
         # Bertinetto et al., 2019: the 100 classes of CIFAR-100 in 64 + 16 + 20, the split of the folder
         ImageSet(
             "cifar_fs",
+            "CIFAR-100 as few-shot tasks, 32 x 32 pixels (Bertinetto et al., 2019); n-way classification",
+            "100 classes x 600 images",
+            "not stated by its authors (CIFAR-100, Krizhevsky)",
             (".", "cifarfs/processed", "cifarfs/cifar100", "cifarfs", "cifar-fs", "cifar_fs", "cifar100"),
             "unpack CIFAR-FS of github.com/bertinetto/r2d2, which has data/CLASS/IMAGE and splits/bertinetto, into "
             "cifarfs/cifar100",
@@ -144,6 +160,9 @@ IMAGE_SETS = {
         # Ravi & Larochelle, 2017: 100 classes of ImageNet with 600 images each in 64 + 16 + 20
         ImageSet(
             "mini_imagenet",
+            "100 classes of ImageNet, 84 x 84 pixels (Vinyals et al., 2016); n-way classification",
+            "100 classes x 600 images",
+            "terms of ImageNet, for research only",
             (".", "miniimagenet", "mini-imagenet", "mini_imagenet", "miniImagenet", "miniImageNet"),
             "make the folders train, val and test with CLASS/IMAGE, or images and the files train.csv, val.csv and "
             "test.csv of github.com/twitter-research/meta-learning-lstm, in mini-imagenet",

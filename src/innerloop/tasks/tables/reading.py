@@ -1,7 +1,7 @@
 """Read a table from a CSV or Parquet file, a folder of files, or a frame of polars or pyarrow.
 
-The index of a frame that was read from a file is the line (of text) or the row (of Parquet). A format is added to
-`TABLES`, and to `read_table` and `_read_folder`, where each format has its function.
+The index of a frame that was read from a file is the line (of text) or the row (of other formats). A file format is
+added to `READERS`: the ending of its files, and the function that reads one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ from ..messages import file_error, first_line, listed
 from .delimited import SEPARATORS, Piece, parse_pieces, read_existing, read_piece, refuse_name
 from .numbers import with_decimal
 
-__all__ = ["TABLES", "TableLike", "as_frame", "entries", "read_table", "table_name"]
-
-_PARQUET = (".parquet", ".pq")
-TABLES = (".csv", ".tsv", ".txt", *_PARQUET)
+__all__ = ["READERS", "TABLES", "TableLike", "as_frame", "entries", "read_table", "table_name"]
 
 
 class _ForeignFrame(Protocol):
@@ -34,6 +31,28 @@ class _ForeignFrame(Protocol):
 
 
 TableLike = str | Path | pd.DataFrame | _ForeignFrame
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """A Parquet file; an index with a name is a column."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise file_error(path, ": Parquet files need pyarrow: pip install 'innerloop[parquet]'") from None
+    data = read_existing(path)
+    try:
+        frame: pd.DataFrame = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pandas()
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise file_error(path, f" cannot be read as Parquet ({first_line(error)}): write it again") from None
+    named = frame.index.name is not None or frame.index.nlevels > 1
+    frame = frame.reset_index(drop=not named)
+    return as_frame(frame)
+
+
+READERS = {".parquet": _read_parquet, ".pq": _read_parquet}
+# text is read by `delimited`
+TABLES = (".csv", ".tsv", ".txt", *READERS)
 
 
 def table_name(table: object) -> str:
@@ -76,8 +95,8 @@ def read_table(
         folder = path.is_dir()
     if folder:
         return with_decimal(_read_folder(path, task, decimal, guard), decimal, task)
-    if path.suffix.lower() in _PARQUET:
-        return _read_parquet(path)
+    if reader := READERS.get(path.suffix.lower()):
+        return reader(path)
     piece = read_piece(path)
     frame = parse_pieces([piece], task, decimal)
     noted = [f"{path.name} is separated by {SEPARATORS[piece.separator]}"] * (piece.separator != ",")
@@ -115,8 +134,8 @@ def _read_folder(folder: Path, task: str | None, decimal: str, guard: Guard) -> 
     for number, path in enumerate(files):
         with guard():
             refuse_name(path)
-            if path.suffix.lower() in _PARQUET:
-                part = _read_parquet(path)
+            if reader := READERS.get(path.suffix.lower()):
+                part = reader(path)
                 parts.append(_origin(part, [number] * len(part), files, list(range(len(part))), "row"))
             else:
                 pieces.append(read_piece(path))
@@ -189,23 +208,6 @@ def _common_columns(
                 )
     first = next(part for part in parts if set(part.columns) == {*common, _FILE})
     return [name for name in first.columns if name != _FILE]
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise file_error(path, ": Parquet files need pyarrow: pip install 'innerloop[parquet]'") from None
-    data = read_existing(path)
-    try:
-        frame: pd.DataFrame = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pandas()
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        raise file_error(path, f" cannot be read as Parquet ({first_line(error)}): write it again") from None
-    # an index with a name is a column that somebody set aside
-    named = frame.index.name is not None or frame.index.nlevels > 1
-    frame = frame.reset_index(drop=not named)
-    return as_frame(frame)
 
 
 def as_frame(table: TableLike, *, task: str | None = None, decimal: str = ".") -> pd.DataFrame:
