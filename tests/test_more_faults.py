@@ -20,8 +20,8 @@ import innerloop as il
 from innerloop.algorithms.assemble import learner_for
 from innerloop.cli import run
 from innerloop.errors import DataError, InnerloopError, UsageError
+from innerloop.tasks.array_values import read_npz
 from innerloop.tasks.findings import check
-from innerloop.tasks.from_arrays import read_npz
 from innerloop.tasks.recognise import open_tasks
 from innerloop.tasks.support import stream
 from toolkit.tables import visits

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 import innerloop
-import innerloop.tasks.datasets.catalogue
+import innerloop.tasks.datasets.drawn_sets
 from innerloop.cli import VERBS, run
 from innerloop.models import Sine
 from toolkit.commands import printed_by, run_python
@@ -126,7 +126,7 @@ def test_train_json_then_evaluate_gives_the_very_same_scores(name, ask, tmp_path
     options, metrics, support = TRAININGS[name]
     if name == "alphabets":
         drawn = np.random.default_rng(0).integers(0, 2, (28 * 24, 20, 28, 28), np.uint8)
-        monkeypatch.setattr(innerloop.tasks.datasets.catalogue, "_drawings", lambda: drawn)
+        monkeypatch.setattr(innerloop.tasks.datasets.drawn_sets, "_drawings", lambda: drawn)
         options = [*options, "--n-query", "2", "--inner-steps", "1"]
     else:
         options = [*options, "--inner-steps", "2", "--hidden", "8"]

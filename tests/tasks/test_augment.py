@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from innerloop import tasks as front
+from innerloop import tasks as il_tasks
 from innerloop.algorithms import maml
 from innerloop.errors import UsageError
 from innerloop.tasks.augment import (
@@ -36,7 +36,7 @@ def pictures(n_classes=12, rows=8, side=9, seed=0):
 
 def n_way():
     x, label = pictures()
-    return front.classes(x, label, n_way=4, n_shot=2, n_query=3, split=(0.5, 0.25, 0.25)).train
+    return il_tasks.classes(x, label, n_way=4, n_shot=2, n_query=3, split=(0.5, 0.25, 0.25)).train
 
 
 def ragged():
@@ -358,7 +358,7 @@ def visits(source, repeats=40):
 
 def numbered_classes():
     x = torch.arange(80.0)[:, None] * torch.ones(80, 2)
-    return front.classes(x, np.arange(80) // 8, n_way=2, n_shot=1, n_query=2, split=(0.6, 0.2, 0.2)).train
+    return il_tasks.classes(x, np.arange(80) // 8, n_way=2, n_shot=1, n_query=2, split=(0.6, 0.2, 0.2)).train
 
 
 @pytest.mark.parametrize("source", [table_source(), table_source("classification"), numbered_classes()])

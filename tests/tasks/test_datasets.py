@@ -11,7 +11,7 @@ import torch
 from innerloop import datasets
 from innerloop.cli import run
 from innerloop.errors import DataError, UsageError
-from innerloop.tasks.datasets import catalogue, image_sets
+from innerloop.tasks.datasets import drawn_sets, image_sets
 from innerloop.tasks.sources import stream
 
 
@@ -19,9 +19,9 @@ from innerloop.tasks.sources import stream
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Few drawings, and a cache of their own."""
     monkeypatch.setenv("INNERLOOP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(catalogue, "_ALPHABETS", 6)
-    monkeypatch.setattr(catalogue, "_CHARACTERS", 5)
-    monkeypatch.setattr(catalogue, "_DRAWINGS", 6)
+    monkeypatch.setattr(drawn_sets, "_ALPHABETS", 6)
+    monkeypatch.setattr(drawn_sets, "_CHARACTERS", 5)
+    monkeypatch.setattr(drawn_sets, "_DRAWINGS", 6)
     return tmp_path / "cache"
 
 
@@ -97,9 +97,9 @@ def test_drawings_come_from_the_cache_and_a_damaged_one_is_drawn_again(
     (path,) = small.iterdir()
     whole = path.read_bytes()
     counted = []
-    draw = catalogue.drawing.draw_alphabets
+    draw = drawn_sets.drawing.draw_alphabets
     monkeypatch.setattr(
-        catalogue.drawing, "draw_alphabets", lambda *a, **k: counted.append(a) or draw(*a, **k)
+        drawn_sets.drawing, "draw_alphabets", lambda *a, **k: counted.append(a) or draw(*a, **k)
     )
     assert torch.equal(small_alphabets().train.x, first)
     assert not counted

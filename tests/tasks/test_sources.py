@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from scipy.stats import chisquare
 from torch import nn
 
-from innerloop import tasks as front
+from innerloop import tasks as il_tasks
 from innerloop.algorithms import maml
 from innerloop.errors import DataError, UsageError
 from innerloop.evaluation import evaluate
 from innerloop.inner import Model
 from innerloop.tasks.episodes import select
-from innerloop.tasks.sampling import distinct, outside
+from innerloop.tasks.sampling import outside, without_replacement
 from innerloop.tasks.sources import ClassSource, RowSource, SupportChoice, SupportSize, Targets, stream
 from innerloop.tasks.tables.grouping import order_values
 from toolkit.oracles import unpadded
@@ -53,7 +53,7 @@ def rows_of(batch, task):
 def test_draws_are_different_and_in_range(sizes, share, seed):
     sizes = np.array(sizes)
     counts = np.minimum((sizes * share).astype(int), 40)
-    found = distinct(sizes, counts, stream(seed))
+    found = without_replacement(sizes, counts, stream(seed))
     assert found.shape == (len(sizes), counts.max())
     for size, count, row in zip(sizes, counts, found, strict=True):
         assert len(set(row[:count].tolist())) == count
@@ -69,7 +69,7 @@ def test_draws_are_different_and_in_range(sizes, share, seed):
 def test_every_ordered_draw_is_equally_likely(size):
     """5 of 3 is shuffled, 40 of 3 is drawn by rejection; both are uniform over ordered triples."""
     repeats = 60_000
-    found = distinct(np.full(repeats, size), np.full(repeats, 3), stream(4))
+    found = without_replacement(np.full(repeats, size), np.full(repeats, 3), stream(4))
     codes = found[:, 0] * size * size + found[:, 1] * size + found[:, 2]
     n_triples = size * (size - 1) * (size - 2)
     if size == 5:
@@ -84,7 +84,7 @@ def test_every_ordered_draw_is_equally_likely(size):
 
 
 def test_a_short_range_beside_a_long_one():
-    found = distinct(np.array([2, 10**12]), np.array([2, 5]), stream(0))
+    found = without_replacement(np.array([2, 10**12]), np.array([2, 5]), stream(0))
     assert sorted(found[0, :2].tolist()) == [0, 1]
     assert found[1].max() > 10**9
 
@@ -267,7 +267,7 @@ def test_in_order_nothing_leaks_from_the_future(kind):
         "date": pd.Timestamp("2024-01-01") + pd.to_timedelta(frame.day, "D"),
     }[kind]
     days = dict(zip(frame.row.astype(int), frame.day, strict=True))
-    tasks = front.table(
+    tasks = il_tasks.table(
         frame.assign(day=day),
         task="who",
         target="risk",
@@ -286,7 +286,9 @@ def test_equal_times_keep_the_order_of_the_table_and_missing_ones_are_dropped():
     frame = visits().sort_values(["who", "row"], ignore_index=True)
     frame["day"] = 1.0
     frame.loc[frame.row % 9 == 0, "day"] = None
-    tasks = front.table(frame, task="who", target="risk", n_support=3, support="order:day", features=["row"])
+    tasks = il_tasks.table(
+        frame, task="who", target="risk", n_support=3, support="order:day", features=["row"]
+    )
     assert any("8 of 72 rows have no 'day', which support=order:day needs" in note for note in tasks.notes)
     for support, _ in halves(tasks, tasks.train):
         assert [row % 9 for row in support] == [1, 2, 3]
@@ -295,26 +297,28 @@ def test_equal_times_keep_the_order_of_the_table_and_missing_ones_are_dropped():
 def test_what_cannot_order_rows_is_named():
     frame = visits()
     with pytest.raises(DataError, match=r"no column 'dya' in the table \(did you mean 'day'"):
-        front.table(frame, task="who", target="risk", n_support=3, support="order:dya")
+        il_tasks.table(frame, task="who", target="risk", n_support=3, support="order:dya")
     odd = frame.assign(day=frame.day.astype(str).where(frame.row != 5, "soon"))
     with pytest.raises(DataError, match=r"task 'p0', row \d+: 'soon' in column 'day'"):
-        front.table(odd, task="who", target="risk", n_support=3, support="order:day", features=["row"])
+        il_tasks.table(odd, task="who", target="risk", n_support=3, support="order:day", features=["row"])
     with pytest.raises(UsageError, match="give n_support"):
-        front.table(frame, task="who", target="grade", n_shot=1, support="order:day", kind="classification")
+        il_tasks.table(
+            frame, task="who", target="grade", n_shot=1, support="order:day", kind="classification"
+        )
 
 
 def test_rows_are_ordered_by_dates_as_people_write_them():
     frame = visits()
     written = pd.Timestamp("2024-01-28") + pd.to_timedelta(frame.day, unit="D")
     options = {"task": "who", "target": "risk", "n_support": 3, "support": "order:day", "features": ["row"]}
-    plain = front.table(frame, **options)
+    plain = il_tasks.table(frame, **options)
     for form in ("%d.%m.%Y", "%Y-%m-%d"):
-        dated = front.table(frame.assign(day=written.dt.strftime(form)), **options)
+        dated = il_tasks.table(frame.assign(day=written.dt.strftime(form)), **options)
         assert torch.equal(dated.train.x, plain.train.x), form
     slashes = frame.assign(day=(written - pd.Timedelta("20D")).dt.strftime("%d/%m/%Y"))
     with pytest.raises(DataError, match=r"say which \(--date-format %d/%m/%Y or --date-format %m/%d/%Y\)"):
-        front.table(slashes[slashes.day.str[:2] < "13"], **options)
-    named = front.table(slashes, **options, date_format=["%d/%m/%Y"])
+        il_tasks.table(slashes[slashes.day.str[:2] < "13"], **options)
+    named = il_tasks.table(slashes, **options, date_format=["%d/%m/%Y"])
     assert torch.equal(named.train.x, plain.train.x)
 
 
@@ -328,7 +332,7 @@ def test_support_and_query_come_from_different_blocks(size):
     session = dict(zip(frame.row.astype(int), frame.session, strict=True))
     target = "risk" if "n_support" in size else "grade"
     kind = "regression" if "n_support" in size else "classification"
-    tasks = front.table(
+    tasks = il_tasks.table(
         frame, task="who", target=target, kind=kind, **size, support="block:session", features=["row"]
     )
     used = Counter()
@@ -349,14 +353,14 @@ def test_a_task_with_one_block_is_dropped_and_a_block_is_no_feature():
     frame = visits()
     frame.loc[frame.who == "p3", "session"] = 7
     frame.loc[frame.row == 0, "session"] = None
-    tasks = front.table(frame, task="who", target="risk", n_support=2, support="block:session")
+    tasks = il_tasks.table(frame, task="who", target="risk", n_support=2, support="block:session")
     notes = " ".join(tasks.notes)
     assert "1 tasks have one block in 'session' and were dropped" in notes
     assert "'p3'" in notes
     assert "1 of 72 rows have no 'session'" in notes
     assert "p3" not in [name for part in tasks.splits.values() for name in part]
     assert "session" not in [column.name for column in tasks.schema.columns]
-    with_it = front.table(
+    with_it = il_tasks.table(
         frame, task="who", target="risk", n_support=2, support="block:session", features=["row", "session"]
     )
     assert with_it.n_features == 2
@@ -364,8 +368,10 @@ def test_a_task_with_one_block_is_dropped_and_a_block_is_no_feature():
 
 def test_one_choice_serves_rows_met_later():
     frame = visits()
-    tasks = front.table(frame, task="who", target="risk", n_support=2, support="order:day", features=["row"])
-    again = front.from_schema(frame, tasks.schema, tasks.splits["test"], tasks.train.support)
+    tasks = il_tasks.table(
+        frame, task="who", target="risk", n_support=2, support="order:day", features=["row"]
+    )
+    again = il_tasks.from_schema(frame, tasks.schema, tasks.splits["test"], tasks.train.support)
     for (_, one), (_, other) in zip(again.fixed(0), tasks.test.fixed(0), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
@@ -480,9 +486,9 @@ def test_many_tasks_load_in_little_memory_and_draw_at_once():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"t": np.repeat(np.arange(100_000), 5), "x": rng.normal(size=500_000)})
     frame["y"] = 2 * frame.x
-    front.table(frame[:100], task="t", target="y", n_support=2)
+    il_tasks.table(frame[:100], task="t", target="y", n_support=2)
     tracemalloc.start()
-    tasks = front.table(frame, task="t", target="y", n_support=2)
+    tasks = il_tasks.table(frame, task="t", target="y", n_support=2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * frame.memory_usage(index=False).sum() + 2**24

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 
-from innerloop import tasks as front
+from innerloop import tasks as il_tasks
 from innerloop.algorithms import maml
 from innerloop.errors import DataError, UsageError
 from innerloop.evaluation import evaluate, over_folds
@@ -30,13 +30,13 @@ ASK = {"task": "who", "target": "risk", "n_support": 2}
 
 def test_all_tasks_of_a_clinic_are_in_one_split() -> None:
     frame = patients()
-    tasks = front.table(frame, **ASK, split_by="clinic")
+    tasks = il_tasks.table(frame, **ASK, split_by="clinic")
     clinic = dict(zip(frame.who, frame.clinic, strict=True))
     parts = [{clinic[name] for name in tasks.splits[part]} for part in SPLITS]
     assert sum(map(len, parts)) == len(set().union(*parts)) == 6
     assert sum(map(len, tasks.splits.values())) == 20
     assert [column.name for column in tasks.schema.columns] == ["dose"]
-    kept = front.table(frame, **ASK, split_by="clinic", features=["dose", "clinic"])
+    kept = il_tasks.table(frame, **ASK, split_by="clinic", features=["dose", "clinic"])
     assert kept.n_features == 2
 
 
@@ -44,11 +44,11 @@ def test_a_task_in_two_clinics_is_named() -> None:
     frame = patients()
     frame.loc[5, "clinic"] = 99
     with pytest.raises(DataError, match=r"task 'p01' has 2 values of 'clinic' \('1', '99'\)"):
-        front.table(frame, **ASK, split_by="clinic")
+        il_tasks.table(frame, **ASK, split_by="clinic")
     with pytest.raises(DataError, match="'clinic' has 2 value"):
-        front.table(patients(clinics=2), **ASK, split_by="clinic")
+        il_tasks.table(patients(clinics=2), **ASK, split_by="clinic")
     with pytest.raises(DataError, match="did you mean 'clinic'"):
-        front.table(patients(), **ASK, split_by="clinik")
+        il_tasks.table(patients(), **ASK, split_by="clinik")
 
 
 def fixed_split(frame: pd.DataFrame) -> pd.DataFrame:
@@ -60,13 +60,13 @@ def test_a_split_file_is_followed(tmp_path: Path) -> None:
     frame, path = patients(), tmp_path / "split.csv"
     fixed_split(frame).to_csv(path, index=False)
     for split in (path, str(path), read_split(path)):
-        tasks = front.table(frame, **ASK, split=split)
+        tasks = il_tasks.table(frame, **ASK, split=split)
         assert [len(tasks.splits[part]) for part in SPLITS] == [10, 5, 5]
         assert tasks.splits["test"] == ("p03", "p07", "p11", "p15", "p19")
     small = frame.drop(index=[0, 1, 2])
-    assert len(front.table(small, **ASK, split=path).splits["train"]) == 9, "a dropped task may be named"
+    assert len(il_tasks.table(small, **ASK, split=path).splits["train"]) == 9, "a dropped task may be named"
     fixed_split(frame).rename(columns={"task": "who"}).to_csv(path, index=False)
-    assert len(front.table(frame, **ASK, split=path).splits["valid"]) == 5
+    assert len(il_tasks.table(frame, **ASK, split=path).splits["valid"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -88,18 +88,18 @@ def test_split_files_that_do_not_fit(tmp_path: Path, change, words: str) -> None
     path = tmp_path / "split.csv"
     change(fixed_split(patients())).to_csv(path, index=False)
     with pytest.raises(DataError) as caught:
-        front.table(patients(), **ASK, split=path)
+        il_tasks.table(patients(), **ASK, split=path)
     assert words in str(caught.value), str(caught.value)
 
 
 def test_a_fixed_split_may_name_clinics() -> None:
     split = {"train": [0, 1, 2], "valid": [3], "test": [4, 5]}
-    tasks = front.table(patients(), **ASK, split_by="clinic", split=split)
+    tasks = il_tasks.table(patients(), **ASK, split_by="clinic", split=split)
     assert [len(tasks.splits[part]) for part in SPLITS] == [11, 3, 6]
     with pytest.raises(DataError, match="'9', which is none of the values of 'clinic'"):
-        front.table(patients(), **ASK, split_by="clinic", split={**split, "valid": [3, 9]})
+        il_tasks.table(patients(), **ASK, split_by="clinic", split={**split, "valid": [3, 9]})
     with pytest.raises(UsageError, match="give train, valid and test"):
-        front.table(patients(), **ASK, split={"train": ["p00"]})
+        il_tasks.table(patients(), **ASK, split={"train": ["p00"]})
 
 
 @given(count=st.integers(3, 60), of=st.integers(3, 8), seed=st.integers(0, 9))
@@ -122,7 +122,7 @@ def test_folds_of_tables_scale_on_their_own_meta_train_and_score_every_task_once
     frame = patients()
     learner = maml(mlp(1, [4], 1), loss="mse", inner_steps=1)
     model = Model(learner, learner.init())
-    parts = list(folds(4, front.table, frame, **ASK, split_by="clinic", features=["dose"]))
+    parts = list(folds(4, il_tasks.table, frame, **ASK, split_by="clinic", features=["dose"]))
     for tasks in parts:
         train = frame[frame.who.isin(tasks.splits["train"])]
         assert tasks.schema.columns[0].mean == pytest.approx(train.dose.mean())
@@ -142,7 +142,7 @@ def test_folds_of_tables_scale_on_their_own_meta_train_and_score_every_task_once
 
 def test_folds_of_classes() -> None:
     x, label = np.zeros((60, 2)), np.arange(60) // 5
-    tested = [t.splits["test"] for t in folds(3, front.classes, x, label, n_way=2, n_query=2)]
+    tested = [t.splits["test"] for t in folds(3, il_tasks.classes, x, label, n_way=2, n_query=2)]
     assert sorted(int(name) for part in tested for name in part) == list(range(12))
 
 
@@ -151,4 +151,4 @@ def test_folds_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="fold"):
         Fold.parse(text)
     with pytest.raises(UsageError, match="3 or more"):
-        next(folds(2, front.table, patients(), **ASK))
+        next(folds(2, il_tasks.table, patients(), **ASK))

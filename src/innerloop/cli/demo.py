@@ -52,7 +52,7 @@ def demo(
       innerloop demo
       innerloop demo --seed 1 --json
     """
-    from ..tasks.datasets.catalogue import gapminder
+    from ..tasks.datasets import gapminder
 
     notes = Notes(quiet=quiet)
     tasks = gapminder(seed=seed)
@@ -185,7 +185,7 @@ def _keep(out: Path, run: Run, tasks: Tasks, found: Evaluation, steps: int, seed
 def _leave_rows(tasks: Tasks, out: Path) -> Path:
     """A table to try `predict` on: two held-out countries, the target of all but 3 rows left out."""
     from ..files import write_bytes
-    from ..tasks.datasets.catalogue import gapminder_frame
+    from ..tasks.datasets import gapminder_frame
 
     frame = gapminder_frame()[["country", "year", "log_gdp", "lifeExp"]]
     frame = frame[frame["country"].isin(tasks.splits["test"][:2])]

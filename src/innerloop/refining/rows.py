@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, UsageError
+from ..tasks.array_values import feature_tensor, read_npz
 from ..tasks.episodes import Batch
-from ..tasks.from_arrays import read_npz
 from ..tasks.images import load_images
-from ..tasks.n_way import feature_tensor
+from ..tasks.messages import listed
 from ..tasks.recognise import recognise
 from ..tasks.support import Targets, stream
-from ..tasks.tables.cells import listed, sorted_labels
+from ..tasks.tables.cells import sorted_labels
 from ..tasks.tables.reading import entries, read_table
 from ..tasks.tables.schema import Schema, target_kind
 from .folds import split_off

@@ -2,18 +2,20 @@
 
 | step | files | what happens |
 |---|---|---|
-| recognise | `recognise` | a path, frame, array, data set, loader or function is told apart; default sizes are chosen |
-| read | `tables/reading`, `from_arrays`, `images`, `single_set`, `functions` | rows, with their line or file |
-| parse cells | `tables/cells`, `tables/dates`, `tables/numbers` | gaps, ids, dates, numbers as people write them |
+| recognise | `recognise` | a path, frame, array, data set, loader or function is told apart; default sizes |
+| read | `tables/reading` (add a file format there), `array_values`, `images`, `single_set` | rows of files and arrays |
+| parse cells | `tables/cells`, `tables/dates`, `tables/numbers` | gaps, task ids, dates, numbers as people write them |
 | understand | `tables/columns`, `tables/schema` | what columns mean, fitted on meta-train and stored with the model |
-| group and split | `tables/table`, `n_way`, `splits`, `tables/grouping` | tasks and classes; their splits |
-| choose support | `support` | how many rows and which ones; seeds become streams of random numbers |
-| draw | `sources`, `row_source`, `sampling`, `episodes` | stacked episodes, fresh for training, fixed for evaluation |
-| recombine | `compose`, `augment` | training tasks put together in other ways; changes to values |
-| check | `findings`, `leaks` | all of this with errors collected, and signs of leaks |
-| named sets | `datasets/` | drawn, computed, or read from folders of other libraries |
+| group and split | `tables/table`, `from_arrays`, `n_way`, `splits` | tasks and classes; their splits, folds |
+| choose support | `support`, `tables/grouping` | how many rows and which ones; seeds become random streams |
+| draw | `sources`, `row_source`, `sampling`, `functions` | stacked `episodes`, fresh or fixed for evaluation |
+| recombine | `compose`, `augment` | training tasks put together in other ways; data augmentation |
+| check | `findings`, `leaks` | all of this with errors collected, and signs of leakage |
+| named sets | `datasets/catalogue` | computed, drawn, or read from folders of other libraries |
+| say what is wrong | `messages` | lists of names, and the one that was meant |
 
-Imports follow this order: `tables/cells` imports none of the others, `recognise` and `findings` nearly all of them.
+Imports follow this order: `messages` and `tables/cells` import none of the others, `recognise` and `findings` nearly
+all of them.
 """
 
 from __future__ import annotations

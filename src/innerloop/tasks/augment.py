@@ -1,4 +1,4 @@
-"""What changes images, rows and labels: augmentations of drawn episodes.
+"""Data augmentation: what changes images, rows and labels of drawn episodes.
 
 An augmentation is a pure function `(episode, generator) -> episode` on stacked episodes. What belongs to a
 class or a task is drawn once for it, so that support and query agree; padded rows stay zero and keep their
@@ -7,19 +7,36 @@ weight. Augmentations are for training: `augmented` leaves the fixed episodes of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .episodes import Batch, Episode, map_tensors, select, tensors
+from .episodes import Batch, Episode, map_tensors, rebuilt, select, tensors
+from .messages import meant
 from .row_source import renumbered
-from .sources import Source, SupportSize, Targets
-from .tables.cells import close_names, meant
+from .sources import DerivedSource, Source
 
+__all__ = [
+    "AUGMENTATIONS",
+    "Augmentation",
+    "Augmented",
+    "augmented",
+    "chain",
+    "crop",
+    "flip",
+    "mix",
+    "named",
+    "named_one",
+    "noise",
+    "permute",
+    "rotate",
+]
+
+Named = TypeVar("Named")
 Augmentation = Callable[[Episode, torch.Generator], Episode]
 
 
@@ -99,7 +116,7 @@ def noise(episode: Episode, generator: torch.Generator) -> Episode:
     offset = torch.randn(shape, generator=generator, dtype=values.dtype) * spread
 
     def shifted(batch: Batch) -> Batch:
-        return batch._replace(y=_kept(batch.y + offset, batch))
+        return batch._replace(y=_without_padding(batch.y + offset, batch))
 
     return Episode(*(shifted(batch) for batch in episode))
 
@@ -120,18 +137,18 @@ def mix(episode: Episode, generator: torch.Generator) -> Episode:
     share = 0.5 + 0.5 * torch.rand(tasks, 1, generator=generator)
 
     def mixed(own: Batch, partner: Batch) -> Batch:
-        found, row = _partners(own, partner, generator)
-        own_share = torch.where(found, share, torch.ones(()))
+        has_partner, row = _partners(own, partner, generator)
+        own_share = torch.where(has_partner, share, torch.ones(()))
 
         def blend(a: Tensor, b: Tensor) -> Tensor:
             weight = own_share.reshape(*own_share.shape, *(1 for _ in a.shape[2:])).to(a.dtype)
             task = torch.arange(tasks)[:, None]
             return weight * a + (1 - weight) * b[task, row]
 
-        values = iter([blend(a, b) for a, b in zip(_floats(own.x), _floats(partner.x), strict=True)])
-        x = map_tensors(lambda t: next(values) if t.is_floating_point() else t, own.x)
+        pairs = zip(tensors(own.x), tensors(partner.x), strict=True)
+        x = rebuilt(own.x, [blend(a, b) if a.is_floating_point() else a for a, b in pairs])
         y = blend(own.y, partner.y) if own.y.is_floating_point() else own.y
-        return Batch(map_tensors(lambda t: _kept(t, own), x), _kept(y, own), own.weight)
+        return Batch(map_tensors(lambda t: _without_padding(t, own), x), _without_padding(y, own), own.weight)
 
     return Episode(*(mixed(a, b) for a, b in zip(episode, other, strict=True)))
 
@@ -173,11 +190,11 @@ def named(names: str | Sequence[str]) -> tuple[Augmentation, ...]:
     """
     parts = names.split(",") if isinstance(names, str) else names
     wanted = [part.strip() for part in parts if part.strip()]
-    return tuple(AUGMENTATIONS[known(name, AUGMENTATIONS, "augmentation")] for name in wanted)
+    return tuple(named_one(name, AUGMENTATIONS, "augmentation") for name in wanted)
 
 
 @dataclass(frozen=True, eq=False)
-class Augmented:
+class Augmented(DerivedSource):
     """A source whose training episodes are augmented; its fixed episodes are not.
 
     Arguments:
@@ -185,18 +202,7 @@ class Augmented:
         augmentation: what is done to each stack of them.
     """
 
-    source: Source
     augmentation: Augmentation
-
-    @property
-    def targets(self) -> Targets:
-        """Those of the source."""
-        return self.source.targets
-
-    @property
-    def support(self) -> SupportSize:
-        """That of the source."""
-        return self.source.support
 
     @property
     def n_tasks(self) -> int | None:
@@ -207,16 +213,12 @@ class Augmented:
         """See `Source.sample`."""
         return self.augmentation(self.source.sample(count, generator), generator)
 
-    def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
-        """See `Source.fixed`: as in the source."""
-        return self.source.fixed(seed)
-
 
 def augmented(source: Source, *augmentations: Augmentation) -> Source:
     """The source with its training episodes augmented, one augmentation after the other.
 
     Example:
-        >>> from innerloop.tasks.sources import stream
+        >>> from innerloop.tasks.support import stream
         >>> from innerloop.tasks import sinusoid
         >>> source = augmented(sinusoid(n_support=5).train, noise, mix)
         >>> source.sample(4, stream(0)).support.x.shape
@@ -225,24 +227,25 @@ def augmented(source: Source, *augmentations: Augmentation) -> Source:
     return Augmented(source, chain(*augmentations)) if augmentations else source
 
 
-def known(name: str, registry: dict[str, Any], what: str) -> str:
-    """The name, if the registry has it.
+def named_one(name: str, registry: Mapping[str, Named], what: str) -> Named:
+    """The entry of that name.
 
     Raises:
-        UsageError: it has not.
+        UsageError: there is none.
     """
     if name not in registry:
-        near = meant(close_names(name, registry))
-        raise UsageError(f"{what} {name!r} is unknown{near}: choose among {', '.join(registry)}")
-    return name
+        raise UsageError(
+            f"{what} {name!r} is unknown{meant(name, registry)}: choose among {', '.join(registry)}"
+        )
+    return registry[name]
 
 
 def _images(episode: Episode, who: str) -> Tensor:
     x = episode.query.x
     if not isinstance(x, Tensor) or x.dim() != 5:
-        found = tuple(x.shape[2:]) if isinstance(x, Tensor) else type(x).__name__
+        shape = tuple(x.shape[2:]) if isinstance(x, Tensor) else type(x).__name__
         raise UsageError(
-            f"{who} changes images (channels, height, width), and a row is {found}: leave it out"
+            f"{who} changes images (channels, height, width), and a row is {shape}: leave it out"
         )
     return x
 
@@ -259,19 +262,15 @@ def _of_class(values: Tensor, batch: Batch) -> Tensor:
 
 
 def _with_images(episode: Episode, change: Callable[[Tensor, Batch], Tensor]) -> Episode:
-    return Episode(*(batch._replace(x=_kept(change(batch.x, batch), batch)) for batch in episode))
+    return Episode(*(batch._replace(x=_without_padding(change(batch.x, batch), batch)) for batch in episode))
 
 
-def _kept(values: Tensor, batch: Batch) -> Tensor:
+def _without_padding(values: Tensor, batch: Batch) -> Tensor:
     """Zero where a row is padding."""
     if batch.weight is None:
         return values
     inside = (batch.weight > 0).reshape(*batch.weight.shape, *(1 for _ in values.shape[2:]))
     return torch.where(inside, values, torch.zeros((), dtype=values.dtype))
-
-
-def _floats(tree: Any) -> list[Tensor]:
-    return [t for t in tensors(tree) if t.is_floating_point()]
 
 
 def _partners(own: Batch, partner: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ Every composition adds randomness to the one before; evaluation is never touched
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,10 +13,13 @@ import numpy as np
 import torch
 
 from ..errors import UsageError
-from .augment import augmented, known, permute
+from .augment import augmented, named_one, permute
 from .episodes import Episode, select
-from .sampling import distinct
-from .sources import ClassSource, Source, SupportSize, Targets, stream
+from .sampling import without_replacement
+from .sources import ClassSource, DerivedSource, Source
+from .support import stream
+
+__all__ = ["COMPOSITIONS", "Composition", "Recomposed", "composed"]
 
 # of tasks that never repeat, a fixed set holds this many
 _FIXED = 1000
@@ -32,7 +35,7 @@ class Composition(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Recomposed:
+class Recomposed(DerivedSource):
     """A source whose training episodes are drawn in another way; its fixed episodes are not.
 
     Arguments:
@@ -41,27 +44,12 @@ class Recomposed:
         n_tasks: number of training tasks; `None` where they never repeat.
     """
 
-    source: Source
     draw: Callable[[int, torch.Generator], Episode]
     n_tasks: int | None
-
-    @property
-    def targets(self) -> Targets:
-        """Those of the source."""
-        return self.source.targets
-
-    @property
-    def support(self) -> SupportSize:
-        """That of the source."""
-        return self.source.support
 
     def sample(self, count: int, generator: torch.Generator) -> Episode:
         """See `Source.sample`."""
         return self.draw(count, generator)
-
-    def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
-        """See `Source.fixed`: as in the source."""
-        return self.source.fixed(seed)
 
 
 def _fixed(source: Source, seed: int) -> Source:
@@ -70,7 +58,7 @@ def _fixed(source: Source, seed: int) -> Source:
     def draw(count: int, generator: torch.Generator) -> Episode:
         if count > pool.n_tasks:
             return select(pool, torch.randint(pool.n_tasks, (count,), generator=generator))
-        chosen = distinct(np.array([pool.n_tasks]), np.array([count]), generator)[0]
+        chosen = without_replacement(np.array([pool.n_tasks]), np.array([count]), generator)[0]
         return select(pool, torch.from_numpy(chosen))
 
     return Recomposed(source, draw, pool.n_tasks)
@@ -106,13 +94,13 @@ def _recombined(source: Source, seed: int) -> Source:
 def _resplit(source: Source, seed: int) -> Source:
     def draw(count: int, generator: torch.Generator) -> Episode:
         episode = source.sample(count, generator)
-        kept = torch.ones(episode.support.y.shape[:2])
-        kept = kept if episode.support.weight is None else episode.support.weight
+        weight = episode.support.weight
+        weight = torch.ones(episode.support.y.shape[:2]) if weight is None else weight
         # a random order of the rows for each step, padding last, of which the first half is taken
-        keys = torch.rand(*kept.shape, _RESPLITS, generator=generator) + 2.0 * (kept == 0)[..., None]
+        keys = torch.rand(*weight.shape, _RESPLITS, generator=generator) + 2.0 * (weight == 0)[..., None]
         rank = keys.argsort(1).argsort(1)
-        halves = rank < (kept > 0).sum(1)[:, None, None].add(1).div(2, rounding_mode="floor")
-        return episode._replace(support=episode.support._replace(weight=halves.to(kept.dtype)))
+        halves = rank < (weight > 0).sum(1)[:, None, None].add(1).div(2, rounding_mode="floor")
+        return episode._replace(support=episode.support._replace(weight=halves.to(weight.dtype)))
 
     return Recomposed(source, draw, source.n_tasks)
 
@@ -155,4 +143,4 @@ def composed(source: Source, name: str = "fresh", *, seed: int = 0) -> Source:
         >>> composed(sinusoid(n_support=5).train, "fixed").n_tasks
         1000
     """
-    return COMPOSITIONS[known(name, COMPOSITIONS, "composition")].make(source, seed)
+    return named_one(name, COMPOSITIONS, "composition").make(source, seed)

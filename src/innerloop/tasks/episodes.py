@@ -7,13 +7,35 @@ Tasks of different sizes are padded with rows of weight 0, and no weighted resul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DataError
+
+__all__ = [
+    "Batch",
+    "Episode",
+    "PyTree",
+    "all_draws",
+    "as_tensors",
+    "at_step",
+    "bucketed",
+    "equal_sizes",
+    "join_rows",
+    "map_tensors",
+    "rebuilt",
+    "select",
+    "stack",
+    "tensors",
+    "to",
+    "unsqueeze",
+]
+
+# a tensor, or dicts, lists, tuples and named tuples of them, however deep
+PyTree: TypeAlias = Any
 
 
 class Batch(NamedTuple):
@@ -30,7 +52,7 @@ class Batch(NamedTuple):
         3
     """
 
-    x: Any
+    x: PyTree
     y: Tensor
     weight: Tensor | None = None
 
@@ -60,39 +82,46 @@ class Episode(NamedTuple):
         return int(self.query.y.shape[0])
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """Apply `function` to every tensor in a nest of dicts, lists, tuples and named tuples; `None` stays."""
-    if tree is None:
-        return None
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if isinstance(tree, dict):
-        return {key: map_tensors(function, value) for key, value in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(map_tensors(function, value) for value in tree))
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(map_tensors(function, value) for value in tree)
-    raise DataError(f"an episode holds tensors in dicts, lists and tuples, not {type(tree).__name__}")
+def map_tensors(function: Callable[[Tensor], Tensor], tree: PyTree) -> PyTree:
+    """Apply `function` to every tensor of a pytree; `None` stays."""
+
+    def change(leaf: object) -> Tensor | None:
+        if leaf is None:
+            return None
+        if not isinstance(leaf, Tensor):
+            raise DataError(f"an episode holds tensors in dicts, lists and tuples, not {type(leaf).__name__}")
+        return function(leaf)
+
+    return _map_leaves(change, tree)
 
 
-def as_tensors(tree: Any) -> Any:
-    """The same nest with its numpy arrays as tensors.
+def as_tensors(tree: PyTree) -> PyTree:
+    """The same pytree with its numpy arrays as tensors.
 
     Example:
         >>> as_tensors({"a": np.zeros(2)})["a"].shape
         torch.Size([2])
     """
-    if isinstance(tree, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(tree))
+    return _map_leaves(
+        lambda leaf: torch.from_numpy(np.ascontiguousarray(leaf)) if isinstance(leaf, np.ndarray) else leaf,
+        tree,
+    )
+
+
+def _map_leaves(function: Callable[[Any], object], tree: PyTree) -> PyTree:
+    """Apply `function` to everything in a pytree that is no dict, list or tuple."""
+    if isinstance(tree, Tensor):
+        return function(tree)
     if isinstance(tree, dict):
-        return {key: as_tensors(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)) and not hasattr(tree, "_fields"):
-        return type(tree)(as_tensors(value) for value in tree)
-    return tree
+        return {key: _map_leaves(function, value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        values = [_map_leaves(function, value) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+    return function(tree)
 
 
-def tensors(tree: Any) -> Iterator[Tensor]:
-    """Every tensor of a nest, in order."""
+def tensors(tree: PyTree) -> Iterator[Tensor]:
+    """Every tensor of a pytree, in order."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, dict):
@@ -101,6 +130,12 @@ def tensors(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, (list, tuple)):
         for value in tree:
             yield from tensors(value)
+
+
+def rebuilt(tree: PyTree, values: Sequence[Tensor]) -> PyTree:
+    """The pytree with other tensors, given in the order of `tensors`."""
+    left = iter(values)
+    return map_tensors(lambda _: next(left), tree)
 
 
 def unsqueeze(batch: Batch) -> Batch:
@@ -202,27 +237,27 @@ def equal_sizes(episode: Episode) -> list[tuple[list[int], Episode]]:
     """The tasks of a padded stack in groups that need no padding.
 
     Returns:
-        For each pair of sizes the places of its tasks in the stack, and these tasks, rows of weight 0 left out.
+        For each pair of sizes the indices of its tasks in the stack, and these tasks, rows of weight 0 left out.
 
     Example:
         >>> rows = Batch(torch.arange(6.0).reshape(2, 3, 1), torch.zeros(2, 3))
         >>> short = rows._replace(weight=torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]]))
-        >>> [(places, part.support.x.shape[1]) for places, part in equal_sizes(Episode(short, rows))]
+        >>> [(tasks, part.support.x.shape[1]) for tasks, part in equal_sizes(Episode(short, rows))]
         [([0], 3), ([1], 2)]
     """
-    kept = [_weights(all_draws(batch)) > 0 for batch in episode]
-    found: dict[tuple[int, ...], list[int]] = {}
-    for place in range(episode.n_tasks):
-        found.setdefault(tuple(int(mask[place].sum()) for mask in kept), []).append(place)
+    masks = [_weights(all_draws(batch)) > 0 for batch in episode]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for task in range(episode.n_tasks):
+        groups.setdefault(tuple(int(mask[task].sum()) for mask in masks), []).append(task)
 
-    def rows(batch: Batch, mask: Tensor, places: list[int]) -> Batch:
+    def rows(batch: Batch, mask: Tensor, tasks: list[int]) -> Batch:
         # weights that count are 1
         bare = batch._replace(weight=None)
-        cut: Batch = map_tensors(lambda t: torch.stack([t[place][mask[place]] for place in places]), bare)
+        cut: Batch = map_tensors(lambda t: torch.stack([t[task][mask[task]] for task in tasks]), bare)
         return cut
 
-    pairs = list(zip(episode, kept, strict=True))
-    return [(places, Episode(*(rows(*pair, places) for pair in pairs))) for places in found.values()]
+    pairs = list(zip(episode, masks, strict=True))
+    return [(tasks, Episode(*(rows(*pair, tasks) for pair in pairs))) for tasks in groups.values()]
 
 
 def join_rows(one: Batch, other: Batch) -> Batch:
@@ -237,42 +272,37 @@ def join_rows(one: Batch, other: Batch) -> Batch:
     if one.weight is not None or other.weight is not None:
         weight = torch.cat([_weights(one), _weights(other)], 1)
     pairs = zip(tensors(one.x), tensors(other.x), strict=True)
-    values = iter([torch.cat(pair, 1) for pair in pairs])
-    return Batch(map_tensors(lambda _: next(values), one.x), torch.cat([one.y, other.y], 1), weight)
+    x = rebuilt(one.x, [torch.cat(pair, 1) for pair in pairs])
+    return Batch(x, torch.cat([one.y, other.y], 1), weight)
 
 
-def _weights(batch: Batch) -> Tensor:
-    """The weights of a stacked batch, written out."""
+def _weights(batch: Batch, axes: int = 2) -> Tensor:
+    """The weights of a batch with `axes` axes before those of features, written out."""
     if batch.weight is not None:
         return batch.weight
     floats = next((t.dtype for t in tensors(batch.x) if t.is_floating_point()), torch.get_default_dtype())
-    return torch.ones(batch.y.shape[:2], dtype=floats, device=batch.y.device)
+    return torch.ones(batch.y.shape[:axes], dtype=floats, device=batch.y.device)
 
 
 def _stack_batches(batches: Sequence[Batch]) -> Batch:
     sizes = [batch.rows for batch in batches]
     longest = max(sizes)
-    first = batches[0]
-    if min(sizes) == longest and all(batch.weight is None for batch in batches):
-        return Batch(_merge([b.x for b in batches], torch.stack), torch.stack([b.y for b in batches]))
-    floats = next((t.dtype for t in tensors(first.x) if t.is_floating_point()), torch.get_default_dtype())
-    weights = [
-        torch.ones(size, dtype=floats, device=batch.y.device) if batch.weight is None else batch.weight
-        for size, batch in zip(sizes, batches, strict=True)
-    ]
 
     def padded(parts: Sequence[Tensor]) -> Tensor:
         return torch.stack([_pad(part, longest) for part in parts])
 
-    return Batch(_merge([b.x for b in batches], padded), padded([b.y for b in batches]), padded(weights))
+    equal = min(sizes) == longest and all(batch.weight is None for batch in batches)
+    join = torch.stack if equal else padded
+    weight = None if equal else padded([_weights(batch, 1) for batch in batches])
+    return Batch(_merge([b.x for b in batches], join), join([b.y for b in batches]), weight)
 
 
 def _pad(part: Tensor, length: int) -> Tensor:
     return torch.cat([part, part.new_zeros(length - part.shape[0], *part.shape[1:])])
 
 
-def _merge(trees: Sequence[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
-    """Join the matching tensors of equal nests."""
+def _merge(trees: Sequence[PyTree], join: Callable[[list[Tensor]], Tensor]) -> PyTree:
+    """Join the matching tensors of equal pytrees."""
     columns = zip(*(tuple(tensors(tree)) for tree in trees), strict=True)
     joined = []
     for column in columns:
@@ -280,5 +310,4 @@ def _merge(trees: Sequence[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
             shapes = sorted({tuple(part.shape[1:]) for part in column})
             raise DataError(f"episodes with different feature or target shapes cannot be stacked: {shapes}")
         joined.append(join(list(column)))
-    values = iter(joined)
-    return map_tensors(lambda _: next(values), trees[0])
+    return rebuilt(trees[0], joined)

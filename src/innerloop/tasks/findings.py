@@ -6,7 +6,6 @@ a note is what was decided. The rules are those of training: here they are colle
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import Collector, InnerloopError, UsageError
+from ..errors import Collector, InnerloopError
 from . import leaks
 from .images import load_images
-from .recognise import WANTED, open_tasks, recognise
+from .recognise import Options, open_tasks, recognise, without_task
 from .sources import ClassSource, RowSource
 from .splits import Tasks
-from .tables.cells import listed, task_ids
+from .tables.cells import task_ids
 from .tables.columns import Column
 from .tables.reading import as_frame, read_table
 from .tables.schema import Schema, target_kind, target_names
 
-_WHERE = ("task", "column", "row", "file")
+__all__ = ["Finding", "Report", "check"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """An error, a warning or a note about data.
 
     Arguments:
         severity: `error`, `warning` or `note`.
-        message: what was found and where.
+        message: what it is and where.
         fix: what to do about it; empty for a note.
         task: where, as far as it is known.
         column: see `task`.
@@ -54,8 +53,9 @@ class Finding:
     def of(error: InnerloopError) -> Finding:
         """What an error says; by convention its fix stands behind the last colon."""
         message, _, fix = str(error).rpartition(": ")
-        place = {key: value for key, value in error.place.items() if key in _WHERE}
-        return Finding("error", message or fix, fix if message else "", **place)
+        known = ("task", "column", "row", "file")
+        where = {key: value for key, value in error.place.items() if key in known}
+        return Finding("error", message or fix, fix if message else "", **where)
 
     def __str__(self) -> str:
         """One line."""
@@ -64,7 +64,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found.
+    """All findings of `check`.
 
     Arguments:
         layout: what the data was recognised as; `None` where it was not.
@@ -124,141 +124,121 @@ def check(data: Any, **options: Any) -> Report:
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     guard = Collector()
     layout = ""
-    seen, warned = dict[str, Any](), list[Finding]()
+    understood, warnings, notes = dict[str, Any](), list[Finding](), tuple[str, ...]()
     with guard():
         layout = recognise(data)
-    ready: Any = data
+    ready = data
     if layout in ("table", "folder of tables"):
         with guard():
-            ready = _frame(data, given, guard)
-            warned = _look_at(ready, given, guard, seen)
+            ready = frame = _frame(data, given, guard)
+            warnings = _look_at(frame, given, guard, understood)
     elif layout == "images":
         with guard():
             load_images(Path(data), size=given.get("image_size"), skip_bad="skip_bad" in given, guard=guard)
-    notes: tuple[str, ...] = ()
     if layout and not guard.found:
+        if layout == "folder of tables" and "n_way" not in given:
+            given = {"task": "task"} | given  # the folder was read: it is a frame with a task column
         with guard():
-            tasks = open_tasks(ready, **_for_frame(given, data, layout))
-            seen |= _understood(tasks)
+            tasks = open_tasks(ready, **given)
+            understood |= _understood(tasks)
             notes = tasks.notes
-    findings = [*_unique(map(Finding.of, guard.found)), *warned]
-    findings += [Finding("note", note) for note in notes]
-    return Report(layout or None, tuple(findings), seen)
+    errors = dict.fromkeys(map(Finding.of, guard.found))
+    return Report(
+        layout or None, (*errors, *warnings, *(Finding("note", note) for note in notes)), understood
+    )
 
 
-def _for_frame(given: dict[str, Any], data: Any, layout: str) -> dict[str, Any]:
-    """A folder that was read is a frame with a task column."""
-    if layout == "folder of tables" and "n_way" not in given:
-        return {"task": "task"} | given
-    return given
-
-
-def _frame(data: Any, given: dict[str, Any], guard: Collector) -> pd.DataFrame:
-    target = given.get("target")
+def _frame(data: Any, given: Options, guard: Collector) -> pd.DataFrame:
+    """The table, all its columns; files that differ from the others are errors."""
+    target, decimal = given.get("target"), given.get("decimal", ".")
     task = given.get("task") or (target if isinstance(target, str) else None)
     if not isinstance(data, str | Path):
-        return as_frame(data, task=task, decimal=given.get("decimal", "."))
-    folder = Path(data).is_dir() and "n_way" not in given
-    task = given.get("task", "task") if folder else task
-    return read_table(data, task=task, decimal=given.get("decimal", "."), guard=guard)
+        return as_frame(data, task=task, decimal=decimal)
+    if Path(data).is_dir() and "n_way" not in given:
+        task = given.get("task", "task")
+    return read_table(data, task=task, decimal=decimal, guard=guard)
 
 
 def _look_at(
-    frame: pd.DataFrame, given: dict[str, Any], guard: Collector, seen: dict[str, Any]
+    frame: pd.DataFrame, given: Options, guard: Collector, understood: dict[str, Any]
 ) -> list[Finding]:
     """Go through ids, target and every column of a table; what is suspicious comes back."""
-    seen |= {"rows": len(frame), "column names": [str(name) for name in frame.columns]}
-    target = given.get("target")
-    if target is None:
+    understood |= {"rows": len(frame), "column names": [str(name) for name in frame.columns]}
+    if "target" not in given:
         return []  # `open_tasks` says so
+    target = given["target"]
     task = given.get("task") or ("task" if "task" in frame and "n_way" not in given else None)
     ids = None
-    if task is None and "n_way" not in given:
-        with guard():
-            raise UsageError(f"{WANTED}; it has {listed(list(frame.columns), 12)}")
-    if task is not None:
-        with guard():
-            ids = task_ids(frame, task)
-            seen["tasks"] = len(set(ids))
     with guard():
-        known = task if ids is not None else None
-        seen["kind"] = target_kind(frame, target, given.get("kind"), task=known)
+        if task is not None:
+            ids = task_ids(frame, task)
+            understood["tasks"] = len(set(ids))
+        elif "n_way" not in given:
+            raise without_task(list(frame.columns))
+    usable = None if ids is None else task
+    with guard():
+        understood["kind"] = target_kind(frame, target, given.get("kind"), task=usable)
     if any(name not in frame for name in (*target_names(target), *filter(None, [task]))):
         return []
-    choice: dict[str, Any] = {
-        key: given[key] for key in ("features", "ignore", "categorical", "date_format") if key in given
-    }
-    columns: tuple[Column, ...] = ()
+    choice = {key: given[key] for key in ("features", "ignore", "categorical", "date_format") if key in given}
+    if task != usable and "features" not in choice:
+        choice["ignore"] = [*choice.get("ignore", ()), task]  # its ids cannot be used
+    features: list[str] = []
     with guard():
-        whole = Schema.fit(
-            frame, task=task if ids is not None else None, target=target, kind=seen.get("kind"), guard=guard,
-            **(choice if ids is not None or task is None else _without(choice, task)),
-        )  # fmt: skip
-        columns = whole.columns
-    return _suspicions(frame, task if ids is not None else None, ids, target, [c.name for c in columns])
-
-
-def _without(choice: dict[str, Any], task: str) -> dict[str, Any]:
-    """The same choice of columns for a table whose ids cannot be used."""
-    if "features" in choice:
-        return choice
-    return choice | {"ignore": [*choice.get("ignore", ()), task]}
+        schema = Schema.fit(
+            frame, task=usable, target=target, kind=understood.get("kind"), guard=guard, **choice
+        )
+        features = [column.name for column in schema.columns]
+    return _suspicions(frame, usable, ids, target_names(target), features)
 
 
 def _suspicions(
-    frame: pd.DataFrame, task: str | None, ids: np.ndarray | None, target: Any, features: list[str]
+    frame: pd.DataFrame, task: str | None, ids: np.ndarray | None, targets: list[str], features: list[str]
 ) -> list[Finding]:
-    found = []
-    used = [*features, *target_names(target)]
+    """Signs of leakage and of values that are not what they seem."""
+    used = [*features, *targets]
+    of_tasks: list[tuple[str, str]] = []
+    of_columns: list[tuple[str, str]] = []
     if task is not None and ids is not None and features:
-        kept = frame[[task, *used]]
-        for name, text in [
-            *leaks.twin_values(frame, task, "task ids", "one task"),
-            *leaks.repeated_rows(kept, task, ids),
-            *leaks.copied_tasks(kept, task, ids),
-        ]:
-            found.append(_warning(text, task=name))
+        rows = frame[[task, *used]]
+        of_tasks += leaks.twin_values(frame, task, "task ids", "one task")
+        of_tasks += leaks.repeated_rows(rows, task, ids) + leaks.copied_tasks(rows, task, ids)
     for name in used:
-        for _, text in leaks.twin_values(frame, name, f"in column {name!r} the values", "one name"):
-            found.append(_warning(text, column=name))
-        for text in leaks.stand_ins(frame, name):
-            found.append(_warning(text, column=name))
-    for each in target_names(target):
-        for name, text in leaks.telling_columns(frame, each, features):
-            found.append(_warning(text, column=name))
-    return found
+        twins = leaks.twin_values(frame, name, f"in column {name!r} the values", "one name")
+        of_columns += [(name, text) for _, text in twins] + leaks.stand_ins(frame, name)
+    for target in targets:
+        of_columns += leaks.telling_columns(frame, target, features)
+    return [_warning(text, task=name) for name, text in of_tasks] + [
+        _warning(text, column=name) for name, text in of_columns
+    ]
 
 
-def _warning(text: str, **place: str) -> Finding:
+def _warning(text: str, **where: str) -> Finding:
     message, _, fix = text.rpartition(": ")
-    return Finding("warning", message, fix, **place)
-
-
-def _unique(findings: Iterable[Finding]) -> list[Finding]:
-    return list(dict.fromkeys(findings))
+    return Finding("warning", message, fix, **where)
 
 
 def _understood(tasks: Tasks) -> dict[str, Any]:
     """What training would work with."""
     targets, source, schema = tasks.targets, tasks.train, tasks.schema
-    found: dict[str, Any] = {"kind": targets.kind, "outputs": targets.n_outputs}
-    unit = "classes" if isinstance(source, ClassSource) else "tasks"
+    facts: dict[str, Any] = {"kind": targets.kind, "outputs": targets.n_outputs}
     if tasks.splits:
-        found["split"] = {part: len(names) for part, names in tasks.splits.items()}
-        found[unit] = sum(found["split"].values())
+        facts["split"] = {part: len(names) for part, names in tasks.splits.items()}
+        unit = "classes" if isinstance(source, ClassSource) else "tasks"
+        facts[unit] = sum(facts["split"].values())
     if isinstance(source, RowSource):
         sizes = np.concatenate([np.diff(part.starts) for part in (source, tasks.valid, tasks.test)])  # type: ignore[attr-defined]
-        found["rows a task"] = f"{sizes.min()} to {sizes.max()}, median {int(np.median(sizes))}"
-    found["support"] = f"{source.support} rows a {'class' if source.support.per_class else 'task'}"
-    found["shape of a row"] = "x".join(map(str, tasks.feature_shape))
+        facts["rows a task"] = f"{sizes.min()} to {sizes.max()}, median {int(np.median(sizes))}"
+    facts["support"] = f"{source.support} rows a {'class' if source.support.per_class else 'task'}"
+    facts["shape of a row"] = "x".join(map(str, tasks.feature_shape))
     if schema is not None:
-        found["column names"] = []
-        found["classes of the target"] = list(schema.classes)
-        found["task columns"] = list(schema.task_columns)
-        found["columns"] = [
+        facts["column names"] = []
+        facts["classes of the target"] = list(schema.classes)
+        facts["task columns"] = list(schema.task_columns)
+        facts["columns"] = [
             {"name": column.name, "kind": column.kind, "about": _about(column)} for column in schema.columns
         ]
-    return found
+    return facts
 
 
 def _about(column: Column) -> str:

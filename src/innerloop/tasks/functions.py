@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from ..errors import DataError, UsageError
 from .episodes import Batch, Episode, stack
-from .sources import FunctionSource, SupportSize, Targets, observed_variance, stream
+from .sources import FunctionSource, observed_variance
 from .splits import Tasks
+from .support import SupportSize, Targets, stream
+
+__all__ = ["from_any_function", "function", "sinusoid"]
 
 # the variance of the sinusoid's targets is measured on this many tasks, the same ones always
 _VARIANCE_TASKS = 100_000
@@ -97,8 +99,7 @@ def function(
     """
     size = support if isinstance(support, SupportSize) else SupportSize.parse(support, None)
     episode = draw(2, stream(0))
-    if not isinstance(episode, Episode):
-        raise DataError(f"draw returned {type(episode).__name__}: return an Episode(support, query)")
+    _require_episode(episode, "draw")
     lengths = {int(batch.y.shape[0]) for batch in episode}
     if lengths != {2}:
         raise DataError(
@@ -110,15 +111,11 @@ def function(
     return Tasks(source, source, source, targets, tuple(feature_shape), notes=notes, name="function")
 
 
-def from_any_function(data: Callable[..., Episode], *, seed: int = 0) -> Tasks:
+def from_any_function(data: Callable[..., Episode]) -> Tasks:
     """Tasks from a function, looked at to find out what it returns; see `function` to say it yourself.
 
-    Arguments:
-        data: `(count, generator) -> Episode` of `count` stacked tasks, or `(generator) -> Episode` of one.
-        seed: has no meaning here; all randomness comes from the generator.
-
-    Returns:
-        The tasks; floating targets are regression, whole numbers classes.
+    The function is `(count, generator) -> Episode` of `count` stacked tasks, or `(generator) -> Episode` of one.
+    Floating targets are regression, whole numbers classes.
 
     Raises:
         DataError: what the function returns is no episode.
@@ -133,8 +130,7 @@ def from_any_function(data: Callable[..., Episode], *, seed: int = 0) -> Tasks:
     """
     draw = data if _takes(data) > 1 else _stacked(data)
     seen = draw(_LOOKED_AT, stream(0))
-    if not isinstance(seen, Episode):
-        raise DataError(f"the function returned {type(seen).__name__}: return an Episode(support, query)")
+    _require_episode(seen, "the function")
     y = seen.query.y
     if y.is_floating_point():
         width = int(y[0, 0].numel())
@@ -146,14 +142,19 @@ def from_any_function(data: Callable[..., Episode], *, seed: int = 0) -> Tasks:
     return function(draw, targets=targets, support=support, feature_shape=shape)
 
 
-def _takes(draw: Callable[..., Any]) -> int:
+def _require_episode(value: object, what: str) -> None:
+    if not isinstance(value, Episode):
+        raise DataError(f"{what} returned {type(value).__name__}: return an Episode(support, query)")
+
+
+def _takes(draw: Callable[..., object]) -> int:
     """Arguments that the function has to be given by position."""
     try:
-        found = inspect.signature(draw).parameters.values()
+        parameters = inspect.signature(draw).parameters.values()
     except (TypeError, ValueError):
         return 2
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    count = sum(each.kind in kinds and each.default is inspect.Parameter.empty for each in found)
+    count = sum(each.kind in kinds and each.default is inspect.Parameter.empty for each in parameters)
     if count not in (1, 2):
         raise DataError(
             f"the function takes {count} arguments: write it as (generator) or (count, generator)"
@@ -164,9 +165,8 @@ def _takes(draw: Callable[..., Any]) -> int:
 def _stacked(draw: Callable[[torch.Generator], Episode]) -> Callable[[int, torch.Generator], Episode]:
     def drawn(count: int, generator: torch.Generator) -> Episode:
         episodes = [draw(generator) for _ in range(count)]
-        for found in map(type, episodes):
-            if not issubclass(found, Episode):
-                raise DataError(f"the function returned {found.__name__}: return an Episode(support, query)")
+        for episode in episodes:
+            _require_episode(episode, "the function")
         return stack(episodes)
 
     return drawn

@@ -16,14 +16,20 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..errors import Collector, DataError, Guard
 from ..files import read_bytes
+from .messages import file_error, first_line
 from .splits import SPLITS
 from .tables.reading import entries
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+__all__ = ["SUFFIXES", "ImageFiles", "ImageFolder", "Images", "find_images", "load_images", "read_images"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -38,29 +44,15 @@ _EXPECTED = "the layouts are class/image, alphabet/class/image, and either below
 
 
 class Images(NamedTuple):
-    """Pictures of one shape.
-
-    Arguments:
-        x: `(N, channels, side, side)` uint8.
-        kept: position of each picture in the list of files.
-        notes: what was done, for people.
-    """
+    """Pictures `x` `(N, channels, side, side)` uint8, the position of each among the files, and notes for people."""
 
     x: np.ndarray
-    kept: list[int]
+    positions: list[int]
     notes: tuple[str, ...]
 
 
 def read_images(paths: Sequence[Path], *, size: int | None = None, guard: Guard = nullcontext) -> Images:
-    """Read pictures from files.
-
-    Arguments:
-        paths: the files.
-        size: side in pixels; by the rule of this module unless given.
-        guard: what goes around each file; one that collects errors leaves damaged files out.
-
-    Returns:
-        The pictures that could be read.
+    """Read pictures from files, all that can be read; a `guard` that collects errors leaves damaged files out.
 
     Raises:
         DataError: a file is no picture, or a damaged one; or Pillow is not installed.
@@ -73,12 +65,10 @@ def read_images(paths: Sequence[Path], *, size: int | None = None, guard: Guard 
     sides = [min(width, height) for width, height, _ in heads.values()]
     side = size or int(np.clip(np.median(sides), SMALLEST, LARGEST)) if sides else size or SMALLEST
     mode = "L" if all(grey for _, _, grey in heads.values()) else "RGB"
-    pictures, kept = [], []
+    pictures: dict[int, np.ndarray] = {}
     for number in heads:
-        with guard():
-            with _opened(paths[number]) as image:
-                pictures.append(as_pixels(image, side, mode, where=str(paths[number])))
-            kept.append(number)
+        with guard(), _opened(paths[number]) as image:
+            pictures[number] = _as_pixels(image, side, mode, where=str(paths[number]))
     if not pictures:
         raise DataError("no image can be read: give PNG, JPEG, WebP, BMP, TIFF or GIF files")
     shapes = {(width, height) for width, height, _ in heads.values()}
@@ -88,15 +78,11 @@ def read_images(paths: Sequence[Path], *, size: int | None = None, guard: Guard 
             f"{len(pictures)} images of {len(shapes)} size(s) were resized to {side} x {side} pixels"
         )
     notes.append(f"images are {'grey' if mode == 'L' else 'RGB'}, bytes 0 to 255 become 0 to 1")
-    return Images(np.stack(pictures), kept, tuple(notes))
+    return Images(np.stack(list(pictures.values())), list(pictures), tuple(notes))
 
 
-def as_pixels(image: Any, side: int, mode: str, *, where: str) -> np.ndarray:
-    """One Pillow image as `(channels, side, side)` uint8, see the rule of this module.
-
-    Raises:
-        DataError: its pixels are no shades between 0 and 255, or it is damaged.
-    """
+def _as_pixels(image: Picture, side: int, mode: str, *, where: str) -> np.ndarray:
+    """One Pillow image as `(channels, side, side)` uint8, see the rule of this module."""
     from PIL import Image, ImageOps
 
     try:
@@ -117,69 +103,68 @@ def as_pixels(image: Any, side: int, mode: str, *, where: str) -> np.ndarray:
     return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path) -> Picture:
     """The picture behind a file, its header read."""
     try:
         from PIL import Image
     except ImportError:
-        raise DataError(f"{path}: images need Pillow: pip install 'innerloop[images]'") from None
+        raise file_error(path, ": images need Pillow: pip install 'innerloop[images]'") from None
     data = read_bytes(path, error=DataError)
     if not data:
-        raise DataError(f"{path} is empty: replace it, or leave it out (--skip-bad)", file=str(path))
+        raise file_error(path, " is empty: replace it, or leave it out (--skip-bad)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > _MOST_PIXELS:
-            raise DataError(
-                f"{path} claims {width} x {height} pixels: make it smaller, or leave it out (--skip-bad)",
-                file=str(path),
+            raise file_error(
+                path, f" claims {width} x {height} pixels: make it smaller, or leave it out (--skip-bad)"
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
     except DataError:
         raise
-    except Exception as error:  # see `as_pixels`
+    except Exception as error:  # see `_as_pixels`
         raise _damaged(str(path), error) from None
     return image
 
 
 def _damaged(where: str, error: Exception) -> DataError:
-    first = (str(error) or type(error).__name__).splitlines()[0]
+    first = first_line(error)
     what = "is no image that can be read" if "cannot identify" in first else f"is damaged ({first})"
-    return DataError(
-        f"{where} {what}: replace it with a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, or leave it out "
+    return file_error(
+        where,
+        f" {what}: replace it with a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, or leave it out "
         "(--skip-bad)",
-        file=where,
     )
 
 
-def _upright(image: Any) -> tuple[int, int]:
+def _upright(image: Picture) -> tuple[int, int]:
     """Width and height once it is turned as its orientation says."""
     turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     width, height = image.size
     return (height, width) if turned else (width, height)
 
 
-def _from_numbers(image: Any, where: str) -> Any:
+def _from_numbers(image: Picture, where: str) -> Picture:
     """Pixels of 16 or 32 bits as bytes: 0 to 255 stays, 0 to 65535 is divided by 257."""
     from PIL import Image
 
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-        raise DataError(
-            f"{where} has pixels from {values.min():g} to {values.max():g}: save it with shades of 0 to "
+        raise file_error(
+            where,
+            f" has pixels from {values.min():g} to {values.max():g}: save it with shades of 0 to "
             "255 or 0 to 65535",
-            file=where,
         )
     # 16-bit files hold 16-bit shades, however dark the picture is
     wide = image.mode.startswith("I;16") or values.max() > 255
     return Image.fromarray((values / 257 if wide else values).round().astype(np.uint8))
 
 
-class Found(NamedTuple):
+class ImageFiles(NamedTuple):
     """Image files, the folders each is in, and how many other files there are."""
 
     files: list[Path]
@@ -206,64 +191,57 @@ class ImageFolder:
     notes: tuple[str, ...]
 
 
-def find_images(folder: Path, depth: int = 3) -> Found:
+def find_images(folder: Path, depth: int = 3) -> ImageFiles:
     """Image files in folders down to a depth; links back up are not followed.
 
     Raises:
         DataError: a folder cannot be listed.
     """
-    found = Found([], [], 0)
+    files: list[Path] = []
+    folders: list[tuple[str, ...]] = []
+    others = 0
     for entry in entries(folder):
         if entry.suffix.lower() in SUFFIXES:
-            found.files.append(entry)
-            found.folders.append(())
+            files.append(entry)
+            folders.append(())
         elif entry.is_dir() and entry.resolve() in (here := folder.resolve(), *here.parents):
             continue  # a link back up
         elif depth and entry.is_dir():
             inner = find_images(entry, depth - 1)
-            found.files.extend(inner.files)
-            found.folders.extend((entry.name, *names) for names in inner.folders)
-            found = found._replace(others=found.others + inner.others)
+            files += inner.files
+            folders += [(entry.name, *names) for names in inner.folders]
+            others += inner.others
         else:
-            found = found._replace(others=found.others + 1)
-    return found
+            others += 1
+    return ImageFiles(files, folders, others)
 
 
 def load_images(
     folder: Path, *, size: int | None = None, skip_bad: bool = False, guard: Guard = nullcontext
 ) -> ImageFolder:
-    """Read a folder of images, see `images` for what becomes of each.
-
-    Arguments:
-        folder: the folder.
-        size: side in pixels.
-        skip_bad: leave damaged files out, and count them.
-        guard: what goes around each file; `check` gives one that collects the errors.
-
-    Returns:
-        The pictures with their classes.
+    """Read a folder of images, see this module for what becomes of each; `skip_bad` leaves damaged ones out.
 
     Raises:
-        DataError: the folders are no layout of `layouts`, or a file is damaged.
+        DataError: the folders are no layout of this module, or a file is damaged.
     """
-    found = find_images(folder)
-    folders, split = _without_splits(folder, found.folders)
+    images = find_images(folder)
+    folders, split = _without_splits(folder, images.folders)
     depths = sorted({len(names) for names in folders})
     if depths not in ([1], [2]):
-        odd = found.files[[len(names) for names in folders].index(depths[0])]
+        odd = images.files[[len(names) for names in folders].index(depths[0])]
         raise DataError(f"{odd} is not in a folder of its class as others are: {_EXPECTED}", file=str(odd))
     collected = Collector()
-    images = read_images(found.files, size=size, guard=collected if skip_bad else guard)
-    notes = list(images.notes)
+    pictures = read_images(images.files, size=size, guard=collected if skip_bad else guard)
+    notes = list(pictures.notes)
     bad = sorted({error.place.get("file", str(error)) for error in collected.found})
     if bad:
         notes.append(f"{len(bad)} damaged images were left out: {', '.join(bad[:3])}")
-    if found.others:
-        notes.append(f"{found.others} files in {folder.name} are no images and were left out")
-    names = [folders[number] for number in images.kept]
+    if images.others:
+        notes.append(f"{images.others} files in {folder.name} are no images and were left out")
+    names = [folders[number] for number in pictures.positions]
     labels = np.array([part[-1] for part in names], dtype=object)
     groups = np.array([part[0] for part in names], dtype=object) if depths == [2] else None
-    return ImageFolder(images.x, labels, groups, split, tuple(notes))
+    return ImageFolder(pictures.x, labels, groups, split, tuple(notes))
 
 
 def _without_splits(
@@ -276,13 +254,13 @@ def _without_splits(
     parts = {_SPLIT_NAMES[top] for top in tops}
     if parts != set(SPLITS):
         lacks = sorted(set(SPLITS) - parts)
-        raise DataError(
-            f"{folder} has {', '.join(sorted(tops))} but not {', '.join(lacks)}: move some classes there, or "
+        raise file_error(
+            folder,
+            f" has {', '.join(sorted(tops))} but not {', '.join(lacks)}: move some classes there, or "
             "put all classes side by side in one folder, then they are divided for you",
-            file=str(folder),
         )
     if any(len(names) < 2 for names in folders):
-        raise DataError(f"{folder} has images in a split but in no class: {_EXPECTED}", file=str(folder))
+        raise file_error(folder, f" has images in a split but in no class: {_EXPECTED}")
     split: dict[str, list[str]] = {part: [] for part in SPLITS}
     for top, name in sorted({(names[0].lower(), names[1]) for names in folders}):
         split[_SPLIT_NAMES[top]].append(name)

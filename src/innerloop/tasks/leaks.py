@@ -1,4 +1,4 @@
-"""Signs that a score would be too good: copies of rows and tasks, features that give the target away."""
+"""Signs of leakage, by which a score would be too good: copies of rows and tasks, features that tell the target."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .tables.cells import distinct, is_number, listed, parse, quoted, where
+from .messages import listed, quoted
+from .tables.cells import factorize, is_number, parse, where
 from .tables.columns import moments
+
+__all__ = ["copied_tasks", "repeated_rows", "stand_ins", "telling_columns", "twin_values"]
 
 # a value that stands in more tasks than this is no sign of a copy
 _COMMON = 20
@@ -23,20 +26,16 @@ def repeated_rows(frame: pd.DataFrame, task: str, ids: np.ndarray) -> list[tuple
     codes = _codes(frame.drop(columns=task))
     owner = pd.factorize(ids)[0]
     twins = pd.DataFrame({"row": codes, "task": owner}).duplicated()
-    found = []
-    if twins.any():
-        second = int(np.flatnonzero(twins)[0])
-        first = int(np.flatnonzero((codes == codes[second]) & (owner == owner[second]))[0])
-        word, count = "row" if frame.index.name is None else "line", int(twins.sum())
-        found.append(
-            (
-                str(ids[second]),
-                f"{where(frame, second, task)}, equals {word} {frame.index[first]} in every column ({count} "
-                "such rows), so one copy may be support and the other query: remove the copies, unless each "
-                "is a measurement of its own",
-            )
-        )
-    return found
+    if not twins.any():
+        return []
+    second = int(np.flatnonzero(twins)[0])
+    first = int(np.flatnonzero((codes == codes[second]) & (owner == owner[second]))[0])
+    word, count = "row" if frame.index.name is None else "line", int(twins.sum())
+    text = (
+        f"{where(frame, second, task)}, equals {word} {frame.index[first]} in every column ({count} such rows), so "
+        "one copy may be support and the other query: remove the copies, unless each is a measurement of its own"
+    )
+    return [(str(ids[second]), text)]
 
 
 def copied_tasks(frame: pd.DataFrame, task: str, ids: np.ndarray) -> list[tuple[str, str]]:
@@ -51,7 +50,7 @@ def copied_tasks(frame: pd.DataFrame, task: str, ids: np.ndarray) -> list[tuple[
     for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True):
         if count <= _COMMON:
             shared.update(itertools.combinations(pairs[start : start + count, 1].tolist(), 2))
-    found = []
+    warnings = []
     for (one, other), count in shared.items():
         least = int(min(sizes[one], sizes[other]))
         if count >= 2 and 2 * count >= least:
@@ -59,16 +58,16 @@ def copied_tasks(frame: pd.DataFrame, task: str, ids: np.ndarray) -> list[tuple[
                 f"tasks {str(names[one])!r} and {str(names[other])!r} share {count} of {least} rows: if one "
                 "is a copy of the other, remove it, as both splits could hold it"
             )
-            found.append((str(names[other]), text))
-    return found
+            warnings.append((str(names[other]), text))
+    return warnings
 
 
 def telling_columns(frame: pd.DataFrame, target: str, features: Sequence[str]) -> list[tuple[str, str]]:
     """Features that are the target in other words: equal to it, a straight line of it, or a code for it."""
-    codes, _ = distinct(frame[target])
-    found = []
+    codes, _ = factorize(frame[target])
+    warnings = []
     for name in features:
-        other, _ = distinct(frame[name])
+        other, _ = factorize(frame[name])
         both = (codes >= 0) & (other >= 0)
         if both.sum() < 4 or len(set(codes[both])) < 2:
             continue
@@ -81,28 +80,22 @@ def telling_columns(frame: pd.DataFrame, target: str, features: Sequence[str]) -
             words = "is a straight line of"
         else:
             continue
-        found.append(
-            (
-                name,
-                f"column {name!r} {words} the target {target!r} in every row: leave it out (--ignore {quoted(name)}) "
-                "if it is not known before the target is",
-            )
+        text = (
+            f"column {name!r} {words} the target {target!r} in every row: leave it out (--ignore {quoted(name)}) if it "
+            "is not known before the target is"
         )
-    return found
+        warnings.append((name, text))
+    return warnings
 
 
 def twin_values(frame: pd.DataFrame, name: str, what: str, one: str) -> list[tuple[str, str]]:
     """Values that differ only by space, by case or as numbers: `A1` and `a1 `, `1` and `1.0`.
 
-    Arguments:
-        frame: the rows.
-        name: the column; one that is stored as numbers has none.
-        what: they are, for the message.
-        one: what they should be, if they are the same.
+    The message says `what` they are, and `one` thing that they should be if they are the same.
     """
     if is_number(frame[name]):
         return []
-    _, values = distinct(frame[name])
+    _, values = factorize(frame[name])
     spellings: dict[str, set[str]] = defaultdict(set)
     for value in values:
         plain = " ".join(str(value).split()).casefold()
@@ -119,13 +112,13 @@ def twin_values(frame: pd.DataFrame, name: str, what: str, one: str) -> list[tup
     ]
 
 
-def stand_ins(frame: pd.DataFrame, name: str) -> list[str]:
+def stand_ins(frame: pd.DataFrame, name: str) -> list[tuple[str, str]]:
     """Numbers such as -999 that may stand for a gap: the least or largest value, often, and far from the others."""
     if not is_number(frame[name]):
         return []
     values = frame[name].to_numpy(np.float64, na_value=np.nan)
     values = values[np.isfinite(values)]
-    found = []
+    warnings = []
     for value in {float(values.min(initial=0)), float(values.max(initial=0))}:
         same = values == value
         others = values[~same]
@@ -133,16 +126,17 @@ def stand_ins(frame: pd.DataFrame, name: str) -> list[str]:
         if is_code and same.sum() > 1 and len(others) > 3:
             span = float(others.max() - others.min())
             if min(abs(value - others.min()), abs(value - others.max())) > 3 * span:
-                found.append(
+                text = (
                     f"{value:g} stands in {int(same.sum())} rows of column {name!r}, whose other values are "
                     f"{others.min():g} to {others.max():g}: leave these cells empty if it means that nothing is known"
                 )
-    return found
+                warnings.append((name, text))
+    return warnings
 
 
 def _codes(frame: pd.DataFrame) -> np.ndarray:
     """A number for each row, equal for equal rows."""
-    columns = [distinct(frame[name])[0] for name in frame.columns]
+    columns = [factorize(frame[name])[0] for name in frame.columns]
     return np.unique(np.stack(columns, 1), axis=0, return_inverse=True)[1].ravel()
 
 

@@ -16,34 +16,36 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
+from numpy.typing import ArrayLike
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError, UsageError
 from ..files import explained
-from .from_arrays import arrays, read_npz, sound_support
+from .array_values import read_npz
+from .from_arrays import arrays, default_support
 from .functions import from_any_function
-from .images import ImageFolder, find_images, load_images
-from .n_way import class_table, classes, sound_way
-from .single_set import items, single
-from .splits import Split, Tasks
-from .tables.cells import listed
+from .images import find_images, load_images
+from .messages import file_error, listed
+from .n_way import class_table, classes, default_way
+from .single_set import is_pair, items, single
+from .splits import Tasks
 from .tables.delimited import refuse_name
-from .tables.reading import TABLES, as_frame, entries
+from .tables.reading import TABLES, TableLike, as_frame, entries, table_name
 from .tables.table import table
 
-WANTED = (
-    "a table needs --task COLUMN, which says the task of each row, or --n-way N to draw tasks from classes "
-    "(task= or n_way= in Python)"
-)
+__all__ = ["LAYOUTS", "Options", "open_tasks", "recognise", "without_task"]
+
+# options by name, as the command and `il.tasks.open` take them; what is not given is not there
+Options: TypeAlias = dict[str, Any]
 
 
-def open_tasks(data: Any, **options: Any) -> Tasks:
+def open_tasks(data: object, **options: Any) -> Tasks:
     """Tasks from anything that this module recognises; the command and `il.tasks.open` are this function.
 
     Arguments:
@@ -67,11 +69,17 @@ def open_tasks(data: Any, **options: Any) -> Tasks:
         Tasks(arrays: 10 tasks = 6 train + 2 valid + 2 test, 1 feature, regression, n_support=3)
     """
     kind = recognise(data)
+    load, known = LAYOUTS[kind]
     given = {name: value for name, value in options.items() if value is not None and value is not False}
-    return LAYOUTS[kind](data, **_accepted(LAYOUTS[kind], kind, given))
+    for name in given:
+        if name not in known and name != "seed":
+            raise UsageError(
+                f"{_flag(name)} has no meaning for {kind}: leave it out; known are {', '.join(known)}"
+            )
+    return load(data, given)
 
 
-def recognise(data: Any) -> str:
+def recognise(data: object) -> str:
     """Which of `LAYOUTS` this is.
 
     Raises:
@@ -90,7 +98,7 @@ def recognise(data: Any) -> str:
         return "loader"
     if hasattr(data, "to_pandas") or type(data).__name__ == "DataFrame":
         return "table"
-    if isinstance(data, Dataset) or _is_pair(data):
+    if isinstance(data, Dataset) or is_pair(data):
         return "data set"
     if callable(data):
         return "function"
@@ -108,7 +116,7 @@ def _recognise_path(path: Path) -> str:
         folder = path.is_dir()
     if not folder:
         if path.suffix.lower() == ".npy":
-            raise DataError(f"{path} is one array: save x, y and task with numpy.savez as .npz")
+            raise file_error(path, " is one array: save x, y and task with numpy.savez as .npz")
         return "arrays" if path.suffix.lower() == ".npz" else "table"
     suffixes = {entry.suffix.lower() for entry in entries(path)} & set(TABLES)
     # a text file beside images is more likely a remark than a table
@@ -118,218 +126,159 @@ def _recognise_path(path: Path) -> str:
         return "images"
     if suffixes:
         return "folder of tables"
-    raise DataError(
-        f"{path} holds neither tables nor images: give a folder of tables ({', '.join(TABLES)}, a file a "
+    raise file_error(
+        path,
+        f" holds neither tables nor images: give a folder of tables ({', '.join(TABLES)}, a file a "
         "task), or a folder with a folder of images a class",
-        file=str(path),
     )
 
 
-def _is_pair(data: Any) -> bool:
-    return isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "shape") for part in data)
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def _accepted(load: Callable[..., Tasks], kind: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options that mean something here; a seed is always one."""
-    known = inspect.signature(load).parameters
-    for name in given:
-        if name not in known and name != "seed":
-            option = f"--{name.replace('_', '-')}"
-            others = [other for other in list(known)[1:] if other != "seed"]
-            raise UsageError(
-                f"{option} has no meaning for {kind}: leave it out; known are {', '.join(others)}"
-            )
-    return {name: value for name, value in given.items() if name in known}
+def _only(options: Options, *names: str) -> Options:
+    return {name: value for name, value in options.items() if name in names}
 
 
-def open_table(
-    data: Any,
-    *,
-    task: str | None = None,
-    target: str | list[str] | None = None,
-    n_support: int | str | None = None,
-    n_shot: int | str | None = None,
-    n_way: int | None = None,
-    n_query: int | None = None,
-    features: list[str] | None = None,
-    ignore: list[str] | None = None,
-    categorical: list[str] | None = None,
-    kind: str | None = None,
-    date_format: list[str] | None = None,
-    decimal: str = ".",
-    labels: str | None = None,
-    split: Split | None = None,
-    split_by: str | None = None,
-    support: str | None = None,
-    seed: int = 0,
-) -> Tasks:
+def without_task(columns: list[object]) -> UsageError:
+    """The error of a table of which nobody has said what its tasks are."""
+    return UsageError(
+        "a table needs --task COLUMN, which says the task of each row, or --n-way N to draw tasks from classes "
+        f"(task= or n_way= in Python); it has {listed(columns, 12)}"
+    )
+
+
+def _open_table(data: TableLike, options: Options) -> Tasks:
     """A file, a folder of tables or a frame."""
-    folder = isinstance(data, str | Path) and Path(data).is_dir()
-    if folder and task is None and n_way is None:
+    task, target = options.get("task"), options.get("target")
+    if isinstance(data, str | Path) and Path(data).is_dir() and task is None and "n_way" not in options:
         task = "task"
-    frame = as_frame(data, task=task or (target if isinstance(target, str) else None), decimal=decimal)
+    text = task or (target if isinstance(target, str) else None)
+    frame = as_frame(data, task=text, decimal=options.get("decimal", "."))
     if target is None:
         raise UsageError(
             f"a table needs --target COLUMN, the column to predict (target= in Python); it has "
             f"{listed(list(frame.columns), 12)}"
         )
-    name = Path(data).stem if isinstance(data, str | Path) else "table"
-    given = {
-        "target": target, "n_shot": n_shot, "n_query": n_query, "features": features, "ignore": ignore,
-        "categorical": categorical, "split": split, "seed": seed, "decimal": decimal,
-    }  # fmt: skip
-    of_tasks = {
-        "task": task, "n_support": n_support, "kind": kind, "split_by": split_by, "support": support,
-        "date_format": date_format, "labels": labels,
-    }  # fmt: skip
-    if n_way is not None:
-        wrong = [key for key, value in of_tasks.items() if value is not None and key != "date_format"]
-        if wrong and wrong != ["kind"]:
-            option = f"--{wrong[0].replace('_', '-')}"
-            raise UsageError(
-                f"--n-way draws tasks from classes: leave {option} out, or leave --n-way out; support is "
-                "--n-shot, rows a class"
-            )
-        chosen = _given(given)
-        if n_query is None:
-            way = sound_way(frame[str(target)].dropna(), None, n_shot=n_shot or 1, seed=seed)
-            chosen["n_query"] = way["n_query"]
-        return class_table(frame, n_way=n_way, **chosen).renamed(name)
+    if "n_way" in options:
+        return _open_classes(frame, options).renamed(table_name(data))
     if task is None:
-        raise UsageError(f"{WANTED}; it has {listed(list(frame.columns), 12)}")
-    if n_support is None and n_shot is None:
-        of_tasks |= sound_support(frame, target, kind, task)
-    return table(frame, **_given(given | of_tasks)).renamed(name)
+        raise without_task(list(frame.columns))
+    if "n_support" not in options and "n_shot" not in options:
+        options = {**options, **default_support(frame, target, options.get("kind"), task)}
+    return table(frame, **{**options, "task": task}).renamed(table_name(data))
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+def _open_classes(frame: TableLike, options: Options) -> Tasks:
+    """A table without a task column as n-way episodes of its classes."""
+    of_tasks = ("task", "n_support", "kind", "split_by", "support", "labels")
+    wrong = [name for name in of_tasks if name in options]
+    if wrong and wrong != ["kind"]:
+        raise UsageError(
+            f"--n-way draws tasks from classes: leave {_flag(wrong[0])} out, or leave --n-way out; support is "
+            "--n-shot, rows a class"
+        )
+    options = {name: value for name, value in options.items() if name not in ("kind", "date_format")}
+    frame = as_frame(frame)
+    if "n_query" not in options and options["target"] in frame:
+        labels = frame[options["target"]].dropna()
+        way = default_way(labels, None, n_shot=options.get("n_shot") or 1, seed=options.get("seed", 0))
+        options["n_query"] = way["n_query"]
+    return class_table(frame, **options)
 
 
-def open_arrays(
-    data: Any,
-    *,
-    n_support: int | str | None = None,
-    n_shot: int | str | None = None,
-    n_way: int | None = None,
-    n_query: int | None = None,
-    kind: str | None = None,
-    split: Split | None = None,
-    seed: int = 0,
-) -> Tasks:
+def _open_arrays(data: str | Path | Mapping[str, ArrayLike], options: Options) -> Tasks:
     """A dict of arrays, or an `.npz` file."""
-    found = read_npz(Path(data)) if isinstance(data, str | Path) else dict(data)
-    keys = set(found)
+    named = read_npz(Path(data)) if isinstance(data, str | Path) else dict(data)
+    keys = set(named)
     if keys == {"x", "y", "task"}:
-        if n_way is not None:
+        if "n_way" in options:
             raise UsageError("--n-way draws tasks from classes, but these arrays have tasks: leave it out")
-        size = {"n_support": n_support, "n_shot": n_shot, "n_query": n_query, "kind": kind, "split": split}
-        return arrays(found["x"], found["y"], found["task"], seed=seed, **_given(size))
+        return arrays(named["x"], named["y"], named["task"], **options)
     if keys in ({"x", "label"}, {"x", "label", "group"}):
-        if n_support is not None or kind is not None:
+        if "n_support" in options or "kind" in options:
             raise UsageError("arrays x and label give n-way episodes: leave --n-support and --kind out")
-        size = {"n_way": n_way, "n_shot": n_shot, "n_query": n_query, "split": split}
-        return _episodes(found["x"], found["label"], found.get("group"), seed=seed, **_given(size))
+        return _episodes(named["x"], named["label"], named.get("group"), **options)
     raise DataError(
         f"arrays are called x, y and task, or x and label (and group) for n-way episodes; found "
         f"{listed(sorted(map(str, keys)))}: rename them"
     )
 
 
-def _episodes(x: Any, labels: Any, groups: Any = None, **options: Any) -> Tasks:
-    """n-way episodes of a sound size, unless one is given."""
-    given = {name: options[name] for name in ("n_shot", "split", "seed") if name in options}
+def _episodes(
+    x: ArrayLike | Tensor, labels: ArrayLike | Tensor, groups: ArrayLike | None = None, **options: Any
+) -> Tasks:
+    """n-way episodes of a default size, unless one is given."""
     if not {"n_way", "n_query"} <= set(options):
-        options = sound_way(labels, groups, **given) | options
+        options = {**default_way(labels, groups, **_only(options, "n_shot", "split", "seed")), **options}
     return classes(x, labels, groups=groups, **options)
 
 
-def open_images(
-    data: Any,
-    *,
-    n_support: int | str | None = None,
-    n_shot: int | str | None = None,
-    n_way: int | None = None,
-    n_query: int | None = None,
-    labels: str | None = None,
-    split: Split | None = None,
-    seed: int = 0,
-    image_size: int | None = None,
-    skip_bad: bool = False,
-) -> Tasks:
+def _open_images(data: str | Path, options: Options) -> Tasks:
     """A folder `class/image`, `alphabet/class/image` or, with `labels`, `task/class/image`."""
-    found: ImageFolder = load_images(Path(data), size=image_size, skip_bad=skip_bad)
-    given = _given({"n_shot": n_shot, "n_query": n_query, "split": split or found.split})
-    if labels is not None:
-        if labels != "shared":
+    folder = load_images(Path(data), size=options.get("image_size"), skip_bad="skip_bad" in options)
+    given = _only(options, "n_shot", "n_query", "split", "seed")
+    if folder.split:
+        given = {"split": folder.split, **given}
+    if "labels" in options:
+        if options["labels"] != "shared":
             raise UsageError(
-                f"labels={labels!r} is not for images: shared, or leave it out for n-way episodes"
+                f"labels={options['labels']!r} is not for images: shared, or leave it out for n-way episodes"
             )
-        if found.groups is None:
+        if folder.groups is None:
             raise DataError(
                 f"{data} has no folder a task: task/class/image is the layout with --labels shared"
             )
-        size = _given({"n_support": n_support}) or {"n_shot": 3}
-        tasks = arrays(
-            found.x, found.labels, found.groups, kind="classification", seed=seed, **(size | given)
-        )
-        notes = (*found.notes, "each folder is a task; its classes mean the same in every task")
+        size = _only(options, "n_support") or {"n_shot": 3}
+        tasks = arrays(folder.x, folder.labels, folder.groups, kind="classification", **(size | given))
+        more = ["each folder is a task; its classes mean the same in every task"]
     else:
-        if n_support is not None:
+        if "n_support" in options:
             raise UsageError("folders of classes give n-way episodes: give --n-shot, rows a class")
-        tasks = _episodes(found.x, found.labels, found.groups, seed=seed, **given, **_given({"n_way": n_way}))
-        notes = found.notes
-        if found.groups is not None:
-            notes += (
-                "folders are alphabet/class/image: n-way episodes, no alphabet in two splits; if a folder is "
-                "a task whose classes mean the same in every folder, give --labels shared",
-            )
-    return replace(tasks, notes=(*tasks.notes, *notes), name=Path(data).name)
+        tasks = _episodes(folder.x, folder.labels, folder.groups, **given, **_only(options, "n_way"))
+        more = [] if folder.groups is None else [
+            "folders are alphabet/class/image: n-way episodes, no alphabet in two splits; if a folder is "
+            "a task whose classes mean the same in every folder, give --labels shared"
+        ]  # fmt: skip
+    return replace(tasks, notes=(*tasks.notes, *folder.notes, *more), name=Path(data).name)
 
 
-def open_dataset(
-    data: Any,
-    *,
-    batch_size: int | None = None,
-    n_way: int | None = None,
-    n_shot: int | str | None = None,
-    n_query: int | None = None,
-    kind: str | None = None,
-    split: Any = None,
-    seed: int = 0,
-) -> Tasks:
+def _open_dataset(data: Any, options: Options) -> Tasks:
     """A torch `Dataset`, or a pair `(x, y)`."""
-    if batch_size is not None:
-        if n_way is not None or n_shot is not None:
+    if "batch_size" in options:
+        if "n_way" in options or "n_shot" in options:
             raise UsageError("batch_size makes each batch a task, n_way draws tasks from classes: give one")
-        return single(data, batch_size=batch_size, kind=kind, seed=seed, **_given({"split": split}))
+        return single(data, **_only(options, "batch_size", "kind", "split", "seed"))
     x, y = items(data)
-    if y.is_floating_point() or y.dim() != 1 or kind == "regression":
+    if y.is_floating_point() or y.dim() != 1 or options.get("kind") == "regression":
         raise UsageError(
             "this data set has no whole-number labels: give batch_size=, then each batch is a task"
         )
-    size = {"n_way": n_way, "n_shot": n_shot, "n_query": n_query, "split": split}
-    return _episodes(x, y, seed=seed, **_given(size))
+    return _episodes(x, y, **_only(options, "n_way", "n_shot", "n_query", "split", "seed"))
 
 
-def open_loader(
-    data: Any,
-    *,
-    batch_size: int | None = None,
-    kind: str | None = None,
-    split: str | None = None,
-    seed: int = 0,
-) -> Tasks:
-    """A `DataLoader` of anything."""
-    return single(data, batch_size=batch_size, kind=kind, seed=seed, **_given({"split": split}))
+class Layout(NamedTuple):
+    """What data was recognised as: how it becomes tasks, and the options that mean something there."""
+
+    load: Callable[[Any, Options], Tasks]
+    options: tuple[str, ...]
 
 
-LAYOUTS: dict[str, Callable[..., Tasks]] = {
-    "table": open_table,
-    "folder of tables": open_table,
-    "arrays": open_arrays,
-    "images": open_images,
-    "data set": open_dataset,
-    "loader": open_loader,
-    "function": from_any_function,
+_SIZES = ("n_support", "n_shot", "n_way", "n_query")
+_TABLE = Layout(
+    _open_table,
+    (
+        "task", "target", *_SIZES, "features", "ignore", "categorical", "kind", "date_format", "decimal", "labels",
+        "split", "split_by", "support",
+    ),
+)  # fmt: skip
+LAYOUTS: dict[str, Layout] = {
+    "table": _TABLE,
+    "folder of tables": _TABLE,
+    "arrays": Layout(_open_arrays, (*_SIZES, "kind", "split")),
+    "images": Layout(_open_images, (*_SIZES, "labels", "split", "image_size", "skip_bad")),
+    "data set": Layout(_open_dataset, ("batch_size", "n_way", "n_shot", "n_query", "kind", "split")),
+    "loader": Layout(lambda data, options: single(data, **options), ("batch_size", "kind", "split")),
+    "function": Layout(lambda data, _: from_any_function(data), ()),
 }

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from ..errors import DataError
 from .episodes import Batch, Episode
-from .sampling import Indices, Streams, distinct, outside, pack, ragged
+from .sampling import Indices, Streams, outside, pack, ragged, without_replacement
 from .support import SupportSize, Targets, stream
+
+__all__ = ["ROWS_AT_ONCE", "RowSource", "renumbered"]
 
 # rows, padding included, that one stack of evaluation episodes may hold
 ROWS_AT_ONCE = 65_536
@@ -30,7 +32,7 @@ class _Cells(NamedTuple):
 
     Arguments:
         rows: `(N,)` row numbers in that order.
-        starts: first place of each class of each task, and `N`.
+        starts: first index of each class of each task, and `N`.
         first: first cell of each task, and the number of cells.
     """
 
@@ -40,9 +42,9 @@ class _Cells(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-    """Support rows of each task, as places within it: `inside` `(T, most)`, of them the first `counts`.
+    """Support rows of each task, as positions within it: `inside` `(T, most)`, of them the first `counts`.
 
-    The other places are for the query: all but `hole` ones from `begin` on, or all but `inside` where the
+    The other positions are for the query: all but `hole` ones from `begin` on, or all but `inside` where the
     support rows lie scattered (`begin` is `None`).
     """
 
@@ -129,7 +131,7 @@ class RowSource:
         streams, n_tasks, left = Streams(generators), self.n_tasks, iter(generators)
         if count <= n_tasks:
             every = np.full(len(generators), n_tasks)
-            chosen = distinct(every, np.full(len(generators), count), streams).ravel()
+            chosen = without_replacement(every, np.full(len(generators), count), streams).ravel()
         else:
             chosen = streams.repeated(count).integers(0, n_tasks - 1)
         for episode in self._episodes(chosen, streams.repeated(count), self.n_query):
@@ -155,13 +157,13 @@ class RowSource:
         """All rows of every task, stacked and padded; of huge tasks a part, drawn once, in the same order."""
         counts = np.diff(self.starts)
         longest = max(64, _WHOLE // max(len(counts), 1))
-        place = np.arange(min(int(counts.max()), longest)) + np.zeros((len(counts), 1), dtype=np.int64)
+        index = np.tile(np.arange(min(int(counts.max()), longest)), (len(counts), 1))
         long = counts > longest
         if long.any():
             part = np.full(int(long.sum()), longest)
-            place[long] = np.sort(distinct(counts[long], part, stream(0)), axis=1)
+            index[long] = np.sort(without_replacement(counts[long], part, stream(0)), axis=1)
         counts = np.minimum(counts, longest)
-        return _batch(*self._rows(self.starts[:-1, None] + place), counts)
+        return _batch(*self._rows(self.starts[:-1, None] + index), counts)
 
     def _episodes(self, tasks: Indices, streams: Streams, n_query: int | None) -> Iterator[Episode]:
         """An episode of the tasks of each generator; neighbours of equal shapes are one."""
@@ -174,20 +176,23 @@ class RowSource:
             ranks = np.broadcast_to(np.arange(int(left.max())), (len(tasks), int(left.max())))
         else:
             count = np.minimum(left, n_query)
-            ranks = distinct(left, count, streams)
+            ranks = without_replacement(left, count, streams)
         if drawn.begin is None:
             query = outside(ranks, drawn.inside, drawn.counts)
         else:
             query = ranks + np.where(ranks >= drawn.begin[:, None], drawn.hole[:, None], 0)
         sides = ((drawn.inside, drawn.counts), (query, count))
-        found = [(*self._rows(self._place(starts[:, None] + inside)), counts) for inside, counts in sides]
+        batches = [(*self._rows(self._index(starts[:, None] + inside)), counts) for inside, counts in sides]
         # of the batches of each generator, how wide they are, and whether some tasks are filled up to that
-        sizes = [zip(streams.most(c).tolist(), streams.least(c).tolist(), strict=True) for _, c in sides]
-        shapes = zip(*([(most, least < most) for most, least in size] for size in sizes), strict=True)
-        for _, run in itertools.groupby(zip(shapes, streams.parts, strict=True), key=itemgetter(0)):
+        shapes = []
+        for _, count in sides:
+            most, least = (streams.reduced(end, count) for end in (np.maximum, np.minimum))
+            shapes += [most, least < most]
+        of_generator = zip(np.stack(shapes, axis=1).tolist(), streams.parts, strict=True)
+        for _, run in itertools.groupby(of_generator, key=itemgetter(0)):
             own = [part for _, part in run]
             part = slice(own[0].start, own[-1].stop)
-            yield Episode(*(_batch(x[part], y[part], counts[part]) for x, y, counts in found))
+            yield Episode(*(_batch(x[part], y[part], counts[part]) for x, y, counts in batches))
 
     def _draw_support(self, tasks: Indices, size: Indices, streams: Streams) -> _Drawn:
         starts, rows = self.starts[tasks], self.starts[tasks + 1] - self.starts[tasks]
@@ -206,17 +211,19 @@ class RowSource:
                 inside, counts = self._by_class(block, size, None, streams)
                 return _Drawn(inside - starts[:, None], counts, begin, length)
             counts = np.minimum(size, length)
-            return _Drawn(begin[:, None] + distinct(length, counts, streams), counts, begin, length)
+            return _Drawn(
+                begin[:, None] + without_replacement(length, counts, streams), counts, begin, length
+            )
         if self.support.per_class:
             inside, counts = self._by_class(tasks, size, rows, streams)
             return _Drawn(inside - starts[:, None], counts, None, counts)
         counts = np.minimum(size, rows - 1)
-        return _Drawn(distinct(rows, counts, streams), counts, None, counts)
+        return _Drawn(without_replacement(rows, counts, streams), counts, None, counts)
 
     def _by_class(
         self, units: Indices, shots: Indices, rows: Indices | None, streams: Streams
     ) -> tuple[Indices, Indices]:
-        """Places, in the order of `_cells`, of `shots` rows of each class of a task or block, and how many.
+        """Positions, in the order of `_cells`, of `shots` rows of each class of a task or block, and how many.
 
         With `rows`, the rows of each task, the query comes from the same rows: then every class keeps a query
         row where it has two or more, and every task keeps one.
@@ -236,7 +243,7 @@ class RowSource:
             offset = np.cumsum(n_cells) - n_cells
             shot[offset[full] + (share * n_cells[full]).astype(np.int64)] = 0
             counts[full] -= 1
-        drawn = cells.starts[cell][:, None] + distinct(size, shot, streams.repeated(n_cells))
+        drawn = cells.starts[cell][:, None] + without_replacement(size, shot, streams.repeated(n_cells))
         return pack(drawn[np.arange(drawn.shape[1]) < shot[:, None]], counts), counts
 
     @cached_property
@@ -254,13 +261,11 @@ class RowSource:
         key += self.y.numpy().astype(key.dtype)
         rows = np.argsort(key, kind="stable").astype(np.min_scalar_type(-len(key)))
         key = key[rows]
-        new = np.ones(len(rows), dtype=bool)
-        new[1:] = key[1:] != key[:-1]
-        starts = np.append(np.flatnonzero(new), len(rows))
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(key)) + 1, [len(rows)]])
         return _Cells(rows, starts, np.searchsorted(starts, units))
 
-    def _place(self, index: Indices) -> Indices:
-        """Row numbers of places; they differ where rows are counted by class."""
+    def _index(self, index: Indices) -> Indices:
+        """Row numbers of positions; they differ where rows are counted by class."""
         index = np.clip(index, 0, len(self.y) - 1)
         return self._cells.rows[index].astype(np.int64) if self.support.per_class else index
 
@@ -281,8 +286,8 @@ def _batch(x: Tensor, y: Tensor, counts: Indices) -> Batch:
     x, y = (values[:, :width].contiguous() for values in (x, y))
     if counts.min(initial=width) == width:
         return Batch(x, y)
-    kept = torch.from_numpy(np.arange(width) < counts[:, None])
-    return Batch(_masked(x, kept), _masked(y, kept), kept.to(x.dtype))
+    inside = torch.from_numpy(np.arange(width) < counts[:, None])
+    return Batch(_masked(x, inside), _masked(y, inside), inside.to(x.dtype))
 
 
 def renumbered(episode: Episode, order: Tensor) -> Episode:
@@ -313,5 +318,6 @@ def _stacks(order: Indices, rows: Indices) -> Iterator[Indices]:
         start = stop
 
 
-def _masked(values: Tensor, kept: Tensor) -> Tensor:
-    return values * kept.reshape(*kept.shape, *(1 for _ in values.shape[2:])).to(values.dtype)
+def _masked(values: Tensor, inside: Tensor) -> Tensor:
+    """The values of rows that count, 0 for padding."""
+    return values * inside.reshape(*inside.shape, *(1 for _ in values.shape[2:])).to(values.dtype)

@@ -1,14 +1,15 @@
-"""Drawing rows without replacement from many ranges at once; the time taken does not grow with the ranges."""
+"""Sampling without replacement from many ranges at once; the time taken does not grow with the ranges."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+__all__ = ["Indices", "Streams", "outside", "pack", "ragged", "without_replacement"]
 
 Indices = NDArray[np.int64]
 
@@ -41,23 +42,16 @@ class Streams:
         """So many rows in place of each."""
         return Streams(self.generators, np.repeat(self.owner, counts))
 
-    def of(self, rows: Any) -> Streams:
+    def of(self, rows: np.ndarray) -> Streams:
         """Those of some rows, a mask or numbers in ascending order."""
         return Streams(self.generators, self.owner[rows])
 
-    def most(self, values: Indices) -> Indices:
-        """The largest value of each generator's rows, 0 where it has none."""
-        return self._reduced(np.maximum, values)
-
-    def least(self, values: Indices) -> Indices:
-        """The smallest value of each generator's rows, 0 where it has none."""
-        return self._reduced(np.minimum, values)
-
-    def _reduced(self, function: np.ufunc, values: Indices) -> Indices:
+    def reduced(self, function: np.ufunc, values: Indices) -> Indices:
+        """Such as the largest value (`np.maximum`) of each generator's rows, 0 where it has none."""
         out = np.zeros(len(self.parts), dtype=np.int64)
-        some = [place for place, part in enumerate(self.parts) if part.stop > part.start]
+        some = [number for number, part in enumerate(self.parts) if part.stop > part.start]
         if some:
-            out[some] = function.reduceat(values, [self.parts[place].start for place in some])
+            out[some] = function.reduceat(values, [self.parts[number].start for number in some])
         return out
 
     def uniform(self, width: Indices | int) -> NDArray[np.float64]:
@@ -79,26 +73,21 @@ class Streams:
         return out
 
 
-def distinct(sizes: Indices, counts: Indices, streams: Streams | torch.Generator) -> Indices:
-    """Different numbers below each of `sizes`, in random order: every ordered draw is equally likely.
-
-    Arguments:
-        sizes: `(T,)` lengths of the ranges.
-        counts: `(T,)` numbers wanted from each, at most its length.
-        streams: of each range, or one generator for all.
+def without_replacement(sizes: Indices, counts: Indices, streams: Streams | torch.Generator) -> Indices:
+    """Sample without replacement below each of `sizes` `(T,)`: every ordered draw of `counts` `(T,)` is equally likely.
 
     Returns:
         `(T, max(counts))`; what follows the first `counts[t]` numbers of a row has no meaning, but is in
         range where the range is not empty.
 
     Example:
-        >>> found = distinct(np.array([3, 10**9]), np.array([3, 2]), torch.Generator())
-        >>> found.shape, sorted(found[0].tolist())
+        >>> drawn = without_replacement(np.array([3, 10**9]), np.array([3, 2]), torch.Generator())
+        >>> drawn.shape, sorted(drawn[0].tolist())
         ((2, 3), [0, 1, 2])
     """
     if isinstance(streams, torch.Generator):
         streams = Streams([streams]).repeated(len(sizes))
-    widths = streams.most(counts)
+    widths = streams.reduced(np.maximum, counts)
     out = np.zeros((len(sizes), int(widths.max(initial=0))), dtype=np.int64)
     own = widths[streams.owner]
     # shuffling a range takes its length, rejecting repeats takes what is drawn: the cheaper of the two
@@ -106,17 +95,16 @@ def distinct(sizes: Indices, counts: Indices, streams: Streams | torch.Generator
     for width in sorted(set(widths.tolist()) - {0}):
         for which, draw in ((short, _shuffled), (~short, _first_distinct)):
             rows = which & (own == width)
-            if rows.all():
-                found = draw(sizes, width, streams)
-                out[:, : found.shape[1]] = found
-            elif rows.any():
-                found = draw(sizes[rows], width, streams.of(rows))
-                out[rows, : found.shape[1]] = found
+            if rows.any():
+                some = streams if rows.all() else streams.of(rows)
+                drawn = draw(sizes[rows], width, some)
+                out[rows, : drawn.shape[1]] = drawn
     return out
 
 
 def _shuffled(sizes: Indices, width: int, streams: Streams) -> Indices:
-    keys = streams.uniform(streams.most(sizes))
+    """The first `width` numbers of each range in a random order."""
+    keys = streams.uniform(streams.reduced(np.maximum, sizes))
     keys[np.arange(keys.shape[1]) >= sizes[:, None]] = np.inf
     order = np.argsort(keys, axis=1)[:, :width]
     return np.minimum(order, np.maximum(sizes - 1, 0)[:, None])
@@ -137,22 +125,14 @@ def _first_distinct(sizes: Indices, width: int, streams: Streams) -> Indices:
         # a generator draws for all its rows once more where one of them has too few
         few = drawn.shape[1] - again.sum(1) < width
         done = ~np.isin(own.owner, own.owner[few]) if few.any() else ~few
-        kept = np.argsort(again[done], axis=1, kind="stable")[:, :width]
-        out[left[done]] = np.take_along_axis(drawn[done], kept, 1)
+        first = np.argsort(again[done], axis=1, kind="stable")[:, :width]
+        out[left[done]] = np.take_along_axis(drawn[done], first, 1)
         left, drawn = left[~done], drawn[~done]
     return out
 
 
 def outside(ranks: Indices, taken: Indices, counts: Indices) -> Indices:
-    """The numbers that stand at `ranks` among those not taken.
-
-    Arguments:
-        ranks: `(T, Q)` positions among what is left.
-        taken: `(T, S)` numbers that are taken, all different, in any order.
-        counts: `(T,)` how many of each row of `taken` count.
-
-    Returns:
-        `(T, Q)`.
+    """The numbers `(T, Q)` that stand at `ranks` among those that the first `counts` of `taken` `(T, S)` leave.
 
     Example:
         >>> outside(np.array([[0, 1, 2]]), np.array([[3, 0]]), np.array([2])).tolist()

@@ -3,47 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeGuard, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from ..errors import DataError, UsageError
-from .episodes import tensors
-from .sources import SingleSource, Targets
+from .array_values import as_tensor
+from .episodes import PyTree, tensors
+from .sources import SingleSource
 from .splits import SHARES, SPLITS, Tasks, parts
+from .support import Targets
+
+__all__ = ["is_pair", "items", "single"]
 
 # rows read at once when the targets are looked at
 _CHUNK = 512
 
 
+class _Sized(Protocol):
+    """A data set with a length."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+Data = Dataset[Any] | DataLoader[Any] | tuple[ArrayLike | Tensor, ArrayLike | Tensor]
+
+
+def is_pair(data: object) -> TypeGuard[tuple[ArrayLike, ArrayLike]]:
+    """Two arrays, `x` and `y`."""
+    return isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "shape") for part in data)
+
+
 class _Rows(NamedTuple):
     """A map-style data set, how its rows become a batch, and the batch size its loader had."""
 
-    dataset: Any
-    collate: Callable[[list[Any]], Any]
+    dataset: _Sized
+    collate: Callable[[list[Any]], object]
     batch_size: int | None
 
-    def read(self, rows: Sequence[int]) -> tuple[Any, Tensor]:
+    def read(self, rows: Sequence[int]) -> tuple[PyTree, Tensor]:
         if isinstance(self.dataset, TensorDataset) and self.collate is default_collate:
-            found: Any = self.dataset[list(rows)]
+            batch = self.dataset[list(rows)]
         else:
-            found = self.collate([self.dataset[row] for row in rows])
-        if not isinstance(found, tuple | list) or len(found) != 2 or not isinstance(found[1], Tensor):
+            batch = self.collate([self.dataset[row] for row in rows])
+        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
             raise DataError("a batch of the data set must be a pair (x, y), y a tensor: give a collate_fn")
-        return found[0], found[1]
+        return batch[0], batch[1]
 
 
 def single(
-    data: Any,
+    data: Data,
     *,
     split: str = "half",
     batch_size: int | None = None,
     kind: str | None = None,
-    valid: Any = None,
-    test: Any = None,
+    valid: Data | None = None,
+    test: Data | None = None,
     shares: tuple[float, float, float] = SHARES,
     seed: int = 0,
 ) -> Tasks:
@@ -102,7 +123,7 @@ def single(
     return Tasks(train, valid_source, test_source, targets, shape, notes=tuple(notes), name="single")
 
 
-def items(data: Any) -> tuple[Tensor, Tensor]:
+def items(data: Data) -> tuple[Tensor, Tensor]:
     """All rows of a data set: features `(N, *feature)` and targets.
 
     Images of Pillow become bytes `(channels, height, width)`.
@@ -116,14 +137,14 @@ def items(data: Any) -> tuple[Tensor, Tensor]:
         >>> x.shape, y.shape
         (torch.Size([6, 2]), torch.Size([6]))
     """
-    rows = _rows(data)
-    if isinstance(rows.dataset, TensorDataset) and len(rows.dataset.tensors) == 2:
-        return rows.dataset.tensors[0], rows.dataset.tensors[1]
+    dataset = _rows(data).dataset
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
+        return dataset.tensors[0], dataset.tensors[1]
     xs, ys = [], []
     # a transform that draws from the global generator must not change the caller's stream
     with torch.random.fork_rng(devices=[]):
-        for number in range(len(rows.dataset)):
-            row = rows.dataset[number]
+        for number in range(len(dataset)):
+            row = dataset[number]
             if not isinstance(row, tuple | list) or len(row) != 2:
                 raise DataError(
                     f"row {number} of the data set is no pair (x, y): return one from __getitem__"
@@ -142,26 +163,22 @@ def items(data: Any) -> tuple[Tensor, Tensor]:
 
 def _pixels(x: Any) -> Tensor:
     """A tensor; an image of Pillow has its channels last."""
-    if isinstance(x, Tensor):
-        return x
-    values = _tensor(x)
+    values = _single_precision(x if isinstance(x, Tensor) else np.asarray(x))
     if hasattr(x, "getbands"):
         return values[None] if values.dim() == 2 else values.permute(2, 0, 1)
     return values
 
 
-def _rows(data: Any) -> _Rows:
+def _rows(data: Data) -> _Rows:
+    what, dataset = ("a loader over ", data.dataset) if isinstance(data, DataLoader) else ("", data)
+    if isinstance(dataset, IterableDataset):
+        raise UsageError(f"{what}an IterableDataset has no rows to draw from: give a data set with a length")
     if isinstance(data, DataLoader):
-        if isinstance(data.dataset, IterableDataset):
-            raise UsageError(
-                "a loader over an IterableDataset has no rows to draw from: give a data set with a length"
-            )
         size = data.batch_size or getattr(data.batch_sampler, "batch_size", None)
-        return _Rows(data.dataset, data.collate_fn if data.batch_size else default_collate, size)
-    if isinstance(data, IterableDataset):
-        raise UsageError("an IterableDataset has no rows to draw from: give a data set with a length")
-    if isinstance(data, tuple | list) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
-        x, y = (part.detach().cpu() if isinstance(part, Tensor) else _tensor(part) for part in data)
+        collate = data.collate_fn if data.batch_size else default_collate
+        return _Rows(cast(_Sized, dataset), collate, size)
+    if is_pair(data):
+        x, y = map(_single_precision, data)
         if len(x) != len(y):
             raise DataError(f"x has {len(x)} rows and y {len(y)}: give one target for each row")
         return _Rows(TensorDataset(x, y), default_collate, None)
@@ -170,22 +187,20 @@ def _rows(data: Any) -> _Rows:
             f"{type(data).__name__} is no data set with a length: give a DataLoader, a Dataset or "
             "a pair (x, y)"
         )
-    return _Rows(data, default_collate, None)
+    return _Rows(cast(_Sized, data), default_collate, None)
 
 
-def _tensor(values: Any) -> Tensor:
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"an array holds {array.dtype} values: give numbers, classes numbered from 0")
-    tensor = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
-    return tensor.float() if tensor.dtype == torch.float64 else tensor
+def _single_precision(values: ArrayLike | Tensor) -> Tensor:
+    """A tensor as it is; an array of double precision in single precision."""
+    tensor = as_tensor(values, "an array")
+    return tensor.float() if tensor.dtype == torch.float64 and not isinstance(values, Tensor) else tensor
 
 
 def _divide(
-    rows: _Rows, given: dict[str, Any], shares: tuple[float, float, float], seed: int
+    rows: _Rows, given: dict[str, Data | None], shares: tuple[float, float, float], seed: int
 ) -> tuple[dict[str, _Rows], dict[str, np.ndarray]]:
     """Which data set each split reads, and which rows of it."""
-    owners = {name: rows if given.get(name) is None else _rows(given[name]) for name in SPLITS}
+    owners = {name: rows if (other := given.get(name)) is None else _rows(other) for name in SPLITS}
     count = len(rows.dataset)
     if count < 3:
         raise DataError(f"the data set has {count} row(s): the three splits need more")
@@ -210,37 +225,33 @@ def _targets(rows: _Rows, train: np.ndarray, kind: str | None) -> tuple[Targets,
         )
     if not torch.isfinite(y).all():
         raise DataError("a target is not finite: correct or remove the row")
-    found = set(torch.unique(y).tolist()) if y.dim() == 1 else set()
+    values = set(torch.unique(y).tolist()) if y.dim() == 1 else set()
     if kind is None:
-        classes = y.dim() == 1 and (not y.is_floating_point() or found == {0.0, 1.0})
+        classes = y.dim() == 1 and (not y.is_floating_point() or values == {0.0, 1.0})
         kind = "classification" if classes else "regression"
     if kind == "regression":
-        values = y.double().reshape(len(y), -1)
-        variance = tuple(values.var(0, unbiased=False).tolist())
+        columns = y.double().reshape(len(y), -1)
+        variance = tuple(columns.var(0, unbiased=False).tolist())
         if min(variance) == 0:
             raise DataError("a target is the same in every meta-train row: there is nothing to learn")
-        return Targets(kind, values.shape[1], (1.0,) * values.shape[1], variance), _as_columns
-    wrong = sorted(value for value in found if value < 0 or value != int(value))
+        return Targets(kind, len(variance), (1.0,) * len(variance), variance), _as_columns
+    wrong = sorted(value for value in values if value < 0 or value != int(value))
     if y.dim() != 1 or wrong:
         what = f"{wrong[0]}" if wrong else f"shape {tuple(y.shape[1:])} a row"
         raise DataError(f"classes are numbered 0, 1, 2, ..., one number a row; found {what}")
-    if len(found) < 2:
+    if len(values) < 2:
         raise DataError("the meta-train rows have one class: two or more are needed")
-    return Targets(kind, int(max(found)) + 1), _as_classes
+    return Targets(kind, int(max(values)) + 1), Tensor.long
 
 
 def _as_columns(y: Tensor) -> Tensor:
     return y.float().reshape(len(y), -1)
 
 
-def _as_classes(y: Tensor) -> Tensor:
-    return y.long()
-
-
 def _reader(
     rows: _Rows, index: np.ndarray, convert: Callable[[Tensor], Tensor]
-) -> Callable[[Sequence[int]], tuple[Any, Tensor]]:
-    def read(wanted: Sequence[int]) -> tuple[Any, Tensor]:
+) -> Callable[[Sequence[int]], tuple[PyTree, Tensor]]:
+    def read(wanted: Sequence[int]) -> tuple[PyTree, Tensor]:
         x, y = rows.read(index[list(wanted)].tolist())
         if next(tensors(x)).shape[0] != len(y):
             raise DataError("a batch has different numbers of features and targets: check the collate_fn")

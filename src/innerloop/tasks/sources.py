@@ -17,17 +17,16 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .episodes import Batch, Episode, map_tensors, stack, tensors
+from .episodes import Batch, Episode, map_tensors, stack
 from .row_source import ROWS_AT_ONCE, RowSource
-from .sampling import Streams, distinct
+from .sampling import Streams, without_replacement
 from .support import SupportChoice, SupportSize, Targets, stream
 
-# Of episodes that score and that choose parameters: training draws from neither.
-EVALUATION_SEED, VALIDATION_SEED = 20_240_229, 20_230_228
-
-
 __all__ = [
+    "EVALUATION_SEED",
+    "VALIDATION_SEED",
     "ClassSource",
+    "DerivedSource",
     "FunctionSource",
     "RowSource",
     "SingleSource",
@@ -38,6 +37,9 @@ __all__ = [
     "observed_variance",
     "stream",
 ]
+
+# Of episodes that score and that choose parameters: training draws from neither.
+EVALUATION_SEED, VALIDATION_SEED = 20_240_229, 20_230_228
 
 
 class Source(Protocol):
@@ -127,16 +129,14 @@ class ClassSource:
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """See `Source.fixed`: each episode is a task of its own."""
-        size = max(1, min(50, ROWS_AT_ONCE // (self.n_way * (self.support.high + self.n_query))))
-        for start in range(0, self.episodes, size):
-            generator = stream(seed, start)
-            names = [f"episode {number}" for number in range(start, min(start + size, self.episodes))]
-            yield names, self.sample(len(names), generator)
+        rows = self.n_way * (self.support.high + self.n_query)
+        size = max(1, min(50, ROWS_AT_ONCE // rows))
+        return _numbered(self.sample, self.episodes, size, seed)
 
     def _episodes(self, count: int, shots: int, streams: Streams) -> Episode:
         streams = streams.repeated(count)
         every = np.full(len(streams.owner), len(self.index))
-        classes = distinct(every, np.full(len(every), self.n_way), streams)
+        classes = without_replacement(every, np.full(len(every), self.n_way), streams)
         if self.query_index is None:
             rows = self._rows(self.index, classes, shots + self.n_query, streams)
             support, query = rows[:, :, :shots], rows[:, :, shots:]
@@ -149,8 +149,8 @@ class ClassSource:
         """`count` different rows of each class, `(T, W, count)`."""
         flat = classes.ravel()
         size = self._sizes[index is self.query_index][flat]
-        place = distinct(size, np.full(len(flat), count), streams.repeated(self.n_way))
-        return torch.from_numpy(index[flat[:, None], place].reshape(*classes.shape, count))
+        column = without_replacement(size, np.full(len(flat), count), streams.repeated(self.n_way))
+        return torch.from_numpy(index[flat[:, None], column].reshape(*classes.shape, count))
 
     @cached_property
     def _sizes(self) -> tuple[np.ndarray, ...]:
@@ -192,9 +192,7 @@ class FunctionSource:
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """See `Source.fixed`: each episode is a task of its own."""
-        for start in range(0, self.episodes, 100):
-            names = [f"episode {number}" for number in range(start, min(start + 100, self.episodes))]
-            yield names, self.draw(len(names), stream(seed, start))
+        return _numbered(self.draw, self.episodes, 100, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,12 +227,8 @@ class SingleSource:
 
     def sample(self, count: int, generator: torch.Generator) -> Episode:
         """See `Source.sample`: every episode is a fresh random batch."""
-        return stack(
-            [
-                self._episode(torch.randperm(self.size, generator=generator)[: self.batch_size])
-                for _ in range(count)
-            ]
-        )
+        orders = (torch.randperm(self.size, generator=generator) for _ in range(count))
+        return stack([self._episode(order[: self.batch_size]) for order in orders])
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """See `Source.fixed`: one pass over the data in a seeded order."""
@@ -254,7 +248,41 @@ class SingleSource:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class DerivedSource:
+    """Base of sources whose training episodes are those of another source, changed; fixed episodes are not.
+
+    Arguments:
+        source: where the tasks come from.
+    """
+
+    source: Source
+
+    @property
+    def targets(self) -> Targets:
+        """Those of the source."""
+        return self.source.targets
+
+    @property
+    def support(self) -> SupportSize:
+        """That of the source."""
+        return self.source.support
+
+    def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
+        """See `Source.fixed`: as in the source."""
+        return self.source.fixed(seed)
+
+
+def _numbered(
+    draw: Callable[[int, torch.Generator], Episode], episodes: int, size: int, seed: int
+) -> Iterator[tuple[list[str], Episode]]:
+    """Evaluation episodes in stacks of `size`, each a task of its own."""
+    for start in range(0, episodes, size):
+        names = [f"episode {number}" for number in range(start, min(start + size, episodes))]
+        yield names, draw(len(names), stream(seed, start))
+
+
 def observed_variance(episode: Episode) -> tuple[float, ...]:
     """Variance of each target over the query rows of sampled tasks, `(C,)`."""
-    values = next(tensors(episode.query.y)).flatten(0, 1).double()
+    values = episode.query.y.flatten(0, 1).double()
     return tuple(values.reshape(len(values), -1).var(0, unbiased=False).tolist())

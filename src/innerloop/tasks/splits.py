@@ -12,15 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError, UsageError
-from .sources import ClassSource, Source, Targets
-from .tables.cells import absent_columns, close_names, listed, meant, task_ids, where
+from .messages import absent_columns, listed, meant
+from .sources import ClassSource, Source
+from .support import Targets
+from .tables.cells import task_ids, where
 from .tables.reading import as_frame
 from .tables.schema import Schema
+
+__all__ = ["SHARES", "SPLITS", "Fold", "Split", "Tasks", "divide", "folds", "parts", "read_split"]
 
 SPLITS = ("train", "valid", "test")
 SHARES = (0.7, 0.15, 0.15)
 
-_ALSO = {"val": "valid", "validation": "valid"}
+_SYNONYMS = {"val": "valid", "validation": "valid"}
 
 
 class Fold(NamedTuple):
@@ -55,7 +59,7 @@ class Fold(NamedTuple):
 
 
 # shares; the names in each split; a CSV file with the columns task and split; a fold, also as text: 2/5
-Split = Sequence[float] | Mapping[str, Sequence[Any]] | Fold | str | Path
+Split = Sequence[float] | Mapping[str, Sequence[object]] | Fold | str | Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,12 +130,9 @@ class Tasks:
             tasks = f"{self.train.n_tasks} batches to train on"
         else:
             tasks = "tasks without end"
-        shape = self.feature_shape
-        features = (
-            f"{shape[0]} feature{'s' * (shape[0] != 1)}"
-            if len(shape) == 1
-            else f"x {'x'.join(map(str, shape))}"
-        )
+        features = f"x {'x'.join(map(str, self.feature_shape))}"
+        if len(self.feature_shape) == 1:
+            features = f"{self.n_features} feature{'s' * (self.n_features != 1)}"
         support = self.train.support
         size = f"{'n_shot' if support.per_class else 'n_support'}={support}"
         return f"Tasks({self.name}: {tasks}, {features}, {self.targets.kind}, {size})"
@@ -140,11 +141,7 @@ class Tasks:
 def parts(count: int, split: Sequence[float], seed: int, *, least: int = 1) -> list[np.ndarray]:
     """Positions `0 .. count - 1` in three random parts of the given shares, none of them empty.
 
-    Arguments:
-        count: 3 or more.
-        split: three shares.
-        seed: of the draw.
-        least: smallest size of the second and third part, where `count` allows three parts of this size.
+    The second and third part have `least` positions or more where `count` allows three parts of this size.
 
     Raises:
         UsageError: the shares are not three positive numbers that sum to 1.
@@ -167,9 +164,16 @@ def parts(count: int, split: Sequence[float], seed: int, *, least: int = 1) -> l
 
 
 def divide(
-    names: Sequence[str], split: Split, seed: int, *, what: str = "tasks", dropped: Sequence[str] = ()
+    names: Sequence[str],
+    split: Split,
+    seed: int,
+    *,
+    what: str = "tasks",
+    dropped: Sequence[str] = (),
+    least: int = 1,
+    all_named: bool = True,
 ) -> list[np.ndarray]:
-    """Positions of the names in each of the three splits.
+    """Positions of the names in each of the three splits, three arrays.
 
     Arguments:
         names: what is divided, all different.
@@ -177,9 +181,8 @@ def divide(
         seed: of the draw.
         what: what the names stand for, for messages.
         dropped: names that a fixed split may hold although they are not divided.
-
-    Returns:
-        Three arrays of positions, in order.
+        least: see `parts`.
+        all_named: a fixed split has to hold every name, and one name at least in each part.
 
     Raises:
         DataError: there are fewer than three names, or a fixed split does not fit them.
@@ -194,7 +197,16 @@ def divide(
     if isinstance(split, str | Path):
         split = _named(split)
     if isinstance(split, Mapping):
-        return _by_name(names, split, what, dropped)
+        owner = _owners(names, split, what, dropped)
+        absent = [name for name in names if name not in owner]
+        if absent and all_named:
+            raise DataError(f"{len(absent)} of the {what} are in no split: {listed(absent)}; add them to one")
+        owners = np.array([owner.get(name, "") for name in names])
+        positions = [np.flatnonzero(owners == part) for part in SPLITS]
+        empty = [part for part, index in zip(SPLITS, positions, strict=True) if not len(index)]
+        if empty and all_named:
+            raise DataError(f"split {empty[0]!r} holds none of the {what}: name one at least")
+        return positions
     if isinstance(split, Fold):
         if split.of > len(names):
             raise DataError(f"{split.of} folds of {len(names)} {what}: ask for {len(names)} folds or fewer")
@@ -202,7 +214,9 @@ def divide(
         test, valid = pieces[split.number - 1], pieces[split.number % split.of]
         rest = np.setdiff1d(np.arange(len(names)), np.concatenate([test, valid]))
         return [rest, np.sort(valid), np.sort(test)]
-    return parts(len(names), split, seed)
+    if len(names) < 3:
+        raise DataError(f"there are {len(names)} {what}: the three splits need one each at least")
+    return parts(len(names), split, seed, least=least)
 
 
 def _named(split: str | Path) -> Fold | dict[str, list[str]]:
@@ -219,48 +233,32 @@ def _named(split: str | Path) -> Fold | dict[str, list[str]]:
     return read_split(split)
 
 
-def _by_name(
-    names: Sequence[str], split: Mapping[str, Sequence[Any]], what: str, dropped: Sequence[str]
-) -> list[np.ndarray]:
+def _owners(
+    names: Sequence[str], split: Mapping[str, Sequence[object]], what: str, dropped: Sequence[str]
+) -> dict[str, str]:
+    """The split of each name that a fixed split holds."""
     if set(split) != set(SPLITS):
         raise UsageError(f"split has the keys {listed(sorted(map(str, split)))}: give train, valid and test")
-    place = {name: number for number, name in enumerate(names)}
-    spare = set(dropped)
+    known = {*names, *dropped}
     owner: dict[str, str] = {}
     for part in SPLITS:
         for name in map(str, split[part]):
-            if name not in place and name not in spare:
-                near = meant(close_names(name, names))
+            if name not in known:
                 raise DataError(
-                    f"split {part!r} names {name!r}, which is none of the {what}{near}: correct it"
+                    f"split {part!r} names {name!r}, which is none of the {what}{meant(name, names)}: correct it"
                 )
             if owner.setdefault(name, part) != part:
                 raise DataError(
                     f"{name!r} is in the splits {owner[name]} and {part}: {what} must be disjoint"
                 )
-    absent = [name for name in names if name not in owner]
-    if absent:
-        raise DataError(f"{len(absent)} of the {what} are in no split: {listed(absent)}; add them to one")
-    owners = np.array([owner[name] for name in names])
-    found = [np.flatnonzero(owners == part) for part in SPLITS]
-    empty = [part for part, index in zip(SPLITS, found, strict=True) if not len(index)]
-    if empty:
-        raise DataError(f"split {empty[0]!r} holds none of the {what}: name one at least")
-    return found
+    return owner
 
 
 def read_split(path: str | Path) -> dict[str, list[str]]:
-    r"""A fixed split from a CSV file with a column of names and a column `split`: train, valid or test.
+    """A fixed split from a CSV file with a column of names and a column `split`: train, valid or test.
 
     Raises:
         DataError: a column is missing, or a value is no split.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "split.csv"
-        >>> _ = path.write_text("task,split\na,train\nb,valid\nc,test\n")
-        >>> read_split(path)
-        {'train': ['a'], 'valid': ['b'], 'test': ['c']}
     """
     frame = as_frame(path)
     if "split" not in frame:
@@ -269,17 +267,17 @@ def read_split(path: str | Path) -> dict[str, list[str]]:
     column = "task" if "task" in others else others[0] if len(others) == 1 else None
     if column is None:
         raise DataError(f"{path}: {absent_columns(['task'], frame)}; write the columns task and split")
-    found: dict[str, list[str]] = {name: [] for name in SPLITS}
+    split: dict[str, list[str]] = {name: [] for name in SPLITS}
     named = zip(task_ids(frame, column), frame["split"], strict=True)
     for row, (name, part) in enumerate(named):
         key = str(part).strip().lower()
-        key = _ALSO.get(key, key)
-        if key not in found:
+        key = _SYNONYMS.get(key, key)
+        if key not in split:
             raise DataError(
                 f"{path}, {where(frame, row, column)}: split {part!r}: write train, valid or test"
             )
-        found[key].append(str(name))
-    return found
+        split[key].append(str(name))
+    return split
 
 
 def folds(count: int, load: Callable[..., Tasks], *arguments: Any, **options: Any) -> Iterator[Tasks]:

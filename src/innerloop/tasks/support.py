@@ -9,9 +9,11 @@ import torch
 
 from ..errors import UsageError
 
+__all__ = ["SupportChoice", "SupportSize", "Targets", "stream"]
+
 
 def stream(seed: int, *path: int) -> torch.Generator:
-    """A generator for one place in a run: equal numbers, equal stream; near numbers, unrelated streams.
+    """A generator for one step of a run: equal numbers, equal stream; near numbers, unrelated streams.
 
     Example:
         >>> bool(torch.rand(1, generator=stream(0, 7)) == torch.rand(1, generator=stream(0, 7)))

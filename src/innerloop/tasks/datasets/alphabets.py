@@ -16,16 +16,18 @@ within the pen's radius of the line. Lengths are in pixels of a 28 x 28 frame an
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UsageError
 
+__all__ = ["Alphabets", "draw_alphabets"]
+
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-Complexes = NDArray[np.complexfloating[Any, Any]]
+Complexes = NDArray[np.complex128]
 
 FRAME = 28.0
 PAGE = 24  # glyphs are compared page by page, so that asking for fewer characters changes none of them
@@ -373,9 +375,9 @@ def _fit(line: Floats, radius: Floats, z: Floats, size: int) -> Floats:
     """Shrink lines that are too long for the frame and centre them but for a small shift."""
     low, high = line.min(axis=1, keepdims=True), line.max(axis=1, keepdims=True)
     half = np.maximum((high - low) / 2, 1e-9)
-    room = size / 2 - 1 - radius[:, None, None]
-    shrink = np.minimum(1.0, room / half.max(axis=2, keepdims=True))
-    spare = np.minimum(room - shrink * half, MAX_SHIFT * size / FRAME)
+    margin = size / 2 - 1 - radius[:, None, None]
+    shrink = np.minimum(1.0, margin / half.max(axis=2, keepdims=True))
+    spare = np.minimum(margin - shrink * half, MAX_SHIFT * size / FRAME)
     shift = np.clip(SHIFT * size / FRAME * z[:, None, :], -spare, spare)
     return np.asarray((line - (low + high) / 2) * shrink + size / 2 + shift)
 

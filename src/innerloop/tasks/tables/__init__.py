@@ -1,1 +1,20 @@
-"""Tables: cells, columns and a schema that turns rows into numbers."""
+"""Tables: from files and frames to a schema that turns rows into numbers.
+
+| file | what it holds |
+|---|---|
+| `reading` | CSV and Parquet files, folders of them, frames of polars and pyarrow; add a file format here |
+| `delimited` | one CSV file: encoding, separator, header, lines |
+| `cells` | values of a column: gaps, numbers, truth values, task ids; errors that name a cell |
+| `dates` | dates in text: their format, and days |
+| `numbers` | decimal commas, thousands marks, units |
+| `columns` | what one feature column means, fitted on meta-train |
+| `schema` | all columns and the target: encode, decode, store as JSON |
+| `grouping` | tasks, splits, and the order of support rows |
+| `table` | a table with a task column as tasks |
+"""
+
+from .reading import TableLike, as_frame, read_table
+from .schema import Schema
+from .table import from_schema, table
+
+__all__ = ["Schema", "TableLike", "as_frame", "from_schema", "read_table", "table"]

@@ -9,23 +9,30 @@ import numpy as np
 import pandas as pd
 
 from ...errors import DataError
+from ..messages import listed, quoted
 from . import dates
 from .cells import (
-    distinct,
+    cell_error,
+    factorize,
     is_number,
-    listed,
     match_values,
     parse,
-    place,
-    quoted,
-    refuse_odd,
+    refuse_unsupported,
     sorted_labels,
     truth,
-    where,
 )
 from .numbers import refuse_stray_text
 
-KINDS = ("number", "flag", "category", "date")
+__all__ = [
+    "Column",
+    "as_float32",
+    "constant_in_tasks",
+    "encode_column",
+    "fit_column",
+    "kind_of",
+    "moments",
+    "numbers",
+]
 
 _MAX_LEVELS = 100
 
@@ -36,12 +43,12 @@ class Column:
 
     Arguments:
         name: its name.
-        kind: `number` (standardised), `date` (days, standardised), `flag` (0 or 1) or `category` (one column
-            a level, 0 in all for a level that meta-train does not have).
-        mean: mean over meta-train; a gap is filled with it.
+        kind: `number` (standardised), `date` (days, standardised), `flag` (0 or 1) or `category` (one-hot, 0
+            in all columns for a level that meta-train does not have).
+        mean: mean over meta-train, by which a missing value is imputed.
         scale: standard deviation over meta-train, 1 for a constant column.
         levels: of a category.
-        missing: meta-train has gaps, so an indicator column follows.
+        missing: meta-train has missing values, so an indicator column follows.
         formats: of a date written as text, `ISO` or as `strptime` has them.
         constant_in_task: every task of meta-train has one value, such as the age of a patient.
     """
@@ -70,18 +77,9 @@ def fit_column(
     categorical: bool = False,
     date_format: Sequence[str] = (),
 ) -> Column:
-    """Find out what a column means.
+    """Find out what a column means: its kind from the `whole` table, its numbers from meta-train rows.
 
-    Arguments:
-        frame: meta-train rows.
-        name: the column.
-        task: the task column, for messages.
-        whole: the table they are from, which says what kind of values the column holds.
-        categorical: its values are names, numbers among them too.
-        date_format: formats of dates, as `strptime` has them, to be tried before those that are recognised.
-
-    Returns:
-        The column.
+    `categorical` says that its values are names; formats of dates are tried before those that are recognised.
 
     Raises:
         DataError: a value is not what the column holds, or dates are ambiguous.
@@ -90,10 +88,9 @@ def fit_column(
         >>> fit_column(pd.DataFrame({"dose": [1.0, 3.0]}), "dose", task=None)
         Column(name='dose', kind='number', mean=2.0, scale=1.0, levels=(), missing=False, formats=(), ...)
     """
-    column = frame[name]
-    names = categorical or isinstance(column.dtype, pd.CategoricalDtype)
-    whole = frame if whole is None else whole
-    kind, formats = ("category", ()) if names else kind_of(whole, name, task, date_format)
+    column, whole = frame[name], frame if whole is None else whole
+    named = categorical or isinstance(column.dtype, pd.CategoricalDtype)
+    kind, formats = ("category", ()) if named else kind_of(whole, name, task, date_format)
     if kind == "category":
         levels, every = sorted_labels(column), sorted_labels(whole[name])
         if len(every) > _MAX_LEVELS and not categorical:
@@ -116,12 +113,7 @@ def fit_column(
 
 
 def constant_in_tasks(frame: pd.DataFrame, name: str, tasks: np.ndarray) -> bool:
-    """Each task has one value in this column, and tasks differ.
-
-    Arguments:
-        frame: `n` rows.
-        name: the column.
-        tasks: `(n,)` number of each row's task.
+    """Each task has one value in this column, and tasks differ; `tasks` `(n,)` numbers each row's task.
 
     Example:
         >>> frame = pd.DataFrame({"age": [50, 50, 61, 61], "dose": [1, 2, 1, 2]})
@@ -133,7 +125,7 @@ def constant_in_tasks(frame: pd.DataFrame, name: str, tasks: np.ndarray) -> bool
         # as they are: numbering millions of different values takes several times their memory
         codes = np.nan_to_num(column.to_numpy(np.float64, na_value=np.nan), nan=-np.inf)
     else:
-        codes, _ = distinct(column)
+        codes, _ = factorize(column)
     first = np.zeros(int(tasks.max(initial=0)) + 1, dtype=codes.dtype)
     first[tasks[::-1]] = codes[::-1]
     return bool((codes == first[tasks]).all() and (codes != codes[:1]).any())
@@ -146,9 +138,9 @@ def encode_column(frame: pd.DataFrame, column: Column, task: str | None) -> Iter
         DataError: a value is not what the column holds.
     """
     if column.kind == "category":
-        found, _, _ = match_values(frame[column.name], column.levels)
-        for level in range(len(column.levels)):
-            yield found == level
+        level, _, _ = match_values(frame[column.name], column.levels)
+        for number in range(len(column.levels)):
+            yield level == number
         return
     values = numbers(frame, column.name, task, kind=column.kind, formats=column.formats)
     gaps = np.isnan(values)
@@ -166,27 +158,27 @@ def numbers(
     """A column as float64, NaN where a value is missing; refuses what is no finite number, date or flag."""
     column = frame[name]
     if kind != "date" and (is_number(column) or pd.api.types.is_bool_dtype(column.dtype)):
-        found = column.to_numpy(np.float64, na_value=np.nan)
+        out = column.to_numpy(np.float64, na_value=np.nan)
     else:
-        codes, values = distinct(column)
+        codes, values = factorize(column)
         if kind == "date":
-            each = [dates.days(value, formats) for value in values]
+            parsed = [dates.days(value, formats) for value in values]
         else:
-            refuse_odd(column, values)
-            each = [truth(value) if kind == "flag" else parse(value) for value in values]
-        parsed = np.array([np.inf if value is None else value for value in each] + [np.nan], dtype=np.float64)
-        found = parsed[codes]
-    allowed = np.isnan(found) | ((found == 0) | (found == 1) if kind == "flag" else np.isfinite(found))
+            refuse_unsupported(column, values)
+            parsed = [truth(value) if kind == "flag" else parse(value) for value in values]
+        out = np.array([*(np.inf if value is None else value for value in parsed), np.nan])[codes]
+    allowed = np.isnan(out) | ((out == 0) | (out == 1) if kind == "flag" else np.isfinite(out))
     if not allowed.all():
         bad = np.flatnonzero(~allowed)
-        wanted = {"flag": "True or False", "date": f"a date ({' or '.join(map(dates.spelled, formats))})"}
+        wanted = {"flag": "True or False", "date": f"a date ({' or '.join(map(dates.in_words, formats))})"}
         more = f" ({len(bad)} such cells)" if len(bad) > 1 else ""
-        raise DataError(
-            f"{where(frame, bad[0], task)}: {str(column.iloc[bad[0]])!r} in column {name!r} is not "
-            f"{wanted.get(kind, 'a finite number')}{more}: correct it, or leave it empty if it is unknown",
-            **place(frame, bad[0], task, name),
-        )
-    return found
+        raise cell_error(
+            frame, bad[0],
+            f"{str(column.iloc[bad[0]])!r} in column {name!r} is not {wanted.get(kind, 'a finite number')}{more}: "
+            "correct it, or leave it empty if it is unknown",
+            column=name, task=task,
+        )  # fmt: skip
+    return out
 
 
 def moments(values: np.ndarray) -> tuple[float, float]:
@@ -203,11 +195,12 @@ def as_float32(values: np.ndarray, frame: pd.DataFrame, name: str, task: str | N
     """The same in single precision; refuses what it cannot hold."""
     bad = np.flatnonzero(~(np.abs(values) < np.finfo(np.float32).max))
     if len(bad):
-        raise DataError(
-            f"{where(frame, bad[0], task)}: {frame[name].iloc[bad[0]]!r} in column {name!r} is too far from "
-            "the meta-train values to be represented: correct it, or transform the column (logarithm)",
-            **place(frame, bad[0], task, name),
-        )
+        raise cell_error(
+            frame, bad[0],
+            f"{frame[name].iloc[bad[0]]!r} in column {name!r} is too far from the meta-train values to be "
+            "represented: correct it, or transform the column (logarithm)",
+            column=name, task=task,
+        )  # fmt: skip
     return values.astype(np.float32)
 
 
@@ -218,14 +211,14 @@ def kind_of(
     column = frame[name]
     if is_number(column):
         return "number", ()
-    _, values = distinct(column)
+    _, values = factorize(column)
     given = tuple(dates.ISO if form == "%Y-%m-%d" else form for form in date_format)
     read = sum(dates.days(value, given) is not None for value in values) if given else 0
     formats = given if 2 * read > len(values) else dates.formats_of(values)
     if formats:
         _refuse_unclear_dates(frame, name, task, formats, given)
         return "date", formats
-    refuse_odd(column, values)
+    refuse_unsupported(column, values)
     if values and all(truth(value) in (0, 1) for value in values):
         # 0 and 1 alone are numbers, beside a truth value they are what it is
         return ("number" if all(parse(value) is not None for value in values) else "flag"), ()
@@ -241,22 +234,21 @@ def _refuse_unclear_dates(
     """Refuse dates that are two days by two formats, and two ways of writing that nobody has named."""
     if formats == given:
         return
-    codes, values = distinct(frame[name])
+    codes, values = factorize(frame[name])
+
+    def refuse(number: int, message: str) -> None:
+        text = f"{values[number]!r} in column {name!r} {message}"
+        raise cell_error(frame, np.argmax(codes == number), text, column=name, task=task)
+
     for number, value in enumerate(values):
-        if both := dates.ambiguous(value, formats):
-            row = int(np.flatnonzero(codes == number)[0])
-            raise DataError(
-                f"{where(frame, row, task)}: {value!r} in column {name!r} is {dates.spelled(both[0])} or "
-                f"{dates.spelled(both[1])}: say which (--date-format {both[0]} or --date-format {both[1]})",
-                **place(frame, row, task, name),
-            )
-    first = formats[0]
+        if both := [dates.in_words(form) for form in dates.ambiguous(value, formats)]:
+            ways = " or ".join(f"--date-format {form}" for form in dates.ambiguous(value, formats)[:2])
+            refuse(number, f"is {both[0]} or {both[1]}: say which ({ways})")
     for number, value in enumerate(values):
         if isinstance(value, str) and dates.days(value, formats[:1]) is None and dates.days(value, formats):
-            row = int(np.flatnonzero(codes == number)[0])
             named = ",".join(map(dates.option, formats))
-            raise DataError(
-                f"{where(frame, row, task)}: {value!r} in column {name!r} is not {dates.spelled(first)} as "
-                f"most dates there are: write all dates one way, or name both (--date-format {named})",
-                **place(frame, row, task, name),
+            refuse(
+                number,
+                f"is not {dates.in_words(formats[0])} as most dates there are: write all dates one way, or name "
+                f"both (--date-format {named})",
             )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
+
+__all__ = ["ISO", "ambiguous", "days", "formats_of", "in_words", "option"]
 
 ISO = "ISO"
 _EPOCH = datetime.date(1970, 1, 1).toordinal()
@@ -25,7 +26,7 @@ _WORDS = {
 }
 
 
-def days(value: Any, formats: Sequence[str] = (ISO,)) -> float | None:
+def days(value: object, formats: Sequence[str] = (ISO,)) -> float | None:
     """Days since 1970-01-01 of a date, or of text in one of the formats; `None` for what is neither.
 
     Example:
@@ -34,21 +35,20 @@ def days(value: Any, formats: Sequence[str] = (ISO,)) -> float | None:
     """
     if isinstance(value, str):
         text = value.strip()
-        found = next((date for form in formats if (date := _read(text, form)) is not None), None)
+        date = next((date for form in formats if (date := _read(text, form)) is not None), None)
     else:
-        found = None if value is pd.NaT or not isinstance(value, datetime.date) else value
-    if found is None:
+        date = None if value is pd.NaT or not isinstance(value, datetime.date) else value
+    if date is None:
         return None
-    whole = float(found.toordinal() - _EPOCH)
-    if not isinstance(found, datetime.datetime):
+    whole = float(date.toordinal() - _EPOCH)
+    if not isinstance(date, datetime.datetime):
         return whole
-    offset = found.utcoffset()
-    clock = datetime.timedelta(hours=found.hour, minutes=found.minute, seconds=found.second)
-    clock += datetime.timedelta(microseconds=found.microsecond) - (offset or datetime.timedelta())
+    clock = datetime.timedelta(hours=date.hour, minutes=date.minute, seconds=date.second)
+    clock += datetime.timedelta(microseconds=date.microsecond) - (date.utcoffset() or datetime.timedelta())
     return whole + clock / datetime.timedelta(days=1)
 
 
-def formats_of(values: Sequence[Any]) -> tuple[str, ...]:
+def formats_of(values: Sequence[object]) -> tuple[str, ...]:
     """The formats in which most of the values can be dates, most common shape first; empty if most cannot.
 
     Example:
@@ -62,27 +62,26 @@ def formats_of(values: Sequence[Any]) -> tuple[str, ...]:
     groups = {shape: [text for text in texts if form.fullmatch(text)] for shape, form in _SHAPES.items()}
     if 2 * (sum(map(len, groups.values())) + dates) <= len(values):
         return ()
-    found: list[str] = []
+    formats: list[str] = []
     for shape in sorted(groups, key=lambda shape: -len(groups[shape])):
         fits = [sum(_read(text, form) is not None for text in groups[shape]) for form in _FORMATS[shape]]
         best = max(fits)
-        found += [form for form, count in zip(_FORMATS[shape], fits, strict=True) if count == best > 0]
-    return tuple(found) or (ISO,)
+        formats += [form for form, count in zip(_FORMATS[shape], fits, strict=True) if count == best > 0]
+    return tuple(formats) or (ISO,)
 
 
-def ambiguous(value: Any, formats: Sequence[str]) -> list[str]:
+def ambiguous(value: object, formats: Sequence[str]) -> list[str]:
     """The formats by which a text is different days.
 
     Example:
         >>> ambiguous("03/04/2024", ["%d/%m/%Y", "%m/%d/%Y"]), ambiguous("31/12/2024", ["%d/%m/%Y"])
         (['%d/%m/%Y', '%m/%d/%Y'], [])
     """
-    found = {form: days(value, [form]) for form in formats}
-    read = {form: day for form, day in found.items() if day is not None}
+    read = {form: day for form in formats if (day := days(value, [form])) is not None}
     return list(read) if len(set(read.values())) > 1 else []
 
 
-def spelled(form: str) -> str:
+def in_words(form: str) -> str:
     """A format in words."""
     return _WORDS.get(form, form)
 

@@ -1,4 +1,4 @@
-"""One file of separated values: what it may be, its separator, its rows, and a frame of them."""
+"""Read CSV files: encoding, separator, header and lines are checked, then pandas makes a frame of them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ...errors import DataError, UsageError
 from ...files import explained, read_bytes
-from .cells import close_names, meant
+from ..messages import file_error, meant
+
+__all__ = ["SEPARATORS", "Piece", "parse_pieces", "read_existing", "read_piece", "refuse_name"]
 
 # spellings of "no value" in a file; of the task column only the empty cell, because NA is also Namibia
 _GAPS = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "none", "<NA>", "#N/A"]
@@ -68,12 +70,12 @@ def read_piece(path: Path) -> Piece:
         DataError: it is none; the message names the line.
         UsageError: it is an archive, a pickle or a spreadsheet under another name.
     """
-    data = _read_bytes(path)
+    data = _read_text(path)
     separator = _separator(data)
     header, lines = _records(path, data, separator)
     data, empty = _without_bare(data, (separator * (len(header) - 1)).encode(), lines)
     if empty.all():
-        raise DataError(f"{path} has a header and no row: add rows", file=str(path))
+        raise file_error(path, " has a header and no row: add rows")
     return Piece(path, data, separator, tuple(header), lines[~empty], int(empty.sum()))
 
 
@@ -109,9 +111,8 @@ def parse_pieces(pieces: Sequence[Piece], task: str | None, decimal: str = ".") 
             low_memory=False,
         )
     except (pd.errors.ParserError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{first.path}: not a table that can be read ({error}): save it again as CSV UTF-8",
-            file=str(first.path),
+        raise file_error(
+            first.path, f": not a table that can be read ({error}): save it again as CSV UTF-8"
         ) from None
     frame = pd.DataFrame({name: _plain(frame[name]) for name in header})
     for name in header:
@@ -144,20 +145,15 @@ def refuse_name(path: Path) -> None:
             raise UsageError(f"{path} {way_out}", file=str(path))
 
 
-def refuse_bytes(path: Path, data: bytes) -> None:
-    """Refuse files whose first bytes say that they are no table.
-
-    Raises:
-        UsageError: an archive, pickle or spreadsheet, under any name.
-        DataError: a Parquet or image file with another name.
-    """
+def _refuse_bytes(path: Path, data: bytes) -> None:
+    """Refuse files whose first bytes say that they are no table, under any name."""
     for _, starts, way_out in _REFUSED:
         if data.startswith(starts):
             raise UsageError(f"{path} {way_out}", file=str(path))
     if data.startswith(b"PAR1"):
-        raise DataError(f"{path} is a Parquet file: give it a name that ends with .parquet", file=str(path))
+        raise file_error(path, " is a Parquet file: give it a name that ends with .parquet")
     if data.startswith((b"\x89PNG", b"\xff\xd8\xff")):
-        raise DataError(f"{path} is an image: give the folder that holds a folder of images a class")
+        raise file_error(path, " is an image: give the folder that holds a folder of images a class")
 
 
 def read_existing(path: Path) -> bytes:
@@ -168,8 +164,8 @@ def read_existing(path: Path) -> bytes:
     """
     with explained(path, DataError):
         if not path.exists():
-            near = close_names(path.name, _names(path.parent))
-            raise DataError(f"{path}: there is no such file{meant(near)}", file=str(path))
+            near = meant(path.name, _names(path.parent))
+            raise file_error(path, f": there is no such file{near}")
     return read_bytes(path, error=DataError)
 
 
@@ -180,13 +176,13 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_text(path: Path) -> bytes:
+    """The bytes of a UTF-8 file without byte order mark, its lines ended by newlines."""
     data = read_existing(path)
-    refuse_bytes(path, data[:16])
+    _refuse_bytes(path, data[:16])
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(
-            f"{path} is not UTF-8 (it looks like UTF-16): save it as CSV UTF-8 (iconv -f UTF-16 -t UTF-8)",
-            file=str(path),
+        raise file_error(
+            path, " is not UTF-8 (it looks like UTF-16): save it as CSV UTF-8 (iconv -f UTF-16 -t UTF-8)"
         )
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
@@ -194,16 +190,18 @@ def _read_bytes(path: Path) -> bytes:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         byte = data[error.start : error.start + 1]
-        raise DataError(
-            f"{path}, line {line}: byte 0x{byte.hex()} is not UTF-8 ({byte.decode('latin-1')!r} in Latin-1): save "
+        raise file_error(
+            path,
+            f", line {line}: byte 0x{byte.hex()} is not UTF-8 ({byte.decode('latin-1')!r} in Latin-1): save "
             "the file as CSV UTF-8 (iconv -f CP1252 -t UTF-8)",
-            file=str(path),
         ) from None
     if b"\0" in data:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise DataError(f"{path}, line {line}: holds a NUL byte, so it is no text file: save it as CSV UTF-8")
+        raise file_error(
+            path, f", line {line}: holds a NUL byte, so it is no text file: save it as CSV UTF-8"
+        )
     if not data.strip(f"{_BLANK}\n".encode()):
-        raise DataError(f"{path} is empty: it needs a header line and rows")
+        raise file_error(path, " is empty: it needs a header line and rows")
     # inside quotation marks a line break is part of a value
     return data if b'"' in data else data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
@@ -235,43 +233,46 @@ def _records(path: Path, data: bytes, separator: str) -> tuple[list[str], np.nda
         lines, widths = _plain_records(data, separator)
     header = [name.strip() for name in next(_filled(data.decode("utf-8"), separator))]
     if len(header) == 1:
-        raise DataError(
-            f"{path} has one column, {header[0]!r}: values are separated by commas, semicolons or tabs, "
-            "and a table needs a target and a feature at least"
+        raise file_error(
+            path,
+            f" has one column, {header[0]!r}: values are separated by commas, semicolons or tabs, "
+            "and a table needs a target and a feature at least",
         )
     _require_names(path, header)
     wrong = np.flatnonzero(widths != len(header))
     if len(wrong):
-        raise DataError(
-            f"{path}, line {lines[wrong[0]]}: has {widths[wrong[0]]} values, but the header has "
-            f"{len(header)} columns: add or remove the difference, or quote values that hold a separator"
+        raise file_error(
+            path,
+            f", line {lines[wrong[0]]}: has {widths[wrong[0]]} values, but the header has "
+            f"{len(header)} columns: add or remove the difference, or quote values that hold a separator",
         )
     if len(lines) == 1:
-        raise DataError(f"{path} has a header and no row: add rows")
+        raise file_error(path, " has a header and no row: add rows")
     return header, lines[1:]
 
 
 def _require_names(path: Path, header: Sequence[str]) -> None:
     """Refuse a header in which a column has no name, or two have the same."""
     if len(header) > 2 and header[0] and not any(header[1:]):
-        raise DataError(
-            f"{path}: its first line is a title, {header[0]!r}, and names no columns: remove the lines above "
+        raise file_error(
+            path,
+            f": its first line is a title, {header[0]!r}, and names no columns: remove the lines above "
             "the names of the columns",
-            file=str(path),
         )
     faults = [f"column {number} has no name" for number, name in enumerate(header, 1) if not name]
     faults += [
         f"two columns are called {name!r}" for name, count in Counter(header).items() if name and count > 1
     ]
     if faults:
-        raise DataError(
-            f"{path}: {' and '.join(faults[:5])}: name or rename it in the header line, or leave it out (an "
+        raise file_error(
+            path,
+            f": {' and '.join(faults[:5])}: name or rename it in the header line, or leave it out (an "
             "index that pandas wrote: to_csv(index=False))",
-            file=str(path),
         )
 
 
 def _plain_records(data: bytes, separator: str) -> tuple[np.ndarray, np.ndarray]:
+    """Line and number of values of each record of a text without quotation marks."""
     text = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(text == ord("\n"))
     if text[-1] != ord("\n"):
@@ -282,12 +283,12 @@ def _plain_records(data: bytes, separator: str) -> tuple[np.ndarray, np.ndarray]
     # only a line without separators can be blank
     maybe = np.flatnonzero(widths == 1)
     blank = np.array([not data[starts[i] : ends[i]].strip(_BLANK.encode()) for i in maybe], dtype=bool)
-    kept = np.ones(len(ends), dtype=bool)
-    kept[maybe[blank]] = False
-    return np.flatnonzero(kept) + 1, widths[kept]
+    filled = np.delete(np.arange(len(ends)), maybe[blank])
+    return filled + 1, widths[filled]
 
 
 def _quoted_records(path: Path, data: bytes, separator: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same for a text with quotation marks."""
     lines, widths = [], []
     reader = csv.reader(io.StringIO(data.decode("utf-8"), newline=""), delimiter=separator, strict=True)
     start = 1
@@ -298,13 +299,13 @@ def _quoted_records(path: Path, data: bytes, separator: str) -> tuple[np.ndarray
                 widths.append(len(record))
             start = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(
-            f"{path}, line {start}: {error}: look for a quotation mark that is not closed"
+        raise file_error(
+            path, f", line {start}: {error}: look for a quotation mark that is not closed"
         ) from None
     return np.array(lines), np.array(widths)
 
 
-def _plain(column: pd.Series[Any]) -> pd.Series[Any]:
+def _plain(column: pd.Series) -> pd.Series:
     """A nullable column as an ordinary one, where it has no gap that an ordinary one could not hold."""
     if pd.api.types.is_float_dtype(column.dtype):
         return pd.Series(column.to_numpy(np.float64, na_value=np.nan))
@@ -314,8 +315,8 @@ def _plain(column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _written_flags(
-    data: bytes, separator: str, header: Sequence[str], name: str, flags: pd.Series[Any]
-) -> pd.Series[Any]:
+    data: bytes, separator: str, header: Sequence[str], name: str, flags: pd.Series
+) -> pd.Series:
     """The column as text unless truth is written `True` and `False`, so that labels come back as written."""
     written = pd.read_csv(
         io.BytesIO(data), sep=separator, names=list(header), header=0, usecols=[name], dtype=str,

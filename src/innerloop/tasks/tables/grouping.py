@@ -4,17 +4,102 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ...errors import DataError
+from ..messages import absent_columns, listed
 from ..splits import Split, divide
 from ..support import SupportChoice
-from .cells import absent_columns, distinct, is_missing, listed, place, task_codes, where
+from .cells import cell_error, factorize, is_missing, task_codes
 from .columns import kind_of, numbers
+
+__all__ = ["Grouped", "layout", "order_values", "task_splits"]
+
+
+class Grouped(NamedTuple):
+    """Rows of a table grouped by task.
+
+    Arguments:
+        frame: `n` rows.
+        names: of the tasks.
+        codes: `(n,)` number of each row's task.
+    """
+
+    frame: pd.DataFrame
+    names: np.ndarray
+    codes: NDArray[np.int64]
+
+    @staticmethod
+    def by(task: str, frame: pd.DataFrame) -> Grouped:
+        """All rows of a frame, by its task column."""
+        return Grouped(frame, *task_codes(frame, task))
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Rows of each task."""
+        return np.bincount(self.codes, minlength=len(self.names))
+
+    def n_distinct(self, column: str) -> NDArray[np.int64]:
+        """How many different values each task has in a column without gaps.
+
+        Example:
+            >>> Grouped.by("who", pd.DataFrame({"who": list("aab"), "day": [1, 2, 2]})).n_distinct("day")
+            array([2, 1])
+        """
+        codes, values = factorize(self.frame[column])
+        pairs = np.unique(self.codes.astype(np.int64) * max(len(values), 1) + codes)
+        return np.bincount(pairs // max(len(values), 1), minlength=len(self.names))
+
+    def only(self, rows: NDArray[np.bool_]) -> Grouped:
+        """Some of the rows."""
+        return Grouped(self.frame[rows], self.names, self.codes[rows])
+
+    def without(self, tasks: NDArray[np.bool_], why: str, notes: list[str], *, reason: str = "") -> Grouped:
+        """The rows of other tasks; a note says which tasks were dropped and why."""
+        if not tasks.any():
+            return self
+        few = listed(self.names[np.flatnonzero(tasks)].tolist(), 5)
+        notes.append(f"{int(tasks.sum())} tasks have {why} and were dropped{reason}: {few}")
+        return self.only(~tasks[self.codes])
+
+    def compact(self) -> Grouped:
+        """The same rows, without the names of tasks that have none.
+
+        Example:
+            >>> Grouped(pd.DataFrame(), np.array(["a", "b", "c"]), np.array([2, 0, 2])).compact()[1:]
+            (array(['a', 'c'], dtype='<U1'), array([1, 0, 1]))
+        """
+        used = self.sizes > 0
+        if used.all():
+            return self
+        return Grouped(self.frame, self.names[used], (np.cumsum(used) - 1)[self.codes])
+
+    def supported(self, choice: SupportChoice, notes: list[str]) -> Grouped:
+        """Rows with a value in the column that chooses support; for blocks, of tasks with two or more.
+
+        Raises:
+            DataError: there is no such column.
+        """
+        rows, column = self, choice.column
+        if column is None:
+            return rows
+        if column not in rows.frame:
+            raise DataError(absent_columns([column], rows.frame))
+        gaps = is_missing(rows.frame[column])
+        if gaps.any():
+            notes.append(
+                f"{int(gaps.sum())} of {len(gaps)} rows have no {column!r}, which support={choice} needs, and "
+                "were dropped"
+            )
+            rows = rows.only(~gaps)
+        if choice.how == "order":
+            return rows
+        why, reason = f"one block in {column!r}", ", for support needs one and query another"
+        return rows.without(rows.n_distinct(column) == 1, why, notes, reason=reason)
 
 
 def layout(
@@ -24,19 +109,10 @@ def layout(
     choice: SupportChoice,
     date_format: Sequence[str] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-    """Positions of the rows by task, and where blocks start among them.
+    """Positions `(m,)` of the rows by task; for blocks the first row of each among them, and `m`.
 
-    Rows with equal values in an `order` column keep the order of the table.
-
-    Arguments:
-        frame: `n` rows, with a value in the column of `choice`.
-        task: the task column, for messages.
-        of_row: `(n,)` number of each row's task, negative for rows to leave out.
-        choice: which rows are support.
-        date_format: formats of dates, where the rows have an order.
-
-    Returns:
-        `(m,)` positions, and for blocks the first row of each among them, and `m`.
+    `of_row` `(n,)` numbers each row's task, negative for rows to leave out. Rows with equal values in an `order`
+    column keep the order of the table.
 
     Example:
         >>> visits = pd.DataFrame({"who": list("abab"), "day": [9, 2, 3, 2]})
@@ -48,62 +124,11 @@ def layout(
         return np.argsort(of_row, kind="stable")[dropped:], None
     if choice.how == "order":
         return np.lexsort((order_values(frame, choice.column, task, date_format), of_row))[dropped:], None
-    codes, _ = distinct(frame[choice.column])
+    codes, _ = factorize(frame[choice.column])
     order = np.lexsort((codes, of_row))[dropped:]
     changes = (np.diff(of_row[order]) != 0) | (np.diff(codes[order]) != 0)
     starts = np.concatenate([[0], np.flatnonzero(changes) + 1, [len(order)]]) if len(order) else np.zeros(1)
     return order, starts.astype(np.int64)
-
-
-def placed(
-    frame: pd.DataFrame, names: NDArray[Any], codes: NDArray[np.int64], choice: SupportChoice
-) -> tuple[pd.DataFrame, NDArray[np.int64], list[str]]:
-    """The rows that can be placed: those with a value, and, for blocks, those of tasks with two blocks.
-
-    Arguments:
-        frame: `n` rows.
-        names: of the tasks.
-        codes: `(n,)` number of each row's task.
-        choice: which rows are support.
-
-    Returns:
-        The rows, the numbers of their tasks, and what was dropped, one sentence each.
-
-    Raises:
-        DataError: there is no such column.
-
-    Example:
-        >>> bursts = pd.DataFrame({"burst": [1, 1, 2, 5, 5]})
-        >>> placed(bursts, np.array(["a", "b"]), np.array([0, 0, 0, 1, 1]), SupportChoice("block", "burst"))[
-        ...     2
-        ... ]
-        ["1 tasks have one block in 'burst' and were dropped, for support needs one and query another: 'b'"]
-    """
-    notes: list[str] = []
-    column = choice.column
-    if column is None:
-        return frame, codes, notes
-    if column not in frame:
-        raise DataError(absent_columns([column], frame))
-    gaps = is_missing(frame[column])
-    if gaps.any():
-        notes.append(
-            f"{int(gaps.sum())} of {len(frame)} rows have no {column!r}, which support={choice} needs, and "
-            "were dropped"
-        )
-        frame, codes = frame[~gaps], codes[~gaps]
-    if choice.how == "block":
-        blocks, values = distinct(frame[column])
-        pairs = np.unique(codes * max(len(values), 1) + blocks) // max(len(values), 1)
-        alone = np.bincount(pairs, minlength=len(names)) == 1
-        if alone.any():
-            dropped = listed(names[alone].tolist(), 5)
-            notes.append(
-                f"{int(alone.sum())} tasks have one block in {column!r} and were dropped, for support needs "
-                f"one and query another: {dropped}"
-            )
-            frame, codes = frame[~alone[codes]], codes[~alone[codes]]
-    return frame, codes, notes
 
 
 def order_values(
@@ -120,51 +145,21 @@ def order_values(
     """
     kind, formats = kind_of(frame, column, task, date_format)
     if kind == "category":
-        value = str(frame[column].iloc[0])
-        raise DataError(
-            f"{where(frame, 0, task)}: {value!r} in {column!r}, which orders the rows, is no number and no date such "
-            "as 2024-03-31: correct it, name how dates are written (--date-format), or order by another column",
-            **place(frame, 0, task, column),
-        )
+        raise cell_error(
+            frame, 0,
+            f"{str(frame[column].iloc[0])!r} in {column!r}, which orders the rows, is no number and no date such as "
+            "2024-03-31: correct it, name how dates are written (--date-format), or order by another column",
+            column=column, task=task,
+        )  # fmt: skip
     return numbers(frame, column, task, kind=kind, formats=formats)
 
 
-def without_empty(names: NDArray[Any], codes: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The names that a row has, and the number of each row's one among them.
-
-    Example:
-        >>> without_empty(np.array(["a", "b", "c"], dtype=object), np.array([2, 0, 2]))
-        (array(['a', 'c'], dtype=object), array([1, 0, 1]))
-    """
-    used = np.bincount(codes, minlength=len(names)) > 0
-    return (names, codes) if used.all() else (names[used], (np.cumsum(used) - 1)[codes])
-
-
 def task_splits(
-    frame: pd.DataFrame,
-    whole: pd.DataFrame,
-    codes: NDArray[np.int64],
-    names: NDArray[Any],
-    *,
-    task: str,
-    split: Split,
-    split_by: str | None,
-    seed: int,
+    rows: Grouped, whole: pd.DataFrame, *, task: str, split: Split, split_by: str | None, seed: int
 ) -> list[NDArray[np.int64]]:
-    """The tasks of each split, as positions in `names`.
+    """The tasks of each split, three arrays of positions in `rows.names`.
 
-    Arguments:
-        frame: `n` rows that are used.
-        whole: the table they are from; a fixed split may name tasks of it that are not used.
-        codes: `(n,)` number of each row's task.
-        names: of the tasks.
-        task: the task column.
-        split: see `tables.table`.
-        split_by: see `tables.table`.
-        seed: of the draw.
-
-    Returns:
-        Three arrays.
+    A fixed split may name tasks of the `whole` table that are not used.
 
     Raises:
         DataError: there are fewer than three tasks, a task has two values in `split_by`, or a fixed split
@@ -172,16 +167,14 @@ def task_splits(
 
     Example:
         >>> frame = pd.DataFrame({"who": list("abcd"), "site": [1, 2, 3, 3]})
-        >>> codes, names = np.arange(4), np.array(list("abcd"), dtype=object)
-        >>> found = task_splits(
-        ...     frame, frame, codes, names, task="who", split=(0.4, 0.3, 0.3), split_by="site", seed=0
-        ... )
-        >>> any(set(part) >= {2, 3} for part in found)
+        >>> rows, split = Grouped.by("who", frame), (0.4, 0.3, 0.3)
+        >>> parts = task_splits(rows, frame, task="who", split=split, split_by="site", seed=0)
+        >>> any(set(part) >= {2, 3} for part in parts)
         True
     """
-    unit_names, unit, what = names, np.arange(len(names)), f"tasks in {task!r}"
+    unit_names, unit, what = rows.names, np.arange(len(rows.names)), f"tasks in {task!r}"
     if split_by is not None:
-        unit_names, unit = _units(frame, codes, names, split_by)
+        unit_names, unit = _units(rows, split_by)
         what = f"values of {split_by!r}"
     if len(unit_names) < 3:
         few = f"{len(unit_names)} {'value' if split_by else 'task'}(s) with two labelled rows or more"
@@ -195,19 +188,17 @@ def task_splits(
     return [np.flatnonzero(np.isin(unit, part)) for part in members]
 
 
-def _units(
-    frame: pd.DataFrame, codes: NDArray[np.int64], names: NDArray[Any], column: str
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Different values of a coarser column, and the number of each task's one."""
-    values, of_row = task_codes(frame, column)
-    unit = np.zeros(len(names), dtype=np.int64)
-    unit[codes] = of_row
-    mixed = np.flatnonzero(unit[codes] != of_row)
+def _units(rows: Grouped, column: str) -> tuple[np.ndarray, NDArray[np.int64]]:
+    """Different values of a coarser column, and the number of each task's value."""
+    values, of_row = task_codes(rows.frame, column)
+    unit = np.zeros(len(rows.names), dtype=np.int64)
+    unit[rows.codes] = of_row
+    mixed = np.flatnonzero(unit[rows.codes] != of_row)
     if len(mixed):
-        task = codes[mixed[0]]
-        found = sorted(str(values[v]) for v in np.unique(of_row[codes == task]))
+        task = rows.codes[mixed[0]]
+        several = sorted(str(values[v]) for v in np.unique(of_row[rows.codes == task]))
         raise DataError(
-            f"task {str(names[task])!r} has {len(found)} values of {column!r} ({listed(found, 4)}), so it "
+            f"task {str(rows.names[task])!r} has {len(several)} values of {column!r} ({listed(several, 4)}), so it "
             "cannot be in one split: correct the column, or split by another one"
         )
     return values, unit

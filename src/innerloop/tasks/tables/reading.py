@@ -1,4 +1,8 @@
-"""Frames: reading them from files and other libraries; the index of one that was read is the line."""
+"""Read a table from a CSV or Parquet file, a folder of files, or a frame of polars or pyarrow.
+
+The index of a frame that was read from a file is the line (of text) or the row (of other formats). A file format is
+added to `READERS`: the ending of its files, and the function that reads one.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,54 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from ...errors import DataError, Guard
 from ...files import explained
-from .cells import listed
+from ..messages import file_error, first_line, listed
 from .delimited import SEPARATORS, Piece, parse_pieces, read_existing, read_piece, refuse_name
 from .numbers import with_decimal
 
-_PARQUET = (".parquet", ".pq")
-TABLES = (".csv", ".tsv", ".txt", *_PARQUET)
+__all__ = ["READERS", "TABLES", "TableLike", "as_frame", "entries", "read_table", "table_name"]
+
+
+class _ForeignFrame(Protocol):
+    """A frame of another library, such as polars or pyarrow."""
+
+    def to_pandas(self) -> pd.DataFrame: ...
+
+
+TableLike = str | Path | pd.DataFrame | _ForeignFrame
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """A Parquet file; an index with a name is a column."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise file_error(path, ": Parquet files need pyarrow: pip install 'innerloop[parquet]'") from None
+    data = read_existing(path)
+    try:
+        frame: pd.DataFrame = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pandas()
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise file_error(path, f" cannot be read as Parquet ({first_line(error)}): write it again") from None
+    named = frame.index.name is not None or frame.index.nlevels > 1
+    frame = frame.reset_index(drop=not named)
+    return as_frame(frame)
+
+
+READERS = {".parquet": _read_parquet, ".pq": _read_parquet}
+# text is read by `delimited`
+TABLES = (".csv", ".tsv", ".txt", *READERS)
+
+
+def table_name(table: object) -> str:
+    """The name of the file without its ending, or `table`."""
+    return Path(table).stem if isinstance(table, str | Path) else "table"
 
 
 def read_table(
@@ -56,8 +95,8 @@ def read_table(
         folder = path.is_dir()
     if folder:
         return with_decimal(_read_folder(path, task, decimal, guard), decimal, task)
-    if path.suffix.lower() in _PARQUET:
-        return _read_parquet(path)
+    if reader := READERS.get(path.suffix.lower()):
+        return reader(path)
     piece = read_piece(path)
     frame = parse_pieces([piece], task, decimal)
     noted = [f"{path.name} is separated by {SEPARATORS[piece.separator]}"] * (piece.separator != ",")
@@ -86,20 +125,17 @@ def entries(folder: Path) -> list[Path]:
 def _read_folder(folder: Path, task: str | None, decimal: str, guard: Guard) -> pd.DataFrame:
     files = [path for path in entries(folder) if path.suffix.lower() in TABLES]
     if not files:
-        raise DataError(
-            f"{folder} holds no table: a file a task is needed, {', '.join(TABLES)}", file=str(folder)
-        )
-    stems = Counter(path.stem for path in files)
-    twice = [stem for stem, count in stems.items() if count > 1]
-    if twice:
-        raise DataError(f"{folder}: two files are called {twice[0]!r}, which would be one task: rename one")
+        raise file_error(folder, f" holds no table: a file a task is needed, {', '.join(TABLES)}")
+    stem, count = Counter(path.stem for path in files).most_common(1)[0]
+    if count > 1:
+        raise file_error(folder, f": two files are called {stem!r}, which would be one task: rename one")
     pieces: list[Piece] = []
     parts: list[pd.DataFrame] = []
     for number, path in enumerate(files):
         with guard():
             refuse_name(path)
-            if path.suffix.lower() in _PARQUET:
-                part = _read_parquet(path)
+            if reader := READERS.get(path.suffix.lower()):
+                part = reader(path)
                 parts.append(_origin(part, [number] * len(part), files, list(range(len(part))), "row"))
             else:
                 pieces.append(read_piece(path))
@@ -110,15 +146,15 @@ def _read_folder(folder: Path, task: str | None, decimal: str, guard: Guard) -> 
         lines = np.concatenate([piece.lines for piece in group])
         parts.append(_origin(part, owner.tolist(), files, lines.tolist(), "line"))
     if not parts:
-        raise DataError(f"{folder}: no file in it can be read as a table")
+        raise file_error(folder, ": no file in it can be read as a table")
     columns = _common_columns(parts, files, task, guard)
     frame = pd.concat([part[[*columns, _FILE]] for part in parts if set(columns) <= set(part.columns)])
     frame = frame.iloc[np.argsort(frame[_FILE].to_numpy(), kind="stable")]
-    stem = np.array([path.stem for path in files], dtype=object)[frame.pop(_FILE).to_numpy()]
+    stems = np.array([path.stem for path in files], dtype=object)[frame.pop(_FILE).to_numpy()]
     notes = _emptied(pieces)
     name = task or "task"
     if name not in frame:
-        frame.insert(0, name, stem)
+        frame.insert(0, name, stems)
         notes.append(f"each of the {len(files)} files in {folder.name} is a task, named after the file")
     else:
         notes.append(
@@ -144,9 +180,9 @@ def _origin(
 
 def _alike(pieces: Sequence[Piece]) -> list[list[Piece]]:
     """Groups of files that can be parsed as one: the same header, and no quotation marks."""
-    groups: dict[Any, list[Piece]] = {}
+    groups: dict[object, list[Piece]] = {}
     for piece in pieces:
-        key = piece.path if b'"' in piece.data else (piece.header, piece.separator)
+        key: object = piece.path if b'"' in piece.data else (piece.header, piece.separator)
         groups.setdefault(key, []).append(piece)
     return list(groups.values())
 
@@ -155,47 +191,26 @@ def _common_columns(
     parts: Sequence[pd.DataFrame], files: Sequence[Path], task: str | None, guard: Guard
 ) -> list[str]:
     """The columns that most files have; each file that differs is an error."""
-    sets = Counter[tuple[str, ...]]()
+    counts = Counter[frozenset[str]]()
     for part in parts:
-        sets[tuple(sorted(set(part.columns) - {_FILE}))] += int(part[_FILE].nunique())
-    common = max(sets, key=lambda names: sets[names])
-    columns = next(list(part.columns) for part in parts if set(part.columns) == {*common, _FILE})
+        counts[frozenset(part.columns) - {_FILE}] += int(part[_FILE].nunique())
+    common = max(counts, key=lambda names: counts[names])
     for part in parts:
-        found = set(part.columns) - {_FILE}
-        if found != set(common):
+        columns = set(part.columns) - {_FILE}
+        if columns != common:
             with guard():
-                lacks, has = sorted(set(common) - found), sorted(found - set(common))
+                lacks, has = sorted(common - columns), sorted(columns - common)
                 words = [f"lacks {listed(lacks)}"] * bool(lacks)
                 words += [f"has {listed(has)}, which most files lack"] * bool(has)
                 file = files[int(part[_FILE].iloc[0])]
-                raise DataError(
-                    f"{file} {' and '.join(words)}: make the columns equal, or move the file away",
-                    file=str(file),
+                raise file_error(
+                    file, f" {' and '.join(words)}: make the columns equal, or move the file away"
                 )
-    return [name for name in columns if name != _FILE]
+    first = next(part for part in parts if set(part.columns) == {*common, _FILE})
+    return [name for name in first.columns if name != _FILE]
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError(f"{path}: Parquet files need pyarrow: pip install 'innerloop[parquet]'") from None
-    data = read_existing(path)
-    try:
-        frame: pd.DataFrame = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pandas()
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{path} cannot be read as Parquet ({first}): write it again", file=str(path)
-        ) from None
-    # an index with a name is a column that somebody set aside
-    named = frame.index.name is not None or frame.index.nlevels > 1
-    frame = frame.reset_index(drop=not named)
-    return as_frame(frame)
-
-
-def as_frame(table: Any, *, task: str | None = None, decimal: str = ".") -> pd.DataFrame:
+def as_frame(table: TableLike, *, task: str | None = None, decimal: str = ".") -> pd.DataFrame:
     """A pandas frame from a path, a pandas frame, or any frame with `to_pandas` (polars, pyarrow).
 
     Arguments:
@@ -217,27 +232,25 @@ def as_frame(table: Any, *, task: str | None = None, decimal: str = ".") -> pd.D
         return read_table(table, task=task, decimal=decimal)
     frame = table if isinstance(table, pd.DataFrame) else _foreign(table)
     names = [str(name) for name in frame.columns]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            raise DataError(f"two columns are called {name!r}: rename one")
+    if len(set(names)) < len(names):
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise DataError(f"two columns are called {twice!r}: rename one")
     if not len(frame):
         raise DataError("the table has no row: add rows")
-    if not all(isinstance(name, str) for name in frame.columns):
+    if names != list(frame.columns):
         frame = frame.set_axis(names, axis=1)
-    foreign = {
-        name: kind.newbyteorder("=")
+    # pandas computes with the byte order of the machine only
+    swapped = {
+        name: frame[name].to_numpy().astype(kind.newbyteorder("="))
         for name, kind in frame.dtypes.items()
         if isinstance(kind, np.dtype) and not kind.isnative
     }
-    # pandas computes with the byte order of the machine only
-    if foreign:
-        frame = frame.assign(
-            **{str(name): frame[name].to_numpy().astype(kind) for name, kind in foreign.items()}
-        )
+    if swapped:
+        frame = frame.assign(**{str(name): values for name, values in swapped.items()})
     return with_decimal(frame, decimal, task)
 
 
-def _foreign(table: Any) -> pd.DataFrame:
+def _foreign(table: _ForeignFrame) -> pd.DataFrame:
     try:
         frame = table.to_pandas()
     except AttributeError:

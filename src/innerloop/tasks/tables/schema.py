@@ -13,27 +13,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 from torch import Tensor
 
 from ...errors import DataError, Guard, ModelFileError, UsageError
-from ..sources import Targets
+from ..messages import absent_columns, listed
+from ..support import Targets
 from .cells import (
-    absent_columns,
-    distinct,
+    cell_error,
+    factorize,
     is_missing,
     is_number,
-    listed,
     match_values,
-    place,
-    refuse_odd,
+    refuse_unsupported,
     sorted_labels,
     task_ids,
-    where,
 )
 from .columns import Column, as_float32, constant_in_tasks, encode_column, fit_column, moments, numbers
 from .numbers import refuse_stray_text
 
-__all__ = ["KINDS", "Column", "Schema", "target_kind"]
+__all__ = ["KINDS", "Column", "Schema", "labelled_rows", "target_kind", "target_names"]
 
 KINDS = ("regression", "classification")
 
@@ -92,54 +91,36 @@ class Schema:
     ) -> Schema:
         """Find out what the columns mean.
 
-        Arguments:
-            frame: meta-train rows.
-            task: the task column, or `None`.
-            target: the target column, or several for regression; rows without a target count for the features
-                only.
+        Arguments, besides those that `table` explains:
+            frame: meta-train rows; rows without a target count for the features only.
             whole: the table that these rows are from, which says what kind of values a column holds.
-            features: columns to use; all but task and target unless given.
-            ignore: columns not to use.
-            kind: `regression` or `classification`; found out unless given: text, truth values or exactly two
-                values are classes, other numbers are not.
-            categorical: columns whose values are names, numbers among them too.
             classes: labels, where more are known than these rows hold.
-            date_format: formats of dates, as `strptime` has them.
-            decimal: what numbers were written with.
             guard: what goes around each column; `check` gives one that collects the errors.
-
-        Returns:
-            The schema.
 
         Raises:
             DataError: a column is missing or holds what it cannot hold.
             UsageError: an argument has no meaning.
         """
         names = target_names(target)
-        used = choose(
+        used = _feature_names(
             frame, task=task, target=names, features=features, ignore=ignore, categorical=categorical
         )
-        codes = None if task is None else _task_codes(frame, task)
+        codes = None if task is None else _task_numbers(frame, task)
         columns: list[Column] = []
         for name in used:
             with guard():
                 column = fit_column(
-                    frame,
-                    name,
-                    whole=whole,
-                    task=task,
-                    categorical=name in categorical,
-                    date_format=date_format,
-                )
+                    frame, name, whole=whole, task=task, categorical=name in categorical, date_format=date_format
+                )  # fmt: skip
                 same = codes is not None and constant_in_tasks(frame, name, codes)
                 columns.append(replace(column, constant_in_task=same))
         kind = target_kind(frame, target, kind, task=task)
         if kind == "classification":
             known = tuple(classes if classes is not None else sorted_labels(frame[names[0]]))
             if len(known) < 2:
-                found = repr(known[0]) if known else "none"
+                only = repr(known[0]) if known else "none"
                 raise DataError(
-                    f"target {names[0]!r} has one class or none ({found}): two or more are needed",
+                    f"target {names[0]!r} has one class or none ({only}): two or more are needed",
                     column=names[0],
                 )
             return Schema(task, names[0], kind, tuple(columns), known, decimal=decimal)
@@ -199,18 +180,12 @@ class Schema:
         counts = {}
         for column in self.columns:
             if column.kind == "category":
-                found, _, codes = match_values(frame[column.name], column.levels)
-                counts[column.name] = int(((found < 0) & (codes >= 0)).sum())
+                level, _, codes = match_values(frame[column.name], column.levels)
+                counts[column.name] = int(((level < 0) & (codes >= 0)).sum())
         return {name: count for name, count in counts.items() if count}
 
     def encode(self, frame: pd.DataFrame) -> np.ndarray:
-        """Features as numbers; columns are found by name, others are left alone.
-
-        Arguments:
-            frame: `n` rows.
-
-        Returns:
-            `(n, F)` float32, finite.
+        """Features `(n, F)` as finite float32 numbers; columns are found by name, others are left alone.
 
         Raises:
             DataError: a column is missing, or a value is not what its column holds.
@@ -219,21 +194,13 @@ class Schema:
         if absent:
             raise DataError(absent_columns(absent, frame))
         out = np.empty((len(frame), self.n_features), dtype=np.float32)
-        at = 0
-        for column in self.columns:
-            for values in encode_column(frame, column, self.task):
-                out[:, at] = values
-                at += 1
+        features = (values for column in self.columns for values in encode_column(frame, column, self.task))
+        for number, values in enumerate(features):
+            out[:, number] = values
         return out
 
     def encode_target(self, frame: pd.DataFrame) -> np.ndarray:
-        """Targets of labelled rows.
-
-        Arguments:
-            frame: `n` rows, each with a target.
-
-        Returns:
-            `(n, C)` float32, standardised, for regression; `(n,)` int64 class numbers for classification.
+        """Targets of labelled rows: `(n, C)` standardised float32 for regression, `(n,)` int64 class numbers.
 
         Raises:
             DataError: a target is missing, not a number, a class that meta-train does not have, or one more
@@ -244,23 +211,22 @@ class Schema:
                 raise DataError(absent_columns([column.name], frame))
             gaps = np.flatnonzero(is_missing(frame[column.name]))
             if len(gaps):
-                raise DataError(
-                    f"{where(frame, gaps[0], self.task)}: no value in target {column.name!r}",
-                    **place(frame, gaps[0], self.task, column.name),
-                )
+                message = f"no value in target {column.name!r}"
+                raise cell_error(frame, gaps[0], message, column=column.name, task=self.task)
         if self.kind == "regression":
             return np.stack([self._standardised(frame, column) for column in self.target_columns], axis=1)
         if self.n_way:
             return self._numbered_in_tasks(frame)
-        found, texts, codes = match_values(frame[self.target], self.classes)
-        bad = np.flatnonzero(found < 0)
+        classes, texts, codes = match_values(frame[self.target], self.classes)
+        bad = np.flatnonzero(classes < 0)
         if len(bad):
-            raise DataError(
-                f"{where(frame, bad[0], self.task)}: class {texts[codes[bad[0]]]!r} of target "
-                f"{self.target!r} is none of {listed(self.classes)}: correct it, or train on tasks with it",
-                **place(frame, bad[0], self.task, self.target),
-            )
-        return found
+            raise cell_error(
+                frame, bad[0],
+                f"class {texts[codes[bad[0]]]!r} of target {self.target!r} is none of {listed(self.classes)}: "
+                "correct it, or train on tasks with it",
+                column=self.target, task=self.task,
+            )  # fmt: skip
+        return classes
 
     def own_labels(self, frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         """The classes of each task by its labelled rows, where tasks have classes of their own.
@@ -274,20 +240,18 @@ class Schema:
     def _numbered_in_tasks(self, frame: pd.DataFrame) -> np.ndarray:
         """The number of each row's class among those of its task, in the order of `sorted_labels`."""
         order = {label: rank for rank, label in enumerate(sorted_labels(frame[self.target]))}
-        codes, values = distinct(frame[self.target])
-        rank = np.array([order[str(value)] for value in values], dtype=np.int64)[codes]
-        task = pd.factorize(task_ids(frame, str(self.task)))[0]
-        pairs, inside = np.unique(task * max(len(order), 1) + rank, return_inverse=True)
-        owner = pairs // max(len(order), 1)
-        number = (np.arange(len(pairs)) - np.searchsorted(owner, owner))[inside.ravel()]
+        codes, values = factorize(frame[self.target])
+        rank = pd.Series(np.array([order[str(value)] for value in values], dtype=np.int64)[codes])
+        number = rank.groupby(task_ids(frame, str(self.task))).rank("dense").to_numpy(np.int64) - 1
         bad = np.flatnonzero(number >= self.n_way)
         if len(bad):
-            raise DataError(
-                f"{where(frame, bad[0], self.task)}: its task has more than {self.n_way} classes of {self.target!r}, "
-                "the most that a task had in training: leave some out, or train on tasks with as many",
-                **place(frame, bad[0], self.task, self.target),
-            )
-        return number.astype(np.int64)
+            raise cell_error(
+                frame, bad[0],
+                f"its task has more than {self.n_way} classes of {self.target!r}, the most that a task had in "
+                "training: leave some out, or train on tasks with as many",
+                column=self.target, task=self.task,
+            )  # fmt: skip
+        return number
 
     def _standardised(self, frame: pd.DataFrame, column: Column) -> np.ndarray:
         values = (numbers(frame, column.name, self.task) - column.mean) / column.scale
@@ -312,28 +276,23 @@ class Schema:
         if values.ndim != 2 or values.shape[1] != self.n_outputs:
             raise DataError(f"predictions have shape {values.shape}, expected (rows, {self.n_outputs})")
         if self.kind == "regression":
-            return {
-                f"prediction_{column.name}" if self.more_targets else "prediction": values[:, number]
-                * column.scale
-                + column.mean
-                for number, column in enumerate(self.target_columns)
+            named = {
+                f"prediction_{column.name}" if self.more_targets else "prediction": column
+                for column in self.target_columns
             }
-        shares = np.exp(values - values.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
+            return {
+                name: own * column.scale + column.mean
+                for (name, column), own in zip(named.items(), values.T, strict=True)
+            }
+        shares = softmax(values, axis=1)
         if self.n_way:
-            chosen = values.argmax(axis=1)
-            found = [
-                own[number] if number < len(own) else None for own, number in zip(labels, chosen, strict=True)
-            ]
-            sure = np.where([name is None for name in found], np.nan, shares.max(axis=1))
-            return {"prediction": np.array(found, dtype=object), "probability": sure}
+            pairs = zip(labels, values.argmax(axis=1), strict=True)
+            chosen = [own[number] if number < len(own) else None for own, number in pairs]
+            sure = np.where([name is None for name in chosen], np.nan, shares.max(axis=1))
+            return {"prediction": np.array(chosen, dtype=object), "probability": sure}
         names = np.array(self.classes, dtype=object)
         columns = {f"probability_{name}": shares[:, i] for i, name in enumerate(self.classes)}
         return {"prediction": names[values.argmax(axis=1)], **columns}
-
-    def without_classes(self) -> Schema:
-        """The same columns for episodes that each bring their own classes."""
-        return replace(self, classes=())
 
     def to_config(self) -> dict[str, Any]:
         """Plain data that JSON holds exactly."""
@@ -370,8 +329,7 @@ def target_names(target: str | Sequence[str]) -> list[str]:
 
 def labelled_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     """Rows in which no target is missing, `(n,)` bool."""
-    found: np.ndarray = ~np.any([is_missing(frame[name]) for name in names], axis=0)
-    return found
+    return np.asarray(~np.any([is_missing(frame[name]) for name in names], axis=0))
 
 
 def target_kind(
@@ -402,14 +360,14 @@ def target_kind(
     column = frame[names[0]]
     if is_number(column):
         return "classification" if column.nunique() == 2 else "regression"
-    _, values = distinct(column)
-    refuse_odd(column, values)
+    _, values = factorize(column)
+    refuse_unsupported(column, values)
     refuse_stray_text(frame, names[0], task)
     plain = [value for value in values if not isinstance(value, str | bool | np.bool_)]
     return "regression" if len(plain) == len(values) > 2 else "classification"
 
 
-def choose(
+def _feature_names(
     frame: pd.DataFrame,
     *,
     task: str | None,
@@ -422,8 +380,8 @@ def choose(
     special = [*target] if task is None else [task, *target]
     if task in target:
         raise UsageError(f"{task!r} is named as task and as target: they are two columns")
-    twice = next((name for number, name in enumerate(target) if name in target[:number]), None)
-    if twice is not None:
+    if len(set(target)) < len(target):
+        twice = next(name for number, name in enumerate(target) if name in target[:number])
         raise UsageError(f"target {twice!r} is named twice: name it once")
     named = [*special, *(features or ()), *ignore, *categorical]
     absent = [name for name in dict.fromkeys(named) if name not in frame]
@@ -434,9 +392,8 @@ def choose(
         raise UsageError(
             f"{clash[0]!r} is the {'target' if clash[0] in target else 'task'}, so it is no feature"
         )
-    used = [
-        name for name in (frame.columns if features is None else features) if name not in {*special, *ignore}
-    ]
+    offered = frame.columns if features is None else features
+    used = [name for name in offered if name not in {*special, *ignore}]
     if not used:
         raise DataError(f"no feature column is left beside {', '.join(map(repr, special))}: add one")
     return list(dict.fromkeys(used))
@@ -458,7 +415,7 @@ def _fit_target(frame: pd.DataFrame, name: str, task: str | None) -> Column:
     return Column(name, "number", mean, scale)
 
 
-def _task_codes(frame: pd.DataFrame, task: str) -> np.ndarray:
+def _task_numbers(frame: pd.DataFrame, task: str) -> np.ndarray:
     """A number for each row's task; numbers stay numbers, for text takes memory for millions of tasks."""
     whole = task in frame and is_number(frame[task]) and not frame[task].isna().any()
     return pd.factorize(frame[task] if whole else task_ids(frame, task))[0]

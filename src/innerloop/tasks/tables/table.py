@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ...errors import DataError, UsageError
-from ..sources import RowSource, SupportChoice, SupportSize
+from ..messages import listed
+from ..row_source import RowSource
 from ..splits import SHARES, SPLITS, Split, Tasks
-from .cells import distinct, is_missing, listed, sorted_labels, task_codes
-from .grouping import layout, placed, task_splits, without_empty
-from .reading import as_frame
+from ..support import SupportChoice, SupportSize
+from .cells import factorize, is_missing, sorted_labels
+from .grouping import Grouped, layout, task_splits
+from .reading import TableLike, as_frame, table_name
 from .schema import Schema, labelled_rows, target_kind, target_names
+
+__all__ = ["from_schema", "table"]
 
 
 def table(
-    frame: Any,
+    frame: TableLike,
     *,
     task: str,
     target: str | Sequence[str],
@@ -83,49 +85,38 @@ def table(
         Tasks(table: 5 tasks = 3 train + 1 valid + 1 test, 1 feature, regression, n_support=3)
     """
     size = SupportSize.parse(n_support, n_shot, support)
-    name = Path(frame).stem if isinstance(frame, str | Path) else "table"
-    frame = as_frame(frame, task=task, decimal=decimal)
+    name = table_name(frame)
+    frame = whole = as_frame(frame, task=task, decimal=decimal)
     notes = list(frame.attrs.get("notes", ()))
     kind = _checked_kind(frame, task=task, target=target, kind=kind, per_class=size.per_class, notes=notes)
-    if size.choice.column in target_names(target):
+    targets = target_names(target)
+    if size.choice.column in targets:
         raise UsageError(
             f"support={size.choice}: {size.choice.column!r} is the target, and what is to be predicted cannot say "
             "what is known; name another column"
         )
-    whole = frame
-    frame, names, codes = _usable(frame, task, target, size.choice, notes)
+    rows = _usable(Grouped.by(task, frame), targets, size.choice, notes)
     own_classes = _own_classes(labels, kind)
     if own_classes:
-        frame, codes = _without_single_classes(frame, names, codes, target_names(target)[0], notes)
-    names, codes = without_empty(names, codes)
-    positions = task_splits(frame, whole, codes, names, task=task, split_by=split_by, split=split, seed=seed)
+        rows = rows.without(rows.n_distinct(targets[0]) == 1, "one class of their own", notes)
+    rows = rows.compact()
+    positions = task_splits(rows, whole, task=task, split_by=split_by, split=split, seed=seed)
     if features is None:
         ignore = [*ignore, *(name for name in (size.block, split_by) if name is not None)]
-    classes = sorted_labels(frame[target_names(target)[0]]) if kind == "classification" else None
+    classes = sorted_labels(rows.frame[targets[0]]) if kind == "classification" else None
     schema = Schema.fit(
-        frame[np.isin(codes, positions[0])],
-        whole=whole,
-        task=task,
-        target=target,
-        features=features,
-        ignore=ignore,
-        kind=kind,
-        categorical=categorical,
-        classes=classes,
-        date_format=date_format,
-        decimal=decimal,
-    )
+        rows.frame[np.isin(rows.codes, positions[0])], whole=whole, task=task, target=target, features=features,
+        ignore=ignore, kind=kind, categorical=categorical, classes=classes, date_format=date_format, decimal=decimal,
+    )  # fmt: skip
     if own_classes:
-        n_way = int(_classes_of_tasks(frame, codes, schema.target).max(initial=0))
+        n_way = int(rows.n_distinct(schema.target).max(initial=0))
         schema, classes = replace(schema, classes=(), n_way=n_way), None
         notes.append(
             f"each task has classes of its own, {n_way} at most; only its support says what they mean"
         )
-    notes += _gap_notes(schema, frame)
-    splits = {part: tuple(names[index].tolist()) for part, index in zip(SPLITS, positions, strict=True)}
-    sources = _row_sources(
-        frame, schema, codes, names, positions, support=size, n_query=n_query, date_format=date_format
-    )
+    notes += _gap_notes(schema, rows.frame)
+    splits = {part: tuple(rows.names[index].tolist()) for part, index in zip(SPLITS, positions, strict=True)}
+    sources = _row_sources(rows, schema, positions, support=size, n_query=n_query, date_format=date_format)
     _check_sizes(sources, size, classes, notes)
     train, valid, test = sources
     shape = (schema.n_features,)
@@ -133,12 +124,7 @@ def table(
 
 
 def from_schema(
-    frame: pd.DataFrame,
-    schema: Schema,
-    ids: Sequence[str] | None,
-    support: SupportSize,
-    *,
-    n_query: int = 32,
+    frame: pd.DataFrame, schema: Schema, ids: Sequence[str] | None, support: SupportSize, *, n_query: int = 32
 ) -> RowSource:
     """Tasks of a table by the rules of a schema that was fitted before.
 
@@ -164,60 +150,52 @@ def from_schema(
     """
     if schema.task is None:
         raise UsageError("this schema has no task column: it belongs to a table of classes")
-    frame = frame[schema.labelled(frame)]
-    names, codes = task_codes(frame, schema.task)
-    frame, codes, _ = placed(frame, names, codes, support.choice)
-    names, codes = without_empty(names, codes)
-    rows = np.bincount(codes, minlength=len(names))
+    rows = Grouped.by(schema.task, frame[schema.labelled(frame)]).supported(support.choice, []).compact()
     if ids is None:
-        index = np.flatnonzero(rows > 1)
+        index = np.flatnonzero(rows.sizes > 1)
     else:
-        place = {name: number for number, name in enumerate(names.tolist())}
-        absent = [name for name in ids if name not in place]
+        position = {name: number for number, name in enumerate(rows.names.tolist())}
+        absent = [name for name in ids if name not in position]
         if absent:
             raise DataError(
                 f"{len(absent)} of {len(ids)} tasks have no labelled row in the table: {listed(absent)}"
             )
-        index = np.array([place[name] for name in ids], dtype=np.int64)
+        index = np.array([position[name] for name in ids], dtype=np.int64)
     if not len(index):
         raise DataError(
             f"no task in column {schema.task!r} has two labelled rows: support and query need one each"
         )
-    wanted = np.isin(codes, index)
-    frame, codes = frame[wanted], codes[wanted]
-    return _row_sources(frame, schema, codes, names, [index], support=support, n_query=n_query)[0]
+    rows = rows.only(np.isin(rows.codes, index))
+    return _row_sources(rows, schema, [index], support=support, n_query=n_query)[0]
 
 
 def _row_sources(
-    frame: pd.DataFrame,
+    rows: Grouped,
     schema: Schema,
-    codes: np.ndarray,
-    names: np.ndarray,
     parts: Sequence[np.ndarray],
     *,
     support: SupportSize,
     n_query: int,
     date_format: Sequence[str] = (),
 ) -> list[RowSource]:
-    """For each part, the tasks at its positions in `names`, in that order; `codes` is the task of each row."""
+    """For each part, the tasks at its positions in `rows.names`, in that order."""
+    frame, n_tasks = rows.frame, len(rows.names)
     x, y = torch.from_numpy(schema.encode(frame)), torch.from_numpy(schema.encode_target(frame))
-    sources = []
     known = [column.formats for column in schema.columns if column.name == support.choice.column]
     formats = next(filter(None, known), tuple(date_format))
-    for index in parts:
-        rank = np.full(len(names), -1, dtype=np.min_scalar_type(-max(len(names), 1)))
+
+    def source(index: np.ndarray) -> RowSource:
+        rank = np.full(n_tasks, -1, dtype=np.min_scalar_type(-max(n_tasks, 1)))
         rank[index] = np.arange(len(index))
-        of_row = rank[codes]
+        of_row = rank[rows.codes]
         order, blocks = layout(frame, str(schema.task), of_row, support.choice, formats)
         starts = np.concatenate([[0], np.cumsum(np.bincount(of_row[order], minlength=len(index)))])
-        ids = tuple(names[index].tolist())
-        sources.append(
-            RowSource(
-                x[order], y[order], starts, ids, support, schema.targets, n_query, blocks=blocks,
-                own_classes=schema.n_way > 0,
-            )
+        return RowSource(
+            x[order], y[order], starts, tuple(rows.names[index].tolist()), support, schema.targets, n_query,
+            blocks=blocks, own_classes=schema.n_way > 0,
         )  # fmt: skip
-    return sources
+
+    return [source(index) for index in parts]
 
 
 def _checked_kind(
@@ -229,38 +207,29 @@ def _checked_kind(
     per_class: bool,
     notes: list[str],
 ) -> str:
-    found = target_kind(frame, target, kind, task=task)
+    decided = target_kind(frame, target, kind, task=task)
     for name in target_names(target) if kind is None else ():
-        notes.append(f"target {name!r} has {len(distinct(frame[name])[1])} different values: {found}")
-    if per_class and found == "regression":
+        notes.append(f"target {name!r} has {len(factorize(frame[name])[1])} different values: {decided}")
+    if per_class and decided == "regression":
         raise UsageError(f"n_shot counts rows a class, but target {target!r} is a number: give n_support")
-    return found
+    return decided
 
 
-def _usable(
-    frame: pd.DataFrame, task: str, target: str | Sequence[str], choice: SupportChoice, notes: list[str]
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Labelled rows of tasks that have two or more, names of the tasks, and the number of each row's one."""
-    names, codes = task_codes(frame, task)
-    labelled = labelled_rows(frame, target_names(target))
-    what = listed(target_names(target))
+def _usable(rows: Grouped, targets: Sequence[str], choice: SupportChoice, notes: list[str]) -> Grouped:
+    """Labelled rows of tasks that have two or more."""
+    labelled = labelled_rows(rows.frame, targets)
+    what = listed(targets)
     if not labelled.any():
         raise DataError(
-            f"none of the {len(frame)} rows has a value in the target {what}: training needs rows with a target; to "
-            "predict these, give them to innerloop predict",
-            column=target_names(target)[0],
+            f"none of the {len(labelled)} rows has a value in the target {what}: training needs rows with a target; "
+            "to predict these, give them to innerloop predict",
+            column=targets[0],
         )
     if not labelled.all():
-        notes.append(f"{int((~labelled).sum())} of {len(frame)} rows have no {what} and were dropped")
-        frame, codes = frame[labelled], codes[labelled]
-    frame, codes, dropped = placed(frame, names, codes, choice)
-    notes += dropped
-    single = np.bincount(codes, minlength=len(names)) == 1
-    if single.any():
-        few = listed(names[single].tolist(), 5)
-        notes.append(f"{int(single.sum())} tasks have fewer than two labelled rows and were dropped: {few}")
-        frame, codes = frame[~single[codes]], codes[~single[codes]]
-    return frame, names, codes
+        notes.append(f"{int((~labelled).sum())} of {len(labelled)} rows have no {what} and were dropped")
+        rows = rows.only(labelled)
+    rows = rows.supported(choice, notes)
+    return rows.without(rows.sizes == 1, "fewer than two labelled rows", notes)
 
 
 def _own_classes(labels: str, kind: str) -> bool:
@@ -268,26 +237,11 @@ def _own_classes(labels: str, kind: str) -> bool:
     if labels not in ("shared", "per_task"):
         raise UsageError(f"labels={labels!r} is unknown: choose shared or per_task")
     if labels == "per_task" and kind == "regression":
-        raise UsageError("labels='per_task' is for classes, and the target is a number: leave it out, or give "
-                         "kind='classification' (--kind classification)")  # fmt: skip
+        raise UsageError(
+            "labels='per_task' is for classes, and the target is a number: leave it out, or give "
+            "kind='classification' (--kind classification)"
+        )
     return labels == "per_task"
-
-
-def _classes_of_tasks(frame: pd.DataFrame, codes: np.ndarray, target: str) -> np.ndarray:
-    """How many classes each task has; `codes` is the task of each row."""
-    labels, values = distinct(frame[target])
-    pairs = np.unique(codes.astype(np.int64) * max(len(values), 1) + labels)
-    return np.bincount(pairs // max(len(values), 1), minlength=int(codes.max(initial=-1)) + 1)
-
-
-def _without_single_classes(
-    frame: pd.DataFrame, names: np.ndarray, codes: np.ndarray, target: str, notes: list[str]
-) -> tuple[pd.DataFrame, np.ndarray]:
-    single = _classes_of_tasks(frame, codes, target) == 1
-    if single.any():
-        few = listed(names[np.flatnonzero(single)].tolist(), 5)
-        notes.append(f"{int(single.sum())} tasks have one class of their own and were dropped: {few}")
-    return frame[~single[codes]], codes[~single[codes]]
 
 
 def _gap_notes(schema: Schema, frame: pd.DataFrame) -> list[str]:
@@ -327,7 +281,7 @@ def _check_sizes(
             )
         short = int((rows <= support.high).sum())
     else:
-        short = sum(_short_of_shots(source, support.high, source.targets.n_outputs) for source in sources)
+        short = sum(_short_of_shots(source, support.high) for source in sources)
     if short:
         unit = "rows of a class" if support.per_class else "rows"
         notes.append(
@@ -340,9 +294,10 @@ def _check_sizes(
             notes.append(f"no meta-train task has the class {listed(unseen)}")
 
 
-def _short_of_shots(source: RowSource, n_shot: int, n_classes: int) -> int:
+def _short_of_shots(source: RowSource, n_shot: int) -> int:
     """Tasks in which a class that they have has fewer than `n_shot + 1` rows."""
     task = np.repeat(np.arange(source.n_tasks), np.diff(source.starts))
+    n_classes = source.targets.n_outputs
     counts = np.bincount(task * n_classes + source.y.numpy(), minlength=source.n_tasks * n_classes)
-    counts = counts.reshape(source.n_tasks, n_classes)
+    counts = counts.reshape(-1, n_classes)
     return int(((counts > 0) & (counts <= n_shot)).any(1).sum())
