@@ -1,13 +1,14 @@
-"""`compare`: from tasks to everything a comparison finds."""
+"""Compare meta-learning with baselines: every method on the same episodes, with differences and a verdict."""
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,12 +19,26 @@ from ..evaluation.inspection import gains, learned, plain_rows
 from ..evaluation.intervals import INTERVALS, holm, paired
 from ..tasks.splits import Tasks
 from . import curves
-from .contest import Contest, Effort, Entry, Progress, method
+from .contest import Contest, Effort, Entry, Progress, method, silent
 from .factorial import factorial, levels
 from .methods import BASELINES, META, QUICK_BASELINES, QUICK_META, entrants
-from .result import AXES, Cell, Comparison, Crossing, Difference, Effect, Method
+from .nets import Settings
+from .result import (
+    AXES,
+    Cell,
+    Comparison,
+    Crossing,
+    DataFacts,
+    Difference,
+    Effect,
+    LearnedRows,
+    Method,
+    Verdict,
+)
 from .search import HEADLINE
 from .verdict import Question, verdict
+
+__all__ = ["Plan", "compare", "plan_for"]
 
 QUICK_STEPS = 300
 EPISODES = 4
@@ -70,7 +85,7 @@ def plan_for(
     steps: int | None = None,
     seeds: int | None = None,
     tries: int | None = None,
-    model: Mapping[str, Any] | None = None,
+    model: Settings | None = None,
     device: str = "auto",
     **options: Any,
 ) -> Plan:
@@ -100,8 +115,8 @@ def compare(
     plan: Plan,
     *,
     clusters: Mapping[str, str] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    progress: Progress = lambda what, share: None,
+    settings: Mapping[str, object] | None = None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Every method of a plan on the same episodes of the meta-test tasks, and what that shows.
 
@@ -109,8 +124,8 @@ def compare(
         folds: the tasks, divided in one or more ways; every task is a meta-test task at most once.
         plan: what to do.
         clusters: the cluster of each task, where tasks were divided by a coarser column.
-        settings: what was asked for, to be kept with the result.
-        progress: called with what is done now and the share of the work that is behind.
+        settings: what was asked for, for the record.
+        progress: see `Progress`.
 
     Returns:
         The comparison, methods best first.
@@ -124,8 +139,8 @@ def compare(
         >>> plan = plan_for(
         ...     tasks, learners=["maml"], baselines=["pooled", "mixed"], steps=2, tries=1, seeds=1
         ... )
-        >>> found = compare([tasks], plan)
-        >>> sorted(method.name for method in found.methods)
+        >>> comparison = compare([tasks], plan)
+        >>> sorted(method.name for method in comparison.methods)
         ['maml', 'mixed', 'pooled']
     """
     began = time.perf_counter()
@@ -192,10 +207,8 @@ class _Phases:
 def _later_costs(folds: Sequence[Tasks], plan: Plan) -> list[float]:
     """Meta-updates of the curves and of the factorial."""
     each = len(folds) * plan.effort.steps
-    trained = (
-        2.0 * each * (("support" in plan.curves) + len(curves.TRAIN_TASKS) * ("train_tasks" in plan.curves))
-    )
-    return [trained, float(each * len(levels(folds[0]))) if plan.factorial else 0.0]
+    trainings = ("support" in plan.curves) + len(curves.TRAIN_TASKS) * ("train_tasks" in plan.curves)
+    return [2.0 * each * trainings, float(each * len(levels(folds[0]))) if plan.factorial else 0.0]
 
 
 def asked(entries: Mapping[str, Entry]) -> dict[str, tuple[str, str]]:
@@ -204,24 +217,23 @@ def asked(entries: Mapping[str, Entry]) -> dict[str, tuple[str, str]]:
     Where nothing that does not adapt knows the targets (classes numbered anew), the question is about each task
     alone instead.
     """
+    every = entries.values()
 
-    def best(*, kind: str | None = None, names: Sequence[str] = (), family: str | None = None) -> str | None:
-        fitting = [
-            e
-            for e in entries.values()
-            if (kind is None or e.entrant.kind == kind)
-            and (not names or e.name in names)
-            and (family is None or e.entrant.family == family)
-        ]
-        return min(fitting, key=lambda e: e.valid_error).name if fitting else None
+    def of_kind(kind: str) -> str | None:
+        return _best(e for e in every if e.entrant.kind == kind)
 
-    pooled = any(e.entrant.kind == "none" and e.name not in ("mean", "majority") for e in entries.values())
-    over = best(kind="none") if pooled else best(kind="alone") or best(kind="none")
-    found = {
-        "adapting": (best(kind="shared"), over),
-        "net": (best(family="meta"), best(names=("mixed", "mixed_squares"))),
-    }
-    return {name: (a, b) for name, (a, b) in found.items() if a is not None and b is not None}
+    pooled = any(e.entrant.kind == "none" and e.name not in ("mean", "majority") for e in every)
+    over = of_kind("none") if pooled else of_kind("alone") or of_kind("none")
+    net = _best(e for e in every if e.entrant.family == "meta")
+    mixed = _best(e for e in every if e.name in ("mixed", "mixed_squares"))
+    pairs = {"adapting": (of_kind("shared"), over), "net": (net, mixed)}
+    return {name: (a, b) for name, (a, b) in pairs.items() if a is not None and b is not None}
+
+
+def _best(entries: Iterable[Entry]) -> str | None:
+    """The name of the method with the lowest error on meta-validation tasks; `None` where there is none."""
+    best = min(entries, key=lambda entry: entry.valid_error, default=None)
+    return best.name if best else None
 
 
 def compared(
@@ -245,11 +257,11 @@ def compared(
         wanted += [(n, pairs["net"][1]) for n in ranked if entries[n].entrant.family == "meta"]
     wanted = list(dict.fromkeys(wanted))
     values = {name: entries[name].headline(seeds) for name in ranked}
-    found = [paired(values[a], values[b], lower_is_better=lower, clusters=clusters) for a, b in wanted]
-    corrected = holm([each.p for each in found])
+    tested = [paired(values[a], values[b], lower_is_better=lower, clusters=clusters) for a, b in wanted]
+    corrected = holm([each.p for each in tested])
     return tuple(
         Difference(a, b, each.difference, each.gain, each.p, p)
-        for (a, b), each, p in zip(wanted, found, corrected, strict=True)
+        for (a, b), each, p in zip(wanted, tested, corrected, strict=True)
     )
 
 
@@ -259,23 +271,26 @@ def _judged(
     pairs: Mapping[str, tuple[str, str]],
     differences: Sequence[Difference],
     plan: Plan,
-) -> dict[str, Any]:
+) -> Verdict:
+    """The answers to the two questions."""
     by_name = {m.name: m for m in methods}
-
-    found = {name: next(d for d in differences if (d.ours, d.theirs) == pair) for name, pair in pairs.items()}
+    differing = {
+        name: next(d for d in differences if (d.ours, d.theirs) == pair) for name, pair in pairs.items()
+    }
     # two questions, each about one pair that meta-validation tasks chose: other methods are not in their way
-    corrected = dict(zip(found, holm([each.p for each in found.values()]), strict=True))
+    corrected = dict(zip(differing, holm([each.p for each in differing.values()]), strict=True))
 
     def question(name: str) -> Question | None:
-        if name not in found:
+        if name not in differing:
             return None
-        ours, theirs = by_name[found[name].ours], by_name[found[name].theirs]
-        return Question(ours, theirs, found[name], plan.worthwhile, corrected[name])
+        pair = differing[name]
+        return Question(by_name[pair.ours], by_name[pair.theirs], pair, plan.worthwhile, corrected[name])
 
     # what may be right for one table is what does not adapt to parts of it
-    whole = [e for e in entries.values() if e.entrant.kind == "none"] or list(entries.values())
-    right = by_name[min(whole, key=lambda e: e.valid_error).name]
-    return verdict(question("adapting"), question("net"), single=plan.single, right=right)
+    right = _best(e for e in entries.values() if e.entrant.kind == "none") or _best(entries.values())
+    return verdict(
+        question("adapting"), question("net"), single=plan.single, right=by_name[right] if right else None
+    )
 
 
 def _lines(
@@ -283,11 +298,9 @@ def _lines(
 ) -> list[curves.Line]:
     """The curves asked for, of the best method of each kind and the two that the second question is about."""
     entries = contest.entries
-    told = dict.fromkeys(name for pair in pairs.values() for name in pair)
-    alone = [e for e in entries.values() if e.entrant.kind == "alone"]
-    if alone:
-        told[min(alone, key=lambda e: e.valid_error).name] = None
-    names = list(told)
+    alone = _best(e for e in entries.values() if e.entrant.kind == "alone")
+    named = [*(name for pair in pairs.values() for name in pair), *([alone] if alone else [])]
+    names = list(dict.fromkeys(named))
     lines = curves.inner_steps(entries) if "inner_steps" in plan.curves else []
     if "support" in plan.curves:
         lines += curves.support(contest, names, progress)
@@ -301,7 +314,7 @@ def groups_of(line: curves.Line, ids: Sequence[str], groups: Sequence[str]) -> l
     if not groups:
         return []
     order = range(len(ids)) if line.axis == "inner_steps" else np.argsort(np.asarray(ids))
-    return [groups[place] for place in order]
+    return [groups[position] for position in order]
 
 
 def _crossings(
@@ -313,14 +326,15 @@ def _crossings(
     lower: bool,
 ) -> tuple[Crossing, ...]:
     """From which support size on each task alone is as good as what is shared and adapted."""
-    found = {line.method: line for line in lines if line.axis == "support"}
-    alone = next((name for name in found if entries[name].entrant.kind == "alone"), None)
+    by_method = {line.method: line for line in lines if line.axis == "support"}
+    alone = next((name for name in by_method if entries[name].entrant.kind == "alone"), None)
     best = pairs.get("adapting", ("", ""))[0]
-    if alone is None or best not in found:
+    if alone is None or best not in by_method:
         return ()
     unit = f"rows a {'class' if tasks.train.support.per_class else 'task'}"
     labels = (entries[best].entrant.label, entries[alone].entrant.label)
-    return (curves.crossing(found[best], found[alone], lower_is_better=lower, labels=labels, unit=unit),)
+    pair = (by_method[best], by_method[alone])
+    return (curves.crossing(*pair, lower_is_better=lower, labels=labels, unit=unit),)
 
 
 def _shown(
@@ -332,21 +346,20 @@ def _shown(
     return show(models, tasks.test, schema=tasks.schema, count=EPISODES)
 
 
-def _learned(tasks: Tasks, entries: Mapping[str, Entry], ranked: Sequence[str]) -> dict[str, Any]:
+def _learned(tasks: Tasks, entries: Mapping[str, Entry], ranked: Sequence[str]) -> LearnedRows:
     """What the best meta-learner learned, on the meta-test tasks of the first fold."""
     best = next((name for name in ranked if entries[name].entrant.family == "meta"), None)
     if best is None:
         return {}
     entry = entries[best]
-    found = learned(entry.first[0].model, tasks.test).rows() | {
-        "gains": plain_rows(gains(entry.scores[0][0]))
-    }
-    return {"method": best, **{name: tuple(rows) for name, rows in found.items()}}
+    frames = learned(entry.first[0].model, tasks.test).rows()
+    frames["gains"] = plain_rows(gains(entry.scores[0][0]))
+    return cast(LearnedRows, {"method": best, **{name: tuple(rows) for name, rows in frames.items()}})
 
 
 def _about(
     folds: Sequence[Tasks], seeds: int, ids: Sequence[str], clusters: Mapping[str, str] | None
-) -> dict[str, Any]:
+) -> DataFacts:
     tasks = folds[0]
     support = tasks.train.support
     return {
@@ -364,10 +377,9 @@ def _about(
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    """Versions of the packages that are installed."""
+    versions = {"python": platform.python_version()}
     for name in ("innerloop", "torch", "numpy", "scipy", "scikit-learn", "tabicl"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
