@@ -25,12 +25,10 @@ from .methods import BASELINES, META, QUICK_BASELINES, QUICK_META, entrants
 from .nets import Settings
 from .result import (
     AXES,
-    Cell,
     Comparison,
     Crossing,
     DataFacts,
     Difference,
-    Effect,
     LearnedRows,
     Method,
     Verdict,
@@ -160,12 +158,9 @@ def compare(
     methods.sort(key=lambda m: m.metrics[headline].mean if lower else -m.metrics[headline].mean)
     pairs = asked(entries)
     lines = _lines(contest, pairs, plan, phase(1))
-    cells: tuple[Cell, ...] = ()
-    effects: tuple[Effect, ...] = ()
-    if plan.factorial:
-        # every fold is a training of its own, so that one seed a cell is enough
-        once = replace(plan.effort, seeds=1)
-        cells, effects = factorial(folds, once, clusters=groups, tell=phase(2))
+    # every fold is a training of its own, so that one seed a cell is enough
+    once = replace(plan.effort, seeds=1)
+    cells, effects = factorial(folds, once, clusters=groups, tell=phase(2)) if plan.factorial else ((), ())
     differences = compared(entries, [m.name for m in methods], pairs, seeds, lower=lower, clusters=groups)
     return Comparison(
         settings={**(settings or {}), "worthwhile": plan.worthwhile, "interval": plan.interval}

@@ -84,14 +84,7 @@ class Entry:
 
 
 class Contest:
-    """Runs entrants over folds and seeds.
-
-    Arguments:
-        folds: the tasks, divided in one or more ways that test every task at most once.
-        entrants: the methods; those that do not apply are skipped with the reason.
-        effort: how much work.
-        progress: see `Progress`.
-    """
+    """Runs entrants over folds, which test every task at most once, and seeds; what does not apply is skipped."""
 
     def __init__(
         self,

@@ -182,14 +182,8 @@ def crossing(
 ) -> Crossing:
     """From where on the second method is as good as the first, with a bootstrap interval over tasks.
 
-    Between two points the mean difference is taken as a line over the logarithm of the axis.
-
-    Arguments:
-        ours: the method that is expected to be better for small values.
-        theirs: the one that catches up; on the same points and tasks.
-        lower_is_better: of the metric.
-        labels: of both, for the sentence.
-        unit: what the axis counts, such as `rows a task`.
+    Both have the same points and tasks. Between two points the mean difference is taken as a line over the
+    logarithm of the axis; `labels` of both and `unit`, what the axis counts, are for the sentence.
 
     Example:
         >>> rows = np.array([[0.5] * 4, [0.4] * 4, [0.4] * 4])

@@ -65,17 +65,7 @@ def factorial(
     dropout: Sequence[float] = DROPOUT,
     tell: Progress = silent,
 ) -> tuple[tuple[Cell, ...], tuple[Effect, ...]]:
-    """Train and score every combination, and say what each factor does.
-
-    Arguments:
-        folds: the tasks, divided; every task is a meta-test task once.
-        effort: steps and seeds.
-        clusters: the cluster of each meta-test task.
-        dropout: shares of units left out.
-        tell: see `Progress`.
-
-    Returns:
-        The cells, and the main effects and interactions with intervals over tasks and seeds.
+    """The cells, and main effects and interactions with intervals over tasks and seeds: every combination is trained.
 
     Example:
         >>> from innerloop.tasks import sinusoid

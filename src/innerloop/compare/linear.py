@@ -54,13 +54,7 @@ def logistic(tasks: Tasks, *, pooled: bool, inverse_penalty: float = 1.0) -> Mod
 
 
 def with_best_spread(learner: HeadLearner, meta: Params, tasks: Tasks) -> Model:
-    """The prior around `head/mean` whose spread has the lowest loss on meta-validation tasks.
-
-    Arguments:
-        learner: its head has a diagonal Gaussian prior.
-        meta: the prior's mean among the meta-parameters.
-        tasks: where it is tried.
-    """
+    """The prior around `head/mean` whose spread has the lowest loss on meta-validation tasks."""
     models = [Model(learner, _with_spread(meta, spread)) for spread in SPREADS]
     return min(models, key=lambda model: mean_loss(model, tasks.valid))
 

@@ -138,18 +138,18 @@ def entrant(tasks: Tasks, name: str) -> Entrant:
         >>> entrant(sinusoid(), "maml").kind
         'shared'
     """
-    classes = tasks.targets.kind == "classification"
-    known = _CLASSES if classes else _NUMBERS
-    own = known.get(name) or next((e for e in (*known.values(), *_COMMON.values()) if e.name == name), None)
-    if own is not None:
-        return own
+    numbers, classes, common = (
+        {entry.name: entry for entry in table.values()} for table in (_NUMBERS, _CLASSES, _COMMON)
+    )
+    of_classes = tasks.targets.kind == "classification"
+    known = common | (classes | _CLASSES if of_classes else numbers | _NUMBERS)
+    if name in known:
+        return known[name]
     if name in ALGORITHMS:
         return _meta_learner(name)
-    both = (*_CLASSES.values(), *_NUMBERS.values(), *_COMMON.values())
-    other = next((e for e in both if e.name == name), None)
-    if other is not None:
+    if name in numbers or name in classes:
         raise UsageError(f"method {name!r} does not apply: these tasks are {tasks.targets.kind}")
-    everything = sorted({*ALGORITHMS, *(e.name for e in both)})
+    everything = sorted({*ALGORITHMS, *numbers, *classes, *common})
     raise UsageError(f"method {name!r} is unknown: choose among {', '.join(everything)}")
 
 

@@ -39,16 +39,8 @@ class Chosen(NamedTuple):
 def search(entrant: Entrant, bench: Bench, *, tries: int, share: float = 0.25) -> Chosen:
     """The settings of a method with the lowest error on meta-validation tasks.
 
-    Every method may try as many settings. What takes meta-updates is tried with a share of them.
-
-    Arguments:
-        entrant: the method, its sound settings first in its grid.
-        bench: where it is trained.
-        tries: settings to try.
-        share: of the meta-updates, for a try.
-
-    Returns:
-        The best settings; the first where a method has no others.
+    Every method may try as many settings, its sound ones first; where it has no others there is nothing to try. What
+    takes meta-updates is tried with a share of them.
 
     Example:
         >>> from innerloop.tasks import sinusoid

@@ -67,12 +67,7 @@ class Question:
         return (gain.low > 0 or gain.high < 0) and self.p < LEVEL
 
     def sentence(self, subject: str, opponent: str) -> str:
-        """What the numbers allow to say.
-
-        Arguments:
-            subject: who pays or does not, such as `adapting (MAML)`.
-            opponent: over whom.
-        """
+        """What the numbers allow to say of a subject, such as `adapting (MAML)`, over an opponent."""
         gain, least = self.pair.gain, _share(self.worthwhile)
         if not np.isfinite(gain).all():
             return f"Whether {subject} pays over {opponent} cannot be told: there are too few tasks."

@@ -124,16 +124,7 @@ def learned(model: Model, source: Source | None, *, tasks: int = 20, seed: int =
 
 
 def first_episodes(source: Source, count: int, *, seed: int = EVALUATION_SEED) -> tuple[list[str], Episode]:
-    """The first fixed episodes of a source, of at most `count` tasks, as one stack.
-
-    Arguments:
-        source: tasks.
-        count: how many of them at most.
-        seed: of the episodes.
-
-    Returns:
-        Names of the tasks, and their episodes.
-    """
+    """Names and the stack of the first fixed episodes of a source, of at most `count` tasks."""
     ids, episode = next(iter(source.fixed(seed)))
     # tasks come in order of their size: take them from all over the stack
     chosen = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))

@@ -237,14 +237,6 @@ def crossfit_rounds(objective: Objective, rows: Batch, settings: Settings) -> in
 
     Stone, 1974, *Cross-Validatory Choice and Assessment of Statistical Predictions*, for the number of rounds:
     all rows can then be refined on, and none of them has been both refined on and stopped with.
-
-    Arguments:
-        objective: the loss as a function of the parameters that may move.
-        rows: the data.
-        settings: see `Settings`.
-
-    Returns:
-        The number of rounds with the lowest mean validation loss; 0 says that the model is best left alone.
     """
     n_folds = min(settings.folds, len(rows.y))
     numbers = fold_numbers(rows.y, n_folds, stream(settings.seed, _CROSS))

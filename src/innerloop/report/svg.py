@@ -36,18 +36,8 @@ def drawn(
     r"""Draw a figure and return it as an `<svg>` element.
 
     Colours of the style become the page's variables (`var(--blue)`), so that they follow its light or dark mode.
-    Ids begin with `key`, so that several figures live in one page.
-
-    Arguments:
-        draw: draws on the Axes it is given.
-        key: unique in the page.
-        title: what the figure is, for those who hear it.
-        text: what can be seen in it.
-        width: inches.
-        height: inches, unless `draw` changes it.
-
-    Returns:
-        The element.
+    Ids begin with `key`, so that several figures live in one page; `title` and `text` are for those who hear it; sizes
+    are in inches.
 
     Example:
         >>> svg = drawn(

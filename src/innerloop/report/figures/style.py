@@ -164,12 +164,7 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def axes_for(ax: Axes | None, *, height: float = HEIGHT) -> Axes:
-    """Axes to draw on: those given, or new ones of a pyplot figure, which notebooks show by themselves.
-
-    Arguments:
-        ax: Axes, or none.
-        height: in inches, of a figure that holds nothing else.
-    """
+    """Axes to draw on: those given, or new ones of a pyplot figure of this height in inches, which notebooks show."""
     if ax is None:
         import matplotlib.pyplot as plt
 
