@@ -23,16 +23,7 @@ from .contest import Contest, Effort, Entry, Progress, method, silent
 from .factorial import factorial, levels
 from .methods import BASELINES, META, QUICK_BASELINES, QUICK_META, entrants
 from .nets import Settings
-from .result import (
-    AXES,
-    Comparison,
-    Crossing,
-    DataFacts,
-    Difference,
-    LearnedRows,
-    Method,
-    Verdict,
-)
+from .result import AXES, Comparison, Crossing, DataFacts, Difference, LearnedRows, Method, Verdict
 from .search import HEADLINE
 from .verdict import Question, verdict
 

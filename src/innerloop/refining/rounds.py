@@ -21,15 +21,7 @@ from .folds import combination, fold_numbers, take
 from .selection import Evidence, Selection
 from .settings import Settings
 
-__all__ = [
-    "Callback",
-    "Descent",
-    "RoundEntry",
-    "changed_mask",
-    "crossfit_rounds",
-    "descend",
-    "score",
-]
+__all__ = ["Callback", "Descent", "RoundEntry", "changed_mask", "crossfit_rounds", "descend", "score"]
 
 
 class RoundEntry(TypedDict):

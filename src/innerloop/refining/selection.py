@@ -28,15 +28,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..models.network import Params
 
-__all__ = [
-    "CONTROLS",
-    "SCOPES",
-    "SCORES",
-    "Evidence",
-    "Selection",
-    "largest",
-    "per_fold_agreement",
-]
+__all__ = ["CONTROLS", "SCOPES", "SCORES", "Evidence", "Selection", "largest", "per_fold_agreement"]
 
 SCOPES = ("global", "tensor", "neuron")
 _DAMPING = 0.1  # of the typical size of what a score divides by

@@ -80,7 +80,7 @@ class Section:
     Arguments:
         title: heading.
         text: paragraphs before the pictures.
-        pictures: drawn beside each other where there is room.
+        pictures: drawn beside each other where there is space.
         tables: below them.
     """
 

@@ -206,7 +206,7 @@ def gains(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def _name_ends(ax: Axes, numbers: pd.DataFrame) -> None:
-    """The first and the last task by name, where the falling line leaves room."""
+    """The first and the last task by name, where the falling line leaves space."""
     first, last = numbers.iloc[0], numbers.iloc[-1]
     lines = [f"greatest: {short(first['task'], 26)} ({first['gain']:+.3g})"]
     if len(numbers) > 1:

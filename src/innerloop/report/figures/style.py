@@ -208,7 +208,7 @@ def legend(ax: Axes, handles: Sequence[Artist], labels: Sequence[str], *, column
     drawn = ax.legend(
         handles,
         [str(number) for number in range(len(labels))],
-        # from the left edge of the figure, where there is more room than above the Axes
+        # from the left edge of the figure, where there is more space than above the Axes
         bbox_transform=blended_transform_factory(ax.figure.transFigure, ax.transAxes),
         bbox_to_anchor=(0.015, 1.03),
         loc="lower left",
