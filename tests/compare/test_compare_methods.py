@@ -94,7 +94,7 @@ def test_fine_tuning_starts_at_the_pooled_net_and_helps():
     bench = Bench(tasks, 0, 60)
     pooled = entrant(tasks, "pooled_net").fit(bench, {}).model
     tuned = fine_tuned(bench, {"inner_lr": 0.05})
-    assert len(bench.kept) == 1
+    assert len(bench.runs) == 1
     a, b = (il.evaluate(model, tasks.test) for model in (pooled, tuned))
     np.testing.assert_allclose(b.values["loss"][:, 0], a.values["loss"][:, 0], rtol=1e-5)
     assert tuned.learner.inner_steps > 0

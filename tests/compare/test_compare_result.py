@@ -43,6 +43,7 @@ def test_a_newer_version_is_named():
 
 def test_a_method_is_found_by_name():
     found = synthetic_comparison()
-    assert found.method("maml").label == "MAML"
+    assert found.method("maml").label == found.label("maml") == "MAML"
+    assert found.label("gpt") == "gpt"
     with pytest.raises(DataError, match=r"no method 'gpt'.*maml"):
         found.method("gpt")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from innerloop.evaluation.intervals import holm, mean_interval, paired, two_way
+from innerloop.evaluation.intervals import bootstrap_interval, holm, mean_interval, paired, two_way
 
 
 def test_the_interval_is_students():
@@ -20,6 +20,25 @@ def test_bca_is_that_of_scipy():
     assert found.low == pytest.approx(other.low, rel=0.05)  # both are drawn
     assert found.high == pytest.approx(other.high, rel=0.05)  # both are drawn
     assert found.high - found.mean > found.mean - found.low  # a long tail to the right
+
+
+def test_the_percentile_bootstrap_is_that_of_scipy():
+    values = np.random.default_rng(4).lognormal(size=(2, 50))
+    found = bootstrap_interval(values, lambda means: means[0] / means[1])
+
+    def ratio(x, y, axis):
+        return x.mean(axis) / y.mean(axis)
+
+    other = stats.bootstrap(tuple(values), ratio, paired=True, method="percentile", rng=1).confidence_interval
+    assert found == pytest.approx(tuple(other), rel=0.05)  # both are drawn
+
+
+def test_a_bootstrap_interval_may_be_open():
+    low, high = bootstrap_interval(
+        np.array([[-1.0, -1.0, 5.0]]), lambda means: means[0] if means[0] > 0 else np.inf
+    )
+    assert low > 0
+    assert high == np.inf
 
 
 def test_clusters_of_one_task_are_tasks_and_equal_clusters_are_their_means():

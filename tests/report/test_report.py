@@ -134,7 +134,7 @@ def test_the_page_of_a_run_stands_alone(run):
         "Learned step sizes",
         "Learning curves",
     ]
-    mean, low, high = run.found.metric("rmse")
+    mean, low, high = run.scores.metric("rmse")
     assert f"{mean:.3g} [{low:.3g}, {high:.3g}]" in reader.text
 
 

@@ -76,7 +76,7 @@ def synthetic_comparison(
             "unit": "row",
             "folds": 5,
             "seeds": n_seeds,
-            "cluster": None,
+            "clusters": None,
         },
         metric=metric,
         lower_is_better=lower,

@@ -354,7 +354,7 @@ def _page(run: Run, data: Tasks, settings: dict[str, Any], found: Evaluation) ->
             data=data.name,
             model=run.model,
             source=data.test,
-            found=found,
+            scores=found,
             schema=data.schema,
             log=run.log,
             best_step=run.best_step,

@@ -1,13 +1,15 @@
-"""`compare`: from tasks to everything a comparison finds."""
+"""Compare meta-learning with baselines: every method on the same episodes, with differences and a verdict."""
 
 from __future__ import annotations
 
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,12 +20,15 @@ from ..evaluation.inspection import gains, learned, plain_rows
 from ..evaluation.intervals import INTERVALS, holm, paired
 from ..tasks.splits import Tasks
 from . import curves
-from .contest import Contest, Effort, Entry, Progress, method
+from .contest import Contest, Effort, Entry, Progress, method, silent
 from .factorial import factorial, levels
 from .methods import BASELINES, META, QUICK_BASELINES, QUICK_META, entrants
-from .result import AXES, Cell, Comparison, Crossing, Difference, Effect, Method
+from .nets import Settings
+from .result import AXES, Comparison, Crossing, Curve, DataFacts, Difference, LearnedRows, Method, Verdict
 from .search import HEADLINE
 from .verdict import Question, verdict
+
+__all__ = ["Plan", "compare", "plan_for"]
 
 QUICK_STEPS = 300
 EPISODES = 4
@@ -70,7 +75,7 @@ def plan_for(
     steps: int | None = None,
     seeds: int | None = None,
     tries: int | None = None,
-    model: Mapping[str, Any] | None = None,
+    model: Settings | None = None,
     device: str = "auto",
     **options: Any,
 ) -> Plan:
@@ -100,8 +105,8 @@ def compare(
     plan: Plan,
     *,
     clusters: Mapping[str, str] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    progress: Progress = lambda what, share: None,
+    settings: Mapping[str, object] | None = None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Every method of a plan on the same episodes of the meta-test tasks, and what that shows.
 
@@ -109,8 +114,8 @@ def compare(
         folds: the tasks, divided in one or more ways; every task is a meta-test task at most once.
         plan: what to do.
         clusters: the cluster of each task, where tasks were divided by a coarser column.
-        settings: what was asked for, to be kept with the result.
-        progress: called with what is done now and the share of the work that is behind.
+        settings: what was asked for, for the record.
+        progress: see `Progress`.
 
     Returns:
         The comparison, methods best first.
@@ -124,52 +129,40 @@ def compare(
         >>> plan = plan_for(
         ...     tasks, learners=["maml"], baselines=["pooled", "mixed"], steps=2, tries=1, seeds=1
         ... )
-        >>> found = compare([tasks], plan)
-        >>> sorted(method.name for method in found.methods)
+        >>> comparison = compare([tasks], plan)
+        >>> sorted(method.name for method in comparison.methods)
         ['maml', 'mixed', 'pooled']
     """
     began = time.perf_counter()
     contest = Contest(folds, entrants(folds[0], list(dict.fromkeys(plan.methods))), plan.effort)
     phase = _Phases(progress, [contest.cost, *_later_costs(folds, plan)])
     contest.progress = phase(0)
-    entries = contest.run()
-    if not entries:
+    if not contest.run():
         reasons = "; ".join(f"{name}: {why}" for name, why in contest.skipped.items())
         raise UsageError(f"none of the methods applies to these tasks ({reasons})")
-    kind, seeds = folds[0].targets.kind, plan.effort.seeds
-    lower = kind == "regression"
-    ids = next(iter(entries.values())).by_seed()[0].ids
-    groups = tuple(clusters[name] for name in ids) if clusters else ()
-    methods = [method(entry, seeds, clusters=groups, how=plan.interval) for entry in entries.values()]
-    headline = HEADLINE[kind]
-    methods.sort(key=lambda m: m.metrics[headline].mean if lower else -m.metrics[headline].mean)
-    pairs = asked(entries)
-    lines = _lines(contest, pairs, plan, phase(1))
-    cells: tuple[Cell, ...] = ()
-    effects: tuple[Effect, ...] = ()
-    if plan.factorial:
-        # every fold is a training of its own, so that one seed a cell is enough
-        once = replace(plan.effort, seeds=1)
-        cells, effects = factorial(folds, once, clusters=groups, tell=phase(2))
-    differences = compared(entries, [m.name for m in methods], pairs, seeds, lower=lower, clusters=groups)
+    outcome = _Outcome(contest, plan, clusters or {})
+    lines = outcome.lines(phase(1))
+    # every fold is a training of its own, so that one seed a cell is enough
+    once, groups = replace(plan.effort, seeds=1), outcome.groups
+    cells, effects = factorial(folds, once, clusters=groups, tell=phase(2)) if plan.factorial else ((), ())
     return Comparison(
         settings={**(settings or {}), "worthwhile": plan.worthwhile, "interval": plan.interval}
-        | {"steps": plan.effort.steps, "tries": plan.effort.tries, "seeds": seeds},
-        data=_about(folds, seeds, ids, clusters),
-        metric=headline,
-        lower_is_better=lower,
-        tasks=ids,
+        | {"steps": plan.effort.steps, "tries": plan.effort.tries, "seeds": plan.effort.seeds},
+        data=outcome.data(),
+        metric=HEADLINE[folds[0].targets.kind],
+        lower_is_better=outcome.lower,
+        tasks=outcome.ids,
         clusters=groups,
-        methods=tuple(methods),
+        methods=outcome.methods,
         skipped=contest.skipped,
-        differences=differences,
-        curves=tuple(line.curve(groups_of(line, ids, groups), plan.interval, errors=lower) for line in lines),
-        crossings=_crossings(lines, entries, pairs, folds[0], lower=lower),
+        differences=outcome.differences,
+        curves=tuple(outcome.curve(line) for line in lines),
+        crossings=outcome.crossings(lines),
         cells=cells,
         effects=effects,
-        verdict=_judged(methods, entries, pairs, differences, plan),
-        episodes=_shown(folds[0], entries, [m.name for m in methods], pairs),
-        learned=_learned(folds[0], entries, [m.name for m in methods]),
+        verdict=outcome.verdict(),
+        episodes=outcome.episodes(),
+        learned=outcome.learned(),
         notes=folds[0].notes,
         versions=_versions(),
         seconds=round(time.perf_counter() - began, 3),
@@ -192,182 +185,181 @@ class _Phases:
 def _later_costs(folds: Sequence[Tasks], plan: Plan) -> list[float]:
     """Meta-updates of the curves and of the factorial."""
     each = len(folds) * plan.effort.steps
-    trained = (
-        2.0 * each * (("support" in plan.curves) + len(curves.TRAIN_TASKS) * ("train_tasks" in plan.curves))
-    )
-    return [trained, float(each * len(levels(folds[0]))) if plan.factorial else 0.0]
+    trainings = ("support" in plan.curves) + len(curves.TRAIN_TASKS) * ("train_tasks" in plan.curves)
+    return [2.0 * each * trainings, float(each * len(levels(folds[0]))) if plan.factorial else 0.0]
 
 
-def asked(entries: Mapping[str, Entry]) -> dict[str, tuple[str, str]]:
-    """The pairs that the two questions are about, each side chosen on meta-validation tasks.
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """What the methods of a contest did, and the conclusions from it; `clusters` by task, or empty."""
 
-    Where nothing that does not adapt knows the targets (classes numbered anew), the question is about each task
-    alone instead.
-    """
+    contest: Contest
+    plan: Plan
+    clusters: Mapping[str, str]
 
-    def best(*, kind: str | None = None, names: Sequence[str] = (), family: str | None = None) -> str | None:
+    @property
+    def entries(self) -> dict[str, Entry]:
+        return self.contest.entries
+
+    @property
+    def tasks(self) -> Tasks:
+        """The first fold."""
+        return self.contest.folds[0]
+
+    @property
+    def lower(self) -> bool:
+        """Whether less is better."""
+        return self.tasks.targets.kind == "regression"
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        return next(iter(self.entries.values())).by_seed()[0].ids
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """The cluster of each task; empty where tasks are the units."""
+        return tuple(self.clusters[name] for name in self.ids) if self.clusters else ()
+
+    @cached_property
+    def methods(self) -> tuple[Method, ...]:
+        """Every method, best first."""
+        headline, sign = HEADLINE[self.tasks.targets.kind], 1 if self.lower else -1
+        seeds, how = self.plan.effort.seeds, self.plan.interval
+        every = [method(entry, seeds, clusters=self.groups, how=how) for entry in self.entries.values()]
+        return tuple(sorted(every, key=lambda one: sign * one.metrics[headline].mean))
+
+    def best(self, *, kind: str = "", family: str = "", names: Sequence[str] = ()) -> str | None:
+        """The method with the lowest error on meta-validation tasks, of a kind, family or some names; or `None`."""
         fitting = [
-            e
-            for e in entries.values()
-            if (kind is None or e.entrant.kind == kind)
-            and (not names or e.name in names)
-            and (family is None or e.entrant.family == family)
+            entry
+            for entry in self.entries.values()
+            if kind in ("", entry.entrant.kind)
+            and family in ("", entry.entrant.family)
+            and (not names or entry.name in names)
         ]
-        return min(fitting, key=lambda e: e.valid_error).name if fitting else None
+        return min(fitting, key=lambda entry: entry.valid_error).name if fitting else None
 
-    pooled = any(e.entrant.kind == "none" and e.name not in ("mean", "majority") for e in entries.values())
-    over = best(kind="none") if pooled else best(kind="alone") or best(kind="none")
-    found = {
-        "adapting": (best(kind="shared"), over),
-        "net": (best(family="meta"), best(names=("mixed", "mixed_squares"))),
-    }
-    return {name: (a, b) for name, (a, b) in found.items() if a is not None and b is not None}
+    @cached_property
+    def pairs(self) -> dict[str, tuple[str, str]]:
+        """The pairs that the two questions are about, each side chosen on meta-validation tasks.
 
+        Where nothing that does not adapt knows the targets (classes numbered anew), the question is about each task
+        alone instead.
+        """
+        whole = [e.name for e in self.entries.values() if e.entrant.kind == "none"]
+        pooled = set(whole) - {"mean", "majority"}
+        over = self.best(kind="none") if pooled else self.best(kind="alone") or self.best(kind="none")
+        net, mixed = self.best(family="meta"), self.best(names=("mixed", "mixed_squares"))
+        pairs = {"adapting": (self.best(kind="shared"), over), "net": (net, mixed)}
+        return {name: (a, b) for name, (a, b) in pairs.items() if a is not None and b is not None}
 
-def compared(
-    entries: Mapping[str, Entry],
-    ranked: Sequence[str],
-    pairs: Mapping[str, tuple[str, str]],
-    seeds: int,
-    *,
-    lower: bool,
-    clusters: Sequence[str],
-) -> tuple[Difference, ...]:
-    """Paired differences that bear on the questions, corrected for their number.
+    @cached_property
+    def differences(self) -> tuple[Difference, ...]:
+        """Paired differences that bear on the questions, corrected for their number.
 
-    Those of the best method to every other one, of what adapts to what does not, and of nets to the mixed model.
-    """
-    wanted = [(ranked[0], name) for name in ranked[1:]]
-    if "adapting" in pairs:
-        over = pairs["adapting"][1]
-        wanted += [(n, over) for n in ranked if entries[n].entrant.kind != "none" and n != over]
-    if "net" in pairs:
-        wanted += [(n, pairs["net"][1]) for n in ranked if entries[n].entrant.family == "meta"]
-    wanted = list(dict.fromkeys(wanted))
-    values = {name: entries[name].headline(seeds) for name in ranked}
-    found = [paired(values[a], values[b], lower_is_better=lower, clusters=clusters) for a, b in wanted]
-    corrected = holm([each.p for each in found])
-    return tuple(
-        Difference(a, b, each.difference, each.gain, each.p, p)
-        for (a, b), each, p in zip(wanted, found, corrected, strict=True)
-    )
+        Those of the best method to every other one, of what adapts to what does not, and of nets to the mixed model.
+        """
+        ranked = [one.name for one in self.methods]
+        wanted = [(ranked[0], name) for name in ranked[1:]]
+        if "adapting" in self.pairs:
+            over = self.pairs["adapting"][1]
+            wanted += [(n, over) for n in ranked if self.entries[n].entrant.kind != "none" and n != over]
+        if "net" in self.pairs:
+            mixed = self.pairs["net"][1]
+            wanted += [(n, mixed) for n in ranked if self.entries[n].entrant.family == "meta"]
+        wanted = list(dict.fromkeys(wanted))
+        values = {name: self.entries[name].headline(self.plan.effort.seeds) for name in ranked}
+        tested = [
+            paired(values[a], values[b], lower_is_better=self.lower, clusters=self.groups) for a, b in wanted
+        ]
+        corrected = holm([each.p for each in tested])
+        return tuple(
+            Difference(a, b, each.difference, each.gain, each.p, p)
+            for (a, b), each, p in zip(wanted, tested, corrected, strict=True)
+        )
 
+    def verdict(self) -> Verdict:
+        """The answers to the two questions."""
+        by_name = {one.name: one for one in self.methods}
+        by_pair = {(one.ours, one.theirs): one for one in self.differences}
+        asked = {name: by_pair[pair] for name, pair in self.pairs.items()}
+        # two questions, each about one pair that meta-validation tasks chose: other methods are not in their way
+        corrected = holm([one.p for one in asked.values()])
+        questions = {
+            name: Question(by_name[one.ours], by_name[one.theirs], one, self.plan.worthwhile, p)
+            for (name, one), p in zip(asked.items(), corrected, strict=True)
+        }
+        # what may be right for one table is what does not adapt to parts of it
+        right = by_name[self.best(kind="none") or self.best() or ""]
+        adapting, net = questions.get("adapting"), questions.get("net")
+        return verdict(adapting, net, single=self.plan.single, right=right)
 
-def _judged(
-    methods: Sequence[Method],
-    entries: Mapping[str, Entry],
-    pairs: Mapping[str, tuple[str, str]],
-    differences: Sequence[Difference],
-    plan: Plan,
-) -> dict[str, Any]:
-    by_name = {m.name: m for m in methods}
+    def lines(self, progress: Progress) -> list[curves.Line]:
+        """The curves asked for, of the methods that the questions are about and the best one of each task alone."""
+        asked, alone = self.plan.curves, self.best(kind="alone")
+        named = [*(name for pair in self.pairs.values() for name in pair), *([alone] if alone else [])]
+        names = list(dict.fromkeys(named))
+        lines = curves.inner_steps(self.entries) if "inner_steps" in asked else []
+        if "support" in asked:
+            lines += curves.support(self.contest, names, progress)
+        if "train_tasks" in asked:
+            lines += curves.train_tasks(self.contest, names, progress)
+        return lines
 
-    found = {name: next(d for d in differences if (d.ours, d.theirs) == pair) for name, pair in pairs.items()}
-    # two questions, each about one pair that meta-validation tasks chose: other methods are not in their way
-    corrected = dict(zip(found, holm([each.p for each in found.values()]), strict=True))
+    def curve(self, line: curves.Line) -> Curve:
+        """Means with intervals; some curves have their tasks in the order of their names."""
+        order = range(len(self.ids)) if line.axis == "inner_steps" else np.argsort(np.asarray(self.ids))
+        groups = [self.groups[position] for position in order] if self.groups else []
+        return line.curve(groups, self.plan.interval, errors=self.lower)
 
-    def question(name: str) -> Question | None:
-        if name not in found:
-            return None
-        ours, theirs = by_name[found[name].ours], by_name[found[name].theirs]
-        return Question(ours, theirs, found[name], plan.worthwhile, corrected[name])
+    def crossings(self, lines: Sequence[curves.Line]) -> tuple[Crossing, ...]:
+        """From which support size on each task alone is as good as what is shared and adapted."""
+        by_method = {line.method: line for line in lines if line.axis == "support"}
+        alone = next((name for name in by_method if self.entries[name].entrant.kind == "alone"), None)
+        best = self.pairs.get("adapting", ("", ""))[0]
+        if alone is None or best not in by_method:
+            return ()
+        unit = f"rows a {'class' if self.tasks.train.support.per_class else 'task'}"
+        labels = (self.entries[best].entrant.label, self.entries[alone].entrant.label)
+        pair = (by_method[best], by_method[alone])
+        return (curves.crossing(*pair, lower_is_better=self.lower, labels=labels, unit=unit),)
 
-    # what may be right for one table is what does not adapt to parts of it
-    whole = [e for e in entries.values() if e.entrant.kind == "none"] or list(entries.values())
-    right = by_name[min(whole, key=lambda e: e.valid_error).name]
-    return verdict(question("adapting"), question("net"), single=plan.single, right=right)
+    def episodes(self) -> tuple[Shown, ...]:
+        """Episodes of the first fold with predictions of the best method and of those that the verdict names."""
+        named = dict.fromkeys([self.methods[0].name, *(n for pair in self.pairs.values() for n in pair)])
+        models = {name: self.entries[name].first[0].model for name in named}
+        return show(models, self.tasks.test, schema=self.tasks.schema, count=EPISODES)
 
+    def learned(self) -> LearnedRows:
+        """What the best meta-learner learned, on the meta-test tasks of the first fold."""
+        best = next((one.name for one in self.methods if one.family == "meta"), None)
+        if best is None:
+            return {}
+        entry = self.entries[best]
+        frames = learned(entry.first[0].model, self.tasks.test).rows()
+        frames["gains"] = plain_rows(gains(entry.scores[0][0]))
+        return cast(LearnedRows, {"method": best, **{name: tuple(rows) for name, rows in frames.items()}})
 
-def _lines(
-    contest: Contest, pairs: Mapping[str, tuple[str, str]], plan: Plan, progress: Progress
-) -> list[curves.Line]:
-    """The curves asked for, of the best method of each kind and the two that the second question is about."""
-    entries = contest.entries
-    told = dict.fromkeys(name for pair in pairs.values() for name in pair)
-    alone = [e for e in entries.values() if e.entrant.kind == "alone"]
-    if alone:
-        told[min(alone, key=lambda e: e.valid_error).name] = None
-    names = list(told)
-    lines = curves.inner_steps(entries) if "inner_steps" in plan.curves else []
-    if "support" in plan.curves:
-        lines += curves.support(contest, names, progress)
-    if "train_tasks" in plan.curves:
-        lines += curves.train_tasks(contest, names, progress)
-    return lines
-
-
-def groups_of(line: curves.Line, ids: Sequence[str], groups: Sequence[str]) -> list[str]:
-    """The cluster of each task of a curve: some curves have their tasks in the order of their names."""
-    if not groups:
-        return []
-    order = range(len(ids)) if line.axis == "inner_steps" else np.argsort(np.asarray(ids))
-    return [groups[place] for place in order]
-
-
-def _crossings(
-    lines: Sequence[curves.Line],
-    entries: Mapping[str, Entry],
-    pairs: Mapping[str, tuple[str, str]],
-    tasks: Tasks,
-    *,
-    lower: bool,
-) -> tuple[Crossing, ...]:
-    """From which support size on each task alone is as good as what is shared and adapted."""
-    found = {line.method: line for line in lines if line.axis == "support"}
-    alone = next((name for name in found if entries[name].entrant.kind == "alone"), None)
-    best = pairs.get("adapting", ("", ""))[0]
-    if alone is None or best not in found:
-        return ()
-    unit = f"rows a {'class' if tasks.train.support.per_class else 'task'}"
-    labels = (entries[best].entrant.label, entries[alone].entrant.label)
-    return (curves.crossing(found[best], found[alone], lower_is_better=lower, labels=labels, unit=unit),)
-
-
-def _shown(
-    tasks: Tasks, entries: Mapping[str, Entry], ranked: Sequence[str], pairs: Mapping[str, tuple[str, str]]
-) -> tuple[Shown, ...]:
-    """Episodes of the first fold with the predictions of the methods that the verdict names, and the best."""
-    named = dict.fromkeys([ranked[0], *(name for pair in pairs.values() for name in pair)])
-    models = {name: entries[name].first[0].model for name in named}
-    return show(models, tasks.test, schema=tasks.schema, count=EPISODES)
-
-
-def _learned(tasks: Tasks, entries: Mapping[str, Entry], ranked: Sequence[str]) -> dict[str, Any]:
-    """What the best meta-learner learned, on the meta-test tasks of the first fold."""
-    best = next((name for name in ranked if entries[name].entrant.family == "meta"), None)
-    if best is None:
-        return {}
-    entry = entries[best]
-    found = learned(entry.first[0].model, tasks.test).rows() | {
-        "gains": plain_rows(gains(entry.scores[0][0]))
-    }
-    return {"method": best, **{name: tuple(rows) for name, rows in found.items()}}
-
-
-def _about(
-    folds: Sequence[Tasks], seeds: int, ids: Sequence[str], clusters: Mapping[str, str] | None
-) -> dict[str, Any]:
-    tasks = folds[0]
-    support = tasks.train.support
-    return {
-        "name": tasks.name,
-        "kind": tasks.targets.kind,
-        "n_tasks": len(ids),
-        "feature_shape": tuple(tasks.feature_shape),
-        "n_features": tasks.feature_shape[0] if len(tasks.feature_shape) == 1 else None,
-        "support": str(support),
-        "unit": "class" if support.per_class else "task",
-        "folds": len(folds),
-        "seeds": seeds,
-        "clusters": len(set(clusters.values())) if clusters else None,
-    }
+    def data(self) -> DataFacts:
+        tasks, support = self.tasks, self.tasks.train.support
+        return {
+            "name": tasks.name,
+            "kind": tasks.targets.kind,
+            "n_tasks": len(self.ids),
+            "feature_shape": tuple(tasks.feature_shape),
+            "n_features": tasks.feature_shape[0] if len(tasks.feature_shape) == 1 else None,
+            "support": str(support),
+            "unit": "class" if support.per_class else "task",
+            "folds": len(self.contest.folds),
+            "seeds": self.plan.effort.seeds,
+            "clusters": len(set(self.clusters.values())) or None,
+        }
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    """Versions of the packages that are installed."""
+    versions = {"python": platform.python_version()}
     for name in ("innerloop", "torch", "numpy", "scipy", "scikit-learn", "tabicl"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -15,14 +14,21 @@ from ..evaluation.scores import ERRORS, Evaluation, evaluate, over_folds
 from ..outer.training import Engine
 from ..tasks.splits import Tasks
 from .methods import Entrant, Trained
-from .nets import Bench
+from .nets import Bench, Settings
 from .result import Method
-from .search import HEADLINE, Chosen, error_on, last, search
+from .search import HEADLINE, Chosen, adapted, error_on, headline, search
+
+__all__ = ["Contest", "Effort", "Entry", "Progress", "method", "silent"]
 
 # what a method without meta-updates is taken to cost, in meta-updates, when the time left is estimated
 CLOSED_COST = 40
 
+# told what is done now and which share of the work is behind
 Progress = Callable[[str, float], None]
+
+
+def silent(what: str, share: float) -> None:
+    """Progress that nobody looks at."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,13 @@ class Effort:
     steps: int
     tries: int
     seeds: int
-    model: Mapping[str, Any] = field(default_factory=dict)
+    model: Settings = field(default_factory=dict)
     device: str = "auto"
 
 
 @dataclass
 class Entry:
-    """What one method did: scores by fold and seed, errors on meta-validation tasks, time taken."""
+    """What one method did, by fold: what was chosen, scores by seed, the first training, errors, time taken."""
 
     entrant: Entrant
     chosen: list[Chosen] = field(default_factory=list)
@@ -69,31 +75,23 @@ class Entry:
     def by_seed(self) -> list[Evaluation]:
         """The scores after adaptation of every task, one evaluation a seed."""
         seeds = len(self.scores[0])
-        return [over_folds([last(fold[seed]) for fold in self.scores]) for seed in range(seeds)]
+        return [adapted([fold[seed] for fold in self.scores]) for seed in range(seeds)]
 
     def headline(self, seeds: int) -> Array:
         """The headline metric `(tasks, seeds)`; a method without randomness has equal columns."""
-        found = self.by_seed()
-        values = np.stack([e.values[HEADLINE[e.targets.kind]][:, -1] for e in found], 1)
+        values = np.stack([headline(evaluation) for evaluation in self.by_seed()], 1)
         return values if values.shape[1] == seeds else np.repeat(values[:, :1], seeds, 1)
 
 
 class Contest:
-    """Runs entrants over folds and seeds.
-
-    Arguments:
-        folds: the tasks, divided in one or more ways that test every task at most once.
-        entrants: the methods; those that do not apply are skipped with the reason.
-        effort: how much work.
-        progress: told what is done now and which share of the work is behind.
-    """
+    """Runs entrants over folds, which test every task at most once, and seeds; what does not apply is skipped."""
 
     def __init__(
         self,
         folds: Sequence[Tasks],
         entrants: Sequence[Entrant],
         effort: Effort,
-        progress: Progress = lambda what, share: None,
+        progress: Progress = silent,
     ) -> None:
         reasons = {entrant.name: entrant.refuses(folds[0]) for entrant in entrants}
         self.folds, self.effort, self.progress = folds, effort, progress
@@ -146,21 +144,21 @@ class Contest:
         """Search, train and score one method on one fold."""
         tasks, entrant = self.folds[fold], entry.entrant
         chosen = search(entrant, self.bench(fold, 0), tries=self.effort.tries)
-        found: list[Evaluation] = []
+        scores: list[Evaluation] = []
         for seed in range(self.effort.seeds if entrant.trained else 1):
             trained = entrant.fit(self.bench(fold, seed), chosen.settings)
             taken = trained.model.learner.inner_steps
             if entrant.family == "meta" and seed == 0 and taken:
                 # steps beyond those of training are looked at once, for the curve
                 entry.paths.append(evaluate(trained.model, tasks.test, steps=2 * taken))
-                found.append(_ends(entry.paths[-1], taken))
+                scores.append(_ends(entry.paths[-1], taken))
             else:
-                found.append(evaluate(trained.model, tasks.test, path=False))
+                scores.append(evaluate(trained.model, tasks.test, path=False))
             if seed == 0:
                 entry.first.append(trained)
                 entry.valid.append(error_on(trained.model, tasks, tasks.valid))
         entry.chosen.append(chosen)
-        entry.scores.append(found)
+        entry.scores.append(scores)
 
     def _cost(self, entrant: Entrant) -> float:
         if not entrant.trained or entrant.reuses:
@@ -176,21 +174,23 @@ def method(entry: Entry, seeds: int, *, clusters: Sequence[str], how: str) -> Me
         by_seed[0],
         values={name: np.mean([e.values[name] for e in by_seed], 0) for name in by_seed[0].values},
     )
-    metrics = dict.fromkeys((HEADLINE[mean.targets.kind], *mean.metrics))
+    name, first = HEADLINE[mean.targets.kind], entry.first[0]
+
+    def estimates(evaluation: Evaluation, names: Sequence[str]) -> dict[str, Estimate]:
+        return {n: metric_interval(evaluation, n, clusters=clusters, how=how) for n in dict.fromkeys(names)}
+
     before = None
     if entry.entrant.kind == "shared":
         start = over_folds([replace(fold[0].at(0), steps=(0,)) for fold in entry.scores])
-        before = metric_interval(start, HEADLINE[mean.targets.kind], clusters=clusters, how=how)
-    scores = tuple(map(tuple, entry.headline(seeds).tolist()))
-    first = entry.first[0]
+        before = estimates(start, [name])[name]
     return Method(
         name=entry.name,
         label=entry.entrant.label,
         kind=entry.entrant.kind,
         family=entry.entrant.family,
-        scores=scores,
-        metrics={name: metric_interval(mean, name, clusters=clusters, how=how) for name in metrics},
-        settings={**entry.chosen[0].settings, **first.found},
+        scores=tuple(map(tuple, entry.headline(seeds).tolist())),
+        metrics=estimates(mean, [name, *mean.metrics]),
+        settings={**entry.chosen[0].settings, **first.chosen},
         tried=entry.chosen[0].tried,
         seconds=round(entry.seconds, 3),
         log=first.log,
@@ -198,24 +198,24 @@ def method(entry: Entry, seeds: int, *, clusters: Sequence[str], how: str) -> Me
     )
 
 
-def metric_interval(found: Evaluation, name: str, *, clusters: Sequence[str], how: str) -> Estimate:
+def metric_interval(evaluation: Evaluation, name: str, *, clusters: Sequence[str], how: str) -> Estimate:
     """A metric with its interval over tasks, or over clusters of them."""
-    plain = Estimate(*found.metric(name))
+    plain = evaluation.metric(name)
     if how == "t" and not clusters:
         return plain
     base = {"rmse": "squared_error", "r2": "error_over_variance"}.get(name, name)
-    values = found.of_tasks(base)
-    inside = clusters if len(values) == len(clusters) else ()
-    _, low, high = mean_interval(values, clusters=inside, how=how, errors=base in ERRORS)
+    values = evaluation.of_tasks(base)
+    groups = clusters if len(values) == len(clusters) else ()
+    _, low, high = mean_interval(values, clusters=groups, how=how, errors=base in ERRORS)
     if name == "rmse":
         return Estimate(plain.mean, float(np.sqrt(max(low, 0))), float(np.sqrt(high)))
     if name == "r2":
-        spread = found.query_variance
+        spread = evaluation.query_variance
         return Estimate(plain.mean, 1 - high / spread, 1 - low / spread) if spread > 0 else plain
     return Estimate(plain.mean, low, high)
 
 
-def _ends(found: Evaluation, steps: int) -> Evaluation:
+def _ends(evaluation: Evaluation, steps: int) -> Evaluation:
     """Before adaptation and after `steps` inner steps."""
-    values = {name: value[:, [0, steps]] for name, value in found.values.items()}
-    return replace(found, steps=(0, steps), values=values)
+    values = {name: value[:, [0, steps]] for name, value in evaluation.values.items()}
+    return replace(evaluation, steps=(0, steps), values=values)

@@ -1,28 +1,36 @@
-"""Error against support size, meta-train tasks and inner steps, and where two of these curves meet."""
+"""Learning curves: error against support size, meta-train tasks and inner steps, and where two curves meet."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+import torch
 
-from ..evaluation.intervals import Array, mean_interval
-from ..evaluation.scores import evaluate, over_folds
-from ..tasks.sources import ClassSource, RowSource, Source, stream
+from ..evaluation.intervals import Array, bootstrap_interval, mean_interval
+from ..evaluation.scores import Evaluation, evaluate, over_folds
+from ..tasks.sources import ClassSource, RowSource, Source, SupportSize, stream
 from ..tasks.splits import Tasks
-from .contest import Contest, Entry
+from .contest import Contest, Entry, Progress
 from .result import Crossing, Curve
-from .search import HEADLINE, last
+from .search import HEADLINE, adapted, headline
 from .verdict import spoken
+
+__all__ = [
+    "TRAIN_TASKS",
+    "Line",
+    "crossing",
+    "inner_steps",
+    "some_tasks",
+    "support",
+    "support_sizes",
+    "train_tasks",
+]
 
 SIZES = (1, 2, 5, 10, 20, 50)
 TRAIN_TASKS = (10, 30, 100, 300)
-DRAWS = 2000
-
-Tell = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +45,8 @@ class Line:
 
     def curve(self, clusters: Sequence[str], how: str, *, errors: bool) -> Curve:
         """Means with intervals over tasks."""
-        found = tuple(mean_interval(row, clusters=clusters, how=how, errors=errors) for row in self.values)
-        return Curve(self.method, self.axis, self.at, self.labels, found)
+        means = tuple(mean_interval(row, clusters=clusters, how=how, errors=errors) for row in self.values)
+        return Curve(self.method, self.axis, self.at, self.labels, means)
 
 
 def inner_steps(entries: Mapping[str, Entry]) -> list[Line]:
@@ -48,12 +56,10 @@ def inner_steps(entries: Mapping[str, Entry]) -> list[Line]:
         paths = entry.paths
         if len(paths) < len(entry.scores) or len({path.steps for path in paths}) != 1:
             continue
-        found = over_folds(paths)
-        values = found.values[HEADLINE[found.targets.kind]].T
-        steps = found.steps
-        lines.append(
-            Line(entry.name, "inner_steps", tuple(map(float, steps)), tuple(map(str, steps)), values)
-        )
+        whole = over_folds(paths)
+        values, steps = whole.values[HEADLINE[whole.targets.kind]].T, whole.steps
+        at = tuple(map(float, steps))
+        lines.append(Line(entry.name, "inner_steps", at, tuple(map(str, steps)), values))
     return lines
 
 
@@ -75,7 +81,7 @@ def support_sizes(tasks: Tasks) -> dict[float, str]:
     return {}
 
 
-def support(contest: Contest, chosen: Sequence[str], tell: Tell) -> list[Line]:
+def support(contest: Contest, chosen: Sequence[str], tell: Progress) -> list[Line]:
     """Scores by support size of some methods.
 
     What takes meta-updates is trained once in each fold, with support sizes drawn anew each episode from the smallest
@@ -88,16 +94,14 @@ def support(contest: Contest, chosen: Sequence[str], tell: Tell) -> list[Line]:
     for number, name in enumerate(chosen):
         tell(f"support sizes, {contest.entries[name].entrant.label}", number / len(chosen))
         entry = contest.entries[name]
-        rows = []
         folds = [_along(contest, entry, fold, tuple(sizes)) for fold in range(len(contest.folds))]
-        for place in range(len(sizes)):
-            found = over_folds([fold[place] for fold in folds])
-            rows.append(_by_task(found.ids, found.values[HEADLINE[found.targets.kind]][:, -1]))
+        rows = [_by_task(adapted(of_size)) for of_size in zip(*folds, strict=True)]
         lines.append(Line(name, "support", tuple(sizes), tuple(sizes.values()), np.stack(rows)))
     return lines
 
 
-def _along(contest: Contest, entry: Entry, fold: int, sizes: Sequence[float]) -> list[Any]:
+def _along(contest: Contest, entry: Entry, fold: int, sizes: Sequence[float]) -> list[Evaluation]:
+    """The scores of a method on one fold, one evaluation a support size."""
     tasks, entrant = contest.folds[fold], entry.entrant
     settings = entry.chosen[fold].settings
     asked = tasks.train.support
@@ -107,15 +111,15 @@ def _along(contest: Contest, entry: Entry, fold: int, sizes: Sequence[float]) ->
         model = entry.first[fold].model
     elif entrant.trained and not entrant.reuses:
         model = entrant.fit(contest.bench_of(resized(tasks, widest)), settings).model
-    found = []
+    evaluations = []
     for size in sizes:
         here = resized(tasks, asked._replace(low=int(size), high=int(size)))
         own = model or entrant.fit(contest.bench_of(here), settings).model
-        found.append(last(evaluate(own, here.test, path=False)))
-    return found
+        evaluations.append(evaluate(own, here.test, path=False))
+    return evaluations
 
 
-def train_tasks(contest: Contest, chosen: Sequence[str], tell: Tell) -> list[Line]:
+def train_tasks(contest: Contest, chosen: Sequence[str], tell: Progress) -> list[Line]:
     """Scores by number of meta-train tasks, which are drawn from those of each fold."""
     sources = [tasks.train for tasks in contest.folds]
     if not all(isinstance(source, RowSource) and source.blocks is None for source in sources):
@@ -128,32 +132,28 @@ def train_tasks(contest: Contest, chosen: Sequence[str], tell: Tell) -> list[Lin
         entry = contest.entries[name]
         rows = []
         for count in counts:
-            found = []
+            evaluations = []
             for fold, tasks in enumerate(contest.folds):
                 fewer = replace(tasks, train=some_tasks(tasks.train, count, seed=fold))
                 model = entry.entrant.fit(contest.bench_of(fewer), entry.chosen[fold].settings).model
-                found.append(last(evaluate(model, tasks.test, path=False)))
-            whole = over_folds(found)
-            rows.append(_by_task(whole.ids, whole.values[HEADLINE[whole.targets.kind]][:, -1]))
-        everything = entry.by_seed()[0]
-        rows.append(_by_task(everything.ids, everything.values[HEADLINE[everything.targets.kind]][:, -1]))
+                evaluations.append(evaluate(model, tasks.test, path=False))
+            rows.append(_by_task(adapted(evaluations)))
+        rows.append(_by_task(entry.by_seed()[0]))
         at = (*map(float, counts), float(fewest))
         lines.append(Line(name, "train_tasks", at, (*map(str, counts), "all"), np.stack(rows)))
     return lines
 
 
-def _by_task(ids: Sequence[str], values: Array) -> Array:
-    """Values in the order of the names, which is the same for every support size."""
-    return values[np.argsort(np.asarray(ids))]
+def _by_task(evaluation: Evaluation) -> Array:
+    """The headline metric in the order of the names, which is the same for every support size."""
+    return headline(evaluation)[np.argsort(np.asarray(evaluation.ids))]
 
 
-def resized(tasks: Tasks, support: Any) -> Tasks:
+def resized(tasks: Tasks, support: SupportSize) -> Tasks:
     """The same tasks with another support size."""
 
     def other(source: Source) -> Source:
-        if isinstance(source, RowSource | ClassSource):
-            return replace(source, support=support)
-        return source
+        return replace(source, support=support) if isinstance(source, RowSource | ClassSource) else source
 
     return replace(tasks, train=other(tasks.train), valid=other(tasks.valid), test=other(tasks.test))
 
@@ -170,8 +170,6 @@ def some_tasks(source: Source, count: int, *, seed: int = 0) -> Source:
         2
     """
     assert isinstance(source, RowSource)
-    import torch
-
     chosen = torch.randperm(source.n_tasks, generator=stream(seed))[:count].sort().values.numpy()
     rows = np.concatenate([np.arange(source.starts[task], source.starts[task + 1]) for task in chosen])
     starts = np.concatenate([[0], np.cumsum(np.diff(source.starts)[chosen])])
@@ -184,14 +182,8 @@ def crossing(
 ) -> Crossing:
     """From where on the second method is as good as the first, with a bootstrap interval over tasks.
 
-    Between two points the mean difference is taken as a line over the logarithm of the axis.
-
-    Arguments:
-        ours: the method that is expected to be better for small values.
-        theirs: the one that catches up; on the same points and tasks.
-        lower_is_better: of the metric.
-        labels: of both, for the sentence.
-        unit: what the axis counts, such as `rows a task`.
+    Both have the same points and tasks. Between two points the mean difference is taken as a line over the
+    logarithm of the axis; `labels` of both and `unit`, what the axis counts, are for the sentence.
 
     Example:
         >>> rows = np.array([[0.5] * 4, [0.4] * 4, [0.4] * 4])
@@ -201,20 +193,16 @@ def crossing(
         10.0
     """
     behind = (theirs.values - ours.values) * (1 if lower_is_better else -1)
-    place = np.log(np.array(ours.at))
-    rng = np.random.default_rng(0)
-    tasks = behind.shape[1]
-    weight = rng.multinomial(tasks, np.full(tasks, 1 / tasks), size=DRAWS) / tasks
-    drawn = np.array([_meets(row, place) for row in weight @ behind.T])
-    at = _meets(behind.mean(1), place)
-    low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
-    bounds = (_inside(at, place), _inside(low, place), _inside(high, place))
+    position = np.log(np.array(ours.at))
+    at = _meets(behind.mean(1), position)
+    ends = bootstrap_interval(behind, lambda means: _meets(means, position))
+    bounds = (_inside(at), _inside(ends[0]), _inside(ends[1]))
     sentence = _crossing_sentence(bounds, at, ours, labels, unit)
     return Crossing(ours.axis, ours.method, theirs.method, *bounds, sentence)
 
 
-def _meets(behind: Array, place: Array) -> float:
-    """Where the difference comes to 0 and stays there; -inf: from the start, inf: nowhere."""
+def _meets(behind: Array, position: Array) -> float:
+    """The position where the difference comes to 0 and stays there; -inf: from the start, inf: nowhere."""
     above = np.flatnonzero(behind > 0)
     if not len(above):
         return -math.inf
@@ -222,10 +210,11 @@ def _meets(behind: Array, place: Array) -> float:
     if left == len(behind) - 1:
         return math.inf
     step = behind[left] / (behind[left] - behind[left + 1])
-    return float(place[left] + step * (place[left + 1] - place[left]))
+    return float(position[left] + step * (position[left + 1] - position[left]))
 
 
-def _inside(value: float, place: Array) -> float | None:
+def _inside(value: float) -> float | None:
+    """A position as a value of the axis; `None` outside of the curve."""
     return round(float(np.exp(value)), 2) if math.isfinite(value) else None
 
 

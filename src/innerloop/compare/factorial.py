@@ -1,4 +1,4 @@
-"""The factorial: meta-learning or conventional training, crossed with augmentation and dropout, on the same tasks.
+"""Factorial experiment (ablation): meta-learning or conventional training x augmentation x dropout, on equal tasks.
 
 Conventional training is one net on the rows of all tasks, fine-tuned to each task with a tuned step size and
 stopping: the same network, episodes and meta-updates as the meta-learner (MAML) has.
@@ -7,28 +7,28 @@ stopping: the same network, episodes and meta-updates as the meta-learner (MAML)
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from ..evaluation.intervals import Array, Estimate, holm, mean_interval, two_way
-from ..evaluation.scores import ERRORS, evaluate, over_folds
+from ..evaluation.intervals import Array, holm, mean_interval, two_way
+from ..evaluation.scores import ERRORS, evaluate
 from ..inner.learner import Model
 from ..outer.training import Engine
 from ..tasks.augment import augmented, named
 from ..tasks.splits import Tasks
-from .contest import Effort
+from .contest import Effort, Progress, silent
 from .nets import Bench, fine_tuned
 from .result import Cell, Effect
-from .search import HEADLINE, error_on, last
+from .search import HEADLINE, adapted, error_on, headline
+
+__all__ = ["Level", "augmentations", "effects", "factorial", "levels"]
 
 LEARNING = ("conventional", "meta")
 DROPOUT = (0.0, 0.1, 0.2, 0.5)
 STEP_SIZES = (0.05, 0.2)
-
-Tell = Callable[[str, float], None]
 
 
 class Level(NamedTuple):
@@ -63,19 +63,9 @@ def factorial(
     *,
     clusters: Sequence[str] = (),
     dropout: Sequence[float] = DROPOUT,
-    tell: Tell = lambda what, share: None,
+    tell: Progress = silent,
 ) -> tuple[tuple[Cell, ...], tuple[Effect, ...]]:
-    """Train and score every combination, and say what each factor does.
-
-    Arguments:
-        folds: the tasks, divided; every task is a meta-test task once.
-        effort: steps and seeds.
-        clusters: the cluster of each meta-test task.
-        dropout: shares of units left out.
-        tell: called with what is done now and the share of the work that is behind.
-
-    Returns:
-        The cells, and the main effects and interactions with intervals over tasks and seeds.
+    """The cells, and main effects and interactions with intervals over tasks and seeds: every combination is trained.
 
     Example:
         >>> from innerloop.tasks import sinusoid
@@ -89,10 +79,8 @@ def factorial(
     engine = Engine(planned=effort.steps * effort.seeds * len(folds) * len(augmentations(folds[0])))
     values = []
     for number, level in enumerate(wanted):
-        tell(
-            f"factorial, {level.learning}, {level.augmentation}, dropout {level.dropout:g}",
-            number / len(wanted),
-        )
+        what = f"factorial, {level.learning}, {level.augmentation}, dropout {level.dropout:g}"
+        tell(what, number / len(wanted))
         values.append(_scores(folds, effort, level, engine))
     scores = np.stack(values)
     errors = HEADLINE[folds[0].targets.kind] in ERRORS
@@ -112,11 +100,11 @@ def effects(wanted: Sequence[Level], scores: Array, *, clusters: Sequence[str] =
         clusters: the cluster of each task.
     """
     contrasts = list(_contrasts(wanted))
-    found = [two_way(np.einsum("c,cts->ts", weight, scores), clusters=clusters) for _, weight in contrasts]
-    corrected = holm([p for _, p in found])
+    tested = [two_way(np.einsum("c,cts->ts", weight, scores), clusters=clusters) for _, weight in contrasts]
+    corrected = holm([p for _, p in tested])
     return tuple(
-        Effect(factors, Estimate(*estimate), p)
-        for (factors, _), (estimate, _), p in zip(contrasts, found, corrected, strict=True)
+        Effect(factors, estimate, p)
+        for (factors, _), (estimate, _), p in zip(contrasts, tested, corrected, strict=True)
     )
 
 
@@ -150,15 +138,14 @@ def _scores(folds: Sequence[Tasks], effort: Effort, level: Level, engine: Engine
     """The headline metric of one combination `(tasks, seeds)`."""
     by_seed = []
     for seed in range(effort.seeds):
-        found = []
+        evaluations = []
         for tasks in folds:
             changes = () if level.augmentation == "none" else named(level.augmentation)
             training = replace(tasks, train=augmented(tasks.train, *changes))
             options = {**effort.model, "dropout": level.dropout}
             bench = Bench(training, seed, effort.steps, options, effort.device, engine=engine)
-            found.append(last(evaluate(_trained(bench, level.learning), tasks.test, path=False)))
-        whole = over_folds(found)
-        by_seed.append(whole.values[HEADLINE[whole.targets.kind]][:, -1])
+            evaluations.append(evaluate(_trained(bench, level.learning), tasks.test, path=False))
+        by_seed.append(headline(adapted(evaluations)))
     return np.stack(by_seed, 1)
 
 

@@ -1,4 +1,4 @@
-"""Logistic regression of each task, on its own or shrunk to the pooled one: closed forms for classes."""
+"""Logistic regression baselines: of each task on its own, or shrunk to the pooled one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from ..outer.metagrad import unrolled
 from ..outer.validation import mean_loss
 from ..tasks.splits import Tasks
 from .sklearn_methods import training_rows
+
+__all__ = ["logistic", "spread_of", "with_best_spread"]
 
 # prior standard deviations of the coefficients that are tried
 SPREADS = tuple(float(value) for value in np.logspace(-2, 1.5, 8))
@@ -52,13 +54,7 @@ def logistic(tasks: Tasks, *, pooled: bool, inverse_penalty: float = 1.0) -> Mod
 
 
 def with_best_spread(learner: HeadLearner, meta: Params, tasks: Tasks) -> Model:
-    """The prior around `head/mean` whose spread has the lowest loss on meta-validation tasks.
-
-    Arguments:
-        learner: its head has a diagonal Gaussian prior.
-        meta: the prior's mean among the meta-parameters.
-        tasks: where it is tried.
-    """
+    """The prior around `head/mean` whose spread has the lowest loss on meta-validation tasks."""
     models = [Model(learner, _with_spread(meta, spread)) for spread in SPREADS]
     return min(models, key=lambda model: mean_loss(model, tasks.valid))
 
@@ -77,12 +73,12 @@ def _pooled_weights(tasks: Tasks, inverse_penalty: float) -> torch.Tensor:
     from sklearn.linear_model import LogisticRegression
 
     x, y = training_rows(tasks.train)
-    found = LogisticRegression(C=inverse_penalty, max_iter=1000).fit(x, y)
-    own = np.concatenate([found.coef_, found.intercept_[:, None]], 1)
-    if len(found.classes_) == 2:
+    fitted = LogisticRegression(C=inverse_penalty, max_iter=1000).fit(x, y)
+    own = np.concatenate([fitted.coef_, fitted.intercept_[:, None]], 1)
+    if len(fitted.classes_) == 2:
         own = np.concatenate([-own, own]) / 2  # one logit for two classes is half of each
     weights = np.zeros((tasks.n_features + 1, tasks.n_outputs))
     # a class that no training row has gets the least likely constant
     weights[-1] = own[:, -1].min() - 5.0
-    weights[:, found.classes_.astype(np.int64)] = own.T
+    weights[:, fitted.classes_.astype(np.int64)] = own.T
     return torch.from_numpy(weights)

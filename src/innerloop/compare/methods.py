@@ -1,4 +1,4 @@
-"""The methods that can enter a comparison: their kinds, what each is tuned over, and where it applies."""
+"""Registry of the methods of a comparison: baselines and meta-learners, their search grids, where each applies."""
 
 from __future__ import annotations
 
@@ -6,21 +6,33 @@ import functools
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..algorithms import ALGORITHMS, baselines
 from ..errors import UsageError
 from ..inner.learner import Model
-from ..outer.training import meta_train
+from ..outer.training import Run, meta_train
 from ..tasks.splits import Tasks
 from .linear import logistic, spread_of
-from .nets import Bench, fine_tuned, from_scratch, linear_head
-from .sklearn_methods import EstimatorLearner, Remembering, training_rows
+from .nets import Bench, Settings, fine_tuned, from_scratch, linear_head
+from .result import LogEntry
+from .sklearn_methods import Estimator, EstimatorLearner, Remembering, training_rows
 
-Settings = Mapping[str, Any]
+__all__ = [
+    "BASELINES",
+    "LABELS",
+    "META",
+    "QUICK_BASELINES",
+    "QUICK_META",
+    "Entrant",
+    "Trained",
+    "entrant",
+    "entrants",
+    "numbered_anew",
+]
 
 
 class Trained(NamedTuple):
@@ -28,13 +40,25 @@ class Trained(NamedTuple):
 
     Arguments:
         model: what is scored.
-        found: settings that the method chose itself, such as the strength of a ridge.
+        chosen: settings that the method chose itself, such as the strength of a ridge.
         log: learning curve, where it is trained by gradients.
     """
 
     model: Model
-    found: dict[str, Any]
-    log: tuple[dict[str, Any], ...] = ()
+    chosen: dict[str, object]
+    log: tuple[LogEntry, ...] = ()
+
+
+def _of_run(run: Run) -> Trained:
+    return Trained(run.model, {}, tuple(run.log))
+
+
+def _with_spread(model: Model) -> Trained:
+    return Trained(model, {"spread": round(spread_of(model), 4)})
+
+
+Fit = Callable[[Bench, Settings], Trained]
+Refuses = Callable[[Tasks], str | None]
 
 
 @dataclass(frozen=True)
@@ -58,9 +82,9 @@ class Entrant:
     label: str
     kind: str
     family: str
-    fit: Callable[[Bench, Settings], Trained]
+    fit: Fit
     grid: tuple[Settings, ...] = ({},)
-    refuses: Callable[[Tasks], str | None] = lambda tasks: None
+    refuses: Refuses = lambda tasks: None
     trained: bool = False
     reuses: bool = False
     sized: bool = True
@@ -114,37 +138,35 @@ def entrant(tasks: Tasks, name: str) -> Entrant:
         >>> entrant(sinusoid(), "maml").kind
         'shared'
     """
-    classes = tasks.targets.kind == "classification"
-    known = _CLASSES if classes else _NUMBERS
-    own = known.get(name) or next((e for e in (*known.values(), *_COMMON.values()) if e.name == name), None)
-    if own is not None:
-        return own
+    numbers, classes, common = (
+        {entry.name: entry for entry in table.values()} for table in (_NUMBERS, _CLASSES, _COMMON)
+    )
+    of_classes = tasks.targets.kind == "classification"
+    known = common | (classes | _CLASSES if of_classes else numbers | _NUMBERS)
+    if name in known:
+        return known[name]
     if name in ALGORITHMS:
         return _meta_learner(name)
-    both = (*_CLASSES.values(), *_NUMBERS.values(), *_COMMON.values())
-    other = next((e for e in both if e.name == name), None)
-    if other is not None:
+    if name in numbers or name in classes:
         raise UsageError(f"method {name!r} does not apply: these tasks are {tasks.targets.kind}")
-    everything = sorted({*ALGORITHMS, *(e.name for e in both)})
+    everything = sorted({*ALGORITHMS, *numbers, *classes, *common})
     raise UsageError(f"method {name!r} is unknown: choose among {', '.join(everything)}")
 
 
 def _meta_learner(name: str) -> Entrant:
     accepted = inspect.signature(ALGORITHMS[name]).parameters
-    grid: list[dict[str, Any]] = [{}, {"hidden": (16,)}, {"meta_lr": 1e-3}]
+    grid: list[Settings] = [{}, {"hidden": (16,)}, {"meta_lr": 1e-3}]
     if "inner_lr" in accepted:
         grid.append({"inner_lr": 0.2})
 
     def fit(bench: Bench, settings: Settings) -> Trained:
         if "hidden" in settings and len(bench.tasks.feature_shape) == 3:
             settings = {"width": 32}
-        run = bench.train(bench.learner(name, settings), settings)
-        return Trained(run.model, {}, tuple(run.log))
+        return _of_run(bench.train(bench.learner(name, settings), settings))
 
     def refuses(tasks: Tasks) -> str | None:
-        if "n_way" in accepted or name == "protonet":
-            return None if tasks.targets.kind == "classification" else "it predicts classes"
-        return None
+        of_classes = "n_way" in accepted or name == "protonet"
+        return "it predicts classes" if of_classes and tasks.targets.kind != "classification" else None
 
     return Entrant(name, LABELS.get(name, name), "shared", "meta", fit, tuple(grid), refuses, trained=True)
 
@@ -158,14 +180,14 @@ def _needs_meaning(tasks: Tasks) -> str | None:
     return "classes are numbered anew in every episode" if numbered_anew(tasks) else None
 
 
-def _both(*reasons: Callable[[Tasks], str | None]) -> Callable[[Tasks], str | None]:
+def _both(*reasons: Refuses) -> Refuses:
     return lambda tasks: next((text for reason in reasons if (text := reason(tasks))), None)
 
 
 # --- closed forms -----------------------------------------------------------------------------------------
 
 
-def _linear(name: str) -> Callable[[Bench, Settings], Trained]:
+def _linear(name: str) -> Fit:
     """Ridge regressions of `baselines`, which choose their strength on the meta-train tasks."""
 
     def fit(bench: Bench, settings: Settings) -> Trained:
@@ -176,7 +198,7 @@ def _linear(name: str) -> Callable[[Bench, Settings], Trained]:
             tasks.n_features, tasks.n_outputs, n_support=size, ordered=ordered
         )
         model = meta_train(learner, tasks.train, device=bench.device).model
-        return Trained(model, {} if name == "pooled" else {"spread": round(spread_of(model), 4)})
+        return Trained(model, {}) if name == "pooled" else _with_spread(model)
 
     return fit
 
@@ -187,43 +209,37 @@ def _pooled_logistic(bench: Bench, settings: Settings) -> Trained:
     return _pooled_estimator(bench, LogisticRegression(max_iter=1000, **settings))
 
 
-def _logistic(*, pooled: bool) -> Callable[[Bench, Settings], Trained]:
-    def fit(bench: Bench, settings: Settings) -> Trained:
-        model = logistic(bench.tasks, pooled=pooled, inverse_penalty=settings.get("C", 1.0))
-        return Trained(model, {"spread": round(spread_of(model), 4)})
-
-    return fit
+def _logistic(*, pooled: bool) -> Fit:
+    return lambda bench, settings: _with_spread(
+        logistic(bench.tasks, pooled=pooled, inverse_penalty=settings.get("C", 1.0))
+    )
 
 
-def _mixed(*, squares: bool) -> Callable[[Bench, Settings], Trained]:
-    def fit(bench: Bench, settings: Settings) -> Trained:
-        run = bench.train(bench.learner("mixed", {"squares": squares, **settings}), settings)
-        return Trained(run.model, {}, tuple(run.log))
-
-    return fit
+def _mixed(*, squares: bool) -> Fit:
+    return lambda bench, settings: _of_run(
+        bench.train(bench.learner("mixed", {"squares": squares, **settings}), settings)
+    )
 
 
 # --- nets -------------------------------------------------------------------------------------------------
 
 
 def _pooled_net(bench: Bench, settings: Settings) -> Trained:
-    run = bench.pooled_net(settings)
-    return Trained(run.model, {}, tuple(run.log))
+    return _of_run(bench.pooled_net(settings))
 
 
-def _fine_tuned(bench: Bench, settings: Settings) -> Trained:
-    model = fine_tuned(bench, settings)
-    return Trained(model, {"inner_steps": model.learner.inner_steps})
+def _stopped(make: Callable[[Bench, Settings], Model]) -> Fit:
+    """A net whose number of gradient steps in a task was tuned."""
 
+    def fit(bench: Bench, settings: Settings) -> Trained:
+        model = make(bench, settings)
+        return Trained(model, {"inner_steps": model.learner.inner_steps})
 
-def _from_scratch(bench: Bench, settings: Settings) -> Trained:
-    model = from_scratch(bench, settings)
-    return Trained(model, {"inner_steps": model.learner.inner_steps})
+    return fit
 
 
 def _linear_head(bench: Bench, settings: Settings) -> Trained:
-    model = linear_head(bench)
-    return Trained(model, {"spread": round(spread_of(model), 4)})
+    return _with_spread(linear_head(bench))
 
 
 # --- scikit-learn and TabICL ------------------------------------------------------------------------------
@@ -237,23 +253,28 @@ def _constant(bench: Bench, settings: Settings) -> Trained:
 
 
 def _pooled_boosting(bench: Bench, settings: Settings) -> Trained:
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-    from sklearn.multioutput import MultiOutputRegressor
+    from sklearn import ensemble
 
     options = {"random_state": bench.seed, "early_stopping": True, **settings}
     if bench.tasks.targets.kind == "classification":
-        return _pooled_estimator(bench, HistGradientBoostingClassifier(**options))
-    one = HistGradientBoostingRegressor(**options)
-    return _pooled_estimator(bench, one if bench.tasks.n_outputs == 1 else MultiOutputRegressor(one))
+        return _pooled_estimator(bench, ensemble.HistGradientBoostingClassifier(**options))
+    return _pooled_estimator(bench, _of_all_outputs(bench, ensemble.HistGradientBoostingRegressor(**options)))
 
 
-def _pooled_estimator(bench: Bench, estimator: Any) -> Trained:
+def _of_all_outputs(bench: Bench, regressor: Estimator) -> Estimator:
+    """A regressor of one target as one of all targets of the tasks."""
+    from sklearn.multioutput import MultiOutputRegressor
+
+    return regressor if bench.tasks.n_outputs == 1 else MultiOutputRegressor(regressor)
+
+
+def _pooled_estimator(bench: Bench, estimator: Estimator) -> Trained:
     x, y = training_rows(bench.tasks.train)
     learner = EstimatorLearner(bench.tasks.targets, pooled=estimator.fit(x, y))
     return Trained(Model(learner, learner.init()), {})
 
 
-def _alone(make: Callable[[Bench, Settings, int], Any]) -> Callable[[Bench, Settings], Trained]:
+def _alone(make: Callable[[Bench, Settings, int], Estimator]) -> Fit:
     def fit(bench: Bench, settings: Settings) -> Trained:
         learner = EstimatorLearner(bench.tasks.targets, lambda rows: make(bench, settings, rows))
         return Trained(Model(learner, learner.init()), {})
@@ -261,7 +282,7 @@ def _alone(make: Callable[[Bench, Settings, int], Any]) -> Callable[[Bench, Sett
     return fit
 
 
-def _neighbours(bench: Bench, settings: Settings, rows: int) -> Any:
+def _neighbours(bench: Bench, settings: Settings, rows: int) -> Estimator:
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
     numbers = bench.tasks.targets.kind == "regression"
@@ -269,23 +290,21 @@ def _neighbours(bench: Bench, settings: Settings, rows: int) -> Any:
     return (KNeighborsRegressor if numbers else KNeighborsClassifier)(count, weights="distance")
 
 
-def _boosting(bench: Bench, settings: Settings, rows: int) -> Any:
-    from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
-    from sklearn.multioutput import MultiOutputRegressor
+def _boosting(bench: Bench, settings: Settings, rows: int) -> Estimator:
+    from sklearn import ensemble
 
     options = {"max_depth": 2, "random_state": bench.seed, **settings}
     if bench.tasks.targets.kind == "classification":
-        return GradientBoostingClassifier(**options)
-    one = GradientBoostingRegressor(**options)
-    return one if bench.tasks.n_outputs == 1 else MultiOutputRegressor(one)
+        return ensemble.GradientBoostingClassifier(**options)
+    return _of_all_outputs(bench, ensemble.GradientBoostingRegressor(**options))
 
 
-def _tabicl(bench: Bench, settings: Settings, rows: int) -> Any:
+def _tabicl(bench: Bench, settings: Settings, rows: int) -> Estimator:
     return Remembering(_loaded_tabicl(bench.tasks.targets.kind))
 
 
 @functools.cache
-def _loaded_tabicl(kind: str) -> Any:
+def _loaded_tabicl(kind: str) -> Estimator:
     """TabICL whose weights are read once, not in every fit."""
     import tabicl
 
@@ -309,14 +328,11 @@ def _needs_tabicl(tasks: Tasks) -> str | None:
     return "it predicts one target" if tasks.targets.kind == "regression" and tasks.n_outputs > 1 else None
 
 
-_POOLED_BOOSTING: tuple[Settings, ...] = (
-    {},
-    {"max_leaf_nodes": 8},
-    {"learning_rate": 0.03, "max_iter": 300},
-    {"max_leaf_nodes": 63},
-)
-_STEP_SIZES = tuple({"inner_lr": lr} for lr in (0.05, 0.2, 0.01, 0.5))
+def _grid(name: str, *values: object) -> tuple[Settings, ...]:
+    return tuple({name: value} for value in values)
 
+
+_VECTORS_OF_MEANING = _both(_needs_vectors, _needs_meaning)
 _COMMON = {
     e.name: e
     for e in (
@@ -324,16 +340,17 @@ _COMMON = {
                 ({}, {"hidden": (16,)}, {"meta_lr": 1e-3}, {"hidden": (64, 64)}),
                 _needs_meaning, trained=True),
         Entrant("pooled_boosting", "boosting on the rows of all tasks", "none", "baseline", _pooled_boosting,
-                _POOLED_BOOSTING, _both(_needs_vectors, _needs_meaning)),
+                ({}, {"max_leaf_nodes": 8}, {"learning_rate": 0.03, "max_iter": 300}, {"max_leaf_nodes": 63}),
+                _VECTORS_OF_MEANING),
         Entrant("alone_neighbours", "each task alone (nearest neighbours)", "alone", "baseline",
-                _alone(_neighbours), tuple({"n_neighbors": k} for k in (3, 1, 5, 10))),
-        Entrant("alone_net", "each task alone (net from scratch)", "alone", "baseline", _from_scratch,
-                tuple({"inner_lr": lr} for lr in (0.01, 0.003, 0.03, 0.1))),
+                _alone(_neighbours), _grid("n_neighbors", 3, 1, 5, 10)),
+        Entrant("alone_net", "each task alone (net from scratch)", "alone", "baseline",
+                _stopped(from_scratch), _grid("inner_lr", 0.01, 0.003, 0.03, 0.1)),
         Entrant("alone_boosting", "each task alone (boosting)", "alone", "baseline", _alone(_boosting),
                 ({"n_estimators": 30}, {"n_estimators": 10}, {"n_estimators": 30, "max_depth": 1},
                  {"n_estimators": 100, "learning_rate": 0.03}), _needs_vectors),
-        Entrant("fine_tuned", "pooled net, fine-tuned", "shared", "baseline", _fine_tuned, _STEP_SIZES,
-                trained=True, reuses=True),
+        Entrant("fine_tuned", "pooled net, fine-tuned", "shared", "baseline", _stopped(fine_tuned),
+                _grid("inner_lr", 0.05, 0.2, 0.01, 0.5), trained=True, reuses=True),
         Entrant("linear_head", "pooled features, linear head", "shared", "baseline", _linear_head,
                 trained=True, reuses=True),
         Entrant("tabicl", "TabICL, each task alone", "alone", "incontext", _alone(_tabicl), ({},),
@@ -353,17 +370,14 @@ _NUMBERS = {
     "mixed_squares": Entrant("mixed_squares", "linear mixed model with squares", "shared", "baseline",
                              _mixed(squares=True), refuses=_needs_vectors, sized=False),
 }  # fmt: skip
-_VECTORS_OF_MEANING = _both(_needs_vectors, _needs_meaning)
 _CLASSES = {
     "mean": Entrant("majority", "the most frequent class", "none", "baseline", _constant),
     "pooled": Entrant("pooled", "one logistic regression for all tasks", "none", "baseline",
-                      _pooled_logistic,
-                      tuple({"C": c} for c in (1.0, 0.1, 10.0, 0.01)), _VECTORS_OF_MEANING),
+                      _pooled_logistic, _grid("C", 1.0, 0.1, 10.0, 0.01), _VECTORS_OF_MEANING),
     "alone": Entrant("alone_logistic", "each task alone (logistic)", "alone", "baseline",
                      _logistic(pooled=False), refuses=_needs_vectors),
     "shrunken": Entrant("shrunken_logistic", "logistic shrunk to the pooled one", "shared", "baseline",
-                        _logistic(pooled=True),
-                        tuple({"C": c} for c in (1.0, 0.1, 10.0, 0.01)), _VECTORS_OF_MEANING),
+                        _logistic(pooled=True), _grid("C", 1.0, 0.1, 10.0, 0.01), _VECTORS_OF_MEANING),
     "mixed": Entrant("mixed", "mixed logistic regression", "shared", "baseline", _mixed(squares=False),
                      refuses=_VECTORS_OF_MEANING, trained=True),
     "mixed_squares": Entrant("mixed_squares", "mixed logistic regression with squares", "shared", "baseline",

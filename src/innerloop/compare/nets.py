@@ -1,4 +1,4 @@
-"""Nets without meta-learning, out of the same parts: trained on pooled rows, fine-tuned, or from scratch.
+"""Baseline networks without meta-learning: trained on pooled rows, fine-tuned, or from scratch in each task.
 
 A gradient learner with no inner step is a net that is trained on the rows of all tasks and never adapts.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from ..inner.gradient import GradientLearner
 from ..inner.head import HeadLearner
 from ..inner.heads import Head, LaplaceHead
 from ..inner.learner import Learner, Model
+from ..inner.rules import InnerRule
 from ..models.builtin import build
 from ..models.network import Network
 from ..outer.metagrad import unrolled
@@ -30,7 +31,22 @@ from ..tasks.sources import EVALUATION_SEED, ClassSource, RowSource, Source, Sup
 from ..tasks.splits import Tasks
 from .linear import with_best_spread
 
+__all__ = [
+    "NO_ADAPTATION",
+    "AllClasses",
+    "Bench",
+    "Settings",
+    "best_stop",
+    "fine_tuned",
+    "from_scratch",
+    "linear_head",
+]
+
+Settings: TypeAlias = Mapping[str, Any]  # arguments of `learner_for` and of the trainer
+
 OUTER = ("meta_lr", "meta_batch_size")
+# settings that leave a net as it is
+NO_ADAPTATION: Settings = {"inner_steps": 0, "learn_lr": None, "clip": None}
 
 # support sets of each meta-validation task that a step is chosen by, and episodes where tasks never repeat
 _DRAWS, _EPISODES = 3, 100
@@ -46,20 +62,19 @@ class Bench:
         steps: meta-updates of a training.
         model: options of `learner_for` for the network, the same for every method.
         device: see `meta_train`.
-        callbacks: called with the log entry of every step.
         engine: what makes meta-updates fast; shared by trainings that have much in common.
+        runs: trainings that are done, by their settings.
     """
 
     tasks: Tasks
     seed: int
     steps: int
-    model: Mapping[str, Any] = field(default_factory=dict)
+    model: Settings = field(default_factory=dict)
     device: str = "auto"
-    callbacks: tuple[Any, ...] = ()
     engine: Engine = field(default_factory=Engine)
-    kept: dict[Any, Run] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
 
-    def train(self, learner: Learner, settings: Mapping[str, Any], *, validated: bool = True) -> Run:
+    def train(self, learner: Learner, settings: Settings, *, validated: bool = True) -> Run:
         """Meta-train with sound outer settings, those in `settings` before them."""
         sound = sound_settings(self.tasks, (learner.recipe or {}).get("algorithm", "maml"))
         return meta_train(
@@ -73,39 +88,44 @@ class Bench:
             seed=self.seed,
             device=self.device,
             engine=self.engine,
-            callbacks=self.callbacks,
         )
 
-    def learner(self, algorithm: str, settings: Mapping[str, Any]) -> Learner:
+    def learner(self, algorithm: str, settings: Settings) -> Learner:
         """A learner by name; outer settings are not its own."""
         own = {name: value for name, value in settings.items() if name not in OUTER}
         network = {} if algorithm == "mixed" else dict(self.model)
         return learner_for(self.tasks, algorithm=algorithm, seed=self.seed, **(network | own))
 
-    def pooled_net(self, settings: Mapping[str, Any]) -> Run:
+    def unadapted(self, settings: Settings) -> Learner:
+        """A net that never adapts."""
+        return self.learner("maml", {**NO_ADAPTATION, **settings})
+
+    def pooled_net(self, settings: Settings) -> Run:
         """One net for the rows of all tasks."""
-        key = tuple(sorted((name, str(value)) for name, value in settings.items()))
-        if key not in self.kept:
-            learner = self.learner("maml", {"inner_steps": 0, "learn_lr": None, "clip": None, **settings})
-            self.kept[key] = self.train(learner, settings)
-        return self.kept[key]
+        key = str(sorted(settings.items()))
+        if key not in self.runs:
+            self.runs[key] = self.train(self.unadapted(settings), settings)
+        return self.runs[key]
 
     def start(self) -> Model:
         """A net without meta-learning that tasks can be adapted from, and the parameters to adapt."""
         tasks, source = self.tasks, self.tasks.train
-        if not isinstance(_plain(source), ClassSource):
+        # what the source draws from before it augments
+        plain = source.source if isinstance(source, Augmented) else source
+        if not isinstance(plain, ClassSource):
             return self.pooled_net({}).model
-        learner = self.learner("maml", {"inner_steps": 0, "learn_lr": None, "clip": None})
-        if "start" not in self.kept:
-            every = _with_source(source, AllClasses(_plain(source)))
-            wide = replace(self, tasks=replace(tasks, targets=every.targets, train=every), kept={})
-            classifier = wide.learner("maml", {"inner_steps": 0, "learn_lr": None, "clip": None})
-            self.kept["start"] = wide.train(classifier, {}, validated=False)
-        found, own = self.kept["start"].model.meta, learner.init()
-        same = {name: value for name, value in found.items() if value.shape == own[name].shape}
+        learner = self.unadapted({})
+        if "start" not in self.runs:
+            rows = AllClasses(plain)
+            every = replace(source, source=rows) if isinstance(source, Augmented) else rows
+            wide = replace(self, tasks=replace(tasks, targets=every.targets, train=every), runs={})
+            self.runs["start"] = wide.train(wide.unadapted({}), {}, validated=False)
+        meta = learner.init()
         # the last layer is that of the other classes: a new one starts at zero
-        last = list(own)[-2:]
-        return Model(learner, own | {name: value for name, value in same.items() if name not in last})
+        body = list(meta)[:-2]
+        trained = self.runs["start"].model.meta
+        same = [name for name in body if name in trained and trained[name].shape == meta[name].shape]
+        return Model(learner, meta | {name: trained[name] for name in same})
 
 
 def _fewer(source: Source) -> Source:
@@ -113,28 +133,19 @@ def _fewer(source: Source) -> Source:
     return replace(source, draws=_DRAWS) if isinstance(source, RowSource) else source
 
 
-def _plain(source: Any) -> Any:
-    """What a source draws from before it augments."""
-    return source.source if isinstance(source, Augmented) else source
-
-
-def _with_source(source: Any, inner: Any) -> Any:
-    return replace(source, source=inner) if isinstance(source, Augmented) else inner
-
-
-def fine_tuned(bench: Bench, settings: Mapping[str, Any], *, most: int = 30) -> Model:
+def fine_tuned(bench: Bench, settings: Settings, *, most: int = 30) -> Model:
     """The pooled net, adapted to each task by gradient steps whose number is tuned on meta-validation tasks.
 
     Where classes are numbered anew, it is the net that tells all meta-train classes apart, with a new last layer.
     """
-    base = bench.start()
-    return _stopped(bench, _descending(base.learner, "sgd", settings["inner_lr"]), base.meta, most)
+    return _stopped(bench, bench.start(), inner_rule("sgd", settings["inner_lr"], None, 10.0), most)
 
 
-def from_scratch(bench: Bench, settings: Mapping[str, Any], *, most: int = 60) -> Model:
+def from_scratch(bench: Bench, settings: Settings, *, most: int = 60) -> Model:
     """A net that starts from random parameters in every task, with tuned stopping."""
-    learner = bench.learner("maml", {"inner_steps": 0, "learn_lr": None, "clip": None})
-    return _stopped(bench, _descending(learner, "adam", settings["inner_lr"]), learner.init(), most)
+    learner = bench.unadapted({})
+    rule = inner_rule("adam", settings["inner_lr"], None, 10.0)
+    return _stopped(bench, Model(learner, learner.init()), rule, most)
 
 
 def linear_head(bench: Bench) -> Model:
@@ -189,8 +200,7 @@ class AllClasses:
         label = torch.randint(len(index), shape, generator=generator)
         share = torch.rand(shape, generator=generator, dtype=torch.float64)
         sizes = torch.from_numpy((index >= 0).sum(1))
-        place = torch.from_numpy(index)[label, (share * sizes[label]).long()]
-        x = self.source.x[place]
+        x = self.source.x[torch.from_numpy(index)[label, (share * sizes[label]).long()]]
         x = x.float() / 255 if x.dtype == torch.uint8 else x
         return Episode(
             Batch(x[:, : self.rows], label[:, : self.rows]), Batch(x[:, self.rows :], label[:, self.rows :])
@@ -201,18 +211,15 @@ class AllClasses:
         yield from ()
 
 
-def _descending(learner: Any, rule: str, inner_lr: float) -> GradientLearner:
-    stepping: GradientLearner = replace(learner, rule=inner_rule(rule, inner_lr, None, 10.0))
-    return stepping
-
-
-def _stopped(bench: Bench, learner: GradientLearner, meta: Any, most: int) -> Model:
-    source = _fewer(bench.tasks.valid)
+def _stopped(bench: Bench, model: Model, rule: InnerRule, most: int) -> Model:
+    """The model with gradient steps by a rule, as many as suit meta-validation tasks best."""
+    assert isinstance(model.learner, GradientLearner)
+    learner, source = replace(model.learner, rule=rule), _fewer(bench.tasks.valid)
     if isinstance(source, ClassSource):
         # every step of every episode is scored
         source = replace(source, episodes=min(source.episodes, _EPISODES))
-    steps = best_stop(Model(learner, meta), source, most)
-    return Model(replace(learner, inner_steps=steps), meta)
+    steps = best_stop(Model(learner, model.meta), source, most)
+    return Model(replace(learner, inner_steps=steps), model.meta)
 
 
 def best_stop(model: Model, source: Source, most: int, *, seed: int = EVALUATION_SEED) -> int:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -19,15 +17,15 @@ from ..evaluation.intervals import Estimate, mean_interval
 from ..evaluation.scores import ERRORS, evaluate
 from ..tasks.sources import Source
 from ..tasks.splits import Tasks
+from .contest import Progress, silent
 from .methods import LABELS, entrant, numbered_anew
-from .nets import Bench
-from .search import HEADLINE, last
+from .nets import NO_ADAPTATION, Bench, Settings
+from .search import HEADLINE, headline
+
+__all__ = ["Lap", "Race", "race", "runners"]
 
 # share of the meta-updates of a training that each runner of a race gets
 SHARE = 0.125
-
-# settings that leave a net as it is
-NO_ADAPTATION: Mapping[str, Any] = {"inner_steps": 0, "learn_lr": None, "clip": None}
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Lap:
 
     label: str
     algorithm: str
-    settings: Mapping[str, Any]
+    settings: Settings
     score: Estimate
     seconds: float
 
@@ -68,8 +66,8 @@ class Race:
 
 
 def runners(
-    tasks: Tasks, given: Mapping[str, Any] | None = None, *, network: bool = False
-) -> list[tuple[str, str, Mapping[str, Any]]]:
+    tasks: Tasks, given: Settings | None = None, *, network: bool = False
+) -> list[tuple[str, str, Settings]]:
     """Label, algorithm and settings of what applies to the tasks and takes the settings given, simplest first.
 
     With `network`, one was asked for: it is not to be passed over by what has none.
@@ -90,19 +88,18 @@ def runners(
     if classes and not anew:
         names.insert(-2, "gaussian")
     wanted = set(given or {})
-    found: list[tuple[str, str, Mapping[str, Any]]] = []
+    entered: list[tuple[str, str, Settings]] = []
     if not anew and not wanted & {*NO_ADAPTATION, "inner_lr", "adapt"}:
-        found.append(("one net, no adaptation", "maml", NO_ADAPTATION))
+        entered.append(("one net, no adaptation", "maml", NO_ADAPTATION))
     for name in names:
-        if wanted <= set(inspect.signature(ALGORITHMS[name]).parameters) and not entrant(tasks, name).refuses(
-            tasks
-        ):
-            found.append((LABELS.get(name, name), name, {}))
-    if not found:
+        accepted = inspect.signature(ALGORITHMS[name]).parameters
+        if wanted <= set(accepted) and not entrant(tasks, name).refuses(tasks):
+            entered.append((LABELS.get(name, name), name, {}))
+    if not entered:
         raise UsageError(
             f"no algorithm of the race takes {', '.join(sorted(wanted))} together: name one with --algorithm"
         )
-    return found
+    return entered
 
 
 def race(
@@ -111,10 +108,10 @@ def race(
     steps: int,
     seed: int = 0,
     training: Source | None = None,
-    given: Mapping[str, Any] | None = None,
-    model: Mapping[str, Any] | None = None,
+    given: Settings | None = None,
+    model: Settings | None = None,
     device: str = "auto",
-    tell: Callable[[str, float], None] = lambda what, share: None,
+    tell: Progress = silent,
 ) -> Race:
     """Train what applies for a short time and score it on the meta-validation tasks.
 
@@ -126,7 +123,7 @@ def race(
         given: settings of the algorithm that were asked for; only what takes them runs.
         model: options of the network.
         device: see `meta_train`.
-        tell: called with what runs now and the share that is behind.
+        tell: see `Progress`.
 
     Returns:
         The race, best first; the simpler one first where two are equal.
@@ -136,8 +133,8 @@ def race(
 
     Example:
         >>> from innerloop.tasks import sinusoid
-        >>> found = race(sinusoid(n_support=5, episodes=20), steps=8, given={"inner_steps": 2})
-        >>> found.winner.algorithm
+        >>> result = race(sinusoid(n_support=5, episodes=20), steps=8, given={"inner_steps": 2})
+        >>> result.winner.algorithm
         'maml'
     """
     wanted = dict(given or {})
@@ -150,8 +147,7 @@ def race(
         began = time.perf_counter()
         try:
             learner = bench.learner(algorithm, wanted | dict(settings))
-            found = course.train(learner, {}).model
-            scores = last(evaluate(found, tasks.valid, path=False)).values[metric][:, -1]
+            scores = headline(evaluate(course.train(learner, {}).model, tasks.valid, path=False))
         except DivergedError:
             continue
         if np.isfinite(scores).all():

@@ -1,7 +1,6 @@
-"""What a comparison found, as plain values: the contract between what computes, prints and draws.
+"""Results of a comparison as plain values, to JSON and back: what is computed once, printed and drawn.
 
-Everything is a frozen dataclass of numbers, text, tuples and dicts, so that it goes to JSON and back unchanged.
-A float that is undefined is NaN, in JSON null.
+Everything is a frozen dataclass of numbers, text, tuples and dicts. A float that is undefined is NaN, in JSON null.
 """
 
 from __future__ import annotations
@@ -11,12 +10,30 @@ import json
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from ..errors import DataError
 from ..evaluation.examples import Shown
+from ..evaluation.inspection import Row
 from ..evaluation.intervals import Estimate
+
+__all__ = [
+    "AXES",
+    "KINDS",
+    "Cell",
+    "Comparison",
+    "Crossing",
+    "Curve",
+    "DataFacts",
+    "Difference",
+    "Effect",
+    "LearnedRows",
+    "LogEntry",
+    "Method",
+    "Verdict",
+]
 
 SCHEMA_VERSION = 1
 
@@ -27,7 +44,47 @@ KINDS = {
 }
 AXES = ("support", "train_tasks", "inner_steps")
 
-Scores = tuple[tuple[float, ...], ...]
+LogEntry = Mapping[str, object]  # `step`, `loss`, and `valid_loss` where it was measured
+
+
+class DataFacts(TypedDict, total=False):
+    """The data of a comparison; `unit` is what the support size counts in, `row` or `class`."""
+
+    name: str
+    kind: str
+    n_tasks: int
+    feature_shape: tuple[int, ...]
+    n_features: int | None
+    support: str
+    unit: str
+    folds: int
+    seeds: int
+    clusters: int | None
+
+
+class Verdict(TypedDict, total=False):
+    """The answers to the two questions: true, false or `None`, the methods each is about, and what it rests on."""
+
+    helps: bool | None
+    net_over_mixed: bool | None
+    best: str | None
+    over: str | None
+    net: str | None
+    mixed: str | None
+    difference: float | None
+    ci95: tuple[float, ...] | None
+    sentence: str
+
+
+class LearnedRows(TypedDict, total=False):
+    """What the best meta-learner learned, as rows of the frames of `evaluation.inspection`."""
+
+    method: str
+    moved: tuple[Row, ...]
+    similarity: tuple[Row, ...]
+    rates: tuple[Row, ...]
+    masks: tuple[Row, ...]
+    gains: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
@@ -44,7 +101,7 @@ class Method:
         settings: what the search chose, in the first fold.
         tried: settings tried.
         seconds: time taken to search, train and score.
-        log: learning curve of the first training: `step`, `loss`, and `valid_loss` where it was measured.
+        log: learning curve of the first training.
         before: headline metric before adaptation, for methods that have such a state.
     """
 
@@ -52,12 +109,12 @@ class Method:
     label: str
     kind: str
     family: str
-    scores: Scores
+    scores: tuple[tuple[float, ...], ...]
     metrics: dict[str, Estimate]
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
     tried: int = 1
     seconds: float = 0.0
-    log: tuple[dict[str, Any], ...] = ()
+    log: tuple[LogEntry, ...] = ()
     before: Estimate | None = None
 
 
@@ -165,8 +222,7 @@ class Comparison:
 
     Arguments:
         settings: what was asked for, and the command to ask again under `command`.
-        data: what the data is: `name`, `kind` (regression or classification), `n_tasks`, `n_features`,
-            `feature_shape`, `support` as text, `unit` (row or class), `folds`, `seeds`, `cluster` (column or None).
+        data: see `DataFacts`.
         metric: the headline metric: `error_over_variance` or `accuracy`.
         lower_is_better: of the headline metric.
         tasks: ids of the meta-test tasks, in the order of the scores.
@@ -179,23 +235,21 @@ class Comparison:
         crossings: see `Crossing`.
         cells: of the factorial, empty without it.
         effects: of the factorial.
-        verdict: `helps`, `net_over_mixed` (true, false or null), `best`, `over`, `difference`, `ci95`, `sentence`,
-            and `net` and `mixed`, which the second question is about.
+        verdict: see `Verdict`.
         episodes: to show.
-        learned: what the best meta-learner learned in the first fold: its `method`, rows of `gains`, and those
-            of `innerloop.evaluation.inspection.Learned`; empty without a meta-learner.
+        learned: see `LearnedRows`, of the first fold; empty without a meta-learner.
         notes: remarks, one sentence each.
         versions: of the packages used.
         seconds: the whole took.
 
     Example:
-        >>> found = Comparison({}, {"name": "x"}, "accuracy", False, ("a",), (), ())
-        >>> Comparison.from_json(found.to_json()) == found
+        >>> comparison = Comparison({}, {"name": "x"}, "accuracy", False, ("a",), (), ())
+        >>> Comparison.from_json(comparison.to_json()) == comparison
         True
     """
 
-    settings: dict[str, Any]
-    data: dict[str, Any]
+    settings: dict[str, object]
+    data: DataFacts
     metric: str
     lower_is_better: bool
     tasks: tuple[str, ...]
@@ -207,9 +261,9 @@ class Comparison:
     crossings: tuple[Crossing, ...] = ()
     cells: tuple[Cell, ...] = ()
     effects: tuple[Effect, ...] = ()
-    verdict: dict[str, Any] = field(default_factory=dict)
+    verdict: Verdict = field(default_factory=Verdict)
     episodes: tuple[Shown, ...] = ()
-    learned: dict[str, Any] = field(default_factory=dict)
+    learned: LearnedRows = field(default_factory=LearnedRows)
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -220,11 +274,14 @@ class Comparison:
         Raises:
             DataError: the comparison has none of this name.
         """
-        found = next((method for method in self.methods if method.name == name), None)
-        if found is None:
-            known = ", ".join(method.name for method in self.methods)
-            raise DataError(f"this comparison has no method {name!r}: it has {known}")
-        return found
+        by_name = {method.name: method for method in self.methods}
+        if name not in by_name:
+            raise DataError(f"this comparison has no method {name!r}: it has {', '.join(by_name)}")
+        return by_name[name]
+
+    def label(self, name: str) -> str:
+        """What people call a method; its name where there is none."""
+        return next((method.label for method in self.methods if method.name == name), name)
 
     def to_json(self) -> str:
         """The comparison as one JSON object."""
@@ -250,13 +307,12 @@ class Comparison:
                 f"this comparison has schema version {version}, and {SCHEMA_VERSION} is known: update innerloop"
             )
         try:
-            found: Comparison = _decode(content, Comparison)
+            return typing.cast(Comparison, _decode(content, Comparison))
         except (TypeError, ValueError, AttributeError, KeyError) as error:
             raise DataError(f"this comparison is damaged: {error}") from None
-        return found
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: object) -> Any:
     """Plain JSON values; what is not finite is null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -288,7 +344,7 @@ def _decode(value: Any, kind: Any) -> Any:
     return _frozen(value)
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: object) -> object:
     """Lists inside free-form values become tuples, as everywhere in a comparison."""
     if isinstance(value, list):
         return tuple(_frozen(entry) for entry in value)

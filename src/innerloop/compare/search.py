@@ -1,26 +1,29 @@
-"""The one place that tries settings on meta-validation tasks: the same number of tries for every method."""
+"""Hyperparameter search on meta-validation tasks: the same number of tries for every method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import DivergedError
-from ..evaluation.scores import Evaluation, evaluate
+from ..evaluation.intervals import Array
+from ..evaluation.scores import Evaluation, evaluate, over_folds
 from ..inner.learner import Model
 from ..tasks.sources import Source
 from ..tasks.splits import Tasks
 from .methods import Entrant
-from .nets import Bench
+from .nets import Bench, Settings
+
+__all__ = ["HEADLINE", "Chosen", "adapted", "error_on", "headline", "search"]
 
 HEADLINE = {"regression": "error_over_variance", "classification": "accuracy"}
 
 
 class Chosen(NamedTuple):
-    """What a search found.
+    """The result of a search.
 
     Arguments:
         settings: the best ones.
@@ -28,7 +31,7 @@ class Chosen(NamedTuple):
         error: mean error of the best ones on the meta-validation tasks; NaN where there was no choice to make.
     """
 
-    settings: Mapping[str, Any]
+    settings: Settings
     tried: int
     error: float
 
@@ -36,16 +39,8 @@ class Chosen(NamedTuple):
 def search(entrant: Entrant, bench: Bench, *, tries: int, share: float = 0.25) -> Chosen:
     """The settings of a method with the lowest error on meta-validation tasks.
 
-    Every method may try as many settings. What takes meta-updates is tried with a share of them.
-
-    Arguments:
-        entrant: the method, its sound settings first in its grid.
-        bench: where it is trained.
-        tries: settings to try.
-        share: of the meta-updates, for a try.
-
-    Returns:
-        What was found; the first settings where a method has no others.
+    Every method may try as many settings, its sound ones first; where it has no others there is nothing to try. What
+    takes meta-updates is tried with a share of them.
 
     Example:
         >>> from innerloop.tasks import sinusoid
@@ -58,13 +53,13 @@ def search(entrant: Entrant, bench: Bench, *, tries: int, share: float = 0.25) -
     if len(grid) == 1:
         return Chosen(grid[0], 1, np.nan)
     in_part = entrant.trained and not entrant.reuses
-    short = replace(bench, steps=max(1, round(bench.steps * share)), kept={}) if in_part else bench
+    short = replace(bench, steps=max(1, round(bench.steps * share)), runs={}) if in_part else bench
     errors = [_error(entrant, short, settings) for settings in grid]
     best = int(np.argmin(errors))
     return Chosen(grid[best], len(grid), errors[best])
 
 
-def _error(entrant: Entrant, bench: Bench, settings: Mapping[str, Any]) -> float:
+def _error(entrant: Entrant, bench: Bench, settings: Settings) -> float:
     try:
         return error_on(entrant.fit(bench, settings).model, bench.tasks, bench.tasks.valid)
     except DivergedError:
@@ -73,13 +68,17 @@ def _error(entrant: Entrant, bench: Bench, settings: Mapping[str, Any]) -> float
 
 def error_on(model: Model, tasks: Tasks, source: Source) -> float:
     """Mean error of a model after adaptation: error over variance, or one minus the accuracy."""
-    metric = HEADLINE[tasks.targets.kind]
-    mean = float(last(evaluate(model, source, path=False)).values[metric].mean())
+    mean = float(headline(evaluate(model, source, path=False)).mean())
     if not np.isfinite(mean):
         return np.inf
     return mean if tasks.targets.kind == "regression" else 1 - mean
 
 
-def last(found: Evaluation) -> Evaluation:
-    """The scores after adaptation alone, whatever the number of inner steps."""
-    return replace(found.at(len(found.steps) - 1), steps=(0,))
+def headline(evaluation: Evaluation) -> Array:
+    """The headline metric of every task after adaptation, `(T,)`."""
+    return evaluation.values[HEADLINE[evaluation.targets.kind]][:, -1]
+
+
+def adapted(folds: Sequence[Evaluation]) -> Evaluation:
+    """The scores after adaptation of the tasks of all folds, whatever the numbers of inner steps."""
+    return over_folds([replace(fold.at(len(fold.steps) - 1), steps=(0,)) for fold in folds])

@@ -1,4 +1,4 @@
-"""scikit-learn's estimators as learners: fitted to the support rows of each task, or once to all training rows.
+"""scikit-learn estimators as learners: fitted to the support rows of each task, or once to all training rows.
 
 So they are scored by `evaluate` on the same episodes as every other method.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from ..outer.metagrad import unrolled
 from ..tasks.episodes import Batch
 from ..tasks.sources import RowSource, Source, Targets, stream
 
+__all__ = ["Estimator", "EstimatorLearner", "Remembering", "training_rows"]
+
 Array = NDArray[Any]
-Make = Callable[[int], Any]
+Estimator: TypeAlias = Any  # of scikit-learn, which ships no types: `fit`, `predict`, `predict_proba`
 
 # no class that a task's support lacks is impossible
 _LEAST = 1e-3
@@ -31,10 +33,10 @@ _LEAST = 1e-3
 class Fitted(dict[str, Tensor]):
     """What such a learner adapts to: nothing in tensors, an estimator for each task beside them."""
 
-    def __init__(self, estimators: list[Any]) -> None:
+    def __init__(self, estimators: list[Estimator]) -> None:
         super().__init__()
         self.estimators = estimators
-        self.last: tuple[Any, Tensor] | None = None
+        self.last: tuple[Tensor, Tensor] | None = None
 
     def __bool__(self) -> bool:
         """An empty dict is what a task without support has; this is not one."""
@@ -48,7 +50,7 @@ class Remembering:
         shared: fitted anew to the rows of whichever task is predicted for.
     """
 
-    def __init__(self, shared: Any) -> None:
+    def __init__(self, shared: Estimator) -> None:
         self.shared = shared
 
     def fit(self, x: Array, y: Array) -> Remembering:
@@ -58,13 +60,11 @@ class Remembering:
 
     def predict(self, x: Array) -> Array:
         """Values."""
-        found: Array = self.shared.fit(*self.rows).predict(x)
-        return found
+        return np.asarray(self.shared.fit(*self.rows).predict(x))
 
     def predict_proba(self, x: Array) -> Array:
         """A share for each of `classes_`."""
-        found: Array = self.shared.fit(*self.rows).predict_proba(x)
-        return found
+        return np.asarray(self.shared.fit(*self.rows).predict_proba(x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +78,8 @@ class EstimatorLearner(Learner):
     """
 
     targets: Targets
-    make: Make | None = None
-    pooled: Any = None
+    make: Callable[[int], Estimator] | None = None
+    pooled: Estimator = None
     recipe: Recipe | None = None
     network: Network = field(default_factory=lambda: Network(nn.Identity()))
     metagrad: MetaGradient = field(default_factory=unrolled)
@@ -110,11 +110,11 @@ class EstimatorLearner(Learner):
         if adapted.last is None or adapted.last[0] is not x:
             if self.make is None:
                 # one estimator for all tasks: asked once
-                found = self._predict(meta, self.pooled, x.flatten(0, 1)).reshape(*x.shape[:2], -1)
+                prediction = self._predict(meta, self.pooled, x.flatten(0, 1)).reshape(*x.shape[:2], -1)
             else:
                 rows = zip(adapted.estimators, x, strict=True)
-                found = torch.stack([self._predict(meta, estimator, own) for estimator, own in rows])
-            adapted.last = (x, found)
+                prediction = torch.stack([self._predict(meta, estimator, own) for estimator, own in rows])
+            adapted.last = (x, prediction)
         return adapted.last[1]
 
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
@@ -122,7 +122,7 @@ class EstimatorLearner(Learner):
         name = "mse" if self.targets.kind == "regression" else "cross_entropy"
         return task_losses(name, self.predict(meta, adapted, batch.x), batch)
 
-    def _fit(self, x: Array, y: Array) -> Any:
+    def _fit(self, x: Array, y: Array) -> Estimator:
         if not len(x):
             return None
         if self.targets.kind == "classification" and len(np.unique(y)) == 1:
@@ -132,14 +132,13 @@ class EstimatorLearner(Learner):
         assert self.make is not None
         return self.make(len(x)).fit(x, y)
 
-    def _predict(self, meta: Params, estimator: Any, x: Tensor) -> Tensor:
+    def _predict(self, meta: Params, estimator: Estimator, x: Tensor) -> Tensor:
         constant = meta["constant"]
         if estimator is None:
             return constant.expand(len(x), len(constant))
         rows = x.flatten(1).double().cpu().numpy()
         if self.targets.kind == "regression":
-            found = np.asarray(estimator.predict(rows)).reshape(len(x), -1)
-            return torch.from_numpy(found).to(constant)
+            return torch.from_numpy(np.asarray(estimator.predict(rows)).reshape(len(x), -1)).to(constant)
         share = np.zeros((len(x), self.targets.n_outputs))
         share[:, np.asarray(estimator.classes_, dtype=np.int64)] = estimator.predict_proba(rows)
         share = (1 - _LEAST) * share + _LEAST / share.shape[1]
@@ -148,8 +147,8 @@ class EstimatorLearner(Learner):
 
 def unpadded(batch: Batch, task: int) -> tuple[Array, Array]:
     """Features as vectors and targets of one task of a stack, without padding."""
-    kept = slice(None) if batch.weight is None else batch.weight[task] > 0
-    x, y = batch.x[task][kept].flatten(1).double().cpu().numpy(), batch.y[task][kept].cpu().numpy()
+    real = slice(None) if batch.weight is None else batch.weight[task] > 0
+    x, y = batch.x[task][real].flatten(1).double().cpu().numpy(), batch.y[task][real].cpu().numpy()
     return x, y[:, 0] if y.ndim > 1 and y.shape[1] == 1 else y
 
 

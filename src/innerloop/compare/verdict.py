@@ -8,12 +8,13 @@ smallest gain worth having, it does not if the whole interval is below, and else
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ..evaluation.intervals import Estimate
-from .result import Difference, Method
+from .result import Difference, Method, Verdict
+
+__all__ = ["Question", "spoken", "verdict"]
 
 LEVEL = 0.05
 TRACE = 0.001
@@ -26,14 +27,14 @@ class Question:
     Arguments:
         ours: the method that should pay, chosen on meta-validation tasks.
         theirs: what it is held against, chosen there too.
-        found: their paired difference.
+        pair: their paired difference.
         worthwhile: smallest gain worth having.
         p: p value of the difference, corrected for there being two questions, however many methods ran.
     """
 
     ours: Method
     theirs: Method
-    found: Difference
+    pair: Difference
     worthwhile: float
     p: float
 
@@ -52,7 +53,7 @@ class Question:
             >>> Question(method, method, gain, 0.15, 0.02).answer is None
             True
         """
-        gain = self.found.gain
+        gain = self.pair.gain
         if not np.isfinite(gain).all():
             return None
         if gain.low >= self.worthwhile and self.real:
@@ -62,42 +63,34 @@ class Question:
     @property
     def real(self) -> bool:
         """The gain is not 0: by its interval, and after correction for the number of questions."""
-        gain = self.found.gain
+        gain = self.pair.gain
         return (gain.low > 0 or gain.high < 0) and self.p < LEVEL
 
     def sentence(self, subject: str, opponent: str) -> str:
-        """What the numbers allow to say.
-
-        Arguments:
-            subject: who pays or does not, such as `adapting (MAML)`.
-            opponent: over whom.
-        """
-        gain, least = self.found.gain, _share(self.worthwhile)
+        """What the numbers allow to say of a subject, such as `adapting (MAML)`, over an opponent."""
+        gain, least = self.pair.gain, _share(self.worthwhile)
         if not np.isfinite(gain).all():
             return f"Whether {subject} pays over {opponent} cannot be told: there are too few tasks."
         size = _size(gain)
         if self.answer:
             return f"{_first(subject)} pays over {opponent}: {size}."
         if self.answer is None:
-            what = (
-                "a gain is there, but whether it reaches"
-                if self.real and gain.mean > 0
-                else "whether it gains"
-            )
+            there = self.real and gain.mean > 0
+            what = "a gain is there, but whether it reaches" if there else "whether it gains"
             return f"{_first(subject)} over {opponent}: {what} {least} these data cannot tell ({size})."
         if self.real and gain.mean > 0:
             return f"{_first(subject)} over {opponent}: real, {_about(gain)}, too small to matter ({size})."
         if self.real:
             return f"{_first(subject)} is worse than {opponent}: {size}."
-        seen = (
+        what = (
             "a gain is not clear, and would be too small to matter" if gain.low > 0 else "no gain was found"
         )
-        return f"{_first(subject)} does not pay over {opponent}: {seen} ({size})."
+        return f"{_first(subject)} does not pay over {opponent}: {what} ({size})."
 
 
 def verdict(
     adapting: Question | None, net: Question | None, *, single: bool = False, right: Method | None = None
-) -> dict[str, Any]:
+) -> Verdict:
     """The answers as `--json` carries them.
 
     Arguments:
@@ -119,7 +112,7 @@ def verdict(
         sentences.append(adapting.sentence(f"{what} ({adapting.ours.label})", spoken(adapting.theirs.label)))
     if net is not None:
         sentences.append(_of_net(net))
-    found = adapting.found if adapting is not None else None
+    difference = adapting.pair.difference if adapting is not None else None
     return {
         "helps": None if adapting is None else adapting.answer,
         "net_over_mixed": None if net is None else net.answer,
@@ -127,8 +120,8 @@ def verdict(
         "over": None if adapting is None else adapting.theirs.name,
         "net": None if net is None else net.ours.name,
         "mixed": None if net is None else net.theirs.name,
-        "difference": None if found is None else found.difference.mean,
-        "ci95": None if found is None else tuple(found.difference[1:]),
+        "difference": None if difference is None else difference.mean,
+        "ci95": None if difference is None else (difference.low, difference.high),
         "sentence": " ".join(sentences) or "Nothing that can be compared ran.",
     }
 
@@ -136,8 +129,8 @@ def verdict(
 def _of_net(net: Question) -> str:
     subject = f"a meta-learned net ({net.ours.label})"
     opponent = spoken(net.theirs.label)
-    if net.answer is False and not net.real and np.isfinite(net.found.gain).all():
-        return f"{_first(opponent)} does as well as {subject}: {_size(net.found.gain, 'error of the net')}."
+    if net.answer is False and not net.real and np.isfinite(net.pair.gain).all():
+        return f"{_first(opponent)} does as well as {subject}: {_size(net.pair.gain, 'error of the net')}."
     return net.sentence(subject, opponent)
 
 
@@ -148,15 +141,8 @@ def spoken(label: str) -> str:
         >>> spoken("linear mixed model"), spoken("MAML"), spoken("each task alone (ridge)")
         ('the linear mixed model', 'MAML', 'each task alone (ridge)')
     """
-    bare = label[:1].isupper() or label.split(maxsplit=1)[0] in (
-        "each",
-        "one",
-        "the",
-        "boosting",
-        "logistic",
-        "ridge",
-    )
-    return label if bare else f"the {label}"
+    bare = ("each", "one", "the", "boosting", "logistic", "ridge")
+    return label if label[:1].isupper() or label.split(maxsplit=1)[0] in bare else f"the {label}"
 
 
 def _size(gain: Estimate, what: str = "error") -> str:

@@ -1,6 +1,22 @@
-"""Scores of a model on held-out tasks, with intervals over tasks."""
+"""Scores of a model on held-out tasks: metrics, confidence intervals over tasks, what was learned, examples."""
 
-from .intervals import interval
-from .scores import Evaluation, evaluate, over_folds, paired_difference, query_dependence
+from .examples import Shown, show
+from .inspection import Learned, gains, learned
+from .intervals import Estimate, interval
+from .scores import Evaluation, ScoreRow, evaluate, over_folds, paired_difference, query_dependence
 
-__all__ = ["Evaluation", "evaluate", "interval", "over_folds", "paired_difference", "query_dependence"]
+__all__ = [
+    "Estimate",
+    "Evaluation",
+    "Learned",
+    "ScoreRow",
+    "Shown",
+    "evaluate",
+    "gains",
+    "interval",
+    "learned",
+    "over_folds",
+    "paired_difference",
+    "query_dependence",
+    "show",
+]

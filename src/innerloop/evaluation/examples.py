@@ -1,10 +1,10 @@
-"""Episodes as people see them: features and targets in natural units, classes by name, images as pixels."""
+"""Example episodes with predictions, to look at: features and targets in natural units, classes by name, pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from .inspection import first_episodes
 if TYPE_CHECKING:
     from ..tasks.tables.schema import Schema
 
-_QUERY_ROWS = 40
-_QUERY_IMAGES = 10
+__all__ = ["Cells", "Shown", "show"]
+
+Cells: TypeAlias = tuple[Any, ...]  # numbers, names of classes, or tuples of these
+_QUERY_ROWS, _QUERY_IMAGES = 40, 10
 
 
 def show(
@@ -46,14 +48,14 @@ def show(
         >>> import innerloop as il
         >>> tasks = il.tasks.sinusoid(n_support=5, episodes=4)
         >>> learner = il.mixed(1)
-        >>> (found,) = show({"mixed": il.Model(learner, learner.init())}, tasks.test, count=1)
-        >>> len(found.support_x), len(found.query_y) == len(found.predictions["mixed"])
+        >>> (one,) = show({"mixed": il.Model(learner, learner.init())}, tasks.test, count=1)
+        >>> len(one.support_x), len(one.query_y) == len(one.predictions["mixed"])
         (5, True)
     """
     ids, episode = first_episodes(source, count, seed=seed)
     if not isinstance(episode.query.x, Tensor):
         return ()
-    found = []
+    episodes = []
     for number, task in enumerate(ids):
         support, query = (_real_rows(part, number) for part in episode)
         query = _some(query, _QUERY_IMAGES if query.x.dim() == 4 else _QUERY_ROWS)
@@ -62,7 +64,7 @@ def show(
             for name, model in models.items()
         }
         names, columns = _features(support.x, schema)
-        found.append(
+        episodes.append(
             Shown(
                 task=task,
                 features=names,
@@ -73,16 +75,13 @@ def show(
                 predictions=predictions,
             )
         )
-    return tuple(found)
+    return tuple(episodes)
 
 
 def _real_rows(batch: Batch, task: int) -> Batch:
     """The rows of one task of a stack, without padding."""
-    one: Batch = Batch(batch.x[task], batch.y[task])
-    if batch.weight is None:
-        return one
-    kept = batch.weight[task] > 0
-    return Batch(one.x[kept], one.y[kept])
+    real = slice(None) if batch.weight is None else batch.weight[task] > 0
+    return Batch(batch.x[task][real], batch.y[task][real])
 
 
 def _some(batch: Batch, most: int) -> Batch:
@@ -93,7 +92,7 @@ def _some(batch: Batch, most: int) -> Batch:
     return Batch(batch.x[chosen], batch.y[chosen])
 
 
-def _features(x: Tensor, schema: Schema | None) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+def _features(x: Tensor, schema: Schema | None) -> tuple[tuple[str, ...], Cells]:
     """Names of the features, and rows of them in natural units; pixels as they are."""
     values = x.detach().double().cpu().numpy()
     names: list[str] = []
@@ -109,7 +108,7 @@ def _features(x: Tensor, schema: Schema | None) -> tuple[tuple[str, ...], tuple[
     return tuple(names), _nested(values)
 
 
-def _targets(y: Tensor, schema: Schema | None, *, predicted: bool = False) -> tuple[Any, ...]:
+def _targets(y: Tensor, schema: Schema | None, *, predicted: bool = False) -> Cells:
     """Class names, or values in natural units."""
     if predicted and (schema is None or schema.kind == "classification") and y.dim() == 2 and y.shape[1] > 1:
         y = y.argmax(-1)
@@ -123,7 +122,7 @@ def _targets(y: Tensor, schema: Schema | None, *, predicted: bool = False) -> tu
     return _nested(values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values)
 
 
-def _nested(values: np.ndarray) -> tuple[Any, ...]:
+def _nested(values: np.ndarray) -> Cells:
     return tuple(value.item() if value.ndim == 0 else _nested(value) for value in values)
 
 
@@ -143,8 +142,8 @@ class Shown:
 
     task: str
     features: tuple[str, ...]
-    support_x: tuple[Any, ...]
-    support_y: tuple[Any, ...]
-    query_x: tuple[Any, ...]
-    query_y: tuple[Any, ...]
-    predictions: dict[str, tuple[Any, ...]]
+    support_x: Cells
+    support_y: Cells
+    query_x: Cells
+    query_y: Cells
+    predictions: dict[str, Cells]

@@ -1,14 +1,14 @@
-"""What was learned: how far layers move, whether representations change, which tasks gain.
+"""What a model learned: how far layers move in adaptation, representation similarity (CKA), learned step sizes.
 
-Everything is measured on the fixed evaluation episodes of a source and comes as a frame, one row for one thing
-that can be said: figures draw these frames, `innerloop inspect` prints them.
+Everything is measured on the fixed evaluation episodes of a source and comes as a data frame: figures draw these
+frames, `innerloop inspect` prints them.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,23 @@ from ..tasks.episodes import Batch, Episode, map_tensors, select, tensors, to
 from ..tasks.sources import EVALUATION_SEED, Source
 from .intervals import interval
 from .scores import Evaluation
+
+__all__ = [
+    "Learned",
+    "Row",
+    "activations",
+    "first_episodes",
+    "gains",
+    "learned",
+    "linear_cka",
+    "masks",
+    "movement",
+    "plain_rows",
+    "rates",
+    "similarity",
+]
+
+Row = dict[str, Any]  # cells of one row of a frame, by the name of their column
 
 _PROBES = 256  # rows that representations are compared on
 _RATE, _MASK = "inner/lr", "inner/mask/"
@@ -50,8 +67,8 @@ class Learned:
         >>> import innerloop as il
         >>> tasks = il.tasks.sinusoid(n_support=5, episodes=4)
         >>> learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", learn_lr="tensor", inner_steps=2)
-        >>> found = learned(il.Model(learner, learner.init()), tasks.test)
-        >>> list(found.moved["layer"]), len(found.similarity), len(found.rates), len(found.masks)
+        >>> inside = learned(il.Model(learner, learner.init()), tasks.test)
+        >>> list(inside.moved["layer"]), len(inside.similarity), len(inside.rates), len(inside.masks)
         (['0', '2'], 2, 4, 0)
     """
 
@@ -60,22 +77,17 @@ class Learned:
     rates: pd.DataFrame
     masks: pd.DataFrame
 
-    def rows(self) -> dict[str, list[dict[str, Any]]]:
+    def rows(self) -> dict[str, list[Row]]:
         """The frames as plain data, `None` where a number is undefined."""
         return {name: plain_rows(getattr(self, name)) for name in _FRAMES}
 
     @staticmethod
-    def of(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Learned:
+    def of(rows: Mapping[str, Sequence[Row]]) -> Learned:
         """What `rows` returned, as frames again."""
-        return Learned(
-            **{
-                name: pd.DataFrame(list(rows.get(name, ())), columns=list(columns))
-                for name, columns in _FRAMES.items()
-            }
-        )
+        return Learned(**{name: _frame(columns, rows.get(name, ())) for name, columns in _FRAMES.items()})
 
 
-def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def plain_rows(frame: pd.DataFrame) -> list[Row]:
     """The rows of a frame as plain data, `None` where a number is undefined.
 
     Example:
@@ -105,26 +117,17 @@ def learned(model: Model, source: Source | None, *, tasks: int = 20, seed: int =
     """
     steps, parts = rates(model), masks(model)
     if source is None:
-        return Learned(_frame(_MOVED), _frame(_SIMILAR), steps, parts)
+        return Learned(_frame(_MOVED, ()), _frame(_SIMILAR, ()), steps, parts)
     episode = first_episodes(source, tasks, seed=seed)[1]
     return Learned(movement(model, episode), similarity(model, episode), steps, parts)
 
 
 def first_episodes(source: Source, count: int, *, seed: int = EVALUATION_SEED) -> tuple[list[str], Episode]:
-    """The first fixed episodes of a source, of at most `count` tasks, as one stack.
-
-    Arguments:
-        source: tasks.
-        count: how many of them at most.
-        seed: of the episodes.
-
-    Returns:
-        Names of the tasks, and their episodes.
-    """
+    """Names and the stack of the first fixed episodes of a source, of at most `count` tasks."""
     ids, episode = next(iter(source.fixed(seed)))
     # tasks come in order of their size: take them from all over the stack
     chosen = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
-    return [ids[place] for place in chosen], select(episode, torch.from_numpy(chosen))
+    return [ids[position] for position in chosen], select(episode, torch.from_numpy(chosen))
 
 
 def movement(model: Model, episode: Episode) -> pd.DataFrame:
@@ -144,8 +147,8 @@ def movement(model: Model, episode: Episode) -> pd.DataFrame:
         >>> tasks = il.tasks.sinusoid(n_support=5, episodes=4)
         >>> from innerloop.algorithms import ALGORITHMS
         >>> learner = ALGORITHMS["anil"](il.models.mlp(1, [8], 1), loss="mse", inner_lr=0.1)
-        >>> found = movement(il.Model(learner, learner.init()), first_episodes(tasks.test, 4)[1])
-        >>> found["relative"].gt(0).tolist()
+        >>> frame = movement(il.Model(learner, learner.init()), first_episodes(tasks.test, 4)[1])
+        >>> frame["relative"].gt(0).tolist()
         [False, True]
     """
     model, episode = _inside(model, episode)
@@ -174,8 +177,7 @@ def _norm(values: list[Tensor]) -> np.ndarray:
         return np.zeros(1)
     squares = [value.double().flatten(1).square().sum(1).cpu().numpy() for value in values]
     # of shared values there is one, of those of tasks `T`
-    total: np.ndarray = np.sqrt(sum(squares))
-    return total
+    return np.asarray(np.sqrt(sum(squares)))
 
 
 def similarity(model: Model, episode: Episode) -> pd.DataFrame:
@@ -196,8 +198,8 @@ def similarity(model: Model, episode: Episode) -> pd.DataFrame:
         >>> import innerloop as il
         >>> tasks = il.tasks.sinusoid(n_support=5, episodes=4)
         >>> learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_lr=0.1)
-        >>> found = similarity(il.Model(learner, learner.init()), first_episodes(tasks.test, 4)[1])
-        >>> found["cka"].between(0, 1).all()
+        >>> frame = similarity(il.Model(learner, learner.init()), first_episodes(tasks.test, 4)[1])
+        >>> frame["cka"].between(0, 1).all()
         np.True_
     """
     model, episode = _inside(model, episode)
@@ -205,20 +207,21 @@ def similarity(model: Model, episode: Episode) -> pd.DataFrame:
     network = model.learner.network
     names = network.params()
     if any(value.shape[1:] != names[n].shape for n, value in after.items() if n in names):
-        return _frame(_SIMILAR)  # several particles of the network
+        return _frame(_SIMILAR, ())  # several particles of the network
     probes = _probe_rows(episode.query)
-    found: dict[str, list[float]] = {}
+    by_layer: dict[str, list[float]] = {}
     for task in range(episode.n_tasks):
         one, other = (
-            activations(
-                network, model.meta, {n: value[task : task + 1] for n, value in adapted.items()}, probes
-            )
+            activations(network, model.meta, {n: v[task : task + 1] for n, v in adapted.items()}, probes)
             for adapted in (before, after)
         )
         for layer in one:
-            found.setdefault(layer, []).append(linear_cka(one[layer], other[layer]))
-    rows = [(layer, _kind(layer, network), *interval(np.array(cka))) for layer, cka in found.items()]
-    return _frame(_SIMILAR, [(*row[:3], row[3], min(row[4], 1.0)) for row in rows])
+            by_layer.setdefault(layer, []).append(linear_cka(one[layer], other[layer]))
+    rows = []
+    for layer, values in by_layer.items():
+        mean, low, high = interval(np.array(values))
+        rows.append((layer, _kind(layer, network), mean, low, min(high, 1.0)))
+    return _frame(_SIMILAR, rows)
 
 
 def linear_cka(one: Tensor, other: Tensor) -> float:
@@ -265,37 +268,27 @@ def activations(network: Network, meta: Params, adapted: Params, x: Any) -> dict
     looped = copy.copy(network)
     looped.mapping = "loop"
     rows = next(tensors(x)).shape[1]
-    with torch.no_grad(), _listening(network.module, rows) as found:
+    outputs: dict[str, Tensor] = {}
+
+    def hook(layer: nn.Module, args: object, output: object) -> None:
+        value = next(tensors(output), None)
+        if value is not None and len(value) == rows:
+            outputs[names[layer] or "model"] = value.detach().flatten(1)
+
+    layers = dict.fromkeys(name.rpartition(".")[0] for name, _ in network.module.named_parameters())
+    names = {network.module.get_submodule(name): name for name in layers}
+    with torch.no_grad(), ExitStack() as hooks:
+        for layer in names:
+            hooks.enter_context(layer.register_forward_hook(hook))
         looped(meta, adapted, x, given_statistics=network.needs_statistics)
-    return found
-
-
-@contextmanager
-def _listening(module: nn.Module, rows: int) -> Iterator[dict[str, Tensor]]:
-    found: dict[str, Tensor] = {}
-
-    def listener(name: str) -> Any:
-        def listen(layer: nn.Module, args: Any, output: Any) -> None:
-            value = next(tensors(output), None)
-            if value is not None and len(value) == rows:
-                found[name or "model"] = value.detach().flatten(1)
-
-        return listen
-
-    names = dict.fromkeys(name.rpartition(".")[0] for name, _ in module.named_parameters())
-    handles = [module.get_submodule(name).register_forward_hook(listener(name)) for name in names]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+    return outputs
 
 
 def _probe_rows(query: Batch) -> Any:
     """Up to 256 query rows of all tasks as the rows of one, `(1, n, *feature)`."""
     counted = torch.ones(query.y.shape[:2]) if query.weight is None else query.weight.cpu()
-    kept = counted.flatten().nonzero().flatten()
-    chosen = kept[torch.linspace(0, len(kept) - 1, min(_PROBES, len(kept))).round().long()]
+    real = counted.flatten().nonzero().flatten()
+    chosen = real[torch.linspace(0, len(real) - 1, min(_PROBES, len(real))).round().long()]
     return map_tensors(lambda t: t.flatten(0, 1)[chosen.to(t.device)].unsqueeze(0), query.x)
 
 
@@ -315,23 +308,22 @@ def rates(model: Model) -> pd.DataFrame:
         >>> rates(il.Model(learner, learner.init()))[["parameter", "step", "mean"]].head(1).values.tolist()
         [['0.weight', 'every', 0.25]]
     """
-    found = {
-        name: value for name, value in model.meta.items() if name == _RATE or name.startswith(f"{_RATE}/")
+    by_parameter = {
+        name.removeprefix(_RATE).removeprefix("/"): value
+        for name, value in model.meta.items()
+        if name == _RATE or name.startswith(f"{_RATE}/")
     }
     # one rate a weight has the shape of its parameter; any other axis in front is that of the steps
-    own = [model.meta.get(name.removeprefix(f"{_RATE}/")) for name in found]
     by_weight = all(
-        like is not None and value.shape == like.shape
-        for value, like in zip(found.values(), own, strict=True)
+        name in model.meta and value.shape == model.meta[name].shape for name, value in by_parameter.items()
     )
-    rows: list[tuple[Any, ...]] = []
-    for name, value in found.items():
-        parameter = name.removeprefix(_RATE).removeprefix("/") or "all"
+    rows: list[tuple[object, ...]] = []
+    for parameter, value in by_parameter.items():
         each_step = not by_weight and value.dim() > 0
         for number, part in enumerate(value if each_step else [value], 1):
             lr = part.double()
             numbers = (lr.mean().item(), lr.min().item(), lr.max().item(), (lr < 0).double().mean().item())
-            rows.append((parameter, str(number) if each_step else "every", *numbers))
+            rows.append((parameter or "all", str(number) if each_step else "every", *numbers))
     return _frame(_RATES, rows)
 
 
@@ -351,19 +343,19 @@ def masks(model: Model) -> pd.DataFrame:
         >>> masks(il.Model(learner, learner.init()))["adapting"].tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    found = {name: value for name, value in model.meta.items() if name.startswith(_MASK)}
     rows = [
         (name.removeprefix(_MASK), score.numel(), (score >= 0).double().mean().item())
-        for name, score in found.items()
+        for name, score in model.meta.items()
+        if name.startswith(_MASK)
     ]
     return _frame(_MASKS, rows)
 
 
-def gains(found: Evaluation) -> pd.DataFrame:
+def gains(evaluation: Evaluation) -> pd.DataFrame:
     """Which tasks gain from adaptation and which lose, the greatest gain first.
 
     Arguments:
-        found: scores by inner step.
+        evaluation: scores by inner step.
 
     Returns:
         One row a task: the score `before` and `after` adaptation, accuracy or root mean squared error in
@@ -373,15 +365,15 @@ def gains(found: Evaluation) -> pd.DataFrame:
         >>> import innerloop as il
         >>> tasks = il.tasks.sinusoid(n_support=5, episodes=4)
         >>> learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_lr=0.1)
-        >>> found = gains(il.evaluate(il.Model(learner, learner.init()), tasks.test))
-        >>> found["gain"].is_monotonic_decreasing
+        >>> frame = gains(il.evaluate(il.Model(learner, learner.init()), tasks.test))
+        >>> frame["gain"].is_monotonic_decreasing
         True
     """
-    classes = found.targets.kind == "classification"
-    values = found.values["accuracy"] if classes else np.sqrt(found.values["squared_error"])
+    classes = evaluation.targets.kind == "classification"
+    values = evaluation.values["accuracy"] if classes else np.sqrt(evaluation.values["squared_error"])
     before, after = values[:, 0], values[:, -1]
     gain = (after - before) if classes else (before - after)
-    rows = list(zip(found.ids, before.tolist(), after.tolist(), gain.tolist(), strict=True))
+    rows = list(zip(evaluation.ids, before.tolist(), after.tolist(), gain.tolist(), strict=True))
     return _frame(_GAINS, rows).sort_values("gain", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -409,13 +401,13 @@ def _kind(layer: str, network: Network) -> str:
     """What a layer is, in a word and its sizes."""
     if layer == "head":
         return "closed form"
-    module: Any = network.module.get_submodule("" if layer == "model" else layer)
-    name = {"_Normalize": "BatchNorm"}.get(type(module).__name__, type(module).__name__)
+    module = network.module.get_submodule("" if layer == "model" else layer)
+    name = type(module).__name__.replace("_Normalize", "BatchNorm")
     for sizes in (("in_features", "out_features"), ("in_channels", "out_channels")):
         if all(hasattr(module, size) for size in sizes):
             return f"{name} {getattr(module, sizes[0])} to {getattr(module, sizes[1])}"
     return name
 
 
-def _frame(columns: tuple[str, ...], rows: list[tuple[Any, ...]] | None = None) -> pd.DataFrame:
-    return pd.DataFrame(rows or [], columns=list(columns))
+def _frame(columns: Sequence[str], rows: Iterable[tuple[object, ...] | Row]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=list(columns))

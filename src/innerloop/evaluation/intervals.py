@@ -1,22 +1,57 @@
-"""Intervals over tasks, paired differences over tasks and seeds, and the correction for many of them.
+"""Confidence intervals over tasks, paired differences with p values, and multiple-comparison correction.
 
 Tasks are the units: rows of one task are not independent, tasks are. Where tasks come in clusters (clinics of
-patients), clusters are the units.
+patients), clusters are the units. Every interval of the package is computed here:
+
+| interval | function |
+|---|---|
+| Student's t, log interval for errors | `interval`, and with clusters `mean_interval` |
+| bias-corrected and accelerated (BCa) bootstrap | `mean_interval(how="bca")` |
+| bootstrap over tasks of any statistic | `bootstrap_interval` |
+| paired difference and effect size, over tasks and seeds | `paired`, `two_way` |
+| multiple-comparison correction | `holm` |
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "INTERVALS",
+    "Array",
+    "Estimate",
+    "Paired",
+    "around",
+    "bootstrap_interval",
+    "holm",
+    "interval",
+    "mean_interval",
+    "paired",
+    "two_way",
+]
+
 Array = NDArray[np.float64]
 
 INTERVALS = ("t", "bca")
-DRAWS = 2000
+DRAWS = 2000  # of a bootstrap
+
+
+class Estimate(NamedTuple):
+    """A value with its 95 % interval; the ends are NaN where there is none.
+
+    Example:
+        >>> Estimate(0.5, 0.4, 0.6).low
+        0.4
+    """
+
+    mean: float
+    low: float
+    high: float
 
 
 class Paired(NamedTuple):
@@ -25,6 +60,48 @@ class Paired(NamedTuple):
     difference: Estimate
     gain: Estimate
     p: float
+
+
+def interval(values: np.ndarray, *, errors: bool = False) -> Estimate:
+    r"""Mean and 95 % interval over tasks.
+
+    Student's, $m \pm t s / \sqrt T$; of errors Student's for the logarithm of their mean,
+    $m \exp(\pm t s / (m \sqrt T))$, which fits their long tail better and never falls below 0.
+
+    Arguments:
+        values: one a task.
+        errors: they are positive and their tail is long, as that of squared errors is.
+
+    Example:
+        >>> interval(np.array([1.0, 2.0, 3.0]))[0]
+        2.0
+    """
+    count = len(values)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = float(np.mean(values)) if count else math.nan
+    if count < 2 or not np.isfinite(values).all():
+        return Estimate(mean, math.nan, math.nan)
+    half = float(_t(count - 1) * np.std(values, ddof=1) / math.sqrt(count))
+    return Estimate(mean, *around(mean, half, count, errors=errors))
+
+
+def around(mean: float, half: float, count: int, *, errors: bool) -> tuple[float, float]:
+    """The ends of an interval, by its half width on the scale of the values; see `interval`.
+
+    Arguments:
+        mean: of the values.
+        half: Student's factor times the standard error.
+        count: of values; for fewer than 5 errors the logarithm's interval is too wide to be of use.
+        errors: see `interval`.
+
+    Example:
+        >>> around(1.0, 2.0, 9, errors=False), around(1.0, math.log(2), 9, errors=True)
+        ((-1.0, 3.0), (0.5, 2.0))
+    """
+    if errors and count >= 5 and mean > 0:
+        factor = math.exp(half / mean)
+        return mean / factor, mean * factor
+    return mean - half, mean + half
 
 
 def mean_interval(
@@ -37,7 +114,7 @@ def mean_interval(
         clusters: the cluster of each task; then clusters are what could have been others.
         how: `t` (Student's interval) or `bca` (bias-corrected and accelerated bootstrap; Efron, 1987, *Better
             Bootstrap Confidence Intervals*).
-        errors: see `evaluation.interval`; of Student's interval only.
+        errors: see `interval`; of Student's interval only.
 
     Returns:
         The mean; its ends are NaN for fewer than two tasks or clusters, or values that are not finite.
@@ -132,6 +209,25 @@ def two_way(values: Array, *, clusters: Sequence[str] = (), seed: int = 0) -> tu
     return Estimate(mean, mean - half, mean + half), _p_value(mean / error, freedom)
 
 
+def bootstrap_interval(values: Array, statistic: Callable[[Array], float]) -> tuple[float, float]:
+    """Ends of the 95 % percentile bootstrap interval over tasks of a statistic of means.
+
+    Arguments:
+        values: several values a task, `(points, T)`; tasks are drawn with replacement.
+        statistic: of the means over tasks `(points,)`; it may be infinite.
+
+    Example:
+        >>> low, high = bootstrap_interval(np.array([[1.0, 2.0, 3.0]]), lambda means: float(means[0]))
+        >>> 1 <= low < 2 < high <= 3
+        True
+    """
+    tasks = values.shape[1]
+    weight = np.random.default_rng(0).multinomial(tasks, np.full(tasks, 1 / tasks), size=DRAWS) / tasks
+    drawn = np.array([statistic(means) for means in weight @ values.T])
+    low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
+    return float(low), float(high)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P values corrected for there being many of them (Holm, 1979, *A Simple Sequentially Rejective Procedure*).
 
@@ -161,12 +257,14 @@ def _units(values: Array, clusters: Sequence[str]) -> Array:
 def _bca(units: Array) -> tuple[float, float]:
     from scipy.stats import bootstrap
 
-    def ratio(index: NDArray[np.int64], axis: int = -1) -> Any:
-        return units[index, 0].sum(axis) / units[index, 1].sum(axis)
+    def ratio(index: NDArray[np.int64], axis: int = -1) -> Array:
+        return np.asarray(units[index, 0].sum(axis) / units[index, 1].sum(axis))
 
-    places = (np.arange(len(units)),)
-    found = bootstrap(places, ratio, method="BCa", n_resamples=DRAWS, rng=0, vectorized=True)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    index = (np.arange(len(units)),)
+    low, high = bootstrap(
+        index, ratio, method="BCa", n_resamples=DRAWS, rng=0, vectorized=True
+    ).confidence_interval
+    return float(low), float(high)
 
 
 def _t(freedom: float) -> float:
@@ -179,62 +277,3 @@ def _p_value(statistic: float, freedom: float) -> float:
     from scipy.special import stdtr
 
     return float(2 * stdtr(freedom, -abs(statistic)))
-
-
-class Estimate(NamedTuple):
-    """A value with its 95 % interval; the ends are NaN where there is none.
-
-    Example:
-        >>> Estimate(0.5, 0.4, 0.6).low
-        0.4
-    """
-
-    mean: float
-    low: float
-    high: float
-
-
-def interval(values: np.ndarray, *, errors: bool = False) -> tuple[float, float, float]:
-    r"""Mean and 95 % interval over tasks.
-
-    Student's, $m \pm t s / \sqrt T$; of errors Student's for the logarithm of their mean,
-    $m \exp(\pm t s / (m \sqrt T))$, which fits their long tail better and never falls below 0.
-
-    Arguments:
-        values: one a task.
-        errors: they are positive and their tail is long, as that of squared errors is.
-
-    Example:
-        >>> interval(np.array([1.0, 2.0, 3.0]))[0]
-        2.0
-    """
-    from scipy.special import stdtrit
-
-    count = len(values)
-    if not count:
-        return math.nan, math.nan, math.nan
-    with np.errstate(invalid="ignore", over="ignore"):
-        mean = float(np.mean(values))
-    if count < 2 or not np.isfinite(values).all():
-        return mean, math.nan, math.nan
-    half = float(stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(count))
-    return mean, *around(mean, half, count, errors=errors)
-
-
-def around(mean: float, half: float, count: int, *, errors: bool) -> tuple[float, float]:
-    """The ends of an interval, by its half width on the scale of the values; see `interval`.
-
-    Arguments:
-        mean: of the values.
-        half: Student's factor times the standard error.
-        count: of values; for fewer than 5 errors the logarithm's interval is too wide to be of use.
-        errors: see `interval`.
-
-    Example:
-        >>> around(1.0, 2.0, 9, errors=False), around(1.0, math.log(2), 9, errors=True)
-        ((-1.0, 3.0), (0.5, 2.0))
-    """
-    if errors and count >= 5 and mean > 0:
-        factor = math.exp(half / mean)
-        return mean / factor, mean * factor
-    return mean - half, mean + half

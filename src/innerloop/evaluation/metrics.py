@@ -1,6 +1,11 @@
-"""Metrics of the query rows of each task of a stack; rows of weight 0 are left out."""
+"""Metrics of the query rows of each task of a stack: accuracy, ROC area, calibration, squared error, coverage.
+
+Rows of weight 0 are padding and are left out.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -10,10 +15,13 @@ from torch import Tensor
 from ..models.losses import mean_rows
 from ..tasks.episodes import Batch
 
+__all__ = ["CALIBRATION_BINS", "COVERAGES", "accuracy", "auc", "calibration_gaps", "predictive"]
+
 Array = NDArray[np.float64]
 
-# confidences of 0 to 1 in parts of equal width
-CALIBRATION_BINS = 10
+CALIBRATION_BINS = 10  # of equal width, over confidences from 0 to 1
+# shares of the query values that predictive intervals should hold, and half their width in standard deviations
+COVERAGES = {"coverage_90": 1.6448536269514722, "coverage_95": 1.959963984540054}
 
 
 def accuracy(logits: Tensor, query: Batch) -> Tensor:
@@ -41,13 +49,13 @@ def auc(logits: Tensor, query: Batch) -> Array:
 
     share = logits.double().softmax(-1).cpu().numpy()
     label = query.y.cpu().numpy()
-    kept = np.ones(label.shape, dtype=bool) if query.weight is None else query.weight.cpu().numpy() > 0
+    real = np.ones(label.shape, dtype=bool) if query.weight is None else query.weight.cpu().numpy() > 0
     areas = np.full((len(label), share.shape[-1]), np.nan)
     for number in range(share.shape[-1]):
-        own = (label == number) & kept
-        positive, negative = own.sum(1), (kept & ~own).sum(1)
+        own = (label == number) & real
+        positive, negative = own.sum(1), (real & ~own).sum(1)
         # padding ranks above every row, and so changes no rank
-        rank = rankdata(np.where(kept, np.nan_to_num(share[..., number]), np.inf), axis=1)
+        rank = rankdata(np.where(real, np.nan_to_num(share[..., number]), np.inf), axis=1)
         pairs = np.where((positive > 0) & (negative > 0), positive * negative, np.nan)
         areas[:, number] = ((rank * own).sum(1) - positive * (positive + 1) / 2) / pairs
     defined = ~np.isnan(areas)
@@ -63,8 +71,25 @@ def calibration_gaps(logits: Tensor, query: Batch) -> Array:
     """
     confidence, guess = logits.double().softmax(-1).max(-1)
     gap = confidence - (guess == query.y).double()
-    place = (confidence.nan_to_num() * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    chosen = (confidence.nan_to_num() * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
     bins = torch.zeros(*gap.shape, CALIBRATION_BINS, dtype=gap.dtype, device=gap.device)
-    spread = bins.scatter(-1, place.unsqueeze(-1), gap.unsqueeze(-1))
+    spread = bins.scatter(-1, chosen.unsqueeze(-1), gap.unsqueeze(-1))
     weight = None if query.weight is None else query.weight.double().unsqueeze(1)
     return mean_rows(spread.mT, weight).cpu().numpy()
+
+
+def predictive(squares: Tensor, variance: Tensor, scale: Tensor, query: Batch) -> dict[str, Tensor]:
+    """Log likelihood and coverage of the predicted normal distributions, `(T,)` each.
+
+    Arguments:
+        squares: squared errors `(T, n, C)` of standardised targets.
+        variance: predictive variances, likewise.
+        scale: natural units of a standardised one, `(C,)`.
+        query: the rows.
+    """
+    density = -0.5 * (squares / variance + (2 * math.pi * variance * scale**2).log()).sum(-1)
+    metrics = {"log_likelihood": mean_rows(density, query.weight)}
+    for name, width in COVERAGES.items():
+        inside = (squares <= width**2 * variance).to(squares.dtype).mean(-1)
+        metrics[name] = mean_rows(inside, query.weight)
+    return metrics

@@ -1,13 +1,13 @@
-"""Scores of a model on held-out tasks: one row a task, means with intervals over tasks, paired comparison."""
+"""Scores of a model on held-out tasks: a value a task, means with confidence intervals, paired comparison."""
 
 from __future__ import annotations
 
-import collections
 import math
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -17,24 +17,42 @@ from ..engine.threads import threads_for
 from ..errors import DataError, UsageError
 from ..inner.learner import Model, without_padding
 from ..models.losses import mean_rows
+from ..models.network import Params
 from ..tasks.episodes import Batch, Episode, equal_sizes, map_tensors, select, tensors, to
 from ..tasks.sources import EVALUATION_SEED, Source, SupportSize, Targets
-from .intervals import interval
-from .metrics import accuracy, auc, calibration_gaps
+from .intervals import Estimate, interval
+from .metrics import COVERAGES, accuracy, auc, calibration_gaps, predictive
 
-# shares of the query values that predictive intervals should hold, and half their width in deviations
-_INTERVALS = {"coverage_90": 1.6448536269514722, "coverage_95": 1.959963984540054}
-# positive, with a long tail
-ERRORS = ("squared_error", "error_over_variance")
-_BOUNDS = {
-    "coverage_90": (0.0, 1.0),
-    "coverage_95": (0.0, 1.0),
-    "accuracy": (0.0, 1.0),
-    "auc": (0.0, 1.0),
-    "calibration_error": (0.0, 1.0),
-    "squared_error": (0.0, math.inf),
-    "error_over_variance": (0.0, math.inf),
-}
+__all__ = [
+    "ERRORS",
+    "Evaluation",
+    "ScoreRow",
+    "evaluate",
+    "over_folds",
+    "paired_difference",
+    "query_dependence",
+]
+
+ERRORS = ("squared_error", "error_over_variance")  # positive, with a long tail
+_SHARES = ("accuracy", "auc", "calibration_error", *COVERAGES)
+_BOUNDS = dict.fromkeys(_SHARES, (0.0, 1.0)) | dict.fromkeys(ERRORS, (0.0, math.inf))
+
+
+class ScoreRow(TypedDict):
+    """One score of the `--json` schema: a metric after a number of inner steps, with its 95 % interval.
+
+    `n_support` is a number, or text such as `1-8` for a range; rows a task, or a class for shots.
+    """
+
+    method: str
+    split: str
+    n_support: int | str
+    inner_steps: int | None
+    metric: str
+    mean: float
+    ci95: list[float]
+    n_tasks: int
+    headline: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +75,8 @@ class Evaluation:
         >>> import innerloop as il
         >>> tasks = il.tasks.sinusoid(episodes=5)
         >>> learner = il.mixed(1)
-        >>> found = il.evaluate(il.Model(learner, learner.init()), tasks.test)
-        >>> found.metrics[:4], found.steps, len(found.ids)
+        >>> evaluation = il.evaluate(il.Model(learner, learner.init()), tasks.test)
+        >>> evaluation.metrics[:4], evaluation.steps, len(evaluation.ids)
         (('rmse', 'r2', 'error_over_variance', 'loss'), (0, 1), 5)
     """
 
@@ -69,7 +87,7 @@ class Evaluation:
     support: SupportSize
     query_variance: float = 1.0
 
-    def metric(self, name: str, step: int = -1) -> tuple[float, float, float]:
+    def metric(self, name: str, step: int = -1) -> Estimate:
         """Mean and 95 % interval over tasks of a metric at one of `steps`, by position (default: the last).
 
         `rmse` and `r2` are computed from the mean squared error and its interval, `auc` from the tasks with two
@@ -80,16 +98,16 @@ class Evaluation:
             UsageError: the metric is unknown.
         """
         if name == "rmse":
-            return tuple(math.sqrt(value) for value in self.metric("squared_error", step))  # type: ignore[return-value]
+            return Estimate(*map(math.sqrt, self.metric("squared_error", step)))
         if name == "r2":
             mean, low, high = self.metric("error_over_variance", step)
             if self.query_variance <= 0:
-                return math.nan, math.nan, math.nan  # the targets do not vary
-            return tuple(1 - v / self.query_variance for v in (mean, high, low))  # type: ignore[return-value]
+                return Estimate(math.nan, math.nan, math.nan)  # the targets do not vary
+            return Estimate(*(1 - value / self.query_variance for value in (mean, high, low)))
         mean, low, high = interval(self.of_tasks(name, step), errors=name in ERRORS)
         # a bound of what can be at all loses no coverage
         least, most = _BOUNDS.get(name, (-math.inf, math.inf))
-        return mean, max(low, least), min(high, most)
+        return Estimate(mean, max(low, least), min(high, most))
 
     def of_tasks(self, name: str, step: int = -1) -> np.ndarray:
         """What a metric is the mean of: a value for each task that has one.
@@ -101,19 +119,18 @@ class Evaluation:
         """
         if name == "calibration_error" and "calibration_gaps" in self.values:
             gaps = self.values["calibration_gaps"][:, step]
-            found: np.ndarray = gaps @ np.sign(gaps.mean(0))
-            return found
+            return np.asarray(gaps @ np.sign(gaps.mean(0)))
         if name not in self.values or name == "calibration_gaps":
             raise UsageError(f"metric {name!r} is unknown: there are {', '.join(self.metrics)}")
-        found = self.values[name][:, step]
-        return found[~np.isnan(found)] if name == "auc" else found
+        values = self.values[name][:, step]
+        return values[~np.isnan(values)] if name == "auc" else values
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics, the headline first."""
         if self.targets.kind == "regression":
-            said = tuple(name for name in ("log_likelihood", *_INTERVALS) if name in self.values)
-            return ("rmse", "r2", "error_over_variance", "loss", *said)
+            predictive_metrics = tuple(name for name in ("log_likelihood", *COVERAGES) if name in self.values)
+            return ("rmse", "r2", "error_over_variance", "loss", *predictive_metrics)
         return ("accuracy", "auc", "calibration_error", "loss")
 
     def at(self, step: int) -> Evaluation:
@@ -121,29 +138,25 @@ class Evaluation:
         values = {name: value[:, step : step + 1] for name, value in self.values.items()}
         return replace(self, steps=self.steps[step : step + 1], values=values)
 
-    def scores(self, method: str, split: str = "test") -> list[dict[str, Any]]:
-        """Rows of the `--json` schema: one a metric and number of inner steps.
-
-        `n_support` is a number, or text such as `1-8` for a range; rows a task, or a class for shots.
-        """
+    def scores(self, method: str, split: str = "test") -> list[ScoreRow]:
+        """Rows of the `--json` schema: one a metric and number of inner steps."""
         rows = []
         support: int | str = str(self.support) if self.support.low < self.support.high else self.support.low
         for position, steps in enumerate(self.steps):
             for name in self.metrics:
                 mean, low, high = self.metric(name, position)
-                rows.append(
-                    {
-                        "method": method,
-                        "split": split,
-                        "n_support": support,
-                        "inner_steps": steps,
-                        "metric": name,
-                        "mean": mean,
-                        "ci95": [low, high],
-                        "n_tasks": len(self.ids),
-                        "headline": name == self.metrics[0] and position == len(self.steps) - 1,
-                    }
+                row = ScoreRow(
+                    method=method,
+                    split=split,
+                    n_support=support,
+                    inner_steps=steps,
+                    metric=name,
+                    mean=mean,
+                    ci95=[low, high],
+                    n_tasks=len(self.ids),
+                    headline=name == self.metrics[0] and position == len(self.steps) - 1,
                 )
+                rows.append(row)
         return rows
 
 
@@ -182,8 +195,13 @@ def evaluate(
     if steps is not None and steps < 0:
         raise UsageError(f"steps={steps}: give 0 or more")
     reference = next(iter(model.meta.values()))
-    sums: dict[str, dict[str, np.ndarray]] = {}
-    counts: dict[str, dict[str, np.ndarray]] = {}
+    # metric -> task -> sum and number of the draws that have a value
+    sums: defaultdict[str, defaultdict[str, np.ndarray]] = defaultdict(
+        lambda: defaultdict(lambda: np.zeros(()))
+    )
+    counts: defaultdict[str, defaultdict[str, np.ndarray]] = defaultdict(
+        lambda: defaultdict(lambda: np.zeros(()))
+    )
     spread, taken = _Spread(), list[int]()
     for ids, raw in source.fixed(seed):
         episode = to(raw, reference.device, reference.dtype)
@@ -193,9 +211,8 @@ def evaluate(
             for name, scored in row.items():
                 # a draw whose query has one class has no area under the curve; other draws of the task may have
                 defined = ~np.isnan(scored) if name == "auc" else np.ones(scored.shape)
-                total, count = sums.setdefault(name, {}), counts.setdefault(name, {})
-                total[task] = total.get(task, 0.0) + (np.nan_to_num(scored) if name == "auc" else scored)
-                count[task] = count.get(task, 0.0) + defined
+                sums[name][task] = sums[name][task] + np.where(defined, scored, 0.0)
+                counts[name][task] = counts[name][task] + defined
     if not sums:
         raise DataError("there is no task to evaluate on: this split is empty")
     with np.errstate(invalid="ignore"):
@@ -252,64 +269,50 @@ def _measured(
     model: Model, ids: Sequence[str], episode: Episode, targets: Targets, steps: int | None, *, every: bool
 ) -> Iterator[tuple[str, dict[str, np.ndarray], list[int]]]:
     """Each task of a stack with its metrics by number of inner steps, and these numbers."""
-    for places, part in without_padding(model.learner, episode, predicting=True):
+    for positions, part in without_padding(model.learner, episode, predicting=True):
         with threads_for(model.meta):
-            path = _path(model, part, steps, every=every)
-            pairs = [(number, _measure(model, adapted, part.query, targets)) for number, adapted in path]
-        taken, found = [number for number, _ in pairs], [scores for _, scores in pairs]
-        for row, place in enumerate(places):
-            yield ids[place], {n: np.array([step[n][row] for step in found]) for n in found[0]}, taken
+            scores = {
+                number: _measure(model, adapted, part.query, targets)
+                for number, adapted in _path(model, part, steps, every=every)
+            }
+        for row, position in enumerate(positions):
+            names = next(iter(scores.values()))
+            yield (
+                ids[position],
+                {n: np.array([s[n][row] for s in scores.values()]) for n in names},
+                list(scores),
+            )
 
 
-def _path(model: Model, episode: Episode, steps: int | None, *, every: bool) -> Iterator[tuple[int, Any]]:
+def _path(model: Model, episode: Episode, steps: int | None, *, every: bool) -> Iterator[tuple[int, Params]]:
     """Number of inner steps and what they adapt to: all, or the first and the last."""
     with torch.no_grad():
-        found = enumerate(model.learner.path(model.meta, episode.support, steps=steps))
-        if every:
-            yield from found
-            return
-        first = next(found)
-        yield first
-        yield from collections.deque(found, maxlen=1)
+        path = enumerate(model.learner.path(model.meta, episode.support, steps=steps))
+        if not every:
+            yield next(path)
+        yield from path if every else deque(path, maxlen=1)
 
 
-def _measure(model: Model, adapted: Any, query: Batch, targets: Targets) -> dict[str, np.ndarray]:
+def _measure(model: Model, adapted: Params, query: Batch, targets: Targets) -> dict[str, np.ndarray]:
     """Metrics of each task of a stack, `(T,)`, or several values a task."""
     scores: dict[str, np.ndarray] = {}
     with torch.no_grad():
         prediction = model.learner.predict(model.meta, adapted, query.x)
-        found = {"loss": model.learner.loss(model.meta, adapted, query)}
+        metrics = {"loss": model.learner.loss(model.meta, adapted, query)}
         if targets.kind == "classification":
-            found["accuracy"] = accuracy(prediction, query)
+            metrics["accuracy"] = accuracy(prediction, query)
             scores["auc"] = auc(prediction, query)
             scores["calibration_gaps"] = calibration_gaps(prediction, query)
         else:
             squares = (prediction - query.y).double().square()
             scale = torch.tensor(targets.scale, dtype=torch.float64, device=squares.device)
             variance = torch.tensor(targets.variance, dtype=torch.float64, device=squares.device)
-            found["squared_error"] = mean_rows((squares * scale**2).mean(-1), query.weight)
-            found["error_over_variance"] = mean_rows((squares / variance).mean(-1), query.weight)
+            metrics["squared_error"] = mean_rows((squares * scale**2).mean(-1), query.weight)
+            metrics["error_over_variance"] = mean_rows((squares / variance).mean(-1), query.weight)
             spread = model.learner.variance(model.meta, adapted, query.x)
             if spread is not None:
-                found |= _predictive(squares, spread.double(), scale, query)
-    return scores | {name: value.double().cpu().numpy() for name, value in found.items()}
-
-
-def _predictive(squares: Tensor, variance: Tensor, scale: Tensor, query: Batch) -> dict[str, Tensor]:
-    """How good the predicted normal distributions are, `(T,)` each.
-
-    Arguments:
-        squares: squared errors `(T, n, C)` of standardised targets.
-        variance: predictive variances, likewise.
-        scale: natural units of a standardised one, `(C,)`.
-        query: the rows.
-    """
-    density = -0.5 * (squares / variance + (2 * math.pi * variance * scale**2).log()).sum(-1)
-    found = {"log_likelihood": mean_rows(density, query.weight)}
-    for name, width in _INTERVALS.items():
-        inside = (squares <= width**2 * variance).to(squares.dtype).mean(-1)
-        found[name] = mean_rows(inside, query.weight)
-    return found
+                metrics |= predictive(squares, spread.double(), scale, query)
+    return scores | {name: value.double().cpu().numpy() for name, value in metrics.items()}
 
 
 class _Spread:
@@ -356,21 +359,19 @@ def over_folds(evaluations: Sequence[Evaluation]) -> Evaluation:
     """
     if not evaluations:
         raise DataError("there is no evaluation to put together: give one of each fold")
-    ids = tuple(name for found in evaluations for name in found.ids)
+    ids = tuple(name for evaluation in evaluations for name in evaluation.ids)
     twice = next((name for number, name in enumerate(ids) if name in ids[:number]), None)
     if twice is not None:
         raise DataError(f"task {twice!r} is in two evaluations: folds share no task")
     first = evaluations[0]
-    if any(found.steps != first.steps for found in evaluations):
+    if any(evaluation.steps != first.steps for evaluation in evaluations):
         raise DataError("the evaluations have different inner steps: score all folds with the same settings")
     values = {name: np.concatenate([e.values[name] for e in evaluations]) for name in first.values}
-    spread = float(
-        np.average([e.query_variance for e in evaluations], weights=[len(e.ids) for e in evaluations])
-    )
-    return replace(first, ids=ids, values=values, query_variance=spread)
+    variances, sizes = [e.query_variance for e in evaluations], [len(e.ids) for e in evaluations]
+    return replace(first, ids=ids, values=values, query_variance=float(np.average(variances, weights=sizes)))
 
 
-def paired_difference(ours: Evaluation, theirs: Evaluation, metric: str) -> tuple[float, float, float]:
+def paired_difference(ours: Evaluation, theirs: Evaluation, metric: str) -> Estimate:
     """Mean and 95 % interval over tasks of the difference of a metric after adaptation, ours minus theirs.
 
     Arguments:
@@ -387,7 +388,7 @@ def paired_difference(ours: Evaluation, theirs: Evaluation, metric: str) -> tupl
         ...     Evaluation(("x", "y"), (0,), {"loss": np.array([[v], [v]])}, targets, support) for v in (1, 3)
         ... )
         >>> paired_difference(a, b, "loss")
-        (-2.0, -2.0, -2.0)
+        Estimate(mean=-2.0, low=-2.0, high=-2.0)
     """
     if ours.ids != theirs.ids:
         raise DataError(

@@ -1,17 +1,26 @@
-"""Refine a trained model: gradients of held-out rows choose what to change."""
+"""Refine a trained model: gradients of held-out rows choose which parameters change."""
 
-from .candidates import Candidates as Candidates
-from .candidates import Objective as Objective
-from .candidates import draw_candidates as draw_candidates
-from .candidates import fisher as fisher
-from .candidates import held_out_gradients as held_out_gradients
-from .candidates import row_gradients as row_gradients
-from .refinement import Refined as Refined
-from .refinement import learned_mask as learned_mask
-from .refinement import refine as refine
-from .refinement import state_dict as state_dict
-from .selection import SCORES as SCORES
-from .selection import Evidence as Evidence
-from .selection import Selection as Selection
-from .selection import largest as largest
-from .settings import Settings as Settings
+from .candidates import Candidates, Objective, draw_candidates, fisher, held_out_gradients, row_gradients
+from .refinement import Refined, learned_mask, refine, state_dict
+from .rounds import RoundEntry
+from .selection import SCORES, Evidence, Selection, largest
+from .settings import Settings
+
+__all__ = [
+    "SCORES",
+    "Candidates",
+    "Evidence",
+    "Objective",
+    "Refined",
+    "RoundEntry",
+    "Selection",
+    "Settings",
+    "draw_candidates",
+    "fisher",
+    "held_out_gradients",
+    "largest",
+    "learned_mask",
+    "refine",
+    "row_gradients",
+    "state_dict",
+]

@@ -1,4 +1,4 @@
-r"""Candidate distributions of parameters, and the gradients that rows held out from them give.
+r"""Candidate distributions of parameters, their held-out gradients, and the diagonal Fisher information.
 
 For every draw $j$ of a round, with the rows $A_j$ that move the candidate and the rows $B_j$ held out from it:
 
@@ -19,10 +19,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..evaluation import metrics
 from ..inner.plain import PlainLearner
-from ..models.losses import mean_rows, task_losses
+from ..models.losses import task_losses
 from ..models.network import Params
-from ..tasks.episodes import Batch, Episode, map_tensors, tensors
+from ..tasks.episodes import Batch, Episode, map_tensors, unsqueeze
+
+__all__ = [
+    "Candidates",
+    "Objective",
+    "accuracy",
+    "draw_candidates",
+    "fisher",
+    "held_out_gradients",
+    "mean_statistics",
+    "moving_rows",
+    "piece",
+    "row_gradients",
+    "stacked",
+]
 
 # values, rows times parameters, that gradients of single rows may hold at once
 _AT_ONCE = 2**24
@@ -50,8 +65,7 @@ class Objective:
 
     def predictions(self, own: Params, x: object) -> Tensor:
         """Predictions `(T, n, *out)` for `T` values of the moving parameters, each with its own rows."""
-        prediction: Tensor = self.learner.predict(self.meta, own, x)
-        return prediction
+        return torch.as_tensor(self.learner.predict(self.meta, own, x))
 
     def gradients(self, own: Params, batch: Batch) -> tuple[Params, Tensor, Tensor]:
         r"""$\nabla L$ for `T` values of the moving parameters, each on its own rows.
@@ -140,25 +154,22 @@ def _possible_targets(objective: Objective, theta: Params, rows: Batch) -> list[
     """Targets and their weights `(n,)`, over which squared gradients sum to an expectation."""
     loss, count = objective.learner.criterion, len(rows.y)
     if not isinstance(loss, str):
-        return [(torch.ones(count, dtype=_dtype(theta)), rows.y)]
+        return [(torch.ones(count, dtype=next(iter(theta.values())).dtype), rows.y)]
     with torch.no_grad():
-        found = objective.predictions(stacked(theta, 1), map_tensors(lambda t: t.unsqueeze(0), rows.x))[0]
+        prediction = objective.predictions(stacked(theta, 1), unsqueeze(rows).x)[0]
     if loss == "cross_entropy":
-        chances = F.softmax(found, -1)
-        return [(chances[:, c], torch.full_like(rows.y, c)) for c in range(found.shape[-1])]
-    outputs = found.flatten(1).shape[1]
+        chances = F.softmax(prediction, -1)
+        return [(chances[:, c], torch.full_like(rows.y, c)) for c in range(prediction.shape[-1])]
+    outputs = prediction.flatten(1).shape[1]
     pairs = []
     for output in range(outputs):
         # the loss is (y - f)^2 / C summed over C outputs: a target one off in one of them gives 2 f' / C, and
         # the expectation of the square under a variance of C / 2 is 2 f'^2 / C
-        off = torch.zeros_like(found).flatten(1)
+        off = torch.zeros_like(prediction).flatten(1)
         off[:, output] = 1.0
-        pairs.append((torch.full((count,), outputs / 2, dtype=found.dtype), found + off.reshape(found.shape)))
+        weights = torch.full((count,), outputs / 2, dtype=prediction.dtype)
+        pairs.append((weights, prediction + off.reshape(prediction.shape)))
     return pairs
-
-
-def _dtype(values: Params) -> torch.dtype:
-    return next(iter(values.values())).dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +188,8 @@ class Candidates:
 
     Example:
         >>> one = {"w": torch.tensor([[0.0], [2.0]])}
-        >>> found = Candidates(one, {"w": torch.zeros(1)}, one, one)
-        >>> found.mean["w"].item(), found.variance["w"].item()
+        >>> candidates = Candidates(one, {"w": torch.zeros(1)}, one, one)
+        >>> candidates.mean["w"].item(), candidates.variance["w"].item()
         (1.0, 1.0)
     """
 
@@ -211,8 +222,8 @@ class Candidates:
 
         Example:
             >>> one = {"w": torch.tensor([[-1.0], [1.0]])}
-            >>> found = Candidates(one, {"w": torch.zeros(1)}, one, one)
-            >>> round(found.log_density({"w": torch.zeros(1)}), 4)
+            >>> candidates = Candidates(one, {"w": torch.zeros(1)}, one, one)
+            >>> round(candidates.log_density({"w": torch.zeros(1)}), 4)
             -0.9189
         """
         total, mean, variance = 0.0, self.mean, self.variance
@@ -325,19 +336,15 @@ def piece(rows: Batch, first: int, count: int) -> Batch:
 
 def mean_statistics(learner: PlainLearner, meta: Params, rows: Batch, layers: Sequence[str]) -> Params:
     """BatchNorm statistics of the rows at these parameters, for layers whose module keeps none."""
-    network = learner.network
-    one = map_tensors(lambda t: t.unsqueeze(0), rows.x)
     with torch.no_grad():
-        _, found = network(meta, {}, one)
-    return {name: value[0] for name, value in found.items() if name.rpartition(".")[0] in layers}
+        _, statistics = learner.network(meta, {}, unsqueeze(rows).x)
+    return {name: value[0] for name, value in statistics.items() if name.rpartition(".")[0] in layers}
 
 
 def accuracy(prediction: Tensor, batch: Batch) -> float:
     """The share of rows whose largest output is that of their class; NaN where targets are no classes."""
-    y = batch.y
-    if y.is_floating_point() or prediction.dim() != y.dim() + 1:
+    if batch.y.is_floating_point() or prediction.dim() != batch.y.dim() + 1:
         return math.nan
-    right = (prediction.argmax(-1) == y).to(next(tensors(prediction)).dtype)
-    return float(
-        mean_rows(right.reshape(1, -1), None if batch.weight is None else batch.weight.reshape(1, -1))
-    )
+    weight = None if batch.weight is None else batch.weight.reshape(1, -1)
+    every = Batch(batch.x, batch.y.reshape(1, -1), weight)
+    return float(metrics.accuracy(prediction.reshape(1, -1, prediction.shape[-1]), every))

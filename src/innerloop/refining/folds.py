@@ -1,4 +1,4 @@
-"""Dynamic combination of the data: in every round other rows move the candidates, and others give the gradient.
+"""Folds for cross-fitting: in every round other rows move the candidates, and others give the held-out gradient.
 
 Each of the `J` draws of a round is an episode: its support rows move a candidate, its query rows, which that
 candidate has not seen, give the held-out gradient. So the draws of a round are a stack of `J` episodes, padded
@@ -17,16 +17,25 @@ from ..errors import DataError, UsageError
 from ..tasks.episodes import Batch, Episode, map_tensors, stack
 from ..tasks.sampling import Indices
 
+__all__ = [
+    "bootstrapped",
+    "combination",
+    "fold_numbers",
+    "partitioned",
+    "reversed_partition",
+    "split_off",
+    "take",
+]
+
 
 def take(rows: Batch, index: Tensor | Indices) -> Batch:
-    """Some rows of an unstacked batch.
+    """Some rows of an unstacked batch, by number or by a mask.
 
     Example:
         >>> take(Batch(torch.arange(3.0)[:, None], torch.arange(3)), torch.tensor([2, 0])).y.tolist()
         [2, 0]
     """
-    place = torch.as_tensor(index)
-    chosen: Batch = map_tensors(lambda t: t[place.to(t.device)], rows)
+    chosen: Batch = map_tensors(lambda t: t[torch.as_tensor(index).to(t.device)], rows)
     return chosen
 
 
@@ -75,9 +84,7 @@ def partitioned(rows: Batch, n_folds: int, generator: torch.Generator) -> Episod
         (torch.Size([3, 4, 1]), torch.Size([3, 2, 1]))
     """
     folds = fold_numbers(rows.y, n_folds, generator)
-    return stack(
-        [Episode(take(rows, _where(folds != j)), take(rows, _where(folds == j))) for j in range(n_folds)]
-    )
+    return stack([Episode(take(rows, folds != j), take(rows, folds == j)) for j in range(n_folds)])
 
 
 def reversed_partition(rows: Batch, n_folds: int, generator: torch.Generator) -> Episode:
@@ -148,13 +155,9 @@ def split_off(rows: Batch, share: float, generator: torch.Generator) -> tuple[Ba
     classes = rows.y.dim() == 1 and not rows.y.is_floating_point()
     labels = rows.y.cpu() if classes else torch.zeros(count, dtype=torch.int64)
     for label in sorted(set(labels.tolist())):
-        members = _where(labels == label)
+        members = torch.nonzero(labels == label).flatten()
         members = members[torch.randperm(len(members), generator=generator)]
         away[members[: min(round(share * len(members)), len(members) - 1)]] = True
     if not away.any():
         away[torch.randint(count, (1,), generator=generator)] = True
-    return take(rows, _where(~away)), take(rows, _where(away))
-
-
-def _where(chosen: Tensor) -> Tensor:
-    return torch.nonzero(chosen).flatten()
+    return take(rows, ~away), take(rows, away)

@@ -1,4 +1,4 @@
-"""The front door of refinement: a trained model and data in, refined parameters and what was done out."""
+"""`refine`: from a trained model and data to refined parameters and a record of every round."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from ..tasks.single_set import items
 from ..tasks.support import stream
 from .candidates import Objective, mean_statistics, stacked
 from .folds import split_off
-from .rounds import Callback, Descent, changed_mask, crossfit_rounds, descend, score
+from .rounds import Callback, Descent, RoundEntry, changed_mask, crossfit_rounds, descend, score
 from .settings import Settings
+
+__all__ = ["Refined", "as_rows", "learned_mask", "refine", "state_dict"]
 
 _SPLIT = 3
 # rows from which on a third split is worth its rows: a fifth of fewer says too little of when to stop
@@ -38,9 +40,7 @@ class Refined:
 
     Arguments:
         model: an ordinary model with the refined parameters: `model.base()(x)` predicts.
-        log: one dict a round: `round`, `loss` and `accuracy` of the rows held out, `selected` and `changed` (shares
-            of the parameters that move), `moved` (of the averaged iterate, relative), `lr`, and `valid_loss` and
-            `valid_accuracy` where there is a third split.
+        log: one entry a round, see `RoundEntry`.
         mask: true where a parameter is not what it was, by name.
         chosen: in how many rounds each parameter was chosen, by name.
         best_round: the round that the parameters come from; 0 is the start.
@@ -49,13 +49,15 @@ class Refined:
         seconds: time taken.
 
     Example:
-        >>> found = refine(nn.Sequential(nn.Linear(3, 2)), (torch.rand(8, 3), torch.arange(8) % 2), rounds=1)
-        >>> found.model.base()(torch.rand(5, 3)).shape
+        >>> refined = refine(
+        ...     nn.Sequential(nn.Linear(3, 2)), (torch.rand(8, 3), torch.arange(8) % 2), rounds=1
+        ... )
+        >>> refined.model.base()(torch.rand(5, 3)).shape
         torch.Size([5, 2])
     """
 
     model: Model
-    log: list[dict[str, Any]] = field(repr=False)
+    log: list[RoundEntry] = field(repr=False)
     mask: dict[str, Tensor] = field(repr=False)
     chosen: Params = field(repr=False)
     best_round: int
@@ -68,8 +70,8 @@ class Refined:
 
         Example:
             >>> net = nn.Linear(3, 2).half()
-            >>> found = refine(nn.Sequential(net), (torch.rand(8, 3), torch.arange(8) % 2), rounds=1)
-            >>> {name: value.dtype for name, value in found.state_dict().items()}
+            >>> refined = refine(nn.Sequential(net), (torch.rand(8, 3), torch.arange(8) % 2), rounds=1)
+            >>> {name: value.dtype for name, value in refined.state_dict().items()}
             {'0.weight': torch.float16, '0.bias': torch.float16}
         """
         return state_dict(self.model)
@@ -99,16 +101,16 @@ def state_dict(model: Model) -> Params:
         raise UsageError("this model has no module with parameters, so there is no state dict to give back")
     # a parameter that stands twice, under two names, is named once by the module
     names = {id(parameter): name for name, parameter in network.module.named_parameters()}
-    found = {
+    state = {
         key: model.meta.get(names.get(id(value), key), value).detach().to(value.dtype, copy=True)
         for key, value in network.entries.items()
     }
-    added = [name for name in found if ".lora_a." in name]
+    added = [name for name in state if ".lora_a." in name]
     if added:
         raise UsageError(
             f"this model has low-rank additions ({added[0]!r}), which the original module has no place for"
         )
-    return found
+    return state
 
 
 def refine(
@@ -162,42 +164,37 @@ def refine(
     Example:
         >>> import innerloop as il
         >>> x = torch.rand(40, 3)
-        >>> found = il.refine(il.models.mlp(3, [8], 2), (x, (x[:, 0] > 0.5).long()), rounds=3, stop="none")
-        >>> found.best_round, len(found.log)
+        >>> refined = il.refine(il.models.mlp(3, [8], 2), (x, (x[:, 0] > 0.5).long()), rounds=3, stop="none")
+        >>> refined.best_round, len(refined.log)
         (3, 3)
     """
     began = time.perf_counter()
     chosen = _settings(settings)
-    place = resolve_device(device)
-    rows, stop_rows, test_rows = (None if given is None else as_rows(given) for given in (data, valid, test))
-    assert rows is not None
+    to_device = resolve_device(device)
+    rows = as_rows(data)
     learner, meta = _ordinary(model, loss, rows.y, mapping)
-    meta = {name: _precise(value).to(place) for name, value in meta.items()}
+    meta = {name: _precise(value).to(to_device) for name, value in meta.items()}
     names = select_names(learner.network, adapt)
-    rows, stop_rows, test_rows = (
-        None if part is None else _like(part, meta, learner.criterion)
-        for part in (rows, stop_rows, test_rows)
+    rows = _like(rows, meta, learner.criterion)
+    stop_rows, test_rows = (
+        None if part is None else _like(as_rows(part), meta, learner.criterion) for part in (valid, test)
     )
-    assert rows is not None
     with threads_for(meta):
         meta |= _missing_statistics(model, learner, meta, rows)
         objective = Objective(learner, meta, names, _allowed(mask, meta, names))
         _require_fit(objective, rows)
-        found = _descend(objective, rows, stop_rows, chosen, callbacks)
-        refined = {**meta, **found.theta}
+        descent = _descend(objective, rows, stop_rows, chosen, callbacks)
         scores = {}
         if test_rows is not None:
-            scores = {
-                "before": score(objective, objective.start(), test_rows),
-                "after": score(objective, found.theta, test_rows),
-            }
+            scores["before"] = score(objective, objective.start(), test_rows)
+            scores["after"] = score(objective, descent.theta, test_rows)
     return Refined(
-        Model(learner, refined),
-        found.log,
-        changed_mask(objective.start(), found.theta),
-        found.chosen,
-        found.best_round,
-        found.stopped,
+        Model(learner, {**meta, **descent.theta}),
+        descent.log,
+        changed_mask(objective.start(), descent.theta),
+        descent.chosen,
+        descent.best_round,
+        descent.stopped,
         scores,
         time.perf_counter() - began,
     )
@@ -212,8 +209,10 @@ def _descend(
         stop = "split" if len(rows.y) >= _ROWS_TO_SPLIT else "crossfit"
     if stop == "crossfit":
         rounds = crossfit_rounds(objective, rows, settings)
-        found = descend(objective, rows, settings, rounds=rounds, callbacks=callbacks)
-        return _because(found, f"cross-fitting found {rounds} rounds to be best")
+        descent = descend(objective, rows, settings, rounds=rounds, callbacks=callbacks)
+        if descent.stopped.startswith("diverged"):
+            return descent
+        return replace(descent, stopped=f"cross-fitting found {rounds} rounds to be best")
     if stop == "split" and valid is None:
         rows, valid = split_off(rows, _SHARE_TO_STOP, stream(settings.seed, _SPLIT))
     return descend(objective, rows, settings, valid=valid, callbacks=callbacks)
@@ -238,10 +237,10 @@ def learned_mask(model: Model) -> Params:
         tensor([1.])
     """
     start = "inner/mask/"
-    found = {k.removeprefix(start): (v >= 0).to(v) for k, v in model.meta.items() if k.startswith(start)}
-    if not found:
+    mask = {k.removeprefix(start): (v >= 0).to(v) for k, v in model.meta.items() if k.startswith(start)}
+    if not mask:
         raise UsageError("this model has learned no mask: train one with sparse_maml")
-    return found
+    return mask
 
 
 def _allowed(mask: Params | None, meta: Params, names: Sequence[str]) -> Params:
@@ -253,10 +252,6 @@ def _allowed(mask: Params | None, meta: Params, names: Sequence[str]) -> Params:
         if name in allowed:
             allowed[name] = (value != 0).to(meta[name])
     return allowed
-
-
-def _because(found: Descent, reason: str) -> Descent:
-    return found if found.stopped.startswith("diverged") else replace(found, stopped=reason)
 
 
 def _settings(given: dict[str, Any]) -> Settings:
@@ -285,12 +280,15 @@ def as_rows(data: Any) -> Batch:
     return rows
 
 
-def _ordinary(model: nn.Module | Model, loss: Loss | None, y: Tensor, mapping: str) -> tuple[Any, Params]:
+def _ordinary(
+    model: nn.Module | Model, loss: Loss | None, y: Tensor, mapping: str
+) -> tuple[PlainLearner, Params]:
     """The model as a learner that adapts nothing, and its parameters."""
     natural: Loss = "mse" if y.is_floating_point() else "cross_entropy"
     if isinstance(model, nn.Module):
-        made: Any = plain(model, loss=loss or natural, mapping=mapping)
-        return made, made.init()
+        learner = plain(model, loss=loss or natural, mapping=mapping)
+        assert isinstance(learner, PlainLearner)
+        return learner, learner.init()
     if not isinstance(model, Model):
         raise UsageError(f"refine(model, data) takes a module or a Model, not {type(model).__name__}")
     given = model.learner

@@ -1,11 +1,11 @@
-"""Held-out agreement selection: refine a trained model by the gradients of rows held out from it."""
+"""The rounds of refinement: held-out gradients, top-k selection, a step, early stopping, cross-fitting."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -21,7 +21,28 @@ from .folds import combination, fold_numbers, take
 from .selection import Evidence, Selection
 from .settings import Settings
 
-Callback = Callable[[dict[str, Any]], None]
+__all__ = ["Callback", "Descent", "RoundEntry", "changed_mask", "crossfit_rounds", "descend", "score"]
+
+
+class RoundEntry(TypedDict):
+    """The log entry of a round.
+
+    `loss` and `accuracy` are those of the rows held out, `selected` and `changed` shares of the parameters that may
+    move, `moved` is the movement of the averaged iterate over its length, `valid_...` there with a third split.
+    """
+
+    round: int
+    loss: float
+    accuracy: float
+    selected: float
+    changed: float
+    lr: float
+    moved: NotRequired[float]
+    valid_loss: NotRequired[float]
+    valid_accuracy: NotRequired[float]
+
+
+Callback = Callable[[RoundEntry], None]
 
 # streams of one seed: the folds of a round and what is drawn in it, the folds of cross-fitting
 _ROUND, _NOISE, _CROSS = 0, 1, 2
@@ -36,14 +57,14 @@ class Descent:
     Arguments:
         theta: the moving parameters that are kept.
         best_round: the round they come from; 0 is the start.
-        log: one dict a round.
+        log: one entry a round.
         chosen: how often each parameter was chosen, by name.
         stopped: why the rounds ended, in words.
     """
 
     theta: Params
     best_round: int
-    log: list[dict[str, Any]] = field(repr=False)
+    log: list[RoundEntry] = field(repr=False)
     chosen: Params = field(repr=False)
     stopped: str
 
@@ -80,18 +101,19 @@ def descend(
     watch = _Watch(objective, theta, settings, valid)
     chosen = {name: torch.zeros_like(value, dtype=torch.int64) for name, value in theta.items()}
     for t in range(settings.rounds if rounds is None else rounds):
-        evidence, seen = _evidence(objective, theta, rows, settings, t)
+        evidence, loss, right = _evidence(objective, theta, rows, settings, t)
         # M: the top k of the score
         mask = select(evidence, objective.allowed)
         # theta <- theta - lr_t * M * mean h, where the rule is sgd
         share = 1 / (1 + settings.decay * t)
         moved, state = rule.update(evidence.mean_held, state, theta, {})
         new = {name: value + share * mask[name] * (moved[name] - value) for name, value in theta.items()}
-        entry = {
+        entry: RoundEntry = {
             "round": t + 1,
-            **seen,
+            "loss": loss,
+            "accuracy": right,
             "selected": _share(mask),
-            "changed": _share({name: new[name] != start[name] for name in new}),
+            "changed": _share(changed_mask(start, new)),
             "lr": share * settings.lr,
         }
         if watch(entry, theta, new):
@@ -101,13 +123,12 @@ def descend(
             callback(entry)
         if watch.stopped:
             break
-    kept, best = watch.best
-    return Descent(kept, best, watch.log, chosen, watch.stopped or f"all {len(watch.log)} rounds were taken")
+    return Descent(*watch.best, watch.log, chosen, watch.stopped or f"all {len(watch.log)} rounds were taken")
 
 
 def _evidence(
     objective: Objective, theta: Params, rows: Batch, settings: Settings, t: int
-) -> tuple[Evidence, dict[str, float]]:
+) -> tuple[Evidence, float, float]:
     """What round `t` learns of every parameter, and loss and accuracy of the rows held out."""
     # dynamic combination: a fresh random partition of the rows into folds
     drawn = _some(rows, settings.batch_size, stream(settings.seed, _ROUND, t, 1))
@@ -128,8 +149,8 @@ def _evidence(
     )
     # h_j: the held-out gradients
     held, losses, predictions = held_out_gradients(objective, candidates.draws, folds)
-    seen = {"loss": float(losses.mean()), "accuracy": accuracy(predictions, folds.query)}
-    return Evidence(held, candidates.moved_by, information, generator), seen
+    evidence = Evidence(held, candidates.moved_by, information, generator)
+    return evidence, float(losses.mean()), accuracy(predictions, folds.query)
 
 
 class _Watch:
@@ -137,7 +158,7 @@ class _Watch:
 
     def __init__(self, objective: Objective, theta: Params, settings: Settings, valid: Batch | None) -> None:
         self.objective, self.settings, self.valid = objective, settings, valid
-        self.log: list[dict[str, Any]] = []
+        self.log: list[RoundEntry] = []
         self.stopped = ""
         self.best = self.verified = theta, 0
         self.average, self.still, self.limit = theta, 0, math.inf
@@ -145,7 +166,7 @@ class _Watch:
         if valid is not None:
             self.best_loss = score(objective, theta, valid)["loss"]
 
-    def __call__(self, entry: dict[str, Any], old: Params, new: Params) -> bool:
+    def __call__(self, entry: RoundEntry, old: Params, new: Params) -> bool:
         """Whether the new parameters are good; if not, those before them are the last good ones."""
         t = entry["round"]
         if not math.isfinite(entry["loss"]) and t == 1:
@@ -169,7 +190,7 @@ class _Watch:
         if self.valid is None:
             self.verified, self.best = (old, t - 1), (new, t)
         else:
-            self._validate(entry, new, t)
+            self._validate(self.valid, entry, new)
         self._settle(entry)
         return True
 
@@ -180,7 +201,7 @@ class _Watch:
         self.average = average
         return step / max(_length(average), 1e-12)
 
-    def _settle(self, entry: dict[str, Any]) -> None:
+    def _settle(self, entry: RoundEntry) -> None:
         """Stop where the averaged parameters hardly move any more."""
         self.still = self.still + 1 if entry["moved"] < self.settings.tolerance else 0
         if self.still >= self.settings.patience and not self.stopped:
@@ -189,12 +210,14 @@ class _Watch:
                 f"{self.still} rounds"
             )
 
-    def _validate(self, entry: dict[str, Any], new: Params, t: int) -> None:
-        assert self.valid is not None
-        found = score(self.objective, new, self.valid)
-        entry |= {f"valid_{name}": value for name, value in found.items()}
-        if found["loss"] < self.best_loss:
-            self.best, self.best_loss, self.worse = (new, t), found["loss"], 0
+    def _validate(self, valid: Batch, entry: RoundEntry, new: Params) -> None:
+        """Score the rows that only stop: keep the best parameters, stop where none comes for long."""
+        scores = score(self.objective, new, valid)
+        entry["valid_loss"] = scores["loss"]
+        if "accuracy" in scores:
+            entry["valid_accuracy"] = scores["accuracy"]
+        if scores["loss"] < self.best_loss:
+            self.best, self.best_loss, self.worse = (new, entry["round"]), scores["loss"], 0
             return
         self.worse += 1
         if self.worse >= self.settings.worse:
@@ -206,26 +229,17 @@ def crossfit_rounds(objective: Objective, rows: Batch, settings: Settings) -> in
 
     Stone, 1974, *Cross-Validatory Choice and Assessment of Statistical Predictions*, for the number of rounds:
     all rows can then be refined on, and none of them has been both refined on and stopped with.
-
-    Arguments:
-        objective: the loss as a function of the parameters that may move.
-        rows: the data.
-        settings: see `Settings`.
-
-    Returns:
-        The number of rounds with the lowest mean validation loss; 0 says that the model is best left alone.
     """
     n_folds = min(settings.folds, len(rows.y))
     numbers = fold_numbers(rows.y, n_folds, stream(settings.seed, _CROSS))
     total = torch.zeros(settings.rounds + 1, dtype=torch.float64)
     for fold in range(n_folds):
-        inside = take(rows, torch.nonzero(numbers != fold).flatten())
-        outside = take(rows, torch.nonzero(numbers == fold).flatten())
+        inside, outside = take(rows, numbers != fold), take(rows, numbers == fold)
         if len(inside.y) < 2:
             return 0
-        found = descend(objective, inside, settings, valid=outside)
+        descent = descend(objective, inside, settings, valid=outside)
         curve = [score(objective, objective.start(), outside)["loss"]]
-        curve += [entry.get("valid_loss", math.inf) for entry in found.log]
+        curve += [entry.get("valid_loss", math.inf) for entry in descent.log]
         # a run that has stopped would go on to be as good as it was when it stopped
         curve += [curve[-1]] * (settings.rounds + 1 - len(curve))
         total += len(outside.y) * torch.tensor(curve, dtype=torch.float64)
@@ -252,7 +266,7 @@ def score(objective: Objective, theta: Params, rows: Batch, *, at_once: int = 10
             share = part.y.shape[1] / count
             loss += share * float(task_losses(objective.learner.criterion, prediction, part))
             right += share * accuracy(prediction, part)
-    return {"loss": loss} | ({} if math.isnan(right) else {"accuracy": right})
+    return {"loss": loss} if math.isnan(right) else {"loss": loss, "accuracy": right}
 
 
 def _some(rows: Batch, most: int, generator: torch.Generator) -> Batch:

@@ -1,12 +1,11 @@
-"""One single data set from files: rows to refine on, rows that only stop, rows to test with."""
+"""Read one single data set for `refine`: a table, an .npz file or a folder of images, divided into its parts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,10 @@ from ..tasks.tables.reading import entries, read_table
 from ..tasks.tables.schema import Schema, target_kind
 from .folds import split_off
 
-_PARTS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
+__all__ = ["Divided", "Reading", "open_rows"]
+
+# name of a folder -> ending of the names of its arrays
+_PARTS = {"train": "", "val": "_valid", "valid": "_valid", "validation": "_valid", "test": "_test"}
 _TEST = 7  # stream of the rows that are set aside for testing
 
 
@@ -46,8 +48,13 @@ class Divided:
     valid: Batch | None
     test: Batch | None
     targets: Targets
-    schema: Schema | None
-    notes: tuple[str, ...]
+    schema: Schema | None = None
+    notes: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(batches: Mapping[str, Batch], targets: Targets) -> Divided:
+        """Rows by the ending of their names: none, `_valid` and `_test`."""
+        return Divided(batches[""], batches.get("_valid"), batches.get("_test"), targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +115,8 @@ def open_rows(data: Path, reading: Reading, *, test: Path | None = None) -> Divi
         UsageError: an option is needed, or has no meaning here.
     """
     kind = recognise(data)
-    readers: dict[str, Callable[[Path, Path | None, Reading], Divided]] = {
-        "table": _tables,
-        "arrays": _arrays,
-        "images": _images,
-    }
+    readers: dict[str, Callable[[Path, Path | None, Reading], Divided]]
+    readers = {"table": _tables, "arrays": _arrays, "images": _images}
     if kind not in readers:
         raise DataError(
             f"{data} is a {kind}: give one table, an npz file or a folder of images", file=str(data)
@@ -123,12 +127,12 @@ def open_rows(data: Path, reading: Reading, *, test: Path | None = None) -> Divi
         raise UsageError(
             f"--target, --features, --ignore and --categorical are for tables, and {data} is none"
         )
-    found = readers[kind](data, test, reading)
-    if found.test is None and reading.test_share:
-        rows, away = split_off(found.rows, reading.test_share, stream(reading.seed, _TEST))
-        note = f"{len(away.y)} of {len(found.rows.y)} rows were set aside for testing"
-        found = replace(found, rows=rows, test=away, notes=(*found.notes, note))
-    return found
+    divided = readers[kind](data, test, reading)
+    if divided.test is None and reading.test_share:
+        rows, away = split_off(divided.rows, reading.test_share, stream(reading.seed, _TEST))
+        note = f"{len(away.y)} of {len(divided.rows.y)} rows were set aside for testing"
+        divided = replace(divided, rows=rows, test=away, notes=(*divided.notes, note))
+    return divided
 
 
 def _tables(data: Path, test: Path | None, reading: Reading) -> Divided:
@@ -136,22 +140,21 @@ def _tables(data: Path, test: Path | None, reading: Reading) -> Divided:
     schema = reading.schema
     if schema is None and reading.target is None:
         raise UsageError("a table needs --target COLUMN, the column to predict")
-    frames = {"rows": read_table(data)} | ({} if test is None else {"test": read_table(test)})
+    frames = {"": read_table(data)} | ({} if test is None else {"_test": read_table(test)})
     notes = [note for frame in frames.values() for note in frame.attrs.get("notes", ())]
     if schema is None:
-        schema = _schema(frames["rows"], reading)
+        schema = _schema(frames[""], reading)
     batches: dict[str, Batch] = {}
     for part, frame in frames.items():
         labelled = schema.labelled(frame)
         if not labelled.any():
-            raise DataError(f"{data if part == 'rows' else test} has no row with a target {schema.target!r}")
+            raise DataError(f"{test if part else data} has no row with a target {schema.target!r}")
         if not labelled.all():
             notes.append(f"{int((~labelled).sum())} rows without a target were left out")
         used = frame[labelled]
-        batches[part] = Batch(
-            torch.from_numpy(schema.encode(used)), torch.from_numpy(schema.encode_target(used))
-        )
-    return Divided(batches["rows"], None, batches.get("test"), schema.targets, schema, tuple(notes))
+        x, y = schema.encode(used), schema.encode_target(used)
+        batches[part] = Batch(torch.from_numpy(x), torch.from_numpy(y))
+    return replace(Divided.of(batches, schema.targets), schema=schema, notes=tuple(notes))
 
 
 def _schema(frame: pd.DataFrame, reading: Reading) -> Schema:
@@ -186,36 +189,36 @@ def _order(labels: np.ndarray, n_out: int) -> list[str]:
     Raises:
         DataError: there are not as many names as outputs.
     """
-    found = list(sorted_labels(pd.Series([_spelled(label) for label in labels.tolist()], dtype=str)))
+    names = list(sorted_labels(pd.Series([_spelled(label) for label in labels.tolist()], dtype=str)))
     numbers = [str(number) for number in range(n_out)]
-    if set(found) <= set(numbers):
+    if set(names) <= set(numbers):
         return numbers
-    if len(found) != n_out:
+    if len(names) != n_out:
         raise DataError(
-            f"the rows have {len(found)} classes ({listed(found)}) and the model {n_out} outputs: name all classes "
+            f"the rows have {len(names)} classes ({listed(names)}) and the model {n_out} outputs: name all classes "
             "in the order of the outputs (--classes)"
         )
-    return found
+    return names
 
 
 def _arrays(data: Path, test: Path | None, reading: Reading) -> Divided:
     """The arrays of an `.npz` file."""
-    found = read_npz(data)
+    arrays = read_npz(data)
     if test is not None:
         more = read_npz(test)
-        found |= {f"{name}_test": more[name] for name in ("x", "y", "label") if name in more}
-    found = {name.replace("label", "y"): value for name, value in found.items()}
-    odd = sorted(set(found) - {"x", "y", "x_test", "y_test", "x_valid", "y_valid"})
-    if odd or not {"x", "y"} <= set(found):
+        arrays |= {f"{name}_test": more[name] for name in ("x", "y", "label") if name in more}
+    arrays = {name.replace("label", "y"): value for name, value in arrays.items()}
+    odd = sorted(set(arrays) - {"x", "y", "x_test", "y_test", "x_valid", "y_valid"})
+    if odd or not {"x", "y"} <= set(arrays):
         raise DataError(
             f"arrays are called x and y, and if there are such parts x_test, y_test, x_valid and y_valid; found "
-            f"{listed(sorted(found))}: rename them",
+            f"{listed(sorted(arrays))}: rename them",
             file=str(data),
         )
     parts = {
-        part: (found[f"x{part}"], found[f"y{part}"])
+        part: (arrays[f"x{part}"], arrays[f"y{part}"])
         for part in ("", "_valid", "_test")
-        if f"x{part}" in found and f"y{part}" in found
+        if f"x{part}" in arrays and f"y{part}" in arrays
     }
     y = parts[""][1]
     kind = reading.kind or ("regression" if y.dtype.kind == "f" and reading.n_out == 1 else "classification")
@@ -224,10 +227,9 @@ def _arrays(data: Path, test: Path | None, reading: Reading) -> Divided:
             part: Batch(feature_tensor(x), torch.as_tensor(y).float()) for part, (x, y) in parts.items()
         }
         targets = Targets("regression", reading.n_out, (1.0,) * reading.n_out, (1.0,) * reading.n_out)
-        return Divided(batches[""], batches.get("_valid"), batches.get("_test"), targets, None, ())
-    return _labelled(
-        {part: (_shaped(feature_tensor(x), reading, str(data)), y) for part, (x, y) in parts.items()}, reading
-    )
+        return Divided.of(batches, targets)
+    shaped = {part: (_shaped(feature_tensor(x), reading, str(data)), y) for part, (x, y) in parts.items()}
+    return _labelled(shaped, reading)
 
 
 def _images(data: Path, test: Path | None, reading: Reading) -> Divided:
@@ -235,23 +237,21 @@ def _images(data: Path, test: Path | None, reading: Reading) -> Divided:
     inside = {entry.name.lower(): entry for entry in entries(data) if entry.is_dir()}
     folders = {"": data}
     if "train" in inside and set(inside) <= set(_PARTS):
-        folders = {
-            "" if _PARTS[name] == "train" else f"_{_PARTS[name]}": path for name, path in inside.items()
-        }
+        folders = {_PARTS[name]: path for name, path in inside.items()}
     if test is not None:
         folders["_test"] = test
     size = reading.image_size or _side(reading.n_in)
     parts, notes = {}, []
     for part in sorted(folders):  # "" comes first, and says the size of the others
-        found = load_images(folders[part], size=size, skip_bad=reading.skip_bad)
-        if found.groups is not None:
+        images = load_images(folders[part], size=size, skip_bad=reading.skip_bad)
+        if images.groups is not None:
             raise DataError(
                 f"{folders[part]}: a folder of images for each class is needed, and these are two folders deep",
                 file=str(folders[part]),
             )
-        size = int(found.x.shape[-1])
-        parts[part] = (_shaped(feature_tensor(found.x), reading, str(folders[part])), found.labels)
-        notes += [note for note in found.notes if note not in notes]
+        size = int(images.x.shape[-1])
+        parts[part] = (_shaped(feature_tensor(images.x), reading, str(folders[part])), images.labels)
+        notes += [note for note in images.notes if note not in notes]
     divided = _labelled(parts, reading)
     return replace(divided, notes=(*notes, *divided.notes))
 
@@ -278,13 +278,13 @@ def _shaped(x: Tensor, reading: Reading, where: str) -> Tensor:
     return flat
 
 
-def _labelled(parts: dict[str, tuple[Tensor, Any]], reading: Reading) -> Divided:
+def _labelled(parts: Mapping[str, tuple[Tensor, np.ndarray]], reading: Reading) -> Divided:
     """Rows with class numbers."""
     every = np.concatenate([np.asarray(y).astype(object).ravel() for _, y in parts.values()])
     classes = [str(name) for name in reading.classes or _order(every, reading.n_out)]
     if len(classes) != reading.n_out:
         raise UsageError(f"--classes names {len(classes)}, and the model has {reading.n_out} outputs")
-    number = {name: place for place, name in enumerate(classes)}
+    number = {name: position for position, name in enumerate(classes)}
     batches = {}
     for part, (x, y) in parts.items():
         labels = [_spelled(label) for label in np.asarray(y).ravel().tolist()]
@@ -292,24 +292,16 @@ def _labelled(parts: dict[str, tuple[Tensor, Any]], reading: Reading) -> Divided
             raise DataError(
                 f"x{part} has {len(x)} rows and y{part} {len(labels)}: give one label for each row"
             )
-        for place, label in enumerate(labels):
+        for row, label in enumerate(labels):
             if label not in number:
                 raise DataError(
-                    f"row {place} of y{part} is of class {label!r}, which is none of {listed(classes)}"
+                    f"row {row} of y{part} is of class {label!r}, which is none of {listed(classes)}"
                 )
         batches[part] = Batch(x, torch.tensor([number[label] for label in labels]))
-    notes = [f"classes: {listed(classes, 20)}"]
-    return Divided(
-        batches[""],
-        batches.get("_valid"),
-        batches.get("_test"),
-        Targets("classification", reading.n_out),
-        None,
-        tuple(notes),
-    )
+    divided = Divided.of(batches, Targets("classification", reading.n_out))
+    return replace(divided, notes=(f"classes: {listed(classes, 20)}",))
 
 
-def _spelled(label: Any) -> str:
+def _spelled(label: object) -> str:
     """A label as text; whole numbers without a point."""
-    whole = isinstance(label, float) and label.is_integer()
-    return str(int(label)) if whole else str(label)
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)

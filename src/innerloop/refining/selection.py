@@ -1,4 +1,4 @@
-r"""What decides which parameters change: a score for each of them, and the largest ones.
+r"""Top-k selection of the parameters that change: a score for each of them, and a mask of the largest.
 
 With the held-out gradients $h_j$ and the gradients $a_j$ that moved the candidates, both `(J, ...)`, and
 $\bar h$, $\bar a$ their means over $j$:
@@ -10,7 +10,7 @@ $\bar h$, $\bar a$ their means over $j$:
 | `snr` | $\lvert\bar h\rvert / (\mathrm{std}_j h_j + d)$ | signal to noise |
 | `fisher` | $\bar h^2 / (F + d)$ | second-order approximation (Fu et al., 2023) |
 | `learned` | $\sum_t \frac1J \sum_j h_j a_j$ | sparse-MAML (von Oswald et al., 2021), see `learned` |
-| `static` | `gradient` of the first round, kept | gradient-based parameter selection (Zhang et al., 2024) |
+| `static` | `gradient` of the first round, for all rounds | gradient-based parameter selection (Zhang et al., 2024) |
 | `random` | a number drawn anew each round | the control |
 | `all` | every parameter | cross-fit gradient descent |
 """
@@ -27,6 +27,8 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..models.network import Params
+
+__all__ = ["CONTROLS", "SCOPES", "SCORES", "Evidence", "Selection", "largest", "per_fold_agreement"]
 
 SCOPES = ("global", "tensor", "neuron")
 _DAMPING = 0.1  # of the typical size of what a score divides by
@@ -175,7 +177,8 @@ class Selection:
     score: str
     budget: float
     scope: str = "global"
-    _kept: Params | None = None
+    # of the rounds before: the mask of `static`, the sum of scores of `learned`
+    _before: Params | None = None
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
@@ -190,18 +193,18 @@ class Selection:
 
     def __call__(self, evidence: Evidence, allowed: Params | None = None) -> Params:
         """The mask of this round, 0 wherever `allowed` is."""
-        if self.score == "static" and self._kept is not None:
-            return self._kept
+        before = self._before
+        if self.score == "static" and before is not None:
+            return before
         scores = SCORES[self.score](evidence)
         if self.score == "learned":
-            before = self._kept
             scores = {n: v if before is None else before[n] + v for n, v in scores.items()}
-            self._kept = scores
+            self._before = scores
         if allowed is not None:
             scores = {n: v.masked_fill(allowed[n] == 0, -math.inf) for n, v in scores.items()}
         mask = largest(scores, self.budget, self.scope)
         if allowed is not None:
             mask = {name: value * allowed[name] for name, value in mask.items()}
         if self.score == "static":
-            self._kept = mask
+            self._before = mask
         return mask

@@ -1,4 +1,4 @@
-"""How to refine: the choices of `innerloop.refine`, checked before anything is computed."""
+"""Settings of `innerloop.refine`, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from ..algorithms.gradient_based import inner_rule
 from ..errors import UsageError
 from .folds import combination
 from .selection import Selection
+
+__all__ = ["NOISES", "STOPS", "Settings"]
 
 NOISES = ("none", "laplace")
 STOPS = ("auto", "split", "crossfit", "none")
@@ -24,7 +26,7 @@ class Settings:
             fold), `bootstrap` (a bootstrap sample; the rows it left out give the gradient).
         noise: of the candidates: `none`, or `laplace` of variance $1 / (N F + \tau)$.
         tau: precision $\tau$ of the prior of the Laplace noise.
-        score: what decides which parameters change, one of `scores.SCORES`.
+        score: what decides which parameters change, one of `selection.SCORES`.
         budget: share of the parameters that change in a round, above 0 and at most 1.
         scope: `global`, `tensor` or `neuron`: among which parameters the largest are chosen.
         rule: how the mean held-out gradient becomes a step, one of `algorithms.gradient.RULES`: `sgd`, `adam`, ...

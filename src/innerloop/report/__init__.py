@@ -1,4 +1,4 @@
-"""One self-contained HTML page of what was found; it needs the extra `report`."""
+"""One self-contained HTML page of the results of a run or a comparison; it needs the extra `report`."""
 
 from .comparison_page import comparison_page
 from .page import Page, available, render

@@ -1,13 +1,13 @@
-"""The page: sections of pictures with their numbers, rendered to one HTML file that needs nothing else."""
+"""Render a report: sections of pictures with their numbers as one self-contained HTML file."""
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import pandas as pd
 
@@ -17,6 +17,23 @@ from .svg import drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = [
+    "Answer",
+    "Draw",
+    "Page",
+    "Picture",
+    "Section",
+    "Table",
+    "available",
+    "cell",
+    "download",
+    "pairs",
+    "render",
+]
+
+Answer: TypeAlias = tuple[str, str, str]  # question, `yes`, `no` or `open`, and what it rests on
+Draw: TypeAlias = "Callable[[Axes], object]"
 
 MOST_ROWS = 200  # of a table in the page; the file behind it has all of them
 
@@ -53,7 +70,7 @@ class Picture:
     title: str
     text: str
     numbers: pd.DataFrame
-    draw: Callable[[Axes], object] | tuple[tuple[str, Callable[[Axes], object]], ...]
+    draw: Draw | tuple[tuple[str, Draw], ...]
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,7 @@ class Section:
     Arguments:
         title: heading.
         text: paragraphs before the pictures.
-        pictures: drawn beside each other where there is room.
+        pictures: drawn beside each other where there is space.
         tables: below them.
     """
 
@@ -81,7 +98,7 @@ class Page:
         title: heading.
         about: the data, in one line.
         verdict: the answer, in sentences.
-        answers: question, answer (`yes`, `no`, `open` or none of them) and what it rests on.
+        answers: to questions; see `Answer`.
         sections: in this order.
         settings: groups of names and values.
         command: makes the page again.
@@ -91,7 +108,7 @@ class Page:
     title: str
     about: str
     verdict: str
-    answers: tuple[tuple[str, str, str], ...] = ()
+    answers: tuple[Answer, ...] = ()
     sections: tuple[Section, ...] = ()
     settings: tuple[Table, ...] = ()
     command: str = ""
@@ -120,8 +137,8 @@ def render(page: Page) -> bytes:
         UsageError: the extra `report` is not installed.
 
     Example:
-        >>> found = render(Page("a < b", "12 tasks", "It helps.")).decode()
-        >>> "<h1>a &lt; b</h1>" in found, "<script" in found
+        >>> html = render(Page("a < b", "12 tasks", "It helps.")).decode()
+        >>> "<h1>a &lt; b</h1>" in html, "<script" in html
         (True, False)
     """
     if not available():
@@ -129,30 +146,22 @@ def render(page: Page) -> bytes:
     import jinja2
     from markupsafe import Markup
 
-    def finished(value: Any) -> Any:
-        return value if isinstance(value, Markup) else printable(str(value))
-
     environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=finished,
-    )
-    environment.filters["cell"] = cell
-    environment.filters["download"] = download
-    # a number and its per cent sign stay on one line
-    environment.filters["sentence"] = lambda text: str(text).replace(" %", "\u00a0%")
-    environment.filters["drawings"] = lambda found: [(name, Markup(svg)) for name, svg in drawings(found)]
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
+    )  # fmt: skip
+    environment.filters |= {
+        "cell": cell,
+        "download": download,
+        # a number and its per cent sign stay on one line
+        "sentence": lambda text: str(text).replace(" %", "\u00a0%"),
+        "drawings": lambda picture: [(name, Markup(svg)) for name, svg in drawings(picture)],
+    }
     here = resources.files(__package__)
     template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
     sections = [part for part in page.sections if part.text or part.pictures or part.tables]
-    text = template.render(
-        page=page,
-        sections=sections,
-        style=Markup(_variables() + (here / "page.css").read_text(encoding="utf-8")),
-        most=MOST_ROWS,
-    )
+    style = Markup(_variables() + (here / "page.css").read_text(encoding="utf-8"))
+    text = template.render(page=page, sections=sections, style=style, most=MOST_ROWS)
     return text.encode("utf-8", "replace")
 
 
@@ -169,22 +178,15 @@ def drawings(picture: Picture) -> list[tuple[str, str]]:
     """Captions and `<svg>` elements of a picture."""
     several = isinstance(picture.draw, tuple)
     parts = picture.draw if isinstance(picture.draw, tuple) else (("", picture.draw),)
-    return [
-        (
-            caption,
-            drawn(
-                draw,
-                key=f"{picture.key}-{number}",
-                title=printable(f"{picture.title}: {caption}" if caption else picture.title),
-                text=printable(picture.text),
-                width=_SMALL if several else WIDTH,
-            ),
-        )
-        for number, (caption, draw) in enumerate(parts)
-    ]
+    elements = []
+    for number, (caption, draw) in enumerate(parts):
+        title = printable(f"{picture.title}: {caption}" if caption else picture.title)
+        key, width, text = f"{picture.key}-{number}", _SMALL if several else WIDTH, printable(picture.text)
+        elements.append((caption, drawn(draw, key=key, title=title, text=text, width=width)))
+    return elements
 
 
-def cell(value: Any) -> str:
+def cell(value: object) -> str:
     """A value as people read it.
 
     Example:
@@ -214,14 +216,14 @@ def download(numbers: pd.DataFrame) -> str:
         b"task,score\n'=1+1,-0.5\n"
     """
 
-    def safe(value: Any) -> Any:
+    def safe(value: object) -> object:
         return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
     text = numbers.map(safe).to_csv(index=False, lineterminator="\n")
     return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text.encode('utf-8', 'replace')).decode()}"
 
 
-def pairs(title: str, values: Sequence[tuple[str, Any]]) -> Table:
+def pairs(title: str, values: Iterable[tuple[str, object]]) -> Table:
     """A table of names and values; those without a value are left out."""
     rows = [(name.replace("_", " "), cell(value)) for name, value in values if cell(value) != ""]
     return Table(title, pd.DataFrame(rows, columns=["name", "value"]))

@@ -1,13 +1,14 @@
-"""The page of a model: of a run that was trained, or of an evaluation of it."""
+"""HTML report page of a model: scores, example episodes, what was learned, settings of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ..compare.result import LogEntry
 from ..evaluation.examples import show
 from ..evaluation.inspection import gains, learned
 from ..evaluation.intervals import interval
@@ -16,12 +17,14 @@ from ..inner.learner import Model
 from ..tasks.sources import Source
 from . import pictures
 from .figures import steps_numbers
-from .figures.style import METRICS
-from .page import Page, Section, Table, pairs
+from .figures.style import metric_label
+from .page import Answer, Page, Section, Table, pairs
 from .pictures import estimate
 
 if TYPE_CHECKING:
     from ..tasks.tables.schema import Schema
+
+__all__ = ["Scored", "scored_page"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +36,7 @@ class Scored:
         data: name of the data.
         model: the model.
         source: the tasks it was scored on.
-        found: the scores.
+        scores: of the model on the source.
         schema: what the columns mean.
         log: of training.
         best_step: the step the parameters come from.
@@ -48,11 +51,11 @@ class Scored:
     data: str
     model: Model
     source: Source
-    found: Evaluation
+    scores: Evaluation
     schema: Schema | None = None
-    log: Sequence[Mapping[str, Any]] = ()
+    log: Sequence[LogEntry] = ()
     best_step: int | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     notes: Sequence[str] = ()
@@ -99,71 +102,73 @@ def scored_page(run: Scored) -> Page:
 
 def _about(run: Scored) -> str:
     """The data in one line."""
-    found, targets = run.found, run.schema.target_columns if run.schema is not None else ()
-    parts = [f"{len(found.ids)} {run.units}", found.targets.kind]
-    parts += [f"target{'s' * (len(targets) > 1)} {' and '.join(column.name for column in targets)}"] * bool(
-        targets
-    )
-    parts += [f"support {support_words(found)}"]
-    return ", ".join([*parts, *[f"{run.folds} folds"] * (run.folds > 1)])
+    parts = [f"{len(run.scores.ids)} {run.units}", run.scores.targets.kind]
+    targets = [column.name for column in run.schema.target_columns] if run.schema is not None else []
+    if targets:
+        parts.append(f"target{'s' * (len(targets) > 1)} {' and '.join(targets)}")
+    parts += [f"support {support_words(run.scores)}", *[f"{run.folds} folds"] * (run.folds > 1)]
+    return ", ".join(parts)
 
 
-def support_words(found: Evaluation) -> str:
+def support_words(evaluation: Evaluation) -> str:
     """The support size in words."""
-    size = found.support
+    size = evaluation.support
     return f"{size} row{'s' * (size.high != 1)} a {'class' if size.per_class else 'task'}"
 
 
 def _verdict(run: Scored) -> str:
-    found = run.found
-    metric = found.metrics[0]
-    text = f"{METRICS[metric].capitalize()} {estimate(*found.metric(metric))} on {len(found.ids)} {run.units}"
-    if len(found.steps) > 1:
-        text += f"; before adaptation {estimate(*found.metric(metric, 0))}"
+    scores, metric = run.scores, run.scores.metrics[0]
+    text = f"{metric_label(metric).capitalize()} {estimate(*scores.metric(metric))} on {len(scores.ids)} {run.units}"
+    if len(scores.steps) > 1:
+        text += f"; before adaptation {estimate(*scores.metric(metric, 0))}"
     return f"{text}. What simpler methods reach on the same tasks is measured by innerloop compare."
 
 
-def _answers(run: Scored) -> tuple[tuple[str, str, str], ...]:
+def _answers(run: Scored) -> tuple[Answer, ...]:
     """Whether the scores after adaptation differ from those before, task by task."""
-    found = run.found
-    if len(found.steps) < 2:
+    scores = run.scores
+    if len(scores.steps) < 2:
         return ()
-    classes = found.targets.kind == "classification"
+    classes = scores.targets.kind == "classification"
     name = "accuracy" if classes else "error_over_variance"
-    gain = (found.values[name][:, -1] - found.values[name][:, 0]) * (1 if classes else -1)
+    gain = (scores.values[name][:, -1] - scores.values[name][:, 0]) * (1 if classes else -1)
     mean, low, high = interval(gain)
     answer = "yes" if low > 0 else "no" if high < 0 else "open"
-    ground = f"Gain in {METRICS[name]} by adapting: {estimate(mean, low, high)}. {pictures.gain_words(gains(found))}"
+    tasks = pictures.gain_words(gains(scores))
+    ground = f"Gain in {metric_label(name)} by adapting: {estimate(mean, low, high)}. {tasks}"
     return (("Does adapting pay, against this model without adapting?", answer, ground),)
 
 
 def _sections(run: Scored) -> tuple[Section, ...]:
-    found = run.found
-    shown = show({run.method: run.model}, run.source, schema=run.schema)
-    tasks = pictures.gains(gains(found)) if len(found.steps) > 1 else ()
-    episodes = pictures.episodes(shown)
+    scores = run.scores
+    tasks = pictures.gains(gains(scores)) if len(scores.steps) > 1 else ()
+    episodes = pictures.episodes(show({run.method: run.model}, run.source, schema=run.schema))
     inside = (
         *pictures.inside(learned(run.model, run.source)),
         *pictures.learning({run.method: run.log}, run.best_step),
     )
     of_first = ("Of the first fold, whose model is kept.",) * (run.folds > 1)
     return (
-        Section("Scores", (), (*pictures.steps(steps_numbers(found, run.method)), *tasks), (_scores(found),)),
+        Section(
+            "Scores", (), (*pictures.steps(steps_numbers(scores, run.method)), *tasks), (_scores(scores),)
+        ),
         Section("Episodes", of_first * bool(episodes), episodes),
         Section("What was learned", of_first * bool(inside), inside),
     )
 
 
-def _scores(found: Evaluation) -> Table:
+def _scores(evaluation: Evaluation) -> Table:
     """Every metric by inner step."""
     rows = []
-    for place, steps in enumerate(found.steps):
-        row: dict[str, Any] = {"inner steps": str(steps) if steps else "0 (before adaptation)"}
-        rows.append(row | {METRICS.get(m, m): estimate(*found.metric(m, place)) for m in found.metrics})
+    for position, steps in enumerate(evaluation.steps):
+        row = {"inner steps": str(steps) if steps else "0 (before adaptation)"}
+        rows.append(
+            row | {metric_label(m): estimate(*evaluation.metric(m, position)) for m in evaluation.metrics}
+        )
     return Table("All metrics, means and 95 % intervals over tasks", pd.DataFrame(rows))
 
 
-def _algorithm(model: Model) -> list[tuple[str, Any]]:
+def _algorithm(model: Model) -> list[tuple[str, object]]:
     """Settings of the algorithm and its model."""
     recipe = model.learner.recipe or {}
     values = [("algorithm", recipe.get("algorithm")), *(recipe.get("settings") or {}).items()]

@@ -1,4 +1,4 @@
-"""Figures as SVG that belongs into a page: text stays text, colours follow the page, nothing leaks out of it."""
+"""Matplotlib figures as SVG elements of a page: text stays text, colours follow light and dark mode, ids unique."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from .figures.style import COLOURS, HEIGHT, STYLE, WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = ["drawn"]
 
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
@@ -34,24 +36,14 @@ def drawn(
     r"""Draw a figure and return it as an `<svg>` element.
 
     Colours of the style become the page's variables (`var(--blue)`), so that they follow its light or dark mode.
-    Ids begin with `key`, so that several figures live in one page.
-
-    Arguments:
-        draw: draws on the Axes it is given.
-        key: unique in the page.
-        title: what the figure is, for those who hear it.
-        text: what can be seen in it.
-        width: inches.
-        height: inches, unless `draw` changes it.
-
-    Returns:
-        The element.
+    Ids begin with `key`, so that several figures live in one page; `title` and `text` are for those who hear it; sizes
+    are in inches.
 
     Example:
-        >>> found = drawn(
+        >>> svg = drawn(
         ...     lambda ax: ax.plot([1, 2], [3, 4]), key="f1", title="a < b", text="A line that rises."
         ... )
-        >>> found[:4], '<title id="f1-title">a &lt; b</title>' in found
+        >>> svg[:4], '<title id="f1-title">a &lt; b</title>' in svg
         ('<svg', True)
     """
     import matplotlib as mpl
@@ -77,21 +69,18 @@ def embedded(document: str, *, key: str, title: str, text: str) -> str:
         for child in list(parent):
             name = child.tag.rpartition("}")[2]
             # a style element would apply to the whole page
-            if name in ("metadata", "style") or (
-                name == "defs" and all(c.tag.endswith("style") for c in child)
-            ):
+            only_styles = name == "defs" and all(inner.tag.endswith("style") for inner in child)
+            if name in ("metadata", "style") or only_styles:
                 parent.remove(child)
     for element in root.iter():
         _adapt(element, key)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.attrib |= {"role": "img", "aria-labelledby": f"{key}-title {key}-text", "class": "figure"}
-    for place, (name, words) in enumerate({"title": title, "text": text}.items()):
-        label = ElementTree.Element(
-            f"{{{_SVG}}}{'title' if name == 'title' else 'desc'}", {"id": f"{key}-{name}"}
-        )
+    for position, (tag, name, words) in enumerate((("title", "title", title), ("desc", "text", text))):
+        label = ElementTree.Element(f"{{{_SVG}}}{tag}", {"id": f"{key}-{name}"})
         label.text = words
-        root.insert(place, label)
+        root.insert(position, label)
     return _serialised(root)
 
 
@@ -105,17 +94,17 @@ def _adapt(element: ElementTree.Element, key: str) -> None:
         attributes["href"] = f"#{key}-{link[1:]}" if link.startswith("#") else link
     for name in attributes.keys() - {"id", "href", "class"}:
         value = _REFERENCE.sub(rf"url(#{key}-\1)", attributes[name])
-        value = _NUMBER.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
+        value = _NUMBER.sub(lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), value)
         if name in ("style", "fill", "stroke"):
-            value = _FONT.sub(lambda found: _size(found[0]), value)
-            value = re.sub(r"#[0-9a-f]{6}", lambda found: _variable(found[0]), value)
+            value = _FONT.sub(lambda font: _size(font[0]), value)
+            value = re.sub(r"#[0-9a-f]{6}", lambda colour: _variable(colour[0]), value)
         attributes[name] = value
 
 
 def _size(font: str) -> str:
     """The size out of a font; its family is that of the page. Releases of matplotlib write it in two ways."""
-    found = re.search(r"[\d.]+px", font)
-    return f"font-size: {found[0]}; " if found else ""
+    size = re.search(r"[\d.]+px", font)
+    return f"font-size: {size[0]}; " if size else ""
 
 
 def _variable(colour: str) -> str:

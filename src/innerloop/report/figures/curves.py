@@ -1,21 +1,23 @@
-"""Curves: scores along an axis, and losses along training."""
+"""Figures of curves: scores along an axis (learning curves), and losses along training."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from ...compare.result import Comparison, Curve
-from ...evaluation.intervals import Estimate
+from ...compare.result import Comparison, Curve, LogEntry
 from ...evaluation.scores import Evaluation
-from .style import INK, MARKS, METRICS, MUTED, OTHERS, Mark, axes_for, legend, styled
+from .style import INK, MARKS, MUTED, OTHERS, Mark, axes_for, legend, mark_of, metric_label, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+__all__ = ["crossing_numbers", "curve", "curve_numbers", "learning", "learning_numbers", "steps_numbers"]
 
 AXES = {
     "support": "support size",
@@ -25,39 +27,36 @@ AXES = {
 _COLUMNS = ["method", "label", "axis", "at", "written", "metric", "mean", "low", "high"]
 
 
-def curve_numbers(found: Comparison, axis: str) -> pd.DataFrame:
+def curve_numbers(comparison: Comparison, axis: str) -> pd.DataFrame:
     """The headline metric of methods along an axis.
 
     Arguments:
-        found: a comparison.
+        comparison: a comparison.
         axis: `support`, `train_tasks` or `inner_steps`.
 
     Returns:
         One row a method and point: `method`, `label`, `axis`, `at`, `written` (the point as text), `metric`,
         `mean`, `low`, `high`; methods in the order of the ranking.
     """
-    labels = {method.name: method.label for method in found.methods}
-    order = {name: place for place, name in enumerate(labels)}
-    curves = [curve for curve in found.curves if curve.axis == axis]
+    order = {method.name: rank for rank, method in enumerate(comparison.methods)}
+    curves = [curve for curve in comparison.curves if curve.axis == axis]
     curves.sort(key=lambda curve: order.get(curve.method, len(order)))
     rows = [
-        row
-        for curve in curves
-        for row in _points(curve, labels.get(curve.method, curve.method), found.metric)
+        row for curve in curves for row in _points(curve, comparison.label(curve.method), comparison.metric)
     ]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _points(curve: Curve, label: str, metric: str) -> list[tuple[Any, ...]]:
+def _points(curve: Curve, label: str, metric: str) -> list[tuple[object, ...]]:
     points = zip(curve.at, curve.labels, curve.estimates, strict=True)
     return [(curve.method, label, curve.axis, at, written, metric, *value) for at, written, value in points]
 
 
-def steps_numbers(found: Evaluation, method: str) -> pd.DataFrame:
+def steps_numbers(evaluation: Evaluation, method: str) -> pd.DataFrame:
     """The headline metric of a model by number of inner steps, in the form of `curve_numbers`.
 
     Arguments:
-        found: an evaluation.
+        evaluation: an evaluation.
         method: what to call the model.
 
     Returns:
@@ -66,37 +65,35 @@ def steps_numbers(found: Evaluation, method: str) -> pd.DataFrame:
     Example:
         >>> import innerloop as il
         >>> learner = il.mixed(1)
-        >>> found = il.evaluate(il.Model(learner, learner.init()), il.tasks.sinusoid(episodes=5).test)
-        >>> steps_numbers(found, "mixed")["at"].tolist()
+        >>> evaluation = il.evaluate(il.Model(learner, learner.init()), il.tasks.sinusoid(episodes=5).test)
+        >>> steps_numbers(evaluation, "mixed")["at"].tolist()
         [0.0, 1.0]
     """
-    metric = found.metrics[0]
-    values = tuple(Estimate(*found.metric(metric, place)) for place in range(len(found.steps)))
-    steps = Curve(method, "inner_steps", tuple(map(float, found.steps)), tuple(map(str, found.steps)), values)
+    metric = evaluation.metrics[0]
+    values = tuple(evaluation.metric(metric, position) for position in range(len(evaluation.steps)))
+    steps = Curve(
+        method, "inner_steps", tuple(map(float, evaluation.steps)), tuple(map(str, evaluation.steps)), values
+    )
     return pd.DataFrame(_points(steps, method, metric), columns=_COLUMNS)
 
 
-def crossing_numbers(found: Comparison, axis: str) -> pd.DataFrame:
+def crossing_numbers(comparison: Comparison, axis: str) -> pd.DataFrame:
     """Where curves meet.
 
     Arguments:
-        found: a comparison.
+        comparison: a comparison.
         axis: as for `curve_numbers`.
 
     Returns:
         One row a crossing: `ours`, `theirs`, `at`, `low`, `high` (NaN: outside the curve), `sentence`.
     """
     rows = [
-        (
-            one.ours,
-            one.theirs,
-            *(math.nan if value is None else value for value in (one.at, one.low, one.high)),
-            one.sentence,
-        )
-        for one in found.crossings
+        (one.ours, one.theirs, one.at, one.low, one.high, one.sentence)
+        for one in comparison.crossings
         if one.axis == axis
     ]
-    return pd.DataFrame(rows, columns=["ours", "theirs", "at", "low", "high", "sentence"])
+    numbers = pd.DataFrame(rows, columns=["ours", "theirs", "at", "low", "high", "sentence"])
+    return numbers.astype({"at": float, "low": float, "high": float}) if rows else numbers
 
 
 @styled
@@ -119,15 +116,13 @@ def curve(numbers: pd.DataFrame, *, crossing: pd.DataFrame | None = None, ax: Ax
     handles, labels = [], []
     for number, name in enumerate(methods):
         part = numbers[numbers["method"] == name]
-        mark = MARKS[number] if number < len(MARKS) else OTHERS
-        line = _line(ax, part, mark)
+        line = _line(ax, part, mark_of(number))
         if number < len(MARKS) + 1:
             handles.append(line)
             labels.append(part["label"].iloc[0] if number < len(MARKS) else "other methods")
     if len(numbers):
         _scale(ax, numbers)
-        metric = numbers["metric"].iloc[0]
-        ax.set_ylabel(METRICS.get(metric, metric))
+        ax.set_ylabel(metric_label(numbers["metric"].iloc[0]))
     if crossing is not None:
         _mark_crossing(ax, crossing)
     if named:
@@ -135,12 +130,12 @@ def curve(numbers: pd.DataFrame, *, crossing: pd.DataFrame | None = None, ax: Ax
     return ax
 
 
-def _line(ax: Axes, part: pd.DataFrame, mark: Mark) -> Any:
-    place, main = part["at"].to_numpy(), mark is not OTHERS
+def _line(ax: Axes, part: pd.DataFrame, mark: Mark) -> Line2D:
+    at, main = part["at"].to_numpy(), mark is not OTHERS
     if main:
-        ax.fill_between(place, part["low"], part["high"], color=mark.colour, alpha=0.14, linewidth=0)
+        ax.fill_between(at, part["low"], part["high"], color=mark.colour, alpha=0.14, linewidth=0)
     return ax.plot(
-        place, part["mean"], color=mark.colour, marker=mark.marker if len(place) < 30 else "",
+        at, part["mean"], color=mark.colour, marker=mark.marker if len(at) < 30 else "",
         linestyle=mark.dash, linewidth=1.8 if main else 0.8, alpha=1 if main else 0.7,
     )[0]  # fmt: skip
 
@@ -155,17 +150,17 @@ def _scale(ax: Axes, numbers: pd.DataFrame) -> None:
         ax.set_xscale("log")
         ax.minorticks_off()
     if len(at) <= 12:
-        kept = _apart(np.log(at) if ax.get_xscale() == "log" else at)
-        ax.set_xticks(at[kept], [written[place] for place in kept])
+        shown = _apart(np.log(at) if ax.get_xscale() == "log" else at)
+        ax.set_xticks(at[shown], [written[number] for number in shown])
 
 
-def _apart(place: np.ndarray, least: float = 0.06) -> list[int]:
-    """Those of ascending places, from the last one, that keep a distance: a share of the whole."""
-    kept: list[int] = []
-    for number in range(len(place) - 1, -1, -1):
-        if not kept or place[kept[-1]] - place[number] >= least * (place[-1] - place[0]):
-            kept.append(number)
-    return kept[::-1]
+def _apart(positions: np.ndarray, least: float = 0.06) -> list[int]:
+    """Those of ascending positions, from the last one, that keep a distance: a share of the whole."""
+    chosen: list[int] = []
+    for number in range(len(positions) - 1, -1, -1):
+        if not chosen or positions[chosen[-1]] - positions[number] >= least * (positions[-1] - positions[0]):
+            chosen.append(number)
+    return chosen[::-1]
 
 
 def _mark_crossing(ax: Axes, crossing: pd.DataFrame) -> None:
@@ -178,21 +173,17 @@ def _mark_crossing(ax: Axes, crossing: pd.DataFrame) -> None:
     high = row["high"] if np.isfinite(row["high"]) else right
     ax.axvspan(low, high, color=MUTED, alpha=0.12, linewidth=0, zorder=0)
     ax.axvline(row["at"], color=INK, linewidth=1.2, linestyle=(0, (2, 2)))
-    # the words stand on the side where there is room
-    share = ax.transAxes.inverted().transform(ax.transData.transform((row["at"], 0)))[0]
+    # the words stand on the side with more space
+    before = ax.transAxes.inverted().transform(ax.transData.transform((row["at"], 0)))[0] > 0.55
     ax.annotate(
-        f"as good from {row['at']:.3g} on",
-        (row["at"], 1),
-        (-5 if share > 0.55 else 5, -2),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="right" if share > 0.55 else "left",
-        va="top",
-    )
+        f"as good from {row['at']:.3g} on", (row["at"], 1), (-5 if before else 5, -2),
+        xycoords=("data", "axes fraction"), textcoords="offset points",
+        ha="right" if before else "left", va="top",
+    )  # fmt: skip
     ax.set_xlim(left, right)
 
 
-def learning_numbers(logs: Mapping[str, Sequence[Mapping[str, Any]]], *, most: int = 120) -> pd.DataFrame:
+def learning_numbers(logs: Mapping[str, Sequence[LogEntry]], *, most: int = 120) -> pd.DataFrame:
     """Training and validation loss along training.
 
     Arguments:
@@ -212,12 +203,13 @@ def learning_numbers(logs: Mapping[str, Sequence[Mapping[str, Any]]], *, most: i
     for method, log in logs.items():
         if not log:
             continue
-        frame = pd.DataFrame([(e.get("step"), e.get("loss"), e.get("valid_loss")) for e in log])
-        frame = frame.astype(float)
+        frame = pd.DataFrame(list(log), columns=["step", "loss", "valid_loss"]).astype(float)
         size = max(1, math.ceil(len(frame) / most))
         grouped = frame.groupby(np.arange(len(frame)) // size)
         # the validation belongs to the last step of its group
-        for step, loss, valid in zip(grouped[0].max(), grouped[1].mean(), grouped[2].last(), strict=True):
+        for step, loss, valid in zip(
+            grouped["step"].max(), grouped["loss"].mean(), grouped["valid_loss"].last(), strict=True
+        ):
             rows.append((method, int(step), loss, valid))
     return pd.DataFrame(rows, columns=["method", "step", "loss", "valid_loss"])
 
@@ -241,7 +233,7 @@ def learning(numbers: pd.DataFrame, *, best_step: int | None = None, ax: Axes | 
     ax = axes_for(ax, height=2.7 + 0.2 * ((len(methods) + 1) // 2))
     for number, name in enumerate(methods):
         part = numbers[numbers["method"] == name]
-        mark = MARKS[number] if number < len(MARKS) else OTHERS
+        mark = mark_of(number)
         ax.plot(part["step"], part["loss"], color=mark.colour, linewidth=1, alpha=0.6)
         measured = part[part["valid_loss"].notna()]
         ax.plot(
@@ -255,10 +247,8 @@ def learning(numbers: pd.DataFrame, *, best_step: int | None = None, ax: Axes | 
     ax.set_xlabel("meta-updates")
     ax.set_ylabel("loss")
     if len(methods) > 1:
-        marks = [MARKS[n] if n < len(MARKS) else OTHERS for n in range(len(methods))]
-        handles = [
-            Line2D([], [], color=mark.colour, marker=mark.marker, linestyle=mark.dash) for mark in marks
-        ]
+        marks = map(mark_of, range(len(methods)))
+        handles = [Line2D([], [], color=m.colour, marker=m.marker, linestyle=m.dash) for m in marks]
         legend(ax, handles, methods)
     else:
         thin = Line2D([], [], color=MARKS[0].colour, linewidth=1, alpha=0.6)
@@ -274,5 +264,5 @@ def _limit_losses(ax: Axes, numbers: pd.DataFrame) -> None:
     if len(values) < 10:
         return
     low, high = values.min(), np.quantile(values, 0.98)
-    room = 0.06 * max(high - low, 1e-12)
-    ax.set_ylim(low - room, min(values.max(), high + 6 * room) + room)
+    margin = 0.06 * max(high - low, 1e-12)
+    ax.set_ylim(low - margin, min(values.max(), high + 6 * margin) + margin)

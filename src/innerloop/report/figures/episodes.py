@@ -1,18 +1,31 @@
-"""Single episodes: what a model was given, what it was asked, and what it answered."""
+"""Figures of single episodes: support rows or images, query rows, and what a model predicts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from ...evaluation.examples import Shown
+from ...evaluation.examples import Cells, Shown
 from .style import COLOURS, INK, MARKS, MUTED, OTHERS, Mark, axes_for, legend, short, styled, width_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+__all__ = [
+    "classes",
+    "classes_numbers",
+    "image_numbers",
+    "images",
+    "is_classification",
+    "is_image",
+    "is_regression",
+    "scatter",
+    "scatter_numbers",
+]
 
 _ROLES = ["task", "role", "method", "feature", "x", "y"]
 
@@ -51,44 +64,40 @@ def scatter_numbers(episodes: Sequence[Shown]) -> pd.DataFrame:
     chosen = _telling_feature(episodes)
     names = episodes[0].features
     feature = names[chosen] if chosen < len(names) else "x"
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for one in episodes:
-        parts: list[tuple[str, str, tuple[Any, ...], tuple[Any, ...]]] = [
-            ("support", "", one.support_x, one.support_y),
-            ("query", "", one.query_x, one.query_y),
-        ]
+        parts = [("support", "", one.support_x, one.support_y), ("query", "", one.query_x, one.query_y)]
         parts += [("prediction", name, one.query_x, values) for name, values in one.predictions.items()]
         for role, method, x, y in parts:
             rows += [
-                (one.task, role, method, feature, _feature(row, chosen), _first(value))
+                (one.task, role, method, feature, _feature(row, chosen), _feature(value, 0))
                 for row, value in zip(x, y, strict=True)
             ]
     return pd.DataFrame(rows, columns=_ROLES)
 
 
-def _feature(row: Any, chosen: int) -> float:
+def _feature(row: Cells | float, chosen: int) -> float:
     return float(row[chosen] if isinstance(row, tuple) else row)
 
 
-def _first(value: Any) -> float:
-    return float(value[0] if isinstance(value, tuple) else value)
+def _features(episode: Shown) -> list[Cells]:
+    """Features of all rows, support first."""
+    return [row if isinstance(row, tuple) else (row,) for row in (*episode.support_x, *episode.query_x)]
 
 
 def _telling_feature(episodes: Sequence[Shown]) -> int:
     """The feature with the largest mean rank correlation with the target within tasks, without a sign."""
-    found: list[np.ndarray] = []
+    by_episode: list[np.ndarray] = []
     for one in episodes:
-        x = pd.DataFrame(
-            [row if isinstance(row, tuple) else (row,) for row in (*one.support_x, *one.query_x)]
-        )
-        y = pd.Series([_first(value) for value in (*one.support_y, *one.query_y)])
+        x = pd.DataFrame(_features(one))
+        y = pd.Series([_feature(value, 0) for value in (*one.support_y, *one.query_y)])
         varies = x.nunique() > 1
         ranks = x.loc[:, varies].rank()
         strength = np.zeros(x.shape[1])
         if len(ranks.columns) and y.nunique() > 1:
             strength[varies.to_numpy()] = ranks.corrwith(y.rank()).abs().fillna(0).to_numpy()
-        found.append(strength)
-    return int(np.mean(found, axis=0).argmax())
+        by_episode.append(strength)
+    return int(np.mean(by_episode, axis=0).argmax())
 
 
 @styled
@@ -106,12 +115,9 @@ def scatter(numbers: pd.DataFrame, *, named: bool = True, ax: Axes | None = None
     ax = axes_for(ax, height=2.9 if named else 2.3)
     methods = [name for name in dict.fromkeys(numbers["method"]) if name]
     handles, labels = [], []
-    for role, marker, colour, filled in (("query", "o", MUTED, False), ("support", "o", INK, True)):
+    for role, colour, filled in (("query", MUTED, False), ("support", INK, True)):
         part = numbers[numbers["role"] == role]
-        handles += ax.plot(
-            part["x"], part["y"], marker, color=colour, markersize=7 if filled else 5.5,
-            markerfacecolor=colour if filled else "none", zorder=3 if filled else 2,
-        )  # fmt: skip
+        handles.append(_points(ax, part, Mark(colour, "o"), size=7 if filled else 5.5, filled=filled))
         labels.append(role)
     for number, method in enumerate(methods[: len(MARKS)]):
         part = numbers[numbers["method"] == method].sort_values("x")
@@ -127,6 +133,14 @@ def scatter(numbers: pd.DataFrame, *, named: bool = True, ax: Axes | None = None
     if named:
         legend(ax, handles, labels)
     return ax
+
+
+def _points(ax: Axes, part: pd.DataFrame, mark: Mark, *, size: float, filled: bool) -> Line2D:
+    """Rows as marks: those of the support filled, in front of the hollow ones of the query."""
+    return ax.plot(
+        part["x"], part["y"], mark.marker, color=mark.colour, markersize=size, linestyle="none",
+        markerfacecolor=mark.colour if filled else "none", zorder=3 if filled else 2,
+    )[0]  # fmt: skip
 
 
 _CLASSES = ["task", "role", "number", "class", "method", "predicted", "right", "feature", "x", "second", "y"]
@@ -151,19 +165,19 @@ def classes_numbers(episodes: Sequence[Shown]) -> pd.DataFrame:
     across, up = _telling_pair(episodes)
     names = episodes[0].features
 
-    def place(row: Any, number: int) -> tuple[Any, ...]:
+    def position(row: Cells | float, number: int) -> tuple[object, ...]:
         second = ("", float(number)) if up is None else (_named(names, up), _feature(row, up))
         return (_named(names, across), _feature(row, across), *second)
 
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for one in episodes:
         for number, (row, label) in enumerate(zip(one.support_x, one.support_y, strict=True), 1):
-            rows.append((one.task, "support", number, str(label), "", "", "", *place(row, number)))
+            rows.append((one.task, "support", number, str(label), "", "", "", *position(row, number)))
         for method, predicted in one.predictions.items():
             asked = zip(one.query_x, one.query_y, predicted, strict=True)
-            for number, (row, label, found) in enumerate(asked, 1):
-                said = (method, str(found), "yes" if found == label else "no")
-                rows.append((one.task, "query", number, str(label), *said, *place(row, number)))
+            for number, (row, label, answer) in enumerate(asked, 1):
+                said = (method, str(answer), "yes" if answer == label else "no")
+                rows.append((one.task, "query", number, str(label), *said, *position(row, number)))
     return pd.DataFrame(rows, columns=_CLASSES)
 
 
@@ -175,8 +189,7 @@ def _telling_pair(episodes: Sequence[Shown]) -> tuple[int, int | None]:
     """The feature that tells classes apart best, and the one that adds most to it, if there are two."""
     told, shared = [], []
     for one in episodes:
-        every = [row if isinstance(row, tuple) else (row,) for row in (*one.support_x, *one.query_x)]
-        ranks = pd.DataFrame(every).rank()
+        ranks = pd.DataFrame(_features(one)).rank()
         spread = ranks.var(ddof=0).replace(0, np.nan)
         between = ranks.groupby([*one.support_y, *one.query_y]).transform("mean").var(ddof=0)
         told.append((between / spread).fillna(0).to_numpy())
@@ -222,12 +235,8 @@ def classes(
         asked = asked[asked["method"] == (method or asked["method"].iloc[0])]
     for part, column, filled in ((asked, "predicted", False), (support, "class", True)):
         for name in dict.fromkeys(part[column]):
-            of = part[part[column] == name]
-            colour, marker, _ = marks.get(name, OTHERS)
-            ax.plot(
-                of["x"], of["y"], marker, color=colour, markersize=7 if filled else 6, linestyle="none",
-                markerfacecolor=colour if filled else "none", zorder=3 if filled else 2,
-            )  # fmt: skip
+            mark, size = marks.get(name, OTHERS), 7 if filled else 6
+            _points(ax, part[part[column] == name], mark, size=size, filled=filled)
     wrong = asked[asked["right"] == "no"]
     crosses = ax.plot(wrong["x"], wrong["y"], "x", color=COLOURS["red"][0], markersize=9, zorder=4)
     ax.grid(visible=True)
@@ -242,7 +251,7 @@ def classes(
     return ax
 
 
-def _sample(ax: Axes, mark: Mark) -> Any:
+def _sample(ax: Axes, mark: Mark) -> Line2D:
     """A mark of its own for the legend."""
     return ax.plot([], [], mark.marker, color=mark.colour, markersize=7, linestyle="none")[0]
 
@@ -257,14 +266,14 @@ def image_numbers(episode: Shown) -> pd.DataFrame:
         One row an image and method: `task`, `role`, `number`, `class`, and of query images `method`,
         `predicted`, `right`.
     """
-    rows: list[tuple[Any, ...]] = [
+    rows: list[tuple[object, ...]] = [
         (episode.task, "support", number, str(name), "", "", "")
         for number, name in enumerate(episode.support_y, 1)
     ]
     for method, predicted in episode.predictions.items():
-        for number, (name, found) in enumerate(zip(episode.query_y, predicted, strict=True), 1):
-            right = "yes" if found == name else "no"
-            rows.append((episode.task, "query", number, str(name), method, str(found), right))
+        for number, (name, answer) in enumerate(zip(episode.query_y, predicted, strict=True), 1):
+            right = "yes" if answer == name else "no"
+            rows.append((episode.task, "query", number, str(name), method, str(answer), right))
     return pd.DataFrame(rows, columns=["task", "role", "number", "class", "method", "predicted", "right"])
 
 
@@ -299,9 +308,9 @@ def images(episode: Shown, method: str | None = None, *, ax: Axes | None = None)
     for number, (x, label) in enumerate(support):
         _tile(ax, x, number, 0.0, [(short(label, 12), INK)])
     ax.text(0, middle + 0.12, f"query, and what {short(name, 24)} predicts", color=MUTED, va="bottom")
-    for number, (x, label, found) in enumerate(query):
-        right = found == label
-        words = [(f"{'✓' if right else '✗'} {short(found, 10)}", COLOURS["green" if right else "red"][0])]
+    for number, (x, label, answer) in enumerate(query):
+        right = answer == label
+        words = [(f"{'✓' if right else '✗'} {short(answer, 10)}", COLOURS["green" if right else "red"][0])]
         if not right:
             words.append((f"is {short(label, 9)}", MUTED))
         _tile(ax, x, number, middle, words)
@@ -311,7 +320,7 @@ def images(episode: Shown, method: str | None = None, *, ax: Axes | None = None)
     return ax
 
 
-def _tile(ax: Axes, x: Any, number: int, top: float, words: list[tuple[str, str]]) -> None:
+def _tile(ax: Axes, x: Cells, number: int, top: float, words: list[tuple[str, str]]) -> None:
     """One image with words below it."""
     left, upper = _COLUMN * (number % _ACROSS), top - _ROW * (number // _ACROSS)
     pixels = np.asarray(x, dtype=float)

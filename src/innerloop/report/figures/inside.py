@@ -1,4 +1,4 @@
-"""What was learned: pictures of the frames of `learned`."""
+"""Figures of what was learned: layer movement, representation similarity (CKA), step sizes, masks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .style import COLOURS, INK, MARKS, MUTED, OTHERS, axes_for, legend, name_rows, short, styled, wrapped
+from .style import (
+    COLOURS,
+    INK,
+    MARKS,
+    MUTED,
+    Mark,
+    axes_for,
+    intervals,
+    legend,
+    mark_of,
+    name_rows,
+    row_axes,
+    short,
+    styled,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = ["masks", "moved", "rates", "similarity"]
 
 
 @styled
@@ -18,21 +35,21 @@ def moved(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """How far adaptation moves each layer, relative to where it starts.
 
     Arguments:
-        numbers: what `learned.movement` returns.
+        numbers: what `inspection.movement` returns.
         ax: where to draw; Axes of a new figure unless given.
 
     Returns:
         The Axes.
     """
-    ax = axes_for(ax, height=0.6 + 0.32 * max(len(numbers), 2))
+    ax = row_axes(ax, len(numbers), base=0.6, each=0.32)
     known = numbers["relative"].notna().to_numpy()
-    place = np.arange(len(numbers))
+    row = np.arange(len(numbers))
     colour = COLOURS["blue"][0]
-    ax.barh(place[known], numbers["relative"][known], height=0.62, color=colour, alpha=0.8)
-    ax.hlines(place[known], numbers["low"][known], numbers["high"][known], color=INK, linewidth=1.4)
-    for number in place[~known]:
+    ax.barh(row[known], numbers["relative"][known], height=0.62, color=colour, alpha=0.8)
+    ax.hlines(row[known], numbers["low"][known], numbers["high"][known], color=INK, linewidth=1.4)
+    for number in row[~known]:
         ax.text(0, number, "  starts at 0", va="center", color=MUTED)
-    for number in place[known & (numbers["relative"] == 0).to_numpy()]:
+    for number in row[known & (numbers["relative"] == 0).to_numpy()]:
         ax.text(0, number, "  shared by all tasks", va="center", color=MUTED)
     _layers(ax, numbers)
     ax.set_xlim(left=0)
@@ -50,16 +67,14 @@ def similarity(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Linear CKA of each layer's output before and after adaptation; 1 is the same representation.
 
     Arguments:
-        numbers: what `learned.similarity` returns.
+        numbers: what `inspection.similarity` returns.
         ax: where to draw; Axes of a new figure unless given.
 
     Returns:
         The Axes.
     """
-    ax = axes_for(ax, height=0.6 + 0.32 * max(len(numbers), 2))
-    place, mark = np.arange(len(numbers)), MARKS[2]
-    ax.hlines(place, numbers["low"], numbers["high"], color=mark.colour, linewidth=2)
-    ax.plot(numbers["cka"], place, mark.marker, color=mark.colour, markersize=6)
+    ax = row_axes(ax, len(numbers), base=0.6, each=0.32)
+    intervals(ax, numbers, "cka", mark=MARKS[2], size=6)
     _layers(ax, numbers)
     ax.set_xlim(min(0.0, *numbers["low"].fillna(0)) if len(numbers) else 0, 1.02)
     ax.set_xlabel("similarity before and after (linear CKA)")
@@ -70,7 +85,7 @@ def rates(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Learned step sizes: by parameter, or along the inner steps where each has its own.
 
     Arguments:
-        numbers: what `learned.rates` returns.
+        numbers: what `inspection.rates` returns.
         ax: where to draw; Axes of a new figure unless given.
 
     Returns:
@@ -83,10 +98,9 @@ def rates(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 @styled
 def _rates_by_parameter(numbers: pd.DataFrame, ax: Axes | None) -> Axes:
-    ax = axes_for(ax, height=0.6 + 0.27 * max(len(numbers), 2))
-    place, colour = np.arange(len(numbers)), COLOURS["purple"][0]
-    ax.hlines(place, numbers["lowest"], numbers["highest"], color=colour, linewidth=2)
-    ax.plot(numbers["mean"], place, "D", color=colour, markersize=5.5)
+    ax = row_axes(ax, len(numbers), base=0.6, each=0.27)
+    mark = Mark(COLOURS["purple"][0], "D")
+    intervals(ax, numbers, "mean", mark=mark, size=5.5, ends=("lowest", "highest"))
     name_rows(ax, [wrapped(name, 22, 1) for name in numbers["parameter"]])
     ax.set_xlim(left=min(0.0, *numbers["lowest"]) if len(numbers) else 0)
     ax.axvline(0, color=MUTED, linewidth=1)
@@ -101,7 +115,7 @@ def _rates_by_step(numbers: pd.DataFrame, ax: Axes | None) -> Axes:
     handles, labels = [], []
     for number, name in enumerate(names):
         part = numbers[numbers["parameter"] == name]
-        mark = MARKS[number] if number < len(MARKS) else OTHERS
+        mark = mark_of(number)
         line = ax.plot(
             part["step"].astype(int), part["mean"], color=mark.colour, marker=mark.marker, linestyle=mark.dash,
             linewidth=1.8 if number < len(MARKS) else 0.8,
@@ -122,15 +136,14 @@ def masks(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """The share of weights that may move, by parameter.
 
     Arguments:
-        numbers: what `learned.masks` returns.
+        numbers: what `inspection.masks` returns.
         ax: where to draw; Axes of a new figure unless given.
 
     Returns:
         The Axes.
     """
-    ax = axes_for(ax, height=0.6 + 0.27 * max(len(numbers), 2))
-    place = np.arange(len(numbers))
-    ax.barh(place, 100 * numbers["adapting"], height=0.62, color=COLOURS["green"][0], alpha=0.8)
+    ax = row_axes(ax, len(numbers), base=0.6, each=0.27)
+    ax.barh(range(len(numbers)), 100 * numbers["adapting"], height=0.62, color=COLOURS["green"][0], alpha=0.8)
     name_rows(ax, [wrapped(name, 22, 1) for name in numbers["parameter"]])
     ax.set_xlim(0, 100)
     ax.set_xlabel("weights that may move, in per cent")

@@ -1,4 +1,4 @@
-"""Scores of methods and of tasks: who is best, and how much tasks differ."""
+"""Figures of scores: ranking of methods, dots of tasks, gains by adaptation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from .style import (
     COLOURS,
     INK,
     KINDS,
-    METRICS,
     MUTED,
     axes_for,
     legend,
+    metric_label,
     name_rows,
+    row_axes,
     rows,
     short,
     styled,
@@ -26,23 +27,25 @@ from .style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+__all__ = ["dots", "dots_numbers", "gains", "ranking", "ranking_numbers"]
+
 MOST_TASKS = 120  # tasks whose dots are drawn
 
 
-def ranking_numbers(found: Comparison, metric: str | None = None) -> pd.DataFrame:
+def ranking_numbers(comparison: Comparison, metric: str | None = None) -> pd.DataFrame:
     """Every method's score, the best first.
 
     Arguments:
-        found: a comparison.
+        comparison: a comparison.
         metric: one of the methods' metrics; the headline unless given.
 
     Returns:
         One row a method: `method`, `label`, `kind` (a key of `style.KINDS`), `metric`, `mean`, `low`, `high`.
     """
-    name = metric or found.metric
+    name = metric or comparison.metric
     listed = [
         (method.name, method.label, kind_of(method.kind, method.family), name, *method.metrics[name])
-        for method in found.methods
+        for method in comparison.methods
         if name in method.metrics
     ]
     columns = ["method", "label", "kind", "metric", "mean", "low", "high"]
@@ -65,22 +68,20 @@ def ranking(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Returns:
         The Axes.
     """
-    ax = axes_for(ax, height=0.8 + 0.32 * max(len(numbers), 2) + 0.2 * _legend_rows(numbers))
-    for place, row in enumerate(rows(numbers)):
+    legend_rows = (numbers["kind"].nunique() + 1) // 2
+    ax = row_axes(ax, len(numbers), base=0.8 + 0.2 * legend_rows, each=0.32)
+    for position, row in enumerate(rows(numbers)):
         mark = KINDS[str(row.kind)][1]
-        ax.plot([row.low, row.high], [place, place], color=mark.colour, linewidth=2, solid_capstyle="round")
-        ax.plot(row.mean, place, mark.marker, color=mark.colour, markersize=7)
+        ends = [row.low, row.high]
+        ax.plot(ends, [position, position], color=mark.colour, linewidth=2, solid_capstyle="round")
+        ax.plot(row.mean, position, mark.marker, color=mark.colour, markersize=7)
     name_rows(ax, [wrapped(label, 20) for label in numbers["label"]])
     if len(numbers):
-        ax.set_xlabel(METRICS.get(numbers["metric"][0], numbers["metric"][0]))
+        ax.set_xlabel(metric_label(numbers["metric"][0]))
         best = numbers["mean"][0]
         ax.axvline(best, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
         _legend_of_kinds(ax, numbers["kind"])
     return ax
-
-
-def _legend_rows(numbers: pd.DataFrame) -> int:
-    return (numbers["kind"].nunique() + 1) // 2
 
 
 def _legend_of_kinds(ax: Axes, kinds: pd.Series) -> None:
@@ -92,38 +93,32 @@ def _legend_of_kinds(ax: Axes, kinds: pd.Series) -> None:
     legend(ax, handles, [KINDS[kind][0] for kind in present])
 
 
-def dots_numbers(found: Comparison, *, most: int = MOST_TASKS) -> pd.DataFrame:
+def dots_numbers(comparison: Comparison, *, most: int = MOST_TASKS) -> pd.DataFrame:
     """The headline metric of every method on every task, means over seeds.
 
     Arguments:
-        found: a comparison.
+        comparison: a comparison.
         most: of more tasks than this, equally spaced ones are taken in the order of the best method's score.
 
     Returns:
         One row a method and task: `method`, `label`, `kind`, `task`, `metric`, `score`; best method first.
     """
-    scores = {method.name: np.asarray(method.scores, dtype=float) for method in found.methods}
+    columns = ["method", "label", "kind", "task", "metric", "score"]
+    scores = {method.name: np.asarray(method.scores, dtype=float) for method in comparison.methods}
     means = {name: value.mean(1) for name, value in scores.items() if value.size}
     if not means:
-        return pd.DataFrame(columns=["method", "label", "kind", "task", "metric", "score"])
+        return pd.DataFrame(columns=columns)
     order = np.argsort(next(iter(means.values())), kind="stable")
     if len(order) > most:
         order = order[np.linspace(0, len(order) - 1, most).round().astype(int)]
     chosen = np.sort(order)
-    listed = [
-        (
-            method.name,
-            method.label,
-            kind_of(method.kind, method.family),
-            found.tasks[task],
-            found.metric,
-            float(means[method.name][task]),
-        )
-        for method in found.methods
-        if method.name in means
-        for task in chosen
-    ]
-    return pd.DataFrame(listed, columns=["method", "label", "kind", "task", "metric", "score"])
+    listed = []
+    for method in comparison.methods:
+        name, kind = method.name, kind_of(method.kind, method.family)
+        for task in chosen if name in means else ():
+            score = float(means[name][task])
+            listed.append((name, method.label, kind, comparison.tasks[task], comparison.metric, score))
+    return pd.DataFrame(listed, columns=columns)
 
 
 @styled
@@ -138,16 +133,16 @@ def dots(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         The Axes.
     """
     methods = list(dict.fromkeys(numbers["method"]))
-    ax = axes_for(ax, height=0.75 + 0.34 * max(len(methods), 2))
+    ax = row_axes(ax, len(methods), base=0.75, each=0.34)
     labels = []
-    for place, name in enumerate(methods):
+    for position, name in enumerate(methods):
         part = numbers[numbers["method"] == name]
         mark = KINDS[part["kind"].iloc[0]][1]
         # a fixed zigzag keeps dots apart, and the same numbers give the same picture
         offset = 0.12 * (np.arange(len(part)) % 5 - 2)
         ax.plot(
             part["score"],
-            place + offset,
+            position + offset,
             "o",
             color=mark.colour,
             markersize=3.6,
@@ -155,11 +150,11 @@ def dots(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             markeredgewidth=0,
         )
         middle = part["score"].median()
-        ax.plot([middle, middle], [place - 0.36, place + 0.36], color=INK, linewidth=1.6)
+        ax.plot([middle, middle], [position - 0.36, position + 0.36], color=INK, linewidth=1.6)
         labels.append(wrapped(part["label"].iloc[0], 20))
     name_rows(ax, labels)
     if len(numbers):
-        ax.set_xlabel(METRICS.get(numbers["metric"].iloc[0], numbers["metric"].iloc[0]))
+        ax.set_xlabel(metric_label(numbers["metric"].iloc[0]))
         _limit_outliers(ax, numbers["score"].to_numpy())
     return ax
 
@@ -170,11 +165,11 @@ def _limit_outliers(ax: Axes, values: np.ndarray) -> None:
     if not len(values):
         return
     low, high = np.quantile(values, [0.02, 0.98])
-    room = max(high - low, 1e-12)
-    left, right = max(values.min(), low - room), min(values.max(), high + room)
+    span = max(high - low, 1e-12)
+    left, right = max(values.min(), low - span), min(values.max(), high + span)
     outside = int(((values < left) | (values > right)).sum())
     if outside:
-        ax.set_xlim(left - 0.04 * room, right + 0.04 * room)
+        ax.set_xlim(left - 0.04 * span, right + 0.04 * span)
         ax.set_xlabel(f"{ax.get_xlabel()} ({outside} dots lie outside the picture)")
 
 
@@ -183,7 +178,7 @@ def gains(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """What each task gains by adaptation, the greatest gain first; tasks that lose are red and hang down.
 
     Arguments:
-        numbers: what `learned.gains` returns.
+        numbers: what `inspection.gains` returns.
         ax: where to draw; Axes of a new figure unless given.
 
     Returns:
@@ -193,13 +188,13 @@ def gains(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     ax = axes_for(ax)
     gain = numbers["gain"].to_numpy(dtype=float)
-    place = np.arange(1, len(gain) + 1)
+    rank = np.arange(1, len(gain) + 1)
     for chosen, colour, marker in ((gain >= 0, "green", "o"), (gain < 0, "red", "v")):
         if not chosen.any():
             continue
-        ax.vlines(place[chosen], 0, gain[chosen], color=COLOURS[colour][0], linewidth=1.2, alpha=0.75)
+        ax.vlines(rank[chosen], 0, gain[chosen], color=COLOURS[colour][0], linewidth=1.2, alpha=0.75)
         size = 4.5 if len(gain) <= 60 else 2.5
-        ax.plot(place[chosen], gain[chosen], marker, color=COLOURS[colour][0], markersize=size)
+        ax.plot(rank[chosen], gain[chosen], marker, color=COLOURS[colour][0], markersize=size)
     ax.axhline(0, color=MUTED, linewidth=1)
     ax.grid(axis="x", visible=False)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -211,7 +206,7 @@ def gains(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def _name_ends(ax: Axes, numbers: pd.DataFrame) -> None:
-    """The first and the last task by name, where the falling line leaves room."""
+    """The first and the last task by name, where the falling line leaves space."""
     first, last = numbers.iloc[0], numbers.iloc[-1]
     lines = [f"greatest: {short(first['task'], 26)} ({first['gain']:+.3g})"]
     if len(numbers) > 1:

@@ -1,4 +1,4 @@
-"""How figures look: colours, markers and sizes.
+"""Style of the figures: colours, markers, sizes, legends, and rows of intervals (forest plots).
 
 Colours are told apart with any kind of colour blindness and in grey; where several mean something, a marker or
 a dash says it too. Sizes suit a phone: a figure is as wide as its screen, text about as large as that around it.
@@ -9,14 +9,43 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+
+__all__ = [
+    "COLOURS",
+    "HEIGHT",
+    "INK",
+    "KINDS",
+    "MARKS",
+    "METRICS",
+    "MUTED",
+    "OTHERS",
+    "STYLE",
+    "WIDTH",
+    "Mark",
+    "axes_for",
+    "intervals",
+    "legend",
+    "mark_of",
+    "metric_label",
+    "name_rows",
+    "printable",
+    "row_axes",
+    "rows",
+    "short",
+    "styled",
+    "width_of",
+    "wrapped",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Dash: TypeAlias = Any  # a name or a pattern of matplotlib
 
 # name of a colour -> on white paper, on a dark screen
 COLOURS = {
@@ -39,17 +68,14 @@ class Mark(NamedTuple):
 
     colour: str
     marker: str
-    dash: Any = "-"
+    dash: Dash = "-"
 
 
+_DASHES: tuple[Dash, ...] = (
+    "-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 3)),
+)  # fmt: skip
 MARKS = tuple(
-    Mark(COLOURS[name][0], marker, dash)
-    for name, marker, dash in zip(
-        SERIES,
-        "osD^vX",
-        ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 3))),
-        strict=True,
-    )
+    Mark(COLOURS[name][0], marker, dash) for name, marker, dash in zip(SERIES, "osD^vX", _DASHES, strict=True)
 )
 OTHERS = Mark(MUTED, ".", "-")
 # what kind of method it is
@@ -114,6 +140,16 @@ METRICS = {
 }
 
 
+def metric_label(name: str) -> str:
+    """What people call a metric."""
+    return METRICS.get(name, name)
+
+
+def mark_of(number: int) -> Mark:
+    """How the thing of a number is drawn among several; after the first six, all alike."""
+    return MARKS[number] if number < len(MARKS) else OTHERS
+
+
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
     """A function that draws in this style, whatever the settings of matplotlib are, and leaves those alone."""
 
@@ -128,12 +164,7 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def axes_for(ax: Axes | None, *, height: float = HEIGHT) -> Axes:
-    """Axes to draw on: those given, or new ones of a pyplot figure, which notebooks show by themselves.
-
-    Arguments:
-        ax: Axes, or none.
-        height: in inches, of a figure that holds nothing else.
-    """
+    """Axes to draw on: those given, or new ones of a pyplot figure of this height in inches, which notebooks show."""
     if ax is None:
         import matplotlib.pyplot as plt
 
@@ -144,20 +175,40 @@ def axes_for(ax: Axes | None, *, height: float = HEIGHT) -> Axes:
     return ax
 
 
+def row_axes(ax: Axes | None, count: int, *, base: float, each: float) -> Axes:
+    """Axes to draw `count` rows on, by the height in inches of a row and of what is around them."""
+    return axes_for(ax, height=base + each * max(count, 2))
+
+
+def intervals(
+    ax: Axes,
+    numbers: pd.DataFrame,
+    middle: str,
+    *,
+    mark: Mark,
+    size: float,
+    ends: tuple[str, str] = ("low", "high"),
+) -> None:
+    """A row for each interval of a frame, its middle marked: a forest plot."""
+    row = range(len(numbers))
+    ax.hlines(row, numbers[ends[0]], numbers[ends[1]], color=mark.colour, linewidth=2)
+    ax.plot(numbers[middle], row, mark.marker, color=mark.colour, markersize=size)
+
+
 def width_of(ax: Axes | None) -> float:
     """Width in inches of the figure that `axes_for` will draw on."""
     figure = None if ax is None else ax.get_figure(root=True)
     return WIDTH if figure is None else float(figure.get_figwidth())
 
 
-def legend(ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, columns: int = 2) -> None:
+def legend(ax: Axes, handles: Sequence[Artist], labels: Sequence[str], *, columns: int = 2) -> None:
     """A legend above the Axes; labels are shown as they are, whatever they begin with."""
     from matplotlib.transforms import blended_transform_factory
 
-    found = ax.legend(
+    drawn = ax.legend(
         handles,
         [str(number) for number in range(len(labels))],
-        # from the left edge of the figure, where there is more room than above the Axes
+        # from the left edge of the figure, where there is more space than above the Axes
         bbox_transform=blended_transform_factory(ax.figure.transFigure, ax.transAxes),
         bbox_to_anchor=(0.015, 1.03),
         loc="lower left",
@@ -166,7 +217,7 @@ def legend(ax: Axes, handles: Sequence[Any], labels: Sequence[str], *, columns: 
         handlelength=2.2,
         columnspacing=1.2,
     )
-    for text, label in zip(found.get_texts(), labels, strict=True):
+    for text, label in zip(drawn.get_texts(), labels, strict=True):
         text.set_text(short(label, int(60 * width_of(ax) / WIDTH) // columns - 7))
 
 
@@ -221,7 +272,7 @@ def wrapped(text: str, width: int = 20, lines: int = 2) -> str:
     """
     import textwrap
 
-    found = textwrap.wrap(short(text, width * lines), width)
-    if len(found) > lines:
-        found[lines - 1 :] = [short(" ".join(found[lines - 1 :]), width)]
-    return "\n".join(found)
+    parts = textwrap.wrap(short(text, width * lines), width)
+    if len(parts) > lines:
+        parts[lines - 1 :] = [short(" ".join(parts[lines - 1 :]), width)]
+    return "\n".join(parts)
