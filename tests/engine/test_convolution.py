@@ -5,7 +5,7 @@ import torch
 from torch.func import vmap
 
 from innerloop.engine import fast
-from innerloop.engine.ops.convolution import conv, conv_input, conv_weight, places_of
+from innerloop.engine.ops.convolution import conv, conv_input, conv_weight, output_size
 from innerloop.engine.ops.substitute import closed_operators
 from toolkit.compiler import compiles
 
@@ -27,7 +27,7 @@ def given(shape, tasks=(3,), rows=2, channels=2, out=3):
     torch.manual_seed(0)
     x = torch.randn(*tasks, rows, channels, *size, dtype=torch.float64, requires_grad=True)
     w = torch.randn(*tasks, out, channels, *kernel, dtype=torch.float64, requires_grad=True)
-    places = places_of(size, kernel, *how)
+    places = output_size(size, kernel, *how)
     g = torch.randn(*tasks, rows, out, *places, dtype=torch.float64, requires_grad=True)
     return x, w, g, how
 

@@ -208,7 +208,7 @@ def test_without_a_compiler_there_is_the_graph(monkeypatch):
     def none(source):
         raise CannotBuild("no C compiler was found")
 
-    monkeypatch.setattr("innerloop.engine.gears.built", none)
+    monkeypatch.setattr("innerloop.engine.gears.compile_c", none)
     quick = fast(lambda x: x * 2 + 1, gear="auto", planned=10_000)
     assert quick(torch.ones(3)).tolist() == [3, 3, 3]
     assert quick.report.gear == "traced"

@@ -188,7 +188,7 @@ def test_a_matrix_is_turned_as_often_as_it_is_read_turned():
 
     given = torch.randn(2, 5, 40), torch.randn(2, 5, 40), torch.randn(2, 40, 40)
     program = lower(graph_of(step, list(given), pytree.tree_structure(given), decomposed=True)[0])
-    assert "turn_float(a" not in program.source
+    assert "transpose_float(a" not in program.source
     same(compiled(step, *given)(*given), step(*given))
 
 

@@ -6,7 +6,7 @@ from torch.func import vmap
 from torch.nn import functional
 
 from innerloop.engine import fast
-from innerloop.engine.ops.pooling import chosen, put, taken
+from innerloop.engine.ops.pooling import pool_argmax, pool_gather, pool_scatter
 from innerloop.engine.ops.substitute import closed_operators
 from toolkit.compiler import compiles
 
@@ -47,11 +47,11 @@ def test_the_values_and_derivatives_of_torch(shape):
 def test_each_of_the_pair_is_the_others_derivative(shape):
     size, *how = shape
     x = torch.randn(1, 2, *size, dtype=torch.float64, requires_grad=True)
-    tap = chosen(x.detach(), *how)
+    tap = pool_argmax(x.detach(), *how)
     g = torch.randn(tap.shape, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: taken(x, tap, *how), x)
-    assert torch.autograd.gradcheck(lambda g: put(g, tap, *how, size), g)
-    inner = (put(g, tap, *how, size) * x).sum() - (g * taken(x, tap, *how)).sum()
+    assert torch.autograd.gradcheck(lambda x: pool_gather(x, tap, *how), x)
+    assert torch.autograd.gradcheck(lambda g: pool_scatter(g, tap, *how, size), g)
+    inner = (pool_scatter(g, tap, *how, size) * x).sum() - (g * pool_gather(x, tap, *how)).sum()
     assert abs(inner.item()) < 1e-12
 
 
@@ -68,14 +68,14 @@ def test_in_machine_code():
     def every(images):
         found = []
         for x, (size, *how) in zip(images, settings, strict=True):
-            tap = chosen(x, *how)
-            y = taken(x, tap, *how)
+            tap = pool_argmax(x, *how)
+            y = pool_gather(x, tap, *how)
             found += [
                 tap,
                 y,
-                put(y + 1, tap, *how, size),
-                taken(x * 2, tap, *how),
-                put(y, tap, *how, size) * x,
+                pool_scatter(y + 1, tap, *how, size),
+                pool_gather(x * 2, tap, *how),
+                pool_scatter(y, tap, *how, size) * x,
             ]
         return found
 

@@ -14,8 +14,8 @@ from toolkit.compiler import compiles
 def test_one_wrong_loop_is_seen(right, wrong):
     compiler = build._compiler()
     flags = build._flags(compiler)
-    assert selftest.passes(build._loaded(compiler, selftest.source(), flags))
-    assert not selftest.passes(build._loaded(compiler, selftest.source().replace(right, wrong, 1), flags))
+    assert selftest.passes(build._load(compiler, selftest.source(), flags))
+    assert not selftest.passes(build._load(compiler, selftest.source().replace(right, wrong, 1), flags))
 
 
 @compiles

@@ -2,12 +2,12 @@
 
 import pytest
 
-from innerloop.engine.c.compiler import CannotBuild, built
+from innerloop.engine.c.compiler import CannotBuild, compile_c
 
 
 def compiler_works() -> bool:
     try:
-        built("int run(char **p, long width, long calls) { return 0; }")
+        compile_c("int run(char **p, long width, long calls) { return 0; }")
     except CannotBuild:
         return False
     return True

@@ -1,36 +1,41 @@
-"""Gears: the same function as it is, as one graph, or compiled; chosen by a rule before the first call.
+"""Gears: the same function as it is (eager), as one graph (traced), or as machine code (compiled).
 
-The result never depends on the gear beyond rounding, and numbers too small to have all their digits, which are 0 in
-C: whatever a graph computes on the first arguments is compared with the plain function, and a graph that disagrees is
-not used.
+`fast` wraps a pure function. At the first call with a static key (structure, shapes, types; see `pytrees`) a rule
+chooses the gear, the function is traced and perhaps compiled, and the graph is compared with the plain function on
+these arguments: a graph that disagrees is not used. The outcome is cached by that key, and later calls only look it
+up: the key is the only guard.
+
+The result never depends on the gear beyond rounding, and subnormal numbers, which C flushes to zero.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from ..errors import UsageError
-from .agreement import _ELSEWHERE, _KINK, _moved, agree, differences
-from .c.compiler import CannotBuild, built
+from .agreement import agree, agree_nearby
+from .c.compiler import CannotBuild, compile_c
 from .c.expressions import Unsupported
 from .c.program import lower
 from .modes import frugal, while_checking
-from .nests import builder, flattened
-from .run import Machine, Run, inductor, interpreted
+from .pytrees import flatten, unflattener
+from .run import Executable, Run, inductor, interpreted
 from .trace import Untraceable, graph_of
+
+__all__ = ["GEARS", "Fast", "Report", "convolutions", "fast"]
 
 GEARS = ("auto", "eager", "traced", "compiled")
 
-# fewer calls than these do not pay for writing a graph down, or for compiling it: about 1 s and 4 s against
-# 20 ms a plain call of a small net and 5 ms a traced one
+# fewer calls than these do not pay for tracing, or for compiling: about 1 s and 4 s against 20 ms a plain call of a
+# small net and 5 ms a traced one
 _TRACE_FROM, _COMPILE_FROM = 60, 600
 # multiplications of convolutions, over all calls, from which compiling pays however few the calls are
 _COMPILE_WORK = 2e11
@@ -63,61 +68,75 @@ class Report:
         return f"{self.gear}{made}{f' ({self.reason})' if self.reason else ''}"
 
 
+class _Lowered(NamedTuple):
+    """A graph that can be run, and how its result is put together; the gear, and why it is no faster one."""
+
+    run: Run
+    result: tuple[pytree.TreeSpec, list[object]]
+    gear: str
+    reason: str
+
+
 @dataclass
-class _Path(Generic[T]):
-    """How calls of one shape are run: a graph, and the nest that its results are put into."""
+class _Specialization(Generic[T]):
+    """How calls with one static key are run: a graph, and the pytree that its results are put into."""
 
     run: Run
     build: Callable[[Sequence[Tensor]], T]
-    # of a result that is a pair, the first half: its key, see `flattened`
-    first: Any = None
+    # of a result that is a pair, the static key of its first half: see `scans`
+    carry_key: Hashable = None
 
-    def __call__(self, leaves: Sequence[Any]) -> T:
+    def __call__(self, leaves: Sequence[object]) -> T:
         """The function's result."""
         return self.build(self.run(_tensors(leaves)))
 
-    def scan(self, carry: Any, rows: Any, constants: Any) -> T:
+    def scan(self, carry: object, rows: object, constants: object) -> T:
         """See `Fast.scan`, for a carry that it `scans`."""
-        assert isinstance(self.run, Machine)
-        return self.build(
-            self.run.scan(*(_tensors(pytree.tree_leaves(part)) for part in (carry, rows, constants)))
-        )
+        assert isinstance(self.run, Executable)
+        parts = (_tensors(pytree.tree_leaves(part)) for part in (carry, rows, constants))
+        return self.build(self.run.scan(*parts))
 
-    def scans(self, carry: Any) -> bool:
+    def scans(self, carry: object) -> bool:
         """Whether results begin with something like a carry, and a program passes it on."""
-        return isinstance(self.run, Machine) and self.first is not None and flattened(carry)[1] == self.first
+        passes = isinstance(self.run, Executable) and self.carry_key is not None
+        return passes and flatten(carry)[1] == self.carry_key
 
 
 @dataclass
 class Fast(Generic[T]):
-    """A function with gears; see `fast`."""
+    """A function with gears; see `fast`.
+
+    Arguments:
+        function: the plain function.
+        gear: that was asked for.
+        planned: calls that are going to be made.
+        report: which gear was taken, and why.
+    """
 
     function: Callable[..., T]
     gear: str
     planned: int
     report: Report = field(default_factory=Report)
-    _paths: dict[Any, _Path[T] | None] = field(default_factory=dict, repr=False)
+    # by static key; `None`: calls with this key run the plain function
+    _specialized: dict[Hashable, _Specialization[T] | None] = field(default_factory=dict, repr=False)
 
     def __call__(self, *args: Any) -> T:
         """The function's result."""
         if self.gear == "eager":
             return self.function(*args)
-        leaves, key = flattened(args)
+        leaves, key = flatten(args)
         try:
-            known = key in self._paths
+            known = key in self._specialized
         except TypeError:
-            self.report.gear, self.report.reason = (
-                "eager",
-                "an argument has no constant value to make a graph of",
-            )
+            self._eager("an argument has no constant value to make a graph of")
             return self.function(*args)
         if not known:
             began = time.perf_counter()
-            self._paths[key], first = self._path(args, leaves)
+            self._specialized[key], first = self._specialize(args, leaves)
             self.report.seconds += time.perf_counter() - began
             return first
-        path = self._paths[key]
-        return self.function(*args) if path is None else path(leaves)
+        specialized = self._specialized[key]
+        return self.function(*args) if specialized is None else specialized(leaves)
 
     def scan(self, carry: Any, rows: Any, *constants: Any) -> Any:
         """Calls in a row, each with what the one before it returned first.
@@ -125,12 +144,12 @@ class Fast(Generic[T]):
         `carry, out = function(carry, *row, *constants)` for every row, as `jax.lax.scan`. In C all calls are one.
 
         Arguments:
-            carry: the first argument of the first call; the function returns a nest of the same kind.
-            rows: the further arguments, a tuple of nests of tensors with a leading axis of calls.
+            carry: the first argument of the first call; the function returns a pytree of the same kind.
+            rows: the further arguments, a tuple of pytrees of tensors with a leading axis of calls.
             constants: arguments of every call after these.
 
         Returns:
-            The last carry, and a nest of everything else with a leading axis of calls. The numbers are those of one
+            The last carry, and a pytree of everything else with a leading axis of calls. The numbers are those of one
             call after the other, to the bit.
 
         Raises:
@@ -151,117 +170,102 @@ class Fast(Generic[T]):
         parts: list[Any] = []
         out: Any
         for call in range(sum(sizes.pop())):
-            args = (carry, *_at(call, rows), *constants)
-            path = self._known(args)
-            if path is not None and path.scans(carry):
-                carry, out = path.scan(carry, _at(slice(call, None), rows), constants)  # type: ignore[misc]
+            args = (carry, *_indexed(rows, call), *constants)
+            specialized = self._lookup(args)
+            if specialized is not None and specialized.scans(carry):
+                rest = _indexed(rows, slice(call, None))
+                carry, out = specialized.scan(carry, rest, constants)  # type: ignore[misc]
                 parts.append(out)
                 break
             carry, out = self(*args)  # type: ignore[misc]
-            parts.append(_at(None, out))
+            parts.append(_indexed(out, None))
         return carry, pytree.tree_map(_joined, *parts)
 
-    def _known(self, args: Sequence[Any]) -> _Path[T] | None:
-        """How a call is run, if it is known and there is a graph."""
+    def _lookup(self, args: Sequence[object]) -> _Specialization[T] | None:
+        """How a call is run, if its key is known and there is a graph."""
         if self.gear == "eager":
             return None
         try:
-            return self._paths.get(flattened(args)[1])
+            return self._specialized.get(flatten(args)[1])
         except TypeError:
             return None
 
-    def _path(self, args: Sequence[Any], leaves: list[Any]) -> tuple[_Path[T] | None, T]:
-        """How calls of this shape are run from now on (`None`: as they are), and the result of the first one."""
+    def _eager(self, reason: str) -> None:
+        self.report.gear, self.report.reason = "eager", reason
+
+    def _specialize(self, args: Sequence[Any], leaves: list[object]) -> tuple[_Specialization[T] | None, T]:
+        """How calls with this key are run from now on (`None`: as they are), and the result of the first one."""
         if self.gear == "auto" and self.planned < _TRACE_FROM:
             self.report.reason = f"{self.planned} calls do not pay for a graph"
             return None, self.function(*args)
         with while_checking(), frugal():
             plain = self.function(*args)
         if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in pytree.tree_leaves(plain)):
-            self.report.gear, self.report.reason = "eager", "its result is going to be differentiated"
+            self._eager("its result is going to be differentiated")
             return None, plain
         try:
-            return self._graphed(plain, leaves, pytree.tree_structure(args))
+            return self._checked(plain, leaves, pytree.tree_structure(args))
         except Untraceable as error:
-            self.report.gear, self.report.reason = "eager", str(error)
+            self._eager(str(error))
             return None, plain
 
-    def _graphed(self, plain: T, leaves: list[Any], structure: Any) -> tuple[_Path[T], T]:
-        if len(self._paths) >= _MOST_GRAPHS:
+    def _checked(
+        self, plain: T, leaves: list[object], structure: pytree.TreeSpec
+    ) -> tuple[_Specialization[T], T]:
+        """A graph that agrees with the plain function on the first arguments, and its result for them."""
+        if len(self._specialized) >= _MOST_GRAPHS:
             raise Untraceable(f"more than {_MOST_GRAPHS} different shapes")
-        run, nest, gear, reason = self._made(leaves, structure)
-        path: _Path[T] = _Path(run, builder(*nest))
+        lowered = self._lowered(leaves, structure)
+        specialized: _Specialization[T] = _Specialization(lowered.run, unflattener(*lowered.result))
         with while_checking():
-            first = path(leaves)
-        if not agree(plain, first) and not self._agree_somewhere(plain, first, path, leaves, structure):
-            raise Untraceable(f"the {gear} graph gives another result than the function")
-        self.report.gear, self.report.reason = gear, reason
+            first = specialized(leaves)
+
+        def function(leaves: list[object]) -> T:
+            return self.function(*pytree.tree_unflatten(leaves, structure))
+
+        if not agree(plain, first) and not agree_nearby(
+            function, specialized, leaves=leaves, results=(plain, first)
+        ):
+            raise Untraceable(f"the {lowered.gear} graph gives another result than the function")
+        self.report.gear, self.report.reason = lowered.gear, lowered.reason
         self.report.graphs += 1
         if isinstance(first, tuple) and len(first) == 2:
-            path.first = flattened(first[0])[1]
-        return path, first
+            specialized.carry_key = flatten(first[0])[1]
+        return specialized, first
 
-    def _agree_somewhere(self, plain: T, graph: T, path: _Path[T], leaves: list[Any], structure: Any) -> bool:
-        """Whether graph and function differ no more than rounding explains, here or a little way off.
-
-        The gradient of a bias before BatchNorm, for instance, is 0, and all that is computed of it is rounding: how
-        much of a result is, tells the function itself when its arguments are rounded otherwise.
-        """
-
-        def value(leaves: list[Any]) -> T:
-            with while_checking(), frugal():
-                return self.function(*pytree.tree_unflatten(leaves, structure))
-
-        rounding = differences(plain, value([_moved(leaf, None) for leaf in leaves]))
-        if agree(plain, graph, rounding):
-            return True
-        if not agree(plain, graph, rounding, most=_KINK):
-            return False
-        for away in _ELSEWHERE:
-            there = [_moved(leaf, away) for leaf in leaves]
-            try:
-                with while_checking():
-                    plain, graph = value(there), path(there)
-                found = differences(plain, value([_moved(leaf, None) for leaf in there]))
-            except Exception:  # nobody said that the function is defined there
-                return False
-            rounding = [min(pair) for pair in zip(rounding, found, strict=True)]
-            if agree(plain, graph, rounding):
-                return True
-        return False
-
-    def _made(self, leaves: list[Any], structure: Any) -> tuple[Run, Any, str, str]:
-        """The best way to run a graph that the gear allows: function, nest of the results, gear, reason."""
+    def _lowered(self, leaves: list[object], structure: pytree.TreeSpec) -> _Lowered:
+        """The fastest way to run a graph that the gear allows: C, else inductor or operator by operator."""
         reason, graph = "", None
-        on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
+        on_cpu = all(leaf.device.type == "cpu" for leaf in _tensors(leaves))
         compiling = self.gear == "compiled" or (self.gear == "auto" and self.planned >= _COMPILE_FROM)
         if on_cpu and self.gear == "auto" and not compiling:
-            graph, nest = graph_of(self.function, leaves, structure)
+            graph, result = graph_of(self.function, leaves, structure)
             compiling = convolutions(graph) * self.planned >= _COMPILE_WORK
         if on_cpu and compiling:
-            simple, nest = graph_of(self.function, leaves, structure, decomposed=True)
+            simple, result = graph_of(self.function, leaves, structure, decomposed=True)
             try:
                 program = lower(simple)
-                return Machine(program, built(program.source)), nest, "compiled", ""
+                return _Lowered(Executable(program, compile_c(program.source)), result, "compiled", "")
             except (Unsupported, CannotBuild) as error:
                 reason = f"not compiled: {error}"
             except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
                 # a rule that did not think of a case must not be the user's trouble
                 reason = f"not compiled: {type(error).__name__}: {error}"
         if graph is None:
-            graph, nest = graph_of(self.function, leaves, structure)
+            graph, result = graph_of(self.function, leaves, structure)
         if self.gear == "compiled":
-            return inductor(graph), nest, "compiled", f"by inductor; {reason}" if reason else "by inductor"
-        return interpreted(graph), nest, "traced", reason
+            reason = f"by inductor; {reason}" if reason else "by inductor"
+            return _Lowered(inductor(graph), result, "compiled", reason)
+        return _Lowered(interpreted(graph), result, "traced", reason)
 
 
 def fast(function: Callable[..., T], *, gear: str = "auto", planned: int = 1000) -> Fast[T]:
-    """The same function, faster: written down as one graph of operators and, where it pays, compiled.
+    """The same function, faster: traced to one graph of operators and, where it pays, compiled.
 
     The function must be pure: a result that depends on its arguments alone, which it does not change. It may take
-    gradients inside, of any order. Arguments and results are nests (dicts, lists, tuples) of tensors; anything
+    gradients inside, of any order. Arguments and results are pytrees (dicts, lists, tuples) of tensors; anything
     else among the arguments is a constant of the graph. A function that decides by the values of tensors cannot be
-    written down: it runs as it is, and `report.reason` says why.
+    traced: it runs as it is, and `report.reason` says why.
 
     Arguments:
         function: any function of tensors, a whole meta-step for instance.
@@ -292,27 +296,28 @@ def fast(function: Callable[..., T], *, gear: str = "auto", planned: int = 1000)
 
 
 def convolutions(graph: fx.GraphModule) -> float:
-    """Multiplications in the convolutions of a graph: those of its weights at every place of the result."""
+    """Multiplications in the convolutions of a graph: for each, the kernel's at every element of the result."""
     total = 0.0
     for node in graph.graph.nodes:
         if node.target in (_OPS.conv.default, _OPS.conv_input.default, _OPS.conv_weight.default):
             first, second = (one.meta["val"].shape for one in node.args[:2])
-            places = len(node.args[2])
+            ndim = len(node.args[2])
             shapes = {"conv": (node.meta["val"].shape, second), "conv_input": (first, second)}
             kind = node.target._schema.name.partition("::")[2]
             result, weight = shapes.get(kind, (first, node.meta["val"].shape))
-            total += math.prod(result) * math.prod(weight[-places - 1 :])
+            total += math.prod(result) * math.prod(weight[-ndim - 1 :])
     return total
 
 
-def _at(place: Any, tree: Any) -> Any:
-    """The tensors of a nest, indexed."""
-    return pytree.tree_map_only(Tensor, lambda leaf: leaf[place], tree)
+def _indexed(tree: Any, index: int | slice | None) -> Any:
+    """The tensors of a pytree, indexed."""
+    return pytree.tree_map_only(Tensor, lambda leaf: leaf[index], tree)
 
 
 def _joined(*leaves: Any) -> Any:
+    """Tensors along their leading axis; what is none is the same everywhere."""
     return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
 
 
-def _tensors(leaves: Sequence[Any]) -> list[Tensor]:
+def _tensors(leaves: Sequence[object]) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

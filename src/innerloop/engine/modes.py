@@ -1,9 +1,13 @@
-"""What a function is run for: its values, its graph, in which there are only shapes, or to check the graph."""
+"""What a function is being run for: its values, to be traced (only shapes are known), or to check a graph.
+
+Code that is run inside a meta-step asks `tracing`, `compiling` and `checking`, and leaves out what looks at values, or
+saves memory. The answers are context variables: they belong to the thread and to the call.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
@@ -12,10 +16,12 @@ from torch import Tensor, strided
 from torch.compiler import is_compiling
 from torch.utils._python_dispatch import TorchDispatchMode
 
+__all__ = ["checking", "compiling", "frugal", "tracing", "while_checking", "while_tracing"]
+
 _TRACING: ContextVar[bool] = ContextVar("tracing", default=False)
 _COMPILING: ContextVar[bool] = ContextVar("compiling", default=False)
 _CHECKING: ContextVar[bool] = ContextVar("checking", default=False)
-# bytes of a result from which on an operator is large
+# bytes of a result from which on the heap is trimmed after an operator
 _LARGE = 4 * 2**20
 
 
@@ -68,9 +74,10 @@ def while_checking() -> Iterator[None]:
 
 @contextmanager
 def frugal() -> Iterator[None]:
-    """Inside, and at the end, what large operators have freed goes back to the system.
+    """Inside, and at the end, memory that large operators have freed goes back to the system (`malloc_trim`).
 
-    The allocator would keep it for the next operator that happens to fit into it, and take new memory for the others.
+    The allocator would keep it for the next operator that happens to fit into it, and take new memory for the others:
+    the peak of a process that runs a function once, to check a graph, would be that of its fragmentation.
     """
     try:
         with _Trimming():  # type: ignore[no-untyped-call]
@@ -87,21 +94,28 @@ class _Trimming(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Otherwise torch's compiler is imported, which takes seconds, to be told to leave this alone."""
         return False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator."""
-        found = func(*args, **(kwargs or {}))
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> Any:
+        """Run an operator, and trim the heap if its result is large."""
+        result = func(*args, **(kwargs or {}))
         # torch's compiler takes a mode apart with the function inside it
         if (
             not is_compiling()
-            and isinstance(found, Tensor)
-            and found.layout is strided
-            and found.nbytes > _LARGE
+            and isinstance(result, Tensor)
+            and result.layout is strided
+            and result.nbytes > _LARGE
         ):
             _trim()
-        return found
+        return result
 
 
 def _trim() -> None:
+    """Give free memory of the heap back, where the allocator can."""
     with suppress(AttributeError, OSError, TypeError):  # the allocator of glibc alone keeps so much
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,11 +1,13 @@
-"""Ways to run a graph: operator by operator, as machine code, and through torch's own compiler."""
+"""Ways to run a graph: operator by operator, as machine code, and through inductor, torch's own compiler.
+
+Each is a function from the flat list of tensors that a graph takes to the flat list that it returns.
+"""
 
 from __future__ import annotations
 
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor, fx
 
 from .c.program import Program
 from .modes import checking
+
+__all__ = ["Executable", "Run", "inductor", "interpreted"]
 
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -40,37 +44,43 @@ def inductor(graph: fx.GraphModule) -> Run:
     return run
 
 
-class Machine:
+class Executable:
     """A program as machine code, called once or many times in a row.
+
+    The C function takes a table of addresses, one row a call: inputs, constants of the graph, outputs, the arena, and
+    the number of threads. The arena is kept between calls, but given back after a call that only checks the graph.
 
     Arguments:
         program: what it is.
-        function: `run` of its source.
+        function: `run` of its source, see `c.compiler.compile_c`.
     """
 
-    def __init__(self, program: Program, function: Callable[..., Any]) -> None:
+    def __init__(self, program: Program, function: Callable[[int, int, int], int]) -> None:
         """See the class."""
         self.program, self.function = program, function
-        self.most = torch.get_num_threads()
-        self.size = program.arena + self.most * program.worker + 64
-        self.kept: list[Tensor] = []
-        self.turn = threading.Lock()  # one arena for all callers
+        self.max_threads = torch.get_num_threads()
+        self.arena_bytes = program.arena + self.max_threads * program.worker + 64
+        self.arena: Tensor | None = None
+        self.lock = threading.Lock()  # one arena for all callers
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The results of one call."""
-        given = [tensor.contiguous() for tensor in tensors]
-        outs = [torch.empty(shape, dtype=dtype) for shape, dtype in self.program.outputs]
-        places = [tensor.data_ptr() for tensor in (*given, *self.program.constants, *outs)]
-        self._run(np.array([[*places, 0, 0]], dtype=np.int64))
-        return outs
+        inputs = [tensor.contiguous() for tensor in tensors]
+        outputs = [torch.empty(shape, dtype=dtype) for shape, dtype in self.program.outputs]
+        addresses = [tensor.data_ptr() for tensor in (*inputs, *self.program.constants, *outputs)]
+        self._run(np.array([[*addresses, 0, 0]], dtype=np.int64))
+        return outputs
 
     def scan(
         self, carry: Sequence[Tensor], rows: Sequence[Tensor], constants: Sequence[Tensor]
     ) -> list[Tensor]:
         """Calls in a row, each with the first results of the one before it.
 
+        The carry has two buffers: a call reads what the one before it wrote, and writes the other one. Rows and
+        stacked outputs are not copied: the table holds the address of each call's part.
+
         Arguments:
-            carry: the first arguments of the first call; the next one is given as many results in their place.
+            carry: the first arguments of the first call; the next one is given as many results in their stead.
             rows: the next arguments, with a leading axis of calls.
             constants: the last arguments, the same at every call.
 
@@ -79,41 +89,40 @@ class Machine:
         """
         first, along_calls, same = ([t.contiguous() for t in part] for part in (carry, rows, constants))
         calls, carried, shapes = len(rows[0]), len(carry), self.program.outputs
-        # a call reads what the one before it wrote, and writes beside it
         even, odd = ([torch.empty(shape, dtype=dtype) for shape, dtype in shapes[:carried]] for _ in range(2))
-        outs = [torch.empty(calls, *shape, dtype=dtype) for shape, dtype in shapes[carried:]]
+        stacked = [torch.empty(calls, *shape, dtype=dtype) for shape, dtype in shapes[carried:]]
         number = np.arange(calls)[:, None]
 
-        def places(tensors: Sequence[Tensor]) -> np.ndarray:
+        def addresses(tensors: Sequence[Tensor]) -> np.ndarray:
             return np.array([[tensor.data_ptr() for tensor in tensors]], dtype=np.int64)
 
         def along(tensors: Sequence[Tensor]) -> np.ndarray:
-            return places(tensors) + number * np.array([t[0].nbytes for t in tensors], dtype=np.int64)
+            return addresses(tensors) + number * np.array([t[0].nbytes for t in tensors], dtype=np.int64)
 
-        state = np.where(number % 2, places(odd), places(even))
+        state = np.where(number % 2, addresses(odd), addresses(even))
         columns = [
-            np.concatenate([places(first), state[:-1]]),
+            np.concatenate([addresses(first), state[:-1]]),
             along(along_calls),
-            np.repeat(places([*same, *self.program.constants]), calls, axis=0),
+            np.repeat(addresses([*same, *self.program.constants]), calls, axis=0),
             state,
-            along(outs),
+            along(stacked),
             np.zeros((calls, 2), dtype=np.int64),
         ]
         self._run(np.concatenate(columns, axis=1))
-        return [*(even if calls % 2 else odd), *outs]
+        return [*(even if calls % 2 else odd), *stacked]
 
     def _run(self, table: np.ndarray) -> None:
-        """One call for each row of places, whose last two columns are filled in here."""
-        tensors = self.program.given + len(self.program.constants) + len(self.program.outputs)
+        """One call for each row of addresses, whose last two columns (arena, threads) are filled in here."""
+        tensors = self.program.inputs + len(self.program.constants) + len(self.program.outputs)
         if table.shape[1] != tensors + 2:
             raise ValueError(
                 f"{table.shape[1] - 2} tensors for a program of {tensors}: C would read other memory"
             )
-        threads = min(self.most, torch.get_num_threads())
-        with self.turn:
-            arena = self.kept[0] if self.kept else torch.empty(self.size, dtype=torch.uint8)
+        threads = min(self.max_threads, torch.get_num_threads())
+        with self.lock:
+            arena = torch.empty(self.arena_bytes, dtype=torch.uint8) if self.arena is None else self.arena
             if not checking():  # the function that the graph is compared with needs the memory more
-                self.kept[:] = [arena]
+                self.arena = arena
             table[:, -2:] = -(-arena.data_ptr() // 64) * 64, threads
             out_of_range = self.function(table.ctypes.data, table.shape[1], len(table))
         if out_of_range:

@@ -1,4 +1,7 @@
-"""Threads for small work: several only wait for each other there, up to tens of times longer on a busy machine."""
+"""The number of torch's threads: one for small work, where several only wait for each other.
+
+On a busy machine they wait up to tens of times as long as the work takes.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+__all__ = ["threads_for"]
 
 # weights of a layer up to which one thread is faster; images have more work a weight, and more than two axes
 _SMALL = 40_000

@@ -1,13 +1,15 @@
-"""What each gear takes on a function and arguments of one's own."""
+"""A benchmark of the gears: what each takes on a function and arguments of one's own."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .gears import fast
+
+__all__ = ["Timing", "benchmark"]
 
 
 class Timing(NamedTuple):
@@ -26,7 +28,7 @@ class Timing(NamedTuple):
     report: str
 
 
-def benchmark(function: Callable[..., Any], *args: Any, seconds: float = 1.0) -> list[Timing]:
+def benchmark(function: Callable[..., object], *args: object, seconds: float = 1.0) -> list[Timing]:
     r"""Time a pure function in every gear, in turns.
 
     Arguments:
@@ -43,19 +45,19 @@ def benchmark(function: Callable[..., Any], *args: Any, seconds: float = 1.0) ->
         >>> [row.gear for row in rows]
         ['eager', 'traced', 'compiled']
     """
-    ways = {gear: fast(function, gear=gear) for gear in ("eager", "traced", "compiled")}
-    times: dict[str, list[float]] = {gear: [] for gear in ways}
-    for way in ways.values():
-        way(*args)
-    spent = dict.fromkeys(ways, 0.0)
+    functions = {gear: fast(function, gear=gear) for gear in ("eager", "traced", "compiled")}
+    times: dict[str, list[float]] = {gear: [] for gear in functions}
+    for quick in functions.values():
+        quick(*args)
+    spent = dict.fromkeys(functions, 0.0)
     while min(spent.values()) < seconds:
-        for gear, way in ways.items():
+        for gear, quick in functions.items():
             if spent[gear] < seconds:
                 began = time.perf_counter()
-                way(*args)
+                quick(*args)
                 times[gear].append(time.perf_counter() - began)
                 spent[gear] += times[gear][-1]
     return [
-        Timing(gear, 1000 * statistics.median(times[gear]), way.report.seconds, str(way.report))
-        for gear, way in ways.items()
+        Timing(gear, 1000 * statistics.median(times[gear]), quick.report.seconds, str(quick.report))
+        for gear, quick in functions.items()
     ]

@@ -1,8 +1,13 @@
-"""A function of tensors as a graph of operators, the gradients it takes included."""
+"""Tracing: a function of tensors, with the gradients it takes inside, as one graph of operators.
+
+`graph_of` runs the function once under make_fx with fake tensors, which have shapes and no values; autograd runs under
+it, so that the graph holds the operators of every derivative and no bookkeeping. `simplify` then does common
+subexpression elimination (CSE), drops operators that change nothing, and eliminates dead code.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +17,8 @@ from torch.utils import _pytree as pytree
 from .c.pointwise import POINTWISE
 from .modes import while_tracing
 from .ops.substitute import closed_operators
+
+__all__ = ["Untraceable", "graph_of", "simplify"]
 
 _aten = torch.ops.aten
 _RESHAPES = {
@@ -25,31 +32,41 @@ class Untraceable(Exception):
 
 
 def graph_of(
-    function: Callable[..., Any], leaves: Sequence[Any], structure: Any, *, decomposed: bool = False
-) -> tuple[fx.GraphModule, Any]:
+    function: Callable[..., object],
+    leaves: Sequence[object],
+    structure: pytree.TreeSpec,
+    *,
+    decomposed: bool = False,
+) -> tuple[fx.GraphModule, tuple[pytree.TreeSpec, list[object]]]:
     """The graph of one call.
 
     Arguments:
-        function: pure; of any nest of tensors, to any nest of tensors.
+        function: pure; of any pytree of tensors, to any pytree of tensors.
         leaves: its arguments, flat; what is no tensor becomes part of the graph.
-        structure: how they nest.
-        decomposed: write composite operators as several simple ones.
+        structure: of the pytree of the arguments.
+        decomposed: write composite operators as several simple ones, as lowering to C needs them.
 
     Returns:
-        A module from the tensors among the leaves to the flat list of tensors returned, and how those nest.
+        A module from the tensors among the leaves to the flat list of tensors returned; and what `unflattener` takes
+        to make the result of them: its structure, and its leaves that are no tensors.
 
     Raises:
         Untraceable: the function decides by values, or calls what has no graph.
+
+    Example:
+        >>> graph, _ = graph_of(lambda x: (x * 2, x * 2), [torch.ones(3)], pytree.tree_structure((0,)))
+        >>> [node.op for node in graph.graph.nodes if node.target is torch.ops.aten.mul.Tensor]
+        ['call_function']
     """
     # importing this takes longer than the rest of the package
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    inside: list[Any] = []
+    result: list[Any] = []
 
     def flat(*given: Tensor) -> list[Tensor]:
-        found, nest = pytree.tree_flatten(function(*filled(leaves, structure, given)))
-        inside[:] = [nest, [None if isinstance(leaf, Tensor) else leaf for leaf in found]]
-        return [leaf.detach() for leaf in found if isinstance(leaf, Tensor)]
+        results, spec = pytree.tree_flatten(function(*_with_tensors(leaves, structure, given)))
+        result[:] = [spec, [None if isinstance(leaf, Tensor) else leaf for leaf in results]]
+        return [leaf.detach() for leaf in results if isinstance(leaf, Tensor)]
 
     # one tensor given twice would become one input: the graph must hold for two
     tensors = [leaf.detach().contiguous() for leaf in leaves if isinstance(leaf, Tensor)]
@@ -57,75 +74,81 @@ def graph_of(
         with torch.enable_grad(), while_tracing(compiling=decomposed), closed_operators():
             graph = make_fx(
                 flat,
-                decomposition_table=_simple_operators() if decomposed else None,
+                decomposition_table=_decompositions() if decomposed else None,
                 tracing_mode="fake",
                 _allow_non_fake_inputs=True,
             )(*tensors)
     except Exception as error:  # whatever a user's function may do under tracing
         raise Untraceable(f"no graph: {_first_line(error)}") from error
-    if any(_writes(node) or _random(node) for node in graph.graph.nodes):
+    if any(_mutates(node) or _is_random(node) for node in graph.graph.nodes):
         raise Untraceable("no graph: an operator writes into its argument, or draws random numbers")
     simplify(graph)
-    _own_memory(graph)
-    if not decomposed:  # it is going to be run, and not written in C
+    _copy_aliased_results(graph)
+    if not decomposed:  # it is going to be run, and not lowered to C
         graph.recompile()
-    nest, others = inside
-    return graph, (nest, others)
+    spec, constants = result
+    return graph, (spec, constants)
 
 
-def filled(leaves: Sequence[Any], structure: Any, tensors: Sequence[Tensor]) -> Any:
-    """The arguments again, with other tensors."""
-    left = iter(tensors)
+def _with_tensors(leaves: Sequence[object], structure: pytree.TreeSpec, tensors: Sequence[Tensor]) -> Any:
+    """The arguments again, with other tensors, which require gradients where the first ones did."""
+    rest = iter(tensors)
     return pytree.tree_unflatten(
-        [_as(next(left), leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
+        [_like(next(rest), leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure
     )
 
 
-def _as(tensor: Tensor, like: Tensor) -> Tensor:
-    return tensor.requires_grad_() if like.requires_grad and not tensor.requires_grad else tensor
+def _like(tensor: Tensor, original: Tensor) -> Tensor:
+    return tensor.requires_grad_() if original.requires_grad and not tensor.requires_grad else tensor
 
 
 def simplify(graph: fx.GraphModule) -> None:
-    """Drop what has no effect on the result: unused, repeated and trivial operators."""
-    seen: dict[Any, fx.Node] = {}
+    """Common subexpression elimination, identities removed, dead code eliminated; in place.
+
+    Every operator of a graph is pure, so that two with the same target and arguments are one (`_cse_key`).
+    """
+    unique: dict[Hashable, fx.Node] = {}
     for node in graph.graph.nodes:
         if node.op != "call_function":
             continue
-        if _changes_nothing(node):
+        if _is_identity(node):
             node.replace_all_uses_with(node.args[0])
-        elif (origin := _shape_given_back(node)) is not None:
+        elif (origin := _undone_reshape(node)) is not None:
             node.replace_all_uses_with(origin)
         else:
-            found = seen.setdefault(_key(node), node)
-            if found is not node:
-                node.replace_all_uses_with(found)
+            first = unique.setdefault(_cse_key(node), node)
+            if first is not node:
+                node.replace_all_uses_with(first)
     graph.graph.eliminate_dead_code()
 
 
-def _own_memory(graph: fx.GraphModule) -> None:
+def _copy_aliased_results(graph: fx.GraphModule) -> None:
     """Copy what is returned of arguments and constants, or twice: whoever changes a result changes nothing else."""
     (output,) = (node for node in graph.graph.nodes if node.op == "output")
-    found: list[fx.Node] = []
+    results: list[fx.Node] = []
     for node in output.args[0]:
-        given = node.op != "call_function" or node in found
-        found.append(_copy(graph, node, output) if given else node)
-    output.args = (found,)
+        aliased = node.op != "call_function" or node in results
+        results.append(_copy(graph, node, output) if aliased else node)
+    output.args = (results,)
 
 
 def _copy(graph: fx.GraphModule, node: fx.Node, before: fx.Node) -> fx.Node:
+    """A clone of a node's value, computed before another node."""
     with graph.graph.inserting_before(before):
         copy = graph.graph.call_function(_aten.clone.default, (node,))
     copy.meta["val"] = node.meta["val"] if "val" in node.meta else getattr(graph, str(node.target))
     return copy
 
 
-def _random(node: fx.Node) -> bool:
+def _is_random(node: fx.Node) -> bool:
     """Whether two calls of the operator give two results."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def _key(node: fx.Node) -> Any:
-    def plain(value: Any) -> Any:
+def _cse_key(node: fx.Node) -> Hashable:
+    """Equal for operators with the same result: target, arguments and the types of numbers among them."""
+
+    def plain(value: Any) -> Hashable:
         if isinstance(value, (list, tuple)):
             return tuple(plain(one) for one in value)
         # 1, 1.0 and True are equal and give different types; -0.0 equals 0.0
@@ -134,7 +157,8 @@ def _key(node: fx.Node) -> Any:
     return (node.target, plain(node.args), tuple((name, plain(v)) for name, v in node.kwargs.items()))
 
 
-def _changes_nothing(node: fx.Node) -> bool:
+def _is_identity(node: fx.Node) -> bool:
+    """Whether the result of an operator is its first argument: a view of the same shape, a product with 1."""
     if node.target in (_aten.detach.default, _aten.alias.default, _aten.lift_fresh_copy.default):
         return True
     source = node.args[0] if node.args else None
@@ -153,8 +177,8 @@ def _changes_nothing(node: fx.Node) -> bool:
     return node.target in (*_RESHAPES, _aten.expand.default) and before.shape == after.shape
 
 
-def _shape_given_back(node: fx.Node) -> fx.Node | None:
-    """The node whose values these are in the same shape, after views that only name axes otherwise."""
+def _undone_reshape(node: fx.Node) -> fx.Node | None:
+    """The node before a chain of reshapes that ends in the shape it began with, if this node ends one."""
     origin: Any = node
     while origin.target in _RESHAPES:
         origin = origin.args[0]
@@ -163,7 +187,8 @@ def _shape_given_back(node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _writes(node: fx.Node) -> bool:
+def _mutates(node: fx.Node) -> bool:
+    """Whether an operator writes into an argument."""
     schema = getattr(node.target, "_schema", None)
     return node.op == "call_function" and schema is not None and schema.is_mutable
 
@@ -172,7 +197,8 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _simple_operators() -> Any:
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """How composite operators are written in simple ones: torch's core table, and some of its further rules."""
     from torch._decomp import core_aten_decompositions, get_decompositions
 
     more = (
@@ -182,5 +208,5 @@ def _simple_operators() -> Any:
         *(_aten.softplus, _aten.silu, _aten.linalg_vector_norm, _aten.nll_loss_forward, _aten.stack),
     )
     table = {**core_aten_decompositions(), **get_decompositions(more)}
-    # what C has itself is not taken apart, some of it at a loss of precision
+    # what C has a rule for is not taken apart, some of it at a loss of precision
     return {op: rule for op, rule in table.items() if op not in POINTWISE}

@@ -1,4 +1,8 @@
-"""C source as a function in this process: compiled once, then read from a cache on disk."""
+"""The C compiler: C source as a function in this process, compiled once and then loaded from a cache on disk.
+
+The cache key is a hash of source, flags, compiler and processor; what it names is a shared library. A compiler is
+trusted only with flags with which it passes the self-test (`selftest`), once a process.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,15 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ...files import explained, write_bytes
 from .selftest import passes
 from .selftest import source as selftest_source
 
+__all__ = ["CannotBuild", "Function", "compile_c", "vector_bytes"]
+
+# `run` of a program: of the address of a table of pointers, its width, and the number of calls
+Function = Callable[[int, int, int], int]
 # shapes are constants, so O3 unrolls and vectorises; no option here changes what NaN and infinity do
 _FLAGS = (
     *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-fopenmp-simd"),
@@ -34,8 +41,8 @@ class CannotBuild(Exception):
     """There is no compiler, or it failed, or what it makes is wrong."""
 
 
-def built(source: str) -> Callable[..., Any]:
-    """The function `run` of some C source.
+def compile_c(source: str) -> Function:
+    """The function `run` of some C source, compiled unless it is in the cache.
 
     Arguments:
         source: C that defines `int run(char **p, int64_t width, int64_t calls)`.
@@ -47,22 +54,22 @@ def built(source: str) -> Callable[..., Any]:
         CannotBuild: there is no C compiler, or it failed, or it fails the self-test.
     """
     compiler = _compiler()
-    return _loaded(compiler, source, _flags(compiler))
+    return _load(compiler, source, _flags(compiler))
 
 
 @functools.cache
 def _flags(compiler: str) -> tuple[str, ...]:
-    """The flags with which the compiler passes the self-test on this machine."""
+    """The first flags with which the compiler passes the self-test on this machine: see `_SAFER`."""
     for safer in _SAFER:
-        if passes(_loaded(compiler, selftest_source(), (*_FLAGS, *safer))):
+        if passes(_load(compiler, selftest_source(), (*_FLAGS, *safer))):
             return (*_FLAGS, *safer)
     raise CannotBuild(f"{compiler} compiles loops wrongly on this machine, with vectors and without")
 
 
-def _loaded(compiler: str, source: str, flags: tuple[str, ...]) -> Callable[..., Any]:
-    """The function `run` of some C source, compiled with these flags unless it is in the cache."""
+def _load(compiler: str, source: str, flags: tuple[str, ...]) -> Function:
+    """As `compile_c`, with these flags."""
     name = hashlib.sha256("\0".join([source, *flags, compiler, _machine()]).encode()).hexdigest()[:32]
-    path = cache_folder() / f"{name}.so"
+    path = _cache_folder() / f"{name}.so"
     if not path.is_file():
         _compile(compiler, source, flags, path)
     run = ctypes.CDLL(str(path)).run
@@ -71,8 +78,8 @@ def _loaded(compiler: str, source: str, flags: tuple[str, ...]) -> Callable[...,
     return run
 
 
-def cache_folder() -> Path:
-    """Where compiled steps are kept: `INNERLOOP_CACHE`, or the user's cache folder. Only the user can write there."""
+def _cache_folder() -> Path:
+    """Where compiled programs are: `INNERLOOP_CACHE`, or the user's cache folder. Only the user may write there."""
     given = os.environ.get("INNERLOOP_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(given) if given else Path(base) / "innerloop"
@@ -86,8 +93,9 @@ def cache_folder() -> Path:
 
 
 def _compile(compiler: str, source: str, flags: tuple[str, ...], path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="innerloop-") as place:
-        out = Path(place) / "step.so"
+    """Compile to a temporary file, and write the cache from that in one step."""
+    with tempfile.TemporaryDirectory(prefix="innerloop-") as folder:
+        out = Path(folder) / "step.so"
         try:
             process = subprocess.Popen(
                 [*compiler.split(), *flags, "-", "-o", str(out), "-lm"],
@@ -96,17 +104,17 @@ def _compile(compiler: str, source: str, flags: tuple[str, ...], path: Path) -> 
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
-            _, said = _answer(process, source)
+            _, messages = _communicate(process, source)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CannotBuild(f"{compiler}: {error}") from error
         if process.returncode:
-            first = said.decode(errors="replace").strip().splitlines()[:1]
+            first = messages.decode(errors="replace").strip().splitlines()[:1]
             raise CannotBuild(f"{compiler} failed: {' '.join(first)}")
         write_bytes(path, out.read_bytes())
 
 
-def _answer(process: subprocess.Popen[bytes], source: str) -> tuple[bytes, bytes]:
-    """What a compiler says; if it is not waited for to the end, what it started ends with it."""
+def _communicate(process: subprocess.Popen[bytes], source: str) -> tuple[bytes, bytes]:
+    """What a compiler prints; if it is interrupted or takes too long, its whole process group is killed."""
     try:
         return process.communicate(source.encode(), timeout=_SECONDS)
     except BaseException:
@@ -119,6 +127,7 @@ def _answer(process: subprocess.Popen[bytes], source: str) -> tuple[bytes, bytes
 
 @functools.cache
 def _compiler() -> str:
+    """The first compiler there is of `CC`, cc, gcc and clang."""
     for name in filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")):
         if shutil.which(name.split()[0]):
             return name
@@ -133,7 +142,7 @@ def vector_bytes() -> int:
 
 @functools.cache
 def _machine() -> str:
-    """What `-march=native` depends on: a cache may be shared by machines."""
+    """What `-march=native` depends on, part of the cache key: machines may share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,37 +1,64 @@
-"""C of the loops that compute an expression, or a sum of one, with constant shapes."""
+"""C templates of loop nests: a fused pointwise expression into memory, a transposing copy, and reductions.
+
+A template (`Template`) writes the text of one C function, a kernel, for constant shapes and strides. All have the same
+form: pointers `o` (written) and `a0`, `a1`, ... (read), all `restrict`; loops `i0`, `i1`, ... over the axes, as few as
+strides allow; `#pragma omp simd` on the innermost. Kernels of the same text are one function.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from .expressions import Apply, Read, Value, reads
-from .matmul import SQUARE, transposition
+from .matmul import TILE, transpose_body
 from .pointwise import C_TYPES, REDUCTIONS, cast, number
 
+__all__ = [
+    "FLOATS",
+    "Pointers",
+    "Printer",
+    "Template",
+    "c_function",
+    "flat_index",
+    "is_transposed",
+    "loop_nest",
+    "loops",
+    "merge_axes",
+    "reduction",
+    "term",
+    "transpose_copy",
+    "unshared",
+]
+
 FLOATS = (torch.float32, torch.float64)
-# axes of at most this length are written out, so that the next one becomes vector code
+# axes of at most this length are unrolled, so that the next one becomes the vector loop
 _SHORT = 4
-# numbers that are added up by themselves before they join the sum: long sums keep their digits
+# summands that are added up by themselves before they join the sum: long sums keep their digits
 _RUN = 128
 
 
 class Pointers:
-    """Names of the pointers of a kernel: `o` is written, `a0`, `a1`, ... are read."""
+    """The pointers of a kernel: `o` is written, `a0`, `a1`, ... are read; equal reads share one.
 
-    def __init__(self, target: Read, found: Sequence[Read]) -> None:
+    Arguments:
+        target: what is written.
+        operands: what is read.
+    """
+
+    def __init__(self, target: Read, operands: Sequence[Read]) -> None:
         self.target = target
         self.reads: dict[tuple[int, float, torch.dtype, int], str] = {}
-        for read in found:
+        for read in operands:
             if read.buffer is not None:
                 self.reads.setdefault(self._key(read), f"a{len(self.reads)}")
 
     @staticmethod
     def _key(read: Read) -> tuple[int, float, torch.dtype, int]:
         assert read.buffer is not None
-        return read.buffer, read.offset, read.dtype, read.step
+        return read.buffer, read.offset, read.dtype, read.task_stride
 
     def signature(self) -> str:
         """The parameters of the C function."""
@@ -39,32 +66,44 @@ class Pointers:
         given += [f"const {C_TYPES[key[2]]} *restrict {name}" for key, name in self.reads.items()]
         return f"({', '.join(given)})"
 
-    def places(self) -> list[tuple[int, int, int]]:
-        """Buffer, offset and step from task to task of every pointer, the written one first."""
+    def arguments(self) -> list[tuple[int, int, int]]:
+        """Buffer, offset and task stride of every pointer in elements, the written one first."""
         target = self.target
         assert target.buffer is not None
-        found = [(buffer, int(offset), step) for buffer, offset, _, step in self.reads]
-        return [(target.buffer, int(target.offset), target.step), *found]
+        operands = [(buffer, int(offset), stride) for buffer, offset, _, stride in self.reads]
+        return [(target.buffer, int(target.offset), target.task_stride), *operands]
 
     def name(self, read: Read) -> str:
         """The pointer of a read."""
         return self.reads[self._key(read)]
 
 
-# what a kernel is: from the names of its pointers, the target and its operands to parameters and body
-Writer = Callable[..., str]
+# writes a kernel: from the names of its pointers, the target and its operands to parameters and body
+Template = Callable[..., str]
 
 
-def function(pointers: Pointers, body: str) -> str:
+def c_function(pointers: Pointers, body: str) -> str:
     """Parameters and body of a C function."""
     return f"{pointers.signature()}\n{{\n{body}\n}}"
 
 
-def merged(shape: Sequence[int], *strides: Sequence[int]) -> tuple[list[int], list[list[int]]]:
-    """The fewest loops over a shape: neighbouring axes become one where all strides allow it."""
-    keep = [axis for axis, size in enumerate(shape) if size != 1]
-    sizes = [shape[axis] for axis in keep]
-    columns = [[stride[axis] for axis in keep] for stride in strides]
+def merge_axes(shape: Sequence[int], *strides: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+    """The fewest loops over a shape: neighbouring axes are collapsed into one where all strides allow it.
+
+    Arguments:
+        shape: of the loop nest.
+        strides: of everything that is read or written in it.
+
+    Returns:
+        The sizes of the loops, and for each of `strides` those in these loops.
+
+    Example:
+        >>> merge_axes((2, 3, 4), (12, 4, 1), (0, 4, 1))
+        ([2, 12], [[12, 1], [0, 1]])
+    """
+    axes = [axis for axis, size in enumerate(shape) if size != 1]
+    sizes = [shape[axis] for axis in axes]
+    columns = [[stride[axis] for axis in axes] for stride in strides]
     axis = 0
     while axis + 1 < len(sizes):
         if all(column[axis] == column[axis + 1] * sizes[axis + 1] for column in columns):
@@ -76,15 +115,21 @@ def merged(shape: Sequence[int], *strides: Sequence[int]) -> tuple[list[int], li
     return sizes, columns
 
 
-class Scope:
-    """Turns an expression into C under some loops, once the axes have been merged."""
+class Printer:
+    """Prints an expression as C under some loops, once the axes have been merged.
+
+    Arguments:
+        value: the expression, `unshared`.
+        pointers: of its reads.
+        columns: for each read its strides in the loops, in the order of `reads`.
+    """
 
     def __init__(self, value: Value, pointers: Pointers, columns: Sequence[Sequence[int]]) -> None:
         self.pointers = pointers
         self.columns = {id(read): column for read, column in zip(reads(value), columns, strict=True)}
 
     def text(self, value: Value) -> str:
-        """The expression in C."""
+        """The expression in C; a gathered index is checked by `within`."""
         if isinstance(value, Apply):
             texts = [self.text(arg) for arg in value.args]
             return value.op.text(texts, [arg.dtype for arg in value.args], value.dtype)
@@ -99,24 +144,31 @@ class Scope:
 
 
 def term(index: str, stride: int) -> str:
-    """One term of a place."""
+    """One term of a flat index."""
     return index if stride == 1 else f"{index} * {stride}"
 
 
-def place(column: Sequence[int]) -> str:
-    """A place from the indices `i0`, `i1`, ... and their strides."""
+def flat_index(column: Sequence[int]) -> str:
+    """C of the flat index at `i0`, `i1`, ..., given their strides."""
     return " + ".join(term(f"i{axis}", stride) for axis, stride in enumerate(column) if stride) or "0"
 
 
-def distinct(value: Value) -> Value:
-    """The same expression in which every read is an object of its own, so that it can be looked up."""
+def unshared(value: Value) -> Value:
+    """The same expression in which every read is an object of its own, so that it can be looked up by identity."""
     if isinstance(value, Apply):
-        return replace(value, args=tuple(distinct(arg) for arg in value.args))
-    return replace(value, gathered=tuple((distinct(i), stride, size) for i, stride, size in value.gathered))
+        return replace(value, args=tuple(unshared(arg) for arg in value.args))
+    return replace(value, gathered=tuple((unshared(i), stride, size) for i, stride, size in value.gathered))
 
 
 def loops(sizes: Sequence[int], body: str, *, first: int = 0, simd: str = "#pragma omp simd") -> str:
-    """Nested loops `i0`, `i1`, ... around a body; the innermost becomes vector code."""
+    """Nested loops `i0`, `i1`, ... around a body; the innermost becomes vector code.
+
+    Arguments:
+        sizes: of the loops, outermost first.
+        body: C that uses their indices.
+        first: number of the outermost index.
+        simd: pragma of the innermost loop; none if empty.
+    """
     text = body
     for axis in range(len(sizes) - 1, -1, -1):
         index = f"i{axis + first}"
@@ -134,67 +186,106 @@ def unrolled(index: str, size: int, body: str) -> str:
 
 
 def loop_nest(pointers: Pointers, target: Read, value: Value) -> str:
-    """A kernel that computes an expression into memory, in the order of the target."""
-    own = distinct(value)
+    """Template of a fused pointwise expression: one loop nest that computes it into memory.
+
+    The loops run in the memory order of the target, its unit stride innermost, so that it is written front to back;
+    operands that would be read across that order have been copied before (`Lowering.coalesced`). A short innermost axis
+    is unrolled, and the one around it becomes the vector loop.
+    """
+    own = unshared(value)
     order = sorted(range(len(target.shape)), key=lambda axis: -target.strides[axis])
     strides = [[read.strides[axis] for axis in order] for read in (target, *reads(own))]
-    sizes, (out, *columns) = merged([value.shape[axis] for axis in order], *strides)
-    scope = Scope(own, pointers, columns)
-    body = f"o[{place(out)}] = {cast(scope.text(own), own.dtype, target.dtype)};"
+    sizes, (out, *columns) = merge_axes([value.shape[axis] for axis in order], *strides)
+    printer = Printer(own, pointers, columns)
+    body = f"o[{flat_index(out)}] = {cast(printer.text(own), own.dtype, target.dtype)};"
     if len(sizes) > 1 and sizes[-1] <= _SHORT < sizes[-2]:
         body = unrolled(f"i{len(sizes) - 1}", sizes.pop(), body)
-    return function(pointers, loops(sizes, body))
+    return c_function(pointers, loops(sizes, body))
 
 
-def turned(read: Read) -> bool:
-    """Whether the last two axes are a matrix in memory that is read down its columns."""
+def is_transposed(read: Read) -> bool:
+    """Whether the last two axes are a transposed matrix in memory, large enough for `transpose_copy`."""
     if read.buffer is None or read.gathered or len(read.shape) < 2 or read.dtype not in FLOATS:
         return False
-    side = SQUARE[C_TYPES[read.dtype]]
-    batches, _ = merged(read.shape[:-2], read.strides[:-2])
+    side = TILE[C_TYPES[read.dtype]]
+    batches, _ = merge_axes(read.shape[:-2], read.strides[:-2])
     large = min(read.shape[-2:]) >= side and len(batches) <= 1
     return large and read.strides[-2] == 1 and read.strides[-1] >= read.shape[-2]
 
 
-def turning(pointers: Pointers, target: Read, read: Read) -> str:
-    """A kernel that copies matrices which are read down their columns."""
-    sizes, (steps,) = merged(read.shape[:-2], read.strides[:-2])
+def transpose_copy(pointers: Pointers, target: Read, read: Read) -> str:
+    """Template of a contiguous copy of transposed matrices, tile by tile in registers (see `transpose_body`).
+
+    A plain loop would either read or write across rows, one cache line an element.
+    """
+    sizes, (steps,) = merge_axes(read.shape[:-2], read.strides[:-2])
     batch, each = (sizes[0], steps[0]) if sizes else (1, 0)
-    apart = (each, read.strides[-1])
     rows, columns = read.shape[-2:]
-    body = transposition(batch, rows, columns, apart, C_TYPES[read.dtype], pointers.name(read))
-    return function(pointers, body)
+    strides = (each, read.strides[-1])
+    body = transpose_body(batch, rows, columns, strides, C_TYPES[read.dtype], pointers.name(read))
+    return c_function(pointers, body)
 
 
 # ---- reductions ------------------------------------------------------------------------------------------------
 
 
-def reduction(kept: Sequence[int], axes: Sequence[int], kind: str, *, adds: bool = False) -> Writer:
-    """A kernel for the sum or largest element over some axes, or one that adds the sum to what is there."""
+@dataclass(frozen=True)
+class _Reduction:
+    """What both forms of a reduction are written from.
+
+    Arguments:
+        dtype: of the result.
+        outer: sizes of the loops over the result.
+        inner: sizes of the loops over the elements that are reduced.
+        out: C of the flat index in the result.
+        element: C of an element.
+        sign: `=`, or `+=` where the result is added to what is there.
+    """
+
+    dtype: torch.dtype
+    outer: list[int]
+    inner: list[int]
+    out: str
+    element: str
+    sign: str
+
+
+def reduction(remaining: Sequence[int], axes: Sequence[int], kind: str, *, adds: bool = False) -> Template:
+    """Template of the sum or largest element over some axes.
+
+    Two loop structures, chosen by the memory order of what is read. Where reduced elements are neighbours in memory,
+    each result is reduced by itself, the vector loop along the elements. Where neighbours in memory belong to
+    neighbouring results, a whole row of results is accumulated at once, the vector loop along the results. The
+    expression that is reduced is fused into the loop.
+
+    Arguments:
+        remaining: axes of the result.
+        axes: axes that are reduced.
+        kind: `sum` or `max`.
+        adds: whether a sum is added to what the target holds (each task adds its part).
+    """
 
     def write(pointers: Pointers, target: Read, value: Value) -> str:
-        own = distinct(value)
-        found = reads(own)
-        # the axes of the target are the kept ones, in order
-        order = _by_stride([target.strides], range(len(kept)))
-        outer, (out, *over) = merged(
-            [value.shape[kept[a]] for a in order],
+        own = unshared(value)
+        operands = reads(own)
+        order = _by_stride([target.strides], range(len(remaining)))
+        outer, (out, *over) = merge_axes(
+            [value.shape[remaining[a]] for a in order],
             [target.strides[a] for a in order],
-            *([r.strides[kept[a]] for a in order] for r in found),
+            *([r.strides[remaining[a]] for a in order] for r in operands),
         )
-        inward = _by_stride([r.strides for r in found], axes)
-        inner, within = merged(
-            [value.shape[a] for a in inward], *([r.strides[a] for a in inward] for r in found)
+        inward = _by_stride([r.strides for r in operands], axes)
+        inner, within = merge_axes(
+            [value.shape[a] for a in inward], *([r.strides[a] for a in inward] for r in operands)
         )
-        scope = Scope(own, pointers, [[*a, *b] for a, b in zip(over, within, strict=True)])
-        added = cast(scope.text(own), own.dtype, target.dtype)
-        typed, sign = C_TYPES[target.dtype], "+=" if adds else "="
+        printer = Printer(own, pointers, [[*a, *b] for a, b in zip(over, within, strict=True)])
+        element = cast(printer.text(own), own.dtype, target.dtype)
+        sign = "+=" if adds else "="
         if adds and not inner:
-            return function(pointers, loops(outer, f"o[{place(out)}] += {added};"))
-        # where neighbours in the result are neighbours in memory, add whole rows instead of single numbers
-        if outer and outer[-1] >= 4 and kind == "sum" and _prefers_rows(over, within, inner):
-            return function(pointers, _rows(typed, outer, inner, out, added, sign))
-        return function(pointers, _numbers(kind, typed, target.dtype, outer, inner, out, added, sign))
+            return c_function(pointers, loops(outer, f"o[{flat_index(out)}] += {element};"))
+        what = _Reduction(target.dtype, outer, inner, flat_index(out), element, sign)
+        by_rows = outer and outer[-1] >= 4 and kind == "sum" and _prefers_rows(over, within, inner)
+        return c_function(pointers, _row_sums(what) if by_rows else _one_by_one(what, kind))
 
     return write
 
@@ -204,29 +295,23 @@ def _by_stride(strides: Sequence[Sequence[int]], axes: Sequence[int]) -> list[in
     return sorted(axes, key=lambda axis: -max((column[axis] for column in strides), default=0))
 
 
-def _numbers(
-    kind: str,
-    typed: str,
-    dtype: torch.dtype,
-    outer: Sequence[int],
-    inner: Sequence[int],
-    out: Sequence[int],
-    added: str,
-    sign: str,
-) -> str:
-    """One result after the other."""
-    n, kernel = len(outer), REDUCTIONS[kind]
-    step = kernel.step.format(value=added)
+def _one_by_one(what: _Reduction, kind: str) -> str:
+    """One result after the other in an accumulator; a short reduction is unrolled inside a vector loop over results."""
+    n, rule, inner = len(what.outer), REDUCTIONS[kind], what.inner
+    step = rule.step.format(value=what.element)
     short = len(inner) == 1 and inner[0] <= _SHORT and n > 0
-    step = unrolled(f"i{n}", inner[0], step) if short else loops(inner, step, first=n, simd=kernel.simd)
-    each = f"{typed} acc = {kernel.start[dtype]};\n{step}\no[{place(out)}] {sign} acc;"
-    return loops(outer, each, simd="#pragma omp simd" if short else "")
+    step = unrolled(f"i{n}", inner[0], step) if short else loops(inner, step, first=n, simd=rule.simd)
+    start = f"{C_TYPES[what.dtype]} acc = {rule.start[what.dtype]};"
+    each = f"{start}\n{step}\no[{what.out}] {what.sign} acc;"
+    return loops(what.outer, each, simd="#pragma omp simd" if short else "")
 
 
-def _rows(
-    typed: str, outer: Sequence[int], inner: list[int], out: Sequence[int], added: str, sign: str
-) -> str:
-    """A whole row of results at once, a few summands by themselves at a time."""
+def _row_sums(what: _Reduction) -> str:
+    """A row of results at once: `_RUN` summands into `few`, the sums of these into `all`, and those into the result.
+
+    Two levels of sums keep the digits of long ones. Very wide or very short rows are added to the result directly.
+    """
+    outer, inner, typed = what.outer, what.inner, C_TYPES[what.dtype]
     n, width = len(outer), outer[-1]
     index, last = f"i{n - 1}", f"i{n + len(inner) - 1}"
 
@@ -234,24 +319,25 @@ def _rows(
         return loops([width], body, first=n - 1)
 
     if width > 256 or inner[-1] <= 2:
-        rows = loops(inner, along(f"o[{place(out)}] += {added};"), first=n, simd="")
-        start = along(f"o[{place(out)}] = 0;") if sign == "=" else ""
+        rows = loops(inner, along(f"o[{what.out}] += {what.element};"), first=n, simd="")
+        start = along(f"o[{what.out}] = 0;") if what.sign == "=" else ""
         return loops(outer[:-1], f"{start}\n{rows}", simd="")
     run = min(inner[-1], _RUN)
     few = (
         f"{typed} few[{width}];\n{along(f'few[{index}] = 0;')}\n"
         f"const int64_t end = start + {run} < {inner[-1]} ? start + {run} : {inner[-1]};\n"
-        f"for (int64_t {last} = start; {last} < end; ++{last}) {{\n{along(f'few[{index}] += {added};')}\n}}\n"
+        f"for (int64_t {last} = start; {last} < end; ++{last}) {{\n{along(f'few[{index}] += {what.element};')}\n}}\n"
         f"{along(f'all[{index}] += few[{index}];')}"
     )
     rows = f"for (int64_t start = 0; start < {inner[-1]}; start += {run}) {{\n{few}\n}}"
     rows = loops(inner[:-1], rows, first=n, simd="")
-    start, end = along(f"all[{index}] = 0;"), along(f"o[{place(out)}] {sign} all[{index}];")
+    start, end = along(f"all[{index}] = 0;"), along(f"o[{what.out}] {what.sign} all[{index}];")
     whole = f"{typed} all[{width}];\n{start}\n{rows}\n{end}"
     return loops(outer[:-1], f"{{ {whole} }}", simd="")
 
 
 def _prefers_rows(over: Sequence[Sequence[int]], within: Sequence[Sequence[int]], inner: list[int]) -> bool:
+    """Whether more operands have unit stride along the results than along what is reduced."""
     along = sum(bool(column) and column[-1] == 1 for column in over)
     across = sum(bool(column) and column[-1] == 1 for column in within)
     return bool(inner) and along > across

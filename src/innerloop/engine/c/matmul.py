@@ -1,25 +1,43 @@
-"""C that multiplies matrices, and that turns them."""
+"""C templates of matrix products, tiled for registers and cache, and of transposition.
+
+A GEMM library pays for packing and dispatch, and cannot know the shapes; matrices here are small and many, and every
+size is a constant, so that the compiler unrolls and vectorises. A register tile of the result (`_register_tile`) stays
+in vector registers while the inner axis runs; around it stand loops over rows and columns (`_row_blocks`), and, for a
+right-hand matrix that leaves the cache, over panels of its rows (`_row_panels`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# rows and vectors of the result that are worked on at once, in registers
+__all__ = ["TILE", "Product", "matmul", "transpose_body", "transpose_tile"]
+
+# rows and vectors of a register tile
 _ROWS, _VECTORS = 4, 3
-# rows at once where a row is a single vector: as many sums as hide the time that each addition takes
+# rows of it where a row is a single vector: as many sums as hide the latency of an addition
 _ROWS_ALONE = 8
-# bytes of a right-hand matrix that does not stay in the cache until the next rows want it
+# bytes of a right-hand matrix that does not stay in the cache until the next rows read it
 _LARGE = 2**19
-# and how many of its rows are read at a time
-_SLICE = 64
-# more blocks of columns than these are a loop: every block written out takes its time to compile
+# and how many of its rows are a panel
+_PANEL = 64
+# more register tiles along a row than these are a loop: every tile written out takes time to compile
 _WRITTEN_OUT = 16
 
 
 @dataclass(frozen=True)
 class Product:
-    """Sizes and strides of `batch` products of matrices, `(rows, inner) @ (inner, columns)`."""
+    """Sizes and strides of `batch` products of matrices, `(rows, inner) @ (inner, columns)`.
+
+    Arguments:
+        batch: number of products.
+        rows: of the left-hand matrix and of the result.
+        inner: the axis that is summed over.
+        columns: of the right-hand matrix and of the result.
+        left: strides of the batch, the rows and the columns of the left-hand matrix.
+        right: likewise of the right-hand one; that of its columns is 1.
+        out: strides of the rows and columns of the result; `(1, rows)` writes it transposed.
+    """
 
     batch: int
     rows: int
@@ -29,19 +47,19 @@ class Product:
     right: tuple[int, int, int]
     out: tuple[int, int]
 
-    def turned(self) -> Product:
-        """The same as `right.T @ left.T`, written to the transposed place."""
-        (a0, a1, a2), (b0, b1, b2) = self.left, self.right
-        return Product(
-            self.batch, self.columns, self.inner, self.rows, (b0, b2, b1), (a0, a2, a1), self.out[::-1]
-        )
-
 
 def matmul(product: Product, typed: str, a: str, b: str) -> str:
-    """Body of a function that writes the products to `o`; the right-hand matrix, or the left one turned, is in order.
+    """Body of a function that writes the products to `o`.
 
-    Vectors run along the columns; four rows share one read of the right-hand matrix. What does not divide evenly is
-    covered by a last block that overlaps the one before it: the same numbers are written twice.
+    Vectors run along the columns, so that the right-hand matrix must have unit stride there; four rows share one load
+    of it. What does not divide evenly is covered by a last tile that overlaps the one before it: the same numbers are
+    written twice.
+
+    Arguments:
+        product: sizes and strides.
+        typed: C type of the elements.
+        a: the pointer of the left-hand matrices.
+        b: that of the right-hand ones.
     """
     lines = [
         f"for (int64_t t = 0; t < {product.batch}; ++t) {{",
@@ -50,13 +68,17 @@ def matmul(product: Product, typed: str, a: str, b: str) -> str:
         f"{typed} *C = o + t * {product.rows * product.columns};",
     ]
     bytes_ = product.inner * product.columns * (4 if typed == "float" else 8)
-    body = _in_slices(product, typed) if bytes_ > _LARGE and product.out[1] == 1 else _whole(product, typed)
+    body = (
+        _row_panels(product, typed)
+        if bytes_ > _LARGE and product.out[1] == 1
+        else _row_blocks(product, typed)
+    )
     return "\n".join([*lines, *body, "}"])
 
 
-def _whole(product: Product, typed: str) -> list[str]:
-    """Rows after rows, each block of them with all columns."""
-    starts = _covering(product.columns, typed)
+def _row_blocks(product: Product, typed: str) -> list[str]:
+    """For each block of rows, register tiles along all columns."""
+    starts = _cover(product.columns, typed)
     rows = min(_ROWS if len(starts) > 1 else _ROWS_ALONE, product.rows)
     lines = [
         f"for (int64_t r = 0; r < {product.rows}; r += {rows}) {{",
@@ -66,18 +88,20 @@ def _whole(product: Product, typed: str) -> list[str]:
     if alike > _WRITTEN_OUT:
         step = _VECTORS * starts[0][1]
         lines += [f"for (int64_t s = 0; s < {alike * step}; s += {step})"]
-        lines += _block(product, typed, rows, [(f"(s + {s})", lanes) for s, lanes in starts[:_VECTORS]])
+        lines += _register_tile(
+            product, typed, rows, [(f"(s + {s})", lanes) for s, lanes in starts[:_VECTORS]]
+        )
         starts = starts[alike * _VECTORS :]
     for first in range(0, len(starts), _VECTORS):
-        lines += _block(product, typed, rows, starts[first : first + _VECTORS])
+        lines += _register_tile(product, typed, rows, starts[first : first + _VECTORS])
     return [*lines, "}"]
 
 
-def _in_slices(product: Product, typed: str) -> list[str]:
-    """Rows of a large right-hand matrix are read in order and once, some at a time, for all rows of the result.
+def _row_panels(product: Product, typed: str) -> list[str]:
+    """Cache blocking of the inner axis: a panel of the right-hand matrix is read once, for all rows of the result.
 
-    Sums wait in the result for the next slice, so nothing may be added twice: what does not divide evenly has blocks of
-    its own.
+    Sums wait in the result for the next panel, so nothing may be added twice: what does not divide evenly has smaller
+    tiles of its own in place of overlapping ones.
     """
     lanes = 64 // (4 if typed == "float" else 8)
     step = _VECTORS * lanes
@@ -93,30 +117,30 @@ def _in_slices(product: Product, typed: str) -> list[str]:
         panels.append(("", [(start, lanes)]))
         left -= lanes
     lines = [
-        f"for (int64_t p = 0; p < {product.inner}; p += {_SLICE}) {{",
-        f"const int64_t end = p + {_SLICE} < {product.inner} ? p + {_SLICE} : {product.inner};",
+        f"for (int64_t p = 0; p < {product.inner}; p += {_PANEL}) {{",
+        f"const int64_t end = p + {_PANEL} < {product.inner} ? p + {_PANEL} : {product.inner};",
     ]
     whole = product.rows - product.rows % _ROWS
     for along, vectors in panels:
         lines += [along, "{"]
         lines += [f"for (int64_t i = 0; i < {whole}; i += {_ROWS})"]
-        lines += _block(product, typed, _ROWS, vectors, "p", "end")
+        lines += _register_tile(product, typed, _ROWS, vectors, "p", "end")
         if product.rows > whole:
             lines += [f"{{ const int64_t i = {whole};"]
-            lines += [*_block(product, typed, product.rows - whole, vectors, "p", "end"), "}"]
+            lines += [*_register_tile(product, typed, product.rows - whole, vectors, "p", "end"), "}"]
         lines += ["}"]
     return [*lines, "}"]
 
 
-def _covering(columns: int, typed: str) -> list[tuple[int, int]]:
-    """Start and lanes of the vectors that cover a row; the last one may overlap its neighbour."""
+def _cover(columns: int, typed: str) -> list[tuple[int, int]]:
+    """First column and lanes of the vectors that cover a row; the last one may overlap its neighbour."""
     lanes = 64 // (4 if typed == "float" else 8)
     while lanes > columns:
         lanes //= 2
     return [(min(start, columns - lanes), lanes) for start in range(0, columns, lanes)]
 
 
-def _block(
+def _register_tile(
     product: Product,
     typed: str,
     rows: int,
@@ -124,65 +148,87 @@ def _block(
     begin: int | str = 0,
     end: int | str = 0,
 ) -> list[str]:
-    """Some rows and vectors of the result, held in registers; where a vector starts may be an expression.
+    """A register tile: some rows and vectors of the result, accumulated in registers from row `i` on.
 
-    From `begin` to `end` of the inner axis; what was summed before `begin` stands in the result.
+    Each step of the inner loop loads its vectors of the right-hand matrix once, and multiplies them by one broadcast
+    element of each row of the left-hand one.
+
+    Arguments:
+        product: sizes and strides.
+        typed: C type of the elements.
+        rows: of the tile.
+        vectors: first column, a number or an expression, and lanes of each vector of a row.
+        begin: of the inner axis; what was summed before it stands in the result.
+        end: of the inner axis; all of it unless given.
     """
     lanes = vectors[0][1]
     kind = f"{typed}{lanes}" if lanes > 1 else typed
     load = f"*(const {kind}u *)" if lanes > 1 else "*"
     zero = "{0}" if lanes > 1 else "0"
     down, across = product.out
-    every = [(r, v) for r in range(rows) for v in range(len(vectors))]
-    spots = {(r, v): f"(i + {r}) * {down} + {vectors[v][0]} * {across}" for r, v in every}
+    tile = [(r, v) for r in range(rows) for v in range(len(vectors))]
+    index = {(r, v): f"(i + {r}) * {down} + {vectors[v][0]} * {across}" for r, v in tile}
     lines = ["{"]
-    for r, v in every:
+    for r, v in tile:
         lines += [f"{kind} c{r}_{v} = {zero};"]
     if begin:
-        lines += [f"if ({begin}) {{", *(f"c{r}_{v} = {load}(C + {spots[r, v]});" for r, v in every), "}"]
+        lines += [f"if ({begin}) {{", *(f"c{r}_{v} = {load}(C + {index[r, v]});" for r, v in tile), "}"]
     lines += [f"for (int64_t k = {begin}; k < {end or product.inner}; ++k) {{"]
     lines += [
         f"const {kind} x{v} = {load}(B + k * {product.right[1]} + {s});" for v, (s, _) in enumerate(vectors)
     ]
     for r in range(rows):
         lines += [f"const {typed} a{r} = A[(i + {r}) * {product.left[1]} + k * {product.left[2]}];"]
-    lines += [*(f"c{r}_{v} += a{r} * x{v};" for r, v in every), "}"]
-    for r, v in every:
+    lines += [*(f"c{r}_{v} += a{r} * x{v};" for r, v in tile), "}"]
+    for r, v in tile:
         if lanes == 1:
-            lines += [f"C[{spots[r, v]}] = c{r}_{v};"]
+            lines += [f"C[{index[r, v]}] = c{r}_{v};"]
         elif across == 1:
-            lines += [f"*({kind}u *)(C + {spots[r, v]}) = c{r}_{v};"]
+            lines += [f"*({kind}u *)(C + {index[r, v]}) = c{r}_{v};"]
         else:
-            lines += [f"for (int64_t j = 0; j < {lanes}; ++j) C[{spots[r, v]} + j * {across}] = c{r}_{v}[j];"]
+            lines += [f"for (int64_t j = 0; j < {lanes}; ++j) C[{index[r, v]} + j * {across}] = c{r}_{v}[j];"]
     return [*lines, "}"]
 
 
-def transposition(batch: int, rows: int, columns: int, strides: tuple[int, int], typed: str, a: str) -> str:
-    """Body of a function that writes `batch` matrices `(rows, columns)` in order; they are read down their columns.
+def transpose_body(batch: int, rows: int, columns: int, strides: tuple[int, int], typed: str, a: str) -> str:
+    """Body of a function that writes `batch` transposed matrices contiguously, `(rows, columns)`.
 
-    Squares of `SQUARE` numbers a side are turned in registers; the last ones may overlap their neighbours.
+    Square tiles of `TILE` elements a side are transposed in registers, so that both sides move whole vectors; the last
+    ones may overlap their neighbours.
+
+    Arguments:
+        batch: number of matrices.
+        rows: of the result.
+        columns: of the result.
+        strides: from matrix to matrix, and from column to column, of what is read; that of its rows is 1.
+        typed: C type of the elements.
+        a: the pointer of what is read.
     """
-    side = SQUARE[typed]
+    side = TILE[typed]
     each, apart = strides
     return f"""for (int64_t t = 0; t < {batch}; ++t)
 for (int64_t r = 0; r < {rows}; r += {side})
 for (int64_t c = 0; c < {columns}; c += {side}) {{
 const int64_t i = r + {side} > {rows} ? {rows - side} : r, j = c + {side} > {columns} ? {columns - side} : c;
-turn_{typed}({a} + t * {each} + j * {apart} + i, {apart}, o + t * {rows * columns} + i * {columns} + j, {columns});
+transpose_{typed}({a} + t * {each} + j * {apart} + i, {apart}, o + t * {rows * columns} + i * {columns} + j, {columns});
 }}"""
 
 
-SQUARE = {"float": 8, "double": 4}
+# elements a side of a tile that is transposed in registers, for each C type
+TILE = {"float": 8, "double": 4}
 
 
-def turn(typed: str) -> str:
-    """Transpose a square in registers: exchange the blocks off the diagonal, of length 1, then 2, then 4."""
-    side = SQUARE[typed]
-    kind, places = f"{typed}{side}", "int32_t" if typed == "float" else "int64_t"
+def transpose_tile(typed: str) -> str:
+    """The C function `transpose_float` or `transpose_double` of one tile, a vector a row.
+
+    Blocks off the diagonal are exchanged by shuffles, of length 1, then 2, then 4.
+    """
+    side = TILE[typed]
+    kind, index = f"{typed}{side}", "int32_t" if typed == "float" else "int64_t"
     bits = side * (4 if typed == "float" else 8)
     lines = [
-        f"typedef {places} places_{typed} __attribute__((vector_size({bits})));",
-        f"static inline void turn_{typed}(const {typed} *in, int64_t down, {typed} *out, int64_t over) {{",
+        f"typedef {index} index_{typed} __attribute__((vector_size({bits})));",
+        f"static inline void transpose_{typed}(const {typed} *in, int64_t down, {typed} *out, int64_t over) {{",
         *(f"{kind} v{i} = *(const {kind}u *)(in + {i} * down);" for i in range(side)),
         f"{kind} low;",
     ]

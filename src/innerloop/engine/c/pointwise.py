@@ -1,4 +1,9 @@
-"""What operators are in C: pointwise expressions, reductions, and functions they call."""
+"""C of pointwise operators and of reductions: the table `POINTWISE`, from an operator of torch to a C expression.
+
+The place to add a pointwise operator: one line in `POINTWISE`, and, where C has no such function for every type, one
+in `prelude`. The rule must hold for all types in `C_TYPES` that the operator takes. The operators of its derivative
+need rules as well: what they are, prints the graph of a gradient (docs/engine-internals.md).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,22 @@ from typing import Any
 
 import torch
 
+__all__ = [
+    "C_TYPES",
+    "POINTWISE",
+    "REDUCTIONS",
+    "Operator",
+    "Pointwise",
+    "PointwiseRule",
+    "Reduction",
+    "cast",
+    "number",
+]
+
 _aten = torch.ops.aten
+# an operator of torch (an `OpOverload`): the key of every table of rules
+Operator = Callable[..., Any]
+# types of tensors that a program can hold; all others are `Unsupported`
 C_TYPES = {
     torch.float32: "float",
     torch.float64: "double",
@@ -21,12 +41,18 @@ C_TYPES = {
 
 @dataclass(frozen=True)
 class Pointwise:
-    """C of one operator.
+    """C of one pointwise operator.
 
     Arguments:
-        code: with `{0}`, `{1}`, ... for the operands and `{s}` for the suffix of functions of its type.
-        casts: for each operand the type it is computed in: of the (r)esult, of the (o)perands, or as it (i)s.
-        common: the type of the operands together.
+        code: with `{0}`, `{1}`, ... for the operands and `{s}` for the suffix (`f`, `d`, `i`) of the functions of
+            `prelude` for its type.
+        casts: for each operand the type it is converted to: that of the (r)esult, that which the (o)perands promote
+            to (comparisons), or none, as it (i)s (conditions).
+        common: the type that the operands promote to; filled in where `casts` asks for it.
+
+    Example:
+        >>> Pointwise("exp_{s}({0})").text(["x"], [torch.float32], torch.float64)
+        '(exp_d(((double)x)))'
     """
 
     code: str
@@ -34,7 +60,13 @@ class Pointwise:
     common: torch.dtype | None = None
 
     def text(self, args: Sequence[str], dtypes: Sequence[torch.dtype], result: torch.dtype) -> str:
-        """The expression, in parentheses."""
+        """The C expression of some operands, in parentheses.
+
+        Arguments:
+            args: C of the operands.
+            dtypes: their types.
+            result: the type of the result.
+        """
         wanted = {"r": result, "o": self.common, "i": None}
         shown = [
             cast(arg, dtype, wanted[kind]) for arg, dtype, kind in zip(args, dtypes, self.casts, strict=False)
@@ -44,12 +76,12 @@ class Pointwise:
 
 
 def suffix_of(dtype: torch.dtype | None) -> str:
-    """The suffix of functions of a type."""
+    """The suffix of the functions of a type: `f`, `d`, and `i` for all whole numbers."""
     return {torch.float64: "d", torch.float32: "f"}.get(dtype or torch.float32, "i")
 
 
 def cast(text: str, dtype: torch.dtype, wanted: torch.dtype | None) -> str:
-    """An expression of one type as another."""
+    """A C expression of one type, converted to another where they differ."""
     if wanted is None or dtype == wanted:
         return text
     if wanted == torch.bool:
@@ -58,7 +90,7 @@ def cast(text: str, dtype: torch.dtype, wanted: torch.dtype | None) -> str:
 
 
 def number(value: float, dtype: torch.dtype) -> str:
-    """A literal."""
+    """A C literal; floating numbers are hexadecimal, hence exact."""
     if dtype.is_floating_point:
         value = float(value)
         suffix = "f" if dtype == torch.float32 else ""
@@ -75,15 +107,17 @@ def number(value: float, dtype: torch.dtype) -> str:
 
 # ---- pointwise operators -------------------------------------------------------------------------------------
 
-Rule = Callable[[Sequence[Any], Mapping[str, Any]], tuple[Pointwise, list[Any]]]
+# from the arguments of an operator, values of tensors among them, to its C and the operands of that
+PointwiseRule = Callable[[Sequence[Any], Mapping[str, Any]], tuple[Pointwise, list[Any]]]
 
 
-def _plain(code: str, casts: str = "rrrr") -> Rule:
+def _plain(code: str, casts: str = "rrrr") -> PointwiseRule:
+    """A rule for an operator all of whose arguments are operands."""
     return lambda args, kwargs: (Pointwise(code, casts), list(args))
 
 
-def _scaled(code: str, scaled: str = "{1}") -> Rule:
-    """Addition and subtraction, where one operand may have a factor; a sum of truth values is one."""
+def _scaled(code: str, scaled: str = "{1}") -> PointwiseRule:
+    """Addition and subtraction, where one operand may have a factor (`alpha`); a sum of truth values is their or."""
 
     def rule(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
         factor = kwargs.get("alpha", args[2] if len(args) > 2 else 1)
@@ -97,6 +131,7 @@ def _scaled(code: str, scaled: str = "{1}") -> Rule:
 
 
 def _power(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
+    """A constant exponent by products and roots, as torch does; any other by `pow`."""
     base, exponent = args
     known = {0: "1", 1: "{0}", 2: "sq_{s}({0})", 3: "cube_{s}({0})", 0.5: "sqrt_{s}({0})", -1: "1 / {0}"}
     known |= {-0.5: "1 / sqrt_{s}({0})", -2: "1 / sq_{s}({0})", -1.5: "1 / cube_{s}(sqrt_{s}({0}))"}
@@ -110,6 +145,7 @@ def _bitwise_not(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointw
 
 
 def _clamp(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
+    """A bound that is not given is the end of the type."""
     low = kwargs.get("min", args[1] if len(args) > 1 else None)
     high = kwargs.get("max", args[2] if len(args) > 2 else None)
     least, most = -math.inf, math.inf
@@ -121,23 +157,24 @@ def _clamp(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, l
     return Pointwise("clamp_{s}({0}, {1}, {2})"), [args[0], low, high]
 
 
-def _first(code: str) -> Rule:
+def _first(code: str) -> PointwiseRule:
     """Operators whose further arguments only name types and layouts."""
     return lambda args, kwargs: (Pointwise(code), [args[0]])
 
 
-def _unary(*names: str) -> dict[Any, Rule]:
+def _unary(*names: str) -> dict[Operator, PointwiseRule]:
+    """Operators of one tensor that are a function of `prelude` with the same name."""
     return {getattr(_aten, name).default: _plain(f"{name}_{{s}}({{0}})") for name in names}
 
 
-def _binary(name: str, code: str, casts: str = "rrrr") -> dict[Any, Rule]:
+def _binary(name: str, code: str, casts: str = "rrrr") -> dict[Operator, PointwiseRule]:
     """The same operator on a tensor and on a number."""
     packet = getattr(_aten, name)
     forms = ("Tensor", "Scalar", "default", "Tensor_Scalar")
     return {getattr(packet, form): _plain(code, casts) for form in forms if form in packet.overloads()}
 
 
-POINTWISE: dict[Any, Rule] = {
+POINTWISE: dict[Operator, PointwiseRule] = {
     **_unary("exp", "log", "log1p", "expm1", "tanh", "sigmoid", "sqrt", "sin", "cos", "erf", "abs", "floor"),
     **_unary("sign", "relu"),
     _aten.rsqrt.default: _plain("1 / sqrt_{s}({0})"),
@@ -197,7 +234,13 @@ POINTWISE: dict[Any, Rule] = {
 
 @dataclass(frozen=True)
 class Reduction:
-    """Where an accumulator starts and what one element does to it."""
+    """How elements are reduced to one.
+
+    Arguments:
+        start: of the accumulator `acc`, for each type.
+        step: what one element does to it.
+        simd: a pragma for the loop over elements, which may allow several accumulators at once.
+    """
 
     start: Mapping[torch.dtype, str]
     step: str
@@ -218,6 +261,3 @@ REDUCTIONS = {
         "",
     ),
 }
-
-
-# ---- functions -----------------------------------------------------------------------------------------------

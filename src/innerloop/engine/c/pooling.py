@@ -1,29 +1,38 @@
-"""Max-pooling in C: the choice, and the two operators that take and put the chosen numbers."""
+"""Rules of max-pooling: argmax, gather and scatter, each one loop over windows.
+
+The loops run over windows in the memory order of the pooled side (channels last where a convolution is near), the taps
+of a window unrolled, so that the innermost loop goes along channels as vector code, without branches: the index of a
+tap selects by comparison. Scatter adds where windows overlap, and then runs without vectors.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import fx
 
-from .borders import OPS, Sizes, frame, framed
-from .builder import Lowering
-from .expressions import Read, Unsupported, Value, expand, order_in_memory
-from .loops import FLOATS, Pointers, Writer, function, loops, merged, place
-from .pointwise import C_TYPES
+from .expressions import Read, Unsupported, Value, expand, memory_order
+from .loops import FLOATS, Pointers, Template, c_function, flat_index, loops, merge_axes
+from .lowering import Lowering, Rule
+from .padding import OPS, Sizes, new_padded, wanted_padding
+from .pointwise import C_TYPES, Operator
+
+__all__ = ["POOLING"]
+
+# body of the loop: of the offset of each tap, the type of the image, and the flat indices in what is written and read
+Body = Callable[[Sequence[int], str, str, str], str]
 
 
-def _chosen(low: Lowering, node: fx.Node, x: Value, kernel: Sizes, stride: Sizes, dilation: Sizes) -> Value:
+def _argmax(low: Lowering, node: fx.Node, x: Value, kernel: Sizes, stride: Sizes, dilation: Sizes) -> Value:
     image = _image(low, x)
-    target = low.new(tuple(node.meta["val"].shape), node.meta["val"].dtype, order_in_memory(image))
+    target = low.new(tuple(node.meta["val"].shape), node.meta["val"].dtype, memory_order(image))
 
-    def body(far: Sequence[int], typed: str, o: str, i: str) -> str:
+    def body(offsets: Sequence[int], typed: str, o: str, i: str) -> str:
         lines = [f"{typed} best = a0[{i}];", "int32_t tap = 0;"]
-        for tap, away in enumerate(far[1:], 1):
-            lines += [f"{{ {typed} v = a0[{i} + {away}]; int c = (v > best) | (v != v);"]
+        for tap, offset in enumerate(offsets[1:], 1):
+            lines += [f"{{ {typed} v = a0[{i} + {offset}]; int c = (v > best) | (v != v);"]
             lines += [f"best = c ? v : best; tap = c ? {tap} : tap; }}"]
         return "\n".join([*lines, f"o[{o}] = tap;"])
 
@@ -32,20 +41,20 @@ def _chosen(low: Lowering, node: fx.Node, x: Value, kernel: Sizes, stride: Sizes
     return target
 
 
-def _taken(
+def _gather(
     low: Lowering, node: fx.Node, x: Value, tap: Value, kernel: Sizes, stride: Sizes, dilation: Sizes
 ) -> Value:
-    image, taps = _image(low, x), low.in_memory(tap)
-    shape, around = tuple(node.meta["val"].shape), frame(node)
-    if around is not None and len(shape) == len(kernel) + 3:
-        whole, target = framed(low, shape, image.dtype, *around)
-        low.copies[target, (*around[0], *around[1])] = whole
+    image, taps = _image(low, x), low.materialized(tap)
+    shape, padding = tuple(node.meta["val"].shape), wanted_padding(node)
+    if padding is not None and len(shape) == len(kernel) + 3:
+        whole, target = new_padded(low, shape, image.dtype, padding)
+        low.copies[target, padding.key] = whole
     else:
-        target = low.new(shape, image.dtype, order_in_memory(taps))
+        target = low.new(shape, image.dtype, memory_order(taps))
 
-    def body(far: Sequence[int], typed: str, o: str, i: str) -> str:
+    def body(offsets: Sequence[int], typed: str, o: str, i: str) -> str:
         lines = [f"{typed} v = a0[{i}];"]
-        lines += [f"v = tap == {tap} ? a0[{i} + {away}] : v;" for tap, away in enumerate(far[1:], 1)]
+        lines += [f"v = tap == {tap} ? a0[{i} + {offset}] : v;" for tap, offset in enumerate(offsets[1:], 1)]
         return "\n".join([*lines, f"o[{o}] = v;"])
 
     if math.prod(shape):
@@ -53,7 +62,7 @@ def _taken(
     return target
 
 
-def _put(
+def _scatter(
     low: Lowering,
     node: fx.Node,
     g: Value,
@@ -63,73 +72,79 @@ def _put(
     dilation: Sizes,
     size: Sizes,
 ) -> Value:
-    given, taps = _image(low, g), low.in_memory(tap)
+    given, taps = _image(low, g), low.materialized(tap)
     shape = tuple(node.meta["val"].shape)
-    target = low.new(shape, given.dtype, order_in_memory(taps))
-    apart = all(s >= d * (k - 1) + 1 for k, s, d in zip(kernel, stride, dilation, strict=True))
-    places = taps.shape[-len(kernel) :]
-    if not apart or any(k * p != s for k, p, s in zip(kernel, places, size, strict=True)):
-        low.store_into(target, expand(low.constant(0, given.dtype), shape))
-    sign = "=" if apart else "+="
+    target = low.new(shape, given.dtype, memory_order(taps))
+    disjoint = all(s >= d * (k - 1) + 1 for k, s, d in zip(kernel, stride, dilation, strict=True))
+    windows = taps.shape[-len(kernel) :]
+    if not disjoint or any(k * n != s for k, n, s in zip(kernel, windows, size, strict=True)):
+        low.store(target, expand(low.constant(0, given.dtype), shape))
+    sign = "=" if disjoint else "+="
 
-    def body(far: Sequence[int], typed: str, o: str, i: str) -> str:
+    def body(offsets: Sequence[int], typed: str, o: str, i: str) -> str:
         lines = [f"const {typed} v = a0[{i}];"]
-        return "\n".join(
-            [*lines, *(f"o[{o} + {away}] {sign} tap == {t} ? v : 0;" for t, away in enumerate(far))]
-        )
+        lines += [f"o[{o} + {offset}] {sign} tap == {t} ? v : 0;" for t, offset in enumerate(offsets)]
+        return "\n".join(lines)
 
     if math.prod(given.shape):
-        low.emit(_windows(kernel, stride, dilation, body, written=True, apart=apart), target, given, taps)
+        template = _windows(kernel, stride, dilation, body, scatters=True, disjoint=disjoint)
+        low.emit(template, target, given, taps)
     return target
 
 
 def _image(low: Lowering, value: Value) -> Read:
-    found = low.in_memory(value)
-    if found.dtype not in FLOATS:
-        raise Unsupported(f"pooling of {found.dtype}")
-    return found
+    image = low.materialized(value)
+    if image.dtype not in FLOATS:
+        raise Unsupported(f"pooling of {image.dtype}")
+    return image
 
 
 def _windows(
     kernel: Sizes,
     stride: Sizes,
     dilation: Sizes,
-    body: Callable[[Sequence[int], str, str, str], str],
+    body: Body,
     *,
-    written: bool = False,
-    apart: bool = True,
-) -> Writer:
-    """A loop over windows; the image, with its windows, is what is `written`, or the first that is read.
+    scatters: bool = False,
+    disjoint: bool = True,
+) -> Template:
+    """Template of a loop over windows.
 
-    `body` is of the way to each place of a window, the type of the image, and where the window is in what is written
-    and in what is read first; in it `tap` is the number of the chosen place, where that is read. `apart` says that no
-    two windows have a place in common.
+    The image is walked with its strides times those of the windows, so that image and pooled side share one loop nest.
+
+    Arguments:
+        kernel: taps of a window along each axis.
+        stride: from window to window.
+        dilation: from tap to tap.
+        body: of the loop; in it `tap` is the index that is read, where one is, and `a0` what is read first.
+        scatters: whether the image is what is written, and not the first that is read.
+        disjoint: whether no two windows have an element in common.
     """
 
     def write(pointers: Pointers, target: Read, one: Read, *taps: Read) -> str:
-        image, plain = (target, one) if written else (one, target)
-        count = len(kernel)
-        across = image.strides[-count:]
-        moved = (*image.strides[:-count], *(s * step for s, step in zip(across, stride, strict=True)))
-        far = [
-            sum(tap * d * s for tap, d, s in zip(spot, dilation, across, strict=True))
-            for spot in itertools.product(*map(range, kernel))
+        image, pooled = (target, one) if scatters else (one, target)
+        ndim = len(kernel)
+        spatial = image.strides[-ndim:]
+        strided = (*image.strides[:-ndim], *(s * step for s, step in zip(spatial, stride, strict=True)))
+        offsets = [
+            sum(index * d * s for index, d, s in zip(tap, dilation, spatial, strict=True))
+            for tap in itertools.product(*map(range, kernel))
         ]
-        order = sorted(range(len(plain.shape)), key=lambda axis: -plain.strides[axis])
-        columns = [moved, plain.strides, *(tap.strides for tap in taps)]
-        sizes, (window, single, *others) = merged(
-            [plain.shape[axis] for axis in order], *([column[axis] for axis in order] for column in columns)
+        order = sorted(range(len(pooled.shape)), key=lambda axis: -pooled.strides[axis])
+        columns = [strided, pooled.strides, *(tap.strides for tap in taps)]
+        sizes, (window, single, *others) = merge_axes(
+            [pooled.shape[axis] for axis in order], *([column[axis] for axis in order] for column in columns)
         )
-        o, i = (place(window), place(single)) if written else (place(single), place(window))
-        read = f"const int32_t tap = {pointers.name(taps[0])}[{place(others[0])}];\n" if taps else ""
-        text = read + body(far, C_TYPES[image.dtype], o, i)  # where `a0` is what is read first
-        return function(pointers, loops(sizes, text, simd="#pragma omp simd" if apart else ""))
+        o, i = (window, single) if scatters else (single, window)
+        read = f"const int32_t tap = {pointers.name(taps[0])}[{flat_index(others[0])}];\n" if taps else ""
+        text = read + body(offsets, C_TYPES[image.dtype], flat_index(o), flat_index(i))
+        return c_function(pointers, loops(sizes, text, simd="#pragma omp simd" if disjoint else ""))
 
     return write
 
 
-POOLS: dict[Any, Callable[..., Any]] = {
-    OPS.chosen.default: _chosen,
-    OPS.taken.default: _taken,
-    OPS.put.default: _put,
+POOLING: dict[Operator, Rule] = {
+    OPS.pool_argmax.default: _argmax,
+    OPS.pool_gather.default: _gather,
+    OPS.pool_scatter.default: _scatter,
 }

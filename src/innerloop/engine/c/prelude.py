@@ -1,11 +1,19 @@
-"""The C code that every program begins with: vector types and elementary functions."""
+"""C that every program begins with: vector types, elementary functions, and the check of indices.
+
+Elementary functions have a suffix for their type: `exp_f` of float, `exp_d` of double, `abs_i` of whole numbers. Those
+of single precision are written without branches and calls, so that a loop over them becomes vector code. The place to
+add a function that C's library has for both floating types: one line in `_LIBRARY`.
+"""
 
 from __future__ import annotations
 
-from .matmul import turn
+from .matmul import transpose_tile
+
+__all__ = ["PRELUDE"]
 
 
 def _vectors() -> str:
+    """Vector types of 2 to 16 lanes, and the same without alignment (`u`) for loads and stores."""
     lines = []
     for typed, size in (("float", 4), ("double", 8)):
         for lanes in (16, 8, 4, 2):
@@ -19,6 +27,7 @@ def _vectors() -> str:
     return "\n".join(lines)
 
 
+# functions of every type: `T` and `_S` become the type and its suffix
 _EVERY = """
 static inline T sq_S(T x) { return x * x; }
 static inline T cube_S(T x) { return x * x * x; }
@@ -30,25 +39,26 @@ static inline T clamp_S(T x, T low, T high) { x = x < low ? low : x; return x > 
 """
 
 
-# whole numbers have no more than these: a graph with others of them does not compile, and runs traced
+# whole numbers have no more than these: a program with others of them does not compile, and the graph runs traced
 _WHOLE = """
 static inline int64_t abs_i(int64_t x) { return x < 0 ? -x : x; }
 static inline int64_t floor_i(int64_t x) { return x; }
 """
 
 
-# a place along an axis; one that there is not is noticed, and nothing outside is touched
-_PLACES = """
+# an index along an axis; one out of range is noticed, and nothing outside is touched
+_BOUNDS = """
 static volatile int out_of_range;
-static inline int64_t within(int64_t place, int64_t size) {
-  if ((uint64_t)place < (uint64_t)size) return place;
+static inline int64_t within(int64_t index, int64_t size) {
+  if ((uint64_t)index < (uint64_t)size) return index;
   out_of_range = 1;
   return 0;
 }
 """
 
 
-_BOTH = """
+# functions of both floating types; `X` becomes the suffix of C's library
+_LIBRARY = """
 static inline T sigmoid_S(T x) { return 1 / (1 + exp_S(-x)); }
 static inline T sqrt_S(T x) { return sqrtX(x); }
 static inline T abs_S(T x) { return fabsX(x); }
@@ -119,6 +129,7 @@ static inline float log_f(float x) {
 """
 
 
+# double precision calls C's library; logarithms and powers take subnormal arguments as 0, as flushed ones are
 _DOUBLE = """
 static inline double tiny_d(void) { return 0x1p-1022; }
 static inline double exp_d(double x) { return exp(x); }
@@ -128,6 +139,7 @@ static inline double tanh_d(double x) { return tanh(x); }
 
 
 def _typed(text: str, typed: str, suffix: str, library: str = "") -> str:
+    """A template of functions for one type."""
     text = text.replace("_S(", f"_{suffix}(").replace("X(", f"{library}(")
     return (
         text.replace("static inline T ", f"static inline {typed} ")
@@ -145,10 +157,10 @@ PRELUDE = "\n".join(
         "#ifdef __clang__",
         "#define SHUFFLE(T, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)",
         "#else",
-        "#define SHUFFLE(T, a, b, ...) __builtin_shuffle(a, b, (places_##T){__VA_ARGS__})",
+        "#define SHUFFLE(T, a, b, ...) __builtin_shuffle(a, b, (index_##T){__VA_ARGS__})",
         "#endif",
-        turn("float"),
-        turn("double"),
+        transpose_tile("float"),
+        transpose_tile("double"),
         _SINGLE,
         _DOUBLE,
         *(
@@ -156,8 +168,8 @@ PRELUDE = "\n".join(
             for typed, suffix in (("float", "f"), ("double", "d"), ("int64_t", "i"))
         ),
         _WHOLE,
-        _PLACES,
-        _typed(_BOTH, "float", "f", "f"),
-        _typed(_BOTH, "double", "d"),
+        _BOUNDS,
+        _typed(_LIBRARY, "float", "f", "f"),
+        _typed(_LIBRARY, "double", "d"),
     ]
 )

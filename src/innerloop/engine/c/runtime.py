@@ -1,11 +1,15 @@
-"""C around the kernels: threads that share the tasks of a band, and subnormal numbers flushed to zero.
+"""C around the kernels: subnormal numbers flushed to zero (FTZ, DAZ), and threads that share the tasks of a band.
 
-Each thread has an arena of its own, and sums of its own, which are added to those of the first thread in the order of
-the threads: the result depends on their number and on nothing else.
+Each thread has an arena of its own, and accumulators of its own, which are added to those of the first thread in the
+order of the threads: the result depends on their number and on nothing else. What a thread that cannot be started was
+to do, the first one does, so that the result is the same then.
 """
 
-# A processor takes tens of times as long for a subnormal number (below 1e-38 in float32), and training that fits its
-# tasks well is full of them. The mode belongs to the thread and is restored after each call.
+__all__ = ["FLUSH_TO_ZERO", "THREADS"]
+
+# A processor takes tens of times as long for a subnormal number (below 1.2e-38 in float32), and training that fits its
+# tasks well is full of them. The mode (FTZ for results, DAZ for operands) belongs to the thread and is restored after
+# each call. 0x8040 are the bits FTZ and DAZ of MXCSR; bit 24 of FPCR is FZ, which is both.
 FLUSH_TO_ZERO = """
 #if defined(__SSE2__)
 #include <xmmintrin.h>
@@ -25,6 +29,8 @@ static void restore(uint64_t before) { }
 #endif
 """
 
+# `for_tasks` runs a band for all tasks, cut into one range a thread. To be formatted with the number of tasks, bytes of
+# a thread's own arena (`own`) and accumulators (`sums`), and the C that adds the latter (`added`).
 THREADS = """
 #include <pthread.h>
 #include <string.h>

@@ -2,7 +2,8 @@
 
 A compiler can translate a correct loop wrongly. gcc 12.2 does when it vectorises unrolled statements: of a loop that
 rounds doubles to float and back, the last four numbers are never written for some lengths. Each loop here converts
-between number types, one length a loop, because vectorisation depends on both.
+between number types, one length a loop, because vectorisation depends on both. `compiler` runs it once a process,
+before the first program is loaded, and takes safer flags, or no compiled gear, if it fails.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
+
+__all__ = ["passes", "source"]
 
 _TYPES = {
     torch.float32: "float",
@@ -23,7 +25,7 @@ _TYPES = {
     torch.bool: "_Bool",
 }
 _LENGTHS = (1, 3, 5, 8, 12, 20, 31, 36, 44, 63, 100)
-# from, through, to
+# types of what is read, of what it is converted to, and of what that is stored as
 _CONVERSIONS = (
     (torch.float64, torch.float32, torch.float64),
     (torch.float32, torch.float64, torch.float32),
@@ -58,7 +60,7 @@ def source() -> str:
     return f"#include <stdint.h>\n{loops}{run}"
 
 
-def passes(run: Callable[..., Any]) -> bool:
+def passes(run: Callable[[int, int, int], int]) -> bool:
     """Whether the compiled `source` gives the results of torch, bit by bit.
 
     Arguments:

@@ -1,21 +1,24 @@
 r"""Convolution as three operators that are each other's derivatives, for many tasks at once.
 
-For $y = x * w$ the gradients are $g_x$ = `conv_input(g, w)` and $g_w$ = `conv_weight(g, x)`. All three are parts of one
-trilinear form $\langle g, x * w \rangle$, so that every derivative of each, of any order, is again one of the three:
-nothing else appears in the graph of a meta-update. torch's own rules have no task axis and leave the triple in
-second order.
+For $y = x * w$ the gradients are $g_x$ = `conv_input(g, w)`, the transposed convolution, and
+$g_w$ = `conv_weight(g, x)`. All three are parts of one trilinear form $\langle g, x * w \rangle$, so that every
+derivative of each, of any order, is again one of the three: nothing else appears in the graph of a meta-update.
+torch's own rules have no task axis and leave the triple in second order.
 
-Tensors are plain, `(N, C, *S)` with weights `(O, C, *K)`, or stacked, with a leading axis of tasks on both; `vmap`
-turns the one into the other.
+Tensors are plain, `(N, C, *S)` with weights `(O, C, *K)` and spatial axes `*S`, or stacked, with a leading axis of
+tasks on both; `vmap` makes the second of the first. Stacked tasks are the groups of one grouped convolution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from .registration import Context, Grads, VmapInfo, batch_axis_first
+
+__all__ = ["conv", "conv_input", "conv_weight", "output_size"]
 
 _aten = torch.ops.aten
 
@@ -27,14 +30,31 @@ _aten = torch.ops.aten
 def conv(
     x: Tensor, w: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
-    """$y = x * w$: a convolution without bias and groups."""
-    if not _stacked(x, stride):
+    """$y = x * w$: a convolution without bias and groups.
+
+    Arguments:
+        x: images, `(N, C, *S)` or `(T, N, C, *S)`.
+        w: weights, `(O, C, *K)` or `(T, O, C, *K)`.
+        stride: one number for each spatial axis.
+        padding: likewise, zeros before and after.
+        dilation: likewise, from tap to tap.
+
+    Returns:
+        `(N, O, *)` or `(T, N, O, *)`, see `output_size`.
+
+    Example:
+        >>> conv(torch.ones(1, 1, 4), torch.ones(1, 1, 3), [1], [0], [1]).tolist()
+        [[[3.0, 3.0]]]
+    """
+    if not _is_stacked(x, stride):
         return torch.convolution(x, w, None, stride, padding, dilation, False, [0], 1)
     if w.shape[0] and not w.stride(0):  # all tasks share the weights: one convolution over all rows
         y: Tensor = conv(x.flatten(0, 1), w[0], stride, padding, dilation)
         return y.reshape(*x.shape[:2], *y.shape[1:])
-    y = torch.convolution(_wide(x), w.flatten(0, 1), None, stride, padding, dilation, False, [0], len(x))
-    return _narrow(y, len(x))
+    y = torch.convolution(
+        _tasks_to_groups(x), w.flatten(0, 1), None, stride, padding, dilation, False, [0], len(x)
+    )
+    return _groups_to_tasks(y, len(x))
 
 
 @torch.library.custom_op("innerloop::conv_input", mutates_args=())
@@ -46,8 +66,8 @@ def conv_input(
     dilation: Sequence[int],
     size: Sequence[int],
 ) -> Tensor:
-    r"""What $\langle g, x * w \rangle$ is linear in $x$ by; `size` is that of the places of `x`."""
-    if _stacked(g, stride) and w.shape[0] and not w.stride(0):
+    r"""The gradient of $\langle g, x * w \rangle$ by $x$ (transposed convolution), `x` of spatial `size`."""
+    if _is_stacked(g, stride) and w.shape[0] and not w.stride(0):
         x: Tensor = conv_input(g.flatten(0, 1), w[0], stride, padding, dilation, size)
         return x.reshape(*g.shape[:2], *x.shape[1:])
     like = g.new_empty(()).expand(*g.shape[: -len(size) - 1], w.shape[-len(size) - 1], *size)
@@ -63,53 +83,55 @@ def conv_weight(
     dilation: Sequence[int],
     size: Sequence[int],
 ) -> Tensor:
-    r"""What $\langle g, x * w \rangle$ is linear in $w$ by; `size` is that of the places of `w`."""
-    places = len(size)
-    channels = (g.shape[-places - 1], x.shape[-places - 1])
-    like = g.new_empty(()).expand(*g.shape[: -places - 2], *channels, *size)
+    r"""The gradient of $\langle g, x * w \rangle$ by $w$, the kernel of spatial `size`."""
+    ndim = len(size)
+    channels = (g.shape[-ndim - 1], x.shape[-ndim - 1])
+    like = g.new_empty(()).expand(*g.shape[: -ndim - 2], *channels, *size)
     return _backward(g, x, like, (stride, padding, dilation), 1)
 
 
-def _backward(g: Tensor, x: Tensor, w: Tensor, how: tuple[Sequence[int], ...], which: int) -> Tensor:
-    """The gradient by `x` (0) or `w` (1); tasks are groups of one convolution."""
+def _backward(g: Tensor, x: Tensor, w: Tensor, geometry: tuple[Sequence[int], ...], which: int) -> Tensor:
+    """The gradient by `x` (0) or `w` (1), by torch's kernel; tasks are groups of one convolution."""
     mask = [which == 0, which == 1, False]
-    if not _stacked(g, how[0]):
-        found: Tensor = _aten.convolution_backward(g, x, w, None, *how, False, [0], 1, mask)[which]
-        return found
+    if not _is_stacked(g, geometry[0]):
+        grad: Tensor = _aten.convolution_backward(g, x, w, None, *geometry, False, [0], 1, mask)[which]
+        return grad
     tasks = len(g)
-    wide = (_wide(g), _wide(x), w.flatten(0, 1))
-    found = _aten.convolution_backward(*wide, None, *how, False, [0], tasks, mask)[which]
-    return found.reshape(w.shape) if which else _narrow(found, tasks)
+    grouped = (_tasks_to_groups(g), _tasks_to_groups(x), w.flatten(0, 1))
+    grad = _aten.convolution_backward(*grouped, None, *geometry, False, [0], tasks, mask)[which]
+    return grad.reshape(w.shape) if which else _groups_to_tasks(grad, tasks)
 
 
-def _stacked(x: Tensor, stride: Sequence[int]) -> bool:
+def _is_stacked(x: Tensor, stride: Sequence[int]) -> bool:
+    """Whether images have a leading axis of tasks."""
     return x.dim() == len(stride) + 3
 
 
-def _wide(x: Tensor) -> Tensor:
-    """`(T, N, C, *S)` as `(N, T C, *S)`."""
+def _tasks_to_groups(x: Tensor) -> Tensor:
+    """`(T, N, C, *S)` as `(N, T C, *S)`: the channels of all tasks beside each other."""
     return x.transpose(0, 1).flatten(1, 2)
 
 
-def _narrow(x: Tensor, tasks: int) -> Tensor:
-    rows, _, *places = x.shape
-    return x.reshape(rows, tasks, -1, *places).transpose(0, 1).contiguous()
+def _groups_to_tasks(x: Tensor, tasks: int) -> Tensor:
+    """The way back from `_tasks_to_groups`, contiguous."""
+    rows, _, *spatial = x.shape
+    return x.reshape(rows, tasks, -1, *spatial).transpose(0, 1).contiguous()
 
 
 # ---- shapes ----------------------------------------------------------------------------------------------------
 
 
-def places_of(
+def output_size(
     size: Sequence[int],
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> list[int]:
-    """Places of the result of a convolution along every axis.
+    """The size of the result of a convolution along every spatial axis.
 
     Example:
-        >>> places_of([28, 28], [3, 3], [2, 2], [1, 1], [1, 1])
+        >>> output_size([28, 28], [3, 3], [2, 2], [1, 1], [1, 1])
         [14, 14]
     """
     sizes = zip(size, kernel, stride, padding, dilation, strict=True)
@@ -117,59 +139,63 @@ def places_of(
 
 
 @conv.register_fake
-def _(x: Tensor, w: Tensor, stride: Any, padding: Any, dilation: Any) -> Tensor:
-    places = len(stride)
-    size = places_of(x.shape[-places:], w.shape[-places:], stride, padding, dilation)
-    return x.new_empty(*x.shape[: -places - 1], w.shape[-places - 2], *size)
+def _(x: Tensor, w: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    ndim = len(stride)
+    size = output_size(x.shape[-ndim:], w.shape[-ndim:], stride, padding, dilation)
+    return x.new_empty(*x.shape[: -ndim - 1], w.shape[-ndim - 2], *size)
 
 
 @conv_input.register_fake
-def _(g: Tensor, w: Tensor, stride: Any, padding: Any, dilation: Any, size: Any) -> Tensor:
+def _(g: Tensor, w: Tensor, stride: object, padding: object, dilation: object, size: Sequence[int]) -> Tensor:
     return g.new_empty(*g.shape[: -len(size) - 1], w.shape[-len(size) - 1], *size)
 
 
 @conv_weight.register_fake
-def _(g: Tensor, x: Tensor, stride: Any, padding: Any, dilation: Any, size: Any) -> Tensor:
-    places = len(size)
-    return g.new_empty(*g.shape[: -places - 2], g.shape[-places - 1], x.shape[-places - 1], *size)
+def _(g: Tensor, x: Tensor, stride: object, padding: object, dilation: object, size: Sequence[int]) -> Tensor:
+    ndim = len(size)
+    return g.new_empty(*g.shape[: -ndim - 2], g.shape[-ndim - 1], x.shape[-ndim - 1], *size)
 
 
 # ---- derivatives -----------------------------------------------------------------------------------------------
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    first, second, *how = inputs
+def _save(ctx: Context, inputs: tuple[Tensor, Tensor, *tuple[Sequence[int], ...]], output: Tensor) -> None:
+    """Keep the two operands, and stride, padding and dilation."""
+    first, second, *sizes = inputs
     ctx.save_for_backward(first, second)
-    ctx.how = how[:3]
+    ctx.geometry = sizes[:3]
 
 
-def _conv_gradient(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+def _conv_gradient(ctx: Context, g: Tensor) -> Grads:
+    """By `x` the transposed convolution with `w`, by `w` the correlation with `x`."""
     x, w = ctx.saved_tensors
-    places = len(ctx.how[0])
+    ndim = len(ctx.geometry[0])
     by_x, by_w = ctx.needs_input_grad[:2]
     return (
-        conv_input(g, w, *ctx.how, x.shape[-places:]) if by_x else None,
-        conv_weight(g, x, *ctx.how, w.shape[-places:]) if by_w else None,
+        conv_input(g, w, *ctx.geometry, x.shape[-ndim:]) if by_x else None,
+        conv_weight(g, x, *ctx.geometry, w.shape[-ndim:]) if by_w else None,
         *(None, None, None),
     )
 
 
-def _input_gradient(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+def _input_gradient(ctx: Context, u: Tensor) -> Grads:
+    """The transpose of the transpose is the convolution itself."""
     g, w = ctx.saved_tensors
     by_g, by_w = ctx.needs_input_grad[:2]
     return (
-        conv(u, w, *ctx.how) if by_g else None,
-        conv_weight(g, u, *ctx.how, w.shape[-len(ctx.how[0]) :]) if by_w else None,
+        conv(u, w, *ctx.geometry) if by_g else None,
+        conv_weight(g, u, *ctx.geometry, w.shape[-len(ctx.geometry[0]) :]) if by_w else None,
         *(None, None, None, None),
     )
 
 
-def _weight_gradient(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+def _weight_gradient(ctx: Context, v: Tensor) -> Grads:
+    """Linear in `g` and in `x`: by either, the other one with `v` in the place of the weights."""
     g, x = ctx.saved_tensors
     by_g, by_x = ctx.needs_input_grad[:2]
     return (
-        conv(x, v, *ctx.how) if by_g else None,
-        conv_input(g, v, *ctx.how, x.shape[-len(ctx.how[0]) :]) if by_x else None,
+        conv(x, v, *ctx.geometry) if by_g else None,
+        conv_input(g, v, *ctx.geometry, x.shape[-len(ctx.geometry[0]) :]) if by_x else None,
         *(None, None, None, None),
     )
 
@@ -182,18 +208,17 @@ conv_weight.register_autograd(_weight_gradient, setup_context=_save)
 # ---- vmap ------------------------------------------------------------------------------------------------------
 
 
-def _mapped(op: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, int]]:
-    """The rule of `vmap`: the mapped axis is the axis of tasks, or one with it."""
+def _mapped(operator: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, int]]:
+    """The rule of `vmap`: the mapped axis is the axis of tasks, or one axis together with it."""
 
-    def rule(info: Any, dims: tuple[Any, ...], one: Tensor, other: Tensor, *how: Any) -> tuple[Tensor, int]:
-        pair = [
-            tensor.movedim(dim, 0) if dim is not None else tensor.expand(info.batch_size, *tensor.shape)
-            for tensor, dim in zip((one, other), dims, strict=False)
-        ]
-        if pair[0].dim() <= len(how[0]) + 3:
-            return op(*pair, *how), 0
-        found = op(*(tensor.flatten(0, 1) for tensor in pair), *how)
-        return found.reshape(*pair[0].shape[:2], *found.shape[1:]), 0
+    def rule(
+        info: VmapInfo, in_dims: Sequence[int | None], one: Tensor, other: Tensor, *sizes: Sequence[int]
+    ) -> tuple[Tensor, int]:
+        pair = batch_axis_first(info, in_dims, (one, other))
+        if pair[0].dim() <= len(sizes[0]) + 3:
+            return operator(*pair, *sizes), 0
+        result = operator(*(tensor.flatten(0, 1) for tensor in pair), *sizes)
+        return result.reshape(*pair[0].shape[:2], *result.shape[1:]), 0
 
     return rule
 

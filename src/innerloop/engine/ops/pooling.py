@@ -1,8 +1,11 @@
-"""Max-pooling as a choice and two operators that are each other's derivatives.
+"""Max-pooling as argmax, gather and scatter, of which the last two are each other's derivatives.
 
-`chosen` says which place of its window each result is; given that, pooling takes the chosen numbers (`taken`), and its
-derivative puts numbers back to where they were taken from (`put`). Both are linear, and each is the other's derivative,
-so that nothing else appears in a derivative of any order. All leading axes are rows, tasks among them.
+`pool_argmax` says which tap of its window each result is; given that, pooling gathers those elements
+(`pool_gather`), and its derivative scatters numbers back to where they came from (`pool_scatter`). Both are linear,
+and each is the transpose, hence the derivative, of the other: nothing else appears in a derivative of any order.
+
+An index is that of a tap within its window, not of an element of the image as in torch: it stays small, and `vmap` and
+a change of the memory layout leave it as it is. All leading axes are rows, tasks among them.
 """
 
 from __future__ import annotations
@@ -15,37 +18,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .registration import Context, Grads, VmapInfo, batch_axis_first
+
+__all__ = ["pool_argmax", "pool_gather", "pool_scatter"]
+
 _POOLS: tuple[Callable[..., Any], ...] = (functional.max_pool1d, functional.max_pool2d)
 
 
-@torch.library.custom_op("innerloop::chosen", mutates_args=())
-def chosen(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    """Which place of its window is the largest, `(*, *places)` int32; windows as in `max_pool2d` without padding."""
-    places = len(kernel)
-    rows = x.flatten(0, -places - 2)
-    _, where = _POOLS[places - 1](rows, kernel, stride, 0, dilation, return_indices=True)
-    tap = torch.zeros_like(where)
-    factor = math.prod(x.shape[-places:])
-    for axis in range(places):
-        factor //= x.shape[axis - places]
-        start = _starts(where.shape[axis - places], stride[axis], axis - places, where)
-        along = (where // factor) % x.shape[axis - places]
+@torch.library.custom_op("innerloop::pool_argmax", mutates_args=())
+def pool_argmax(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """Which tap of its window is the largest: `(*, *S)` to int32 `(*, *)`; windows as in `max_pool2d` without padding.
+
+    Example:
+        >>> pool_argmax(torch.tensor([[[3.0, 4.0, 9.0, 1.0]]]), [2], [2], [1]).tolist()
+        [[[1, 0]]]
+    """
+    ndim = len(kernel)
+    rows = x.flatten(0, -ndim - 2)
+    _, flat_index = _POOLS[ndim - 1](rows, kernel, stride, 0, dilation, return_indices=True)
+    tap = torch.zeros_like(flat_index)
+    factor = math.prod(x.shape[-ndim:])
+    for axis in range(ndim):
+        factor //= x.shape[axis - ndim]
+        start = _window_starts(flat_index.shape[axis - ndim], stride[axis], axis - ndim, flat_index)
+        along = (flat_index // factor) % x.shape[axis - ndim]
         tap = tap * kernel[axis] + (along - start) // dilation[axis]
-    return tap.to(torch.int32).reshape(*x.shape[:-places], *where.shape[-places:])
+    return tap.to(torch.int32).reshape(*x.shape[:-ndim], *flat_index.shape[-ndim:])
 
 
-@torch.library.custom_op("innerloop::taken", mutates_args=())
-def taken(
+@torch.library.custom_op("innerloop::pool_gather", mutates_args=())
+def pool_gather(
     x: Tensor, tap: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
-    """The chosen numbers."""
-    places = len(kernel)
-    where = _where(tap, x.shape[-places:], kernel, stride, dilation).flatten(-places)
-    return x.flatten(-places).gather(-1, where).reshape(tap.shape)
+    """The element of `x` at the given tap of each window; the result has the shape of `tap`."""
+    ndim = len(kernel)
+    index = _flat_index(tap, x.shape[-ndim:], kernel, stride, dilation).flatten(-ndim)
+    return x.flatten(-ndim).gather(-1, index).reshape(tap.shape)
 
 
-@torch.library.custom_op("innerloop::put", mutates_args=())
-def put(
+@torch.library.custom_op("innerloop::pool_scatter", mutates_args=())
+def pool_scatter(
     g: Tensor,
     tap: Tensor,
     kernel: Sequence[int],
@@ -53,87 +65,90 @@ def put(
     dilation: Sequence[int],
     size: Sequence[int],
 ) -> Tensor:
-    """Numbers at the places where they were chosen, added up where windows overlap, and zeros elsewhere."""
-    places = len(kernel)
-    where = _where(tap, size, kernel, stride, dilation).flatten(-places)
-    flat = g.new_zeros(*g.shape[:-places], math.prod(size))
-    return flat.scatter_add(-1, where, g.flatten(-places)).reshape(*g.shape[:-places], *size)
+    """The transpose of `pool_gather`: `g` added up at the given taps, and zeros elsewhere; `size` is that in space."""
+    ndim = len(kernel)
+    index = _flat_index(tap, size, kernel, stride, dilation).flatten(-ndim)
+    flat = g.new_zeros(*g.shape[:-ndim], math.prod(size))
+    return flat.scatter_add(-1, index, g.flatten(-ndim)).reshape(*g.shape[:-ndim], *size)
 
 
-def _starts(count: int, stride: int, axis: int, like: Tensor) -> Tensor:
-    """Where windows begin along an axis."""
+def _window_starts(count: int, stride: int, axis: int, like: Tensor) -> Tensor:
+    """Where windows begin along an axis, broadcastable against the axes after it."""
     return (torch.arange(count, device=like.device) * stride).reshape(-1, *(1,) * (-axis - 1))
 
 
-def _where(
+def _flat_index(
     tap: Tensor, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
-    """Places in the flat image."""
-    places, left = len(kernel), tap.long()
-    found, factor = torch.zeros_like(left), 1
-    for axis in reversed(range(places)):
-        along = left % kernel[axis] * dilation[axis]
-        found = found + factor * (_starts(tap.shape[axis - places], stride[axis], axis - places, tap) + along)
-        left, factor = left // kernel[axis], factor * size[axis]
-    return found
+    """Index of each tap in the image with its spatial axes flattened, as torch's gather and scatter want it."""
+    ndim, rest = len(kernel), tap.long()
+    index, factor = torch.zeros_like(rest), 1
+    for axis in reversed(range(ndim)):
+        along = rest % kernel[axis] * dilation[axis]
+        index = index + factor * (
+            _window_starts(tap.shape[axis - ndim], stride[axis], axis - ndim, tap) + along
+        )
+        rest, factor = rest // kernel[axis], factor * size[axis]
+    return index
 
 
-@chosen.register_fake
-def _(x: Tensor, kernel: Any, stride: Any, dilation: Any) -> Tensor:
-    places = len(kernel)
-    sizes = zip(x.shape[-places:], kernel, stride, dilation, strict=True)
+@pool_argmax.register_fake
+def _(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    ndim = len(kernel)
+    sizes = zip(x.shape[-ndim:], kernel, stride, dilation, strict=True)
     size = [(s - d * (k - 1) - 1) // step + 1 for s, k, step, d in sizes]
-    return x.new_empty(*x.shape[:-places], *size, dtype=torch.int32)
+    return x.new_empty(*x.shape[:-ndim], *size, dtype=torch.int32)
 
 
-@taken.register_fake
-def _(x: Tensor, tap: Tensor, kernel: Any, stride: Any, dilation: Any) -> Tensor:
+@pool_gather.register_fake
+def _(x: Tensor, tap: Tensor, kernel: object, stride: object, dilation: object) -> Tensor:
     return x.new_empty(tap.shape)
 
 
-@put.register_fake
-def _(g: Tensor, tap: Tensor, kernel: Any, stride: Any, dilation: Any, size: Any) -> Tensor:
+@pool_scatter.register_fake
+def _(
+    g: Tensor, tap: Tensor, kernel: Sequence[int], stride: object, dilation: object, size: Sequence[int]
+) -> Tensor:
     return g.new_empty(*g.shape[: -len(kernel)], *size)
 
 
-def _save_taken(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, tap, *ctx.how = inputs
-    ctx.size = x.shape[-len(ctx.how[0]) :]
+Inputs = tuple[Tensor, Tensor, Sequence[int], Sequence[int], Sequence[int], *tuple[Sequence[int], ...]]
+
+
+def _save_gather(ctx: Context, inputs: Inputs, output: Tensor) -> None:
+    x, tap, kernel, *_ = inputs
+    ctx.geometry = inputs[2:5]
+    ctx.spatial = x.shape[-len(kernel) :]
     ctx.save_for_backward(tap)
 
 
-def _save_put(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, tap, *how, _ = inputs
-    ctx.how = how
-    ctx.save_for_backward(tap)
+def _save_scatter(ctx: Context, inputs: Inputs, output: Tensor) -> None:
+    ctx.geometry = inputs[2:5]
+    ctx.save_for_backward(inputs[1])
 
 
-def _taken_gradient(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+def _gather_gradient(ctx: Context, g: Tensor) -> Grads:
     (tap,) = ctx.saved_tensors
-    return put(g, tap, *ctx.how, ctx.size), None, None, None, None
+    return pool_scatter(g, tap, *ctx.geometry, ctx.spatial), None, None, None, None
 
 
-def _put_gradient(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+def _scatter_gradient(ctx: Context, g: Tensor) -> Grads:
     (tap,) = ctx.saved_tensors
-    return taken(g, tap, *ctx.how), None, None, None, None, None
+    return pool_gather(g, tap, *ctx.geometry), None, None, None, None, None
 
 
-taken.register_autograd(_taken_gradient, setup_context=_save_taken)
-put.register_autograd(_put_gradient, setup_context=_save_put)
+pool_gather.register_autograd(_gather_gradient, setup_context=_save_gather)
+pool_scatter.register_autograd(_scatter_gradient, setup_context=_save_scatter)
 
 
-def _mapped(op: Callable[..., Tensor], count: int) -> Callable[..., tuple[Tensor, int]]:
-    """The rule of `vmap`: the mapped axis is one more row."""
+def _mapped(operator: Callable[..., Tensor], count: int) -> Callable[..., tuple[Tensor, int]]:
+    """The rule of `vmap` for an operator whose first `count` arguments are tensors: the mapped axis is one more row."""
 
-    def rule(info: Any, dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        moved = [
-            tensor.movedim(dim, 0) if dim is not None else tensor.expand(info.batch_size, *tensor.shape)
-            for tensor, dim in zip(args[:count], dims, strict=False)
-        ]
-        return op(*moved, *args[count:]), 0
+    def rule(info: VmapInfo, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]:
+        return operator(*batch_axis_first(info, in_dims, args[:count]), *args[count:]), 0
 
     return rule
 
 
-for _operator, _count in ((chosen, 1), (taken, 2), (put, 2)):
+for _operator, _count in ((pool_argmax, 1), (pool_gather, 2), (pool_scatter, 2)):
     _operator.register_vmap(_mapped(_operator, _count))

@@ -1,7 +1,12 @@
-"""Convolutions and max-pooling by operators whose derivatives are such operators again, in place of torch's own."""
+"""Put operators closed under differentiation in place of torch's own convolution and max-pooling, while tracing.
+
+The place to add another such operator: a function of torch that is to be replaced goes into a table here, and what
+replaces it returns `None` where it does not cover the arguments, so that torch's own operator stays.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,18 +15,42 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from .convolution import conv
-from .pooling import chosen, taken
+from .pooling import pool_argmax, pool_gather
 
-_CONVOLUTIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
-_POOLS = {functional.max_pool1d: 1, functional.max_pool2d: 2, torch.max_pool1d: 1, torch.max_pool2d: 2}
-# arguments by position, the input aside, and what they are unless given
-_OF_CONVOLUTION = {"weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-_OF_POOL = {"kernel_size": None, "stride": None, "padding": 0, "dilation": 1, "ceil_mode": False}
-_OF_POOL |= {"return_indices": False}
+__all__ = ["closed_operators"]
+
+# functions that are replaced, with their number of spatial axes
+_CONVOLUTIONS: dict[Callable[..., object], int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+_POOLS: dict[Callable[..., object], int] = {
+    functional.max_pool1d: 1,
+    functional.max_pool2d: 2,
+    torch.max_pool1d: 1,
+    torch.max_pool2d: 2,
+}
+# arguments by position, the input aside, and their defaults
+_CONVOLUTION_DEFAULTS = {
+    "weight": None,
+    "bias": None,
+    "stride": 1,
+    "padding": 0,
+    "dilation": 1,
+    "groups": 1,
+}
+_POOL_DEFAULTS = {
+    "kernel_size": None,
+    "stride": None,
+    "padding": 0,
+    "dilation": 1,
+    "ceil_mode": False,
+    "return_indices": False,
+}
 
 
 class closed_operators(TorchFunctionMode):  # noqa: N801 - used as a context, like a function
-    """Inside, convolutions without groups and plain max-pooling are operators of this package.
+    """Inside, convolutions without groups and plain max-pooling are operators closed under differentiation.
+
+    It acts on `torch.conv1d` to `conv3d` and on `max_pool1d` and `max_pool2d`, hence on `nn.Conv2d` and `nn.MaxPool2d`
+    in any module. Groups, padding in words, padded pooling and `ceil_mode` keep torch's own operators.
 
     Example:
         >>> x, w = torch.ones(1, 1, 4), torch.ones(1, 1, 3, requires_grad=True)
@@ -32,45 +61,54 @@ class closed_operators(TorchFunctionMode):  # noqa: N801 - used as a context, li
         ([[[3.0, 3.0]]], [[[2.0, 2.0, 2.0]]])
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace what is known here."""
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run a function of torch, or what replaces it."""
         given = dict(kwargs or {})
-        found = None
+        result = None
         if func in _CONVOLUTIONS:
-            found = _convolution(_CONVOLUTIONS[func], *_settings(_OF_CONVOLUTION, args, given))
+            result = _convolution(_CONVOLUTIONS[func], *_bound(_CONVOLUTION_DEFAULTS, args, given))
         elif func in _POOLS:
-            found = _pool(_POOLS[func], *_settings(_OF_POOL, args, given))
-        return func(*args, **given) if found is None else found
+            result = _pool(_POOLS[func], *_bound(_POOL_DEFAULTS, args, given))
+        return func(*args, **given) if result is None else result
 
 
-def _settings(
-    names: dict[str, Any], args: tuple[Any, ...], given: dict[str, Any]
+def _bound(
+    defaults: Mapping[str, Any], args: tuple[Any, ...], given: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any]]:
+    """The input, and all other arguments by name."""
     x, *rest = (*args, *([given["input"]] if "input" in given else []))
-    return x, {**names, **dict(zip(names, rest, strict=False)), **given}
+    return x, {**defaults, **dict(zip(defaults, rest, strict=False)), **given}
 
 
-def _convolution(places: int, x: Tensor, given: dict[str, Any]) -> Tensor | None:
-    how = [_each(given[name], places) for name in ("stride", "padding", "dilation")]
-    if x.dim() != places + 2 or given["groups"] != 1 or isinstance(given["padding"], str):
+def _convolution(ndim: int, x: Tensor, given: Mapping[str, Any]) -> Tensor | None:
+    """A convolution by `conv`, where it has no groups; the bias is added afterwards."""
+    geometry = [_per_axis(given[name], ndim) for name in ("stride", "padding", "dilation")]
+    if x.dim() != ndim + 2 or given["groups"] != 1 or isinstance(given["padding"], str):
         return None
-    y: Tensor = conv(x, given["weight"], *how)
-    return y if given["bias"] is None else y + given["bias"].reshape(-1, *(1,) * places)
+    y: Tensor = conv(x, given["weight"], *geometry)
+    return y if given["bias"] is None else y + given["bias"].reshape(-1, *(1,) * ndim)
 
 
-def _pool(places: int, x: Tensor, given: dict[str, Any]) -> Tensor | None:
-    if given["ceil_mode"] or given["return_indices"] or any(_each(given["padding"], places)):
+def _pool(ndim: int, x: Tensor, given: Mapping[str, Any]) -> Tensor | None:
+    """Max-pooling by argmax and gather, where it is not padded."""
+    if given["ceil_mode"] or given["return_indices"] or any(_per_axis(given["padding"], ndim)):
         return None
-    kernel = _each(given["kernel_size"], places)
-    how = (kernel, _each(given["stride"] or kernel, places), _each(given["dilation"], places))
-    if x.dim() != places + 2:
+    kernel = _per_axis(given["kernel_size"], ndim)
+    geometry = (kernel, _per_axis(given["stride"] or kernel, ndim), _per_axis(given["dilation"], ndim))
+    if x.dim() != ndim + 2:
         return None
-    found: Tensor = taken(x, chosen(x.detach(), *how), *how)
-    return found
+    pooled: Tensor = pool_gather(x, pool_argmax(x.detach(), *geometry), *geometry)
+    return pooled
 
 
-def _each(value: Any, places: int) -> list[int]:
-    """A setting for every axis."""
+def _per_axis(value: Any, ndim: int) -> list[int]:
+    """A setting for every spatial axis, given one number or one for each."""
     if isinstance(value, int):
-        return [value] * places
-    return [*value] * (places if len(value) == 1 else 1)
+        return [value] * ndim
+    return [*value] * (ndim if len(value) == 1 else 1)
