@@ -44,57 +44,27 @@ __all__ = ["CONVOLUTIONS"]
 _LONGEST = 8192
 
 
-def _conv(
-    low: Lowering, node: fx.Node, x: Value, w: Value, stride: Sizes, padding: Sizes, dilation: Sizes
-) -> Value:
-    return _stacked(low, node, _forward, x, w, (stride, padding, dilation))
+def _stacked(rule: Callable[..., Read]) -> Rule:
+    """A rule for operands with an axis of tasks as one for both forms: what is plain is a stack of one task.
 
+    Arguments:
+        rule: of the two operands in memory, the shape of the result, and stride, padding and dilation.
+    """
 
-def _conv_input(
-    low: Lowering,
-    node: fx.Node,
-    g: Value,
-    w: Value,
-    stride: Sizes,
-    padding: Sizes,
-    dilation: Sizes,
-    size: Sizes,
-) -> Value:
-    return _stacked(low, node, _by_input, g, w, (stride, padding, dilation))
+    def lowered(low: Lowering, node: fx.Node, one: Value, other: Value, *sizes: Sizes) -> Value:
+        geometry = sizes[:3]  # the size that follows is in the shape of the result
+        first, second = low.materialized(one), low.materialized(other)
+        if first.dtype not in FLOATS:
+            raise Unsupported(f"a convolution of {first.dtype}")
+        shape = tuple(node.meta["val"].shape)
+        if not math.prod(shape) or not math.prod(first.shape) or not math.prod(second.shape):
+            return low.materialized(expand(low.constant(0, first.dtype), shape))
+        if len(first.shape) == len(geometry[0]) + 3:
+            return rule(low, first, second, shape, *geometry)
+        result = rule(low, one_task(first), one_task(second), (1, *shape), *geometry)
+        return replace(result, shape=result.shape[1:], strides=result.strides[1:])
 
-
-def _conv_weight(
-    low: Lowering,
-    node: fx.Node,
-    g: Value,
-    x: Value,
-    stride: Sizes,
-    padding: Sizes,
-    dilation: Sizes,
-    size: Sizes,
-) -> Value:
-    return _stacked(low, node, _by_weight, g, x, (stride, padding, dilation))
-
-
-def _stacked(
-    low: Lowering,
-    node: fx.Node,
-    rule: Callable[..., Read],
-    one: Value,
-    other: Value,
-    geometry: tuple[Sizes, Sizes, Sizes],
-) -> Value:
-    """Apply a rule to operands with an axis of tasks; what is plain is a stack of one task."""
-    first, second = low.materialized(one), low.materialized(other)
-    if first.dtype not in FLOATS:
-        raise Unsupported(f"a convolution of {first.dtype}")
-    shape = tuple(node.meta["val"].shape)
-    if not math.prod(shape) or not math.prod(first.shape) or not math.prod(second.shape):
-        return low.materialized(expand(low.constant(0, first.dtype), shape))
-    if len(first.shape) == len(geometry[0]) + 3:
-        return rule(low, first, second, shape, *geometry)
-    result = rule(low, one_task(first), one_task(second), (1, *shape), *geometry)
-    return replace(result, shape=result.shape[1:], strides=result.strides[1:])
+    return lowered
 
 
 # ---- the rules -------------------------------------------------------------------------------------------------
@@ -230,7 +200,7 @@ def _times(index: Sizes, factors: Sizes) -> list[int]:
 
 
 CONVOLUTIONS: dict[Operator, Rule] = {
-    OPS.conv.default: _conv,
-    OPS.conv_input.default: _conv_input,
-    OPS.conv_weight.default: _conv_weight,
+    OPS.conv.default: _stacked(_forward),
+    OPS.conv_input.default: _stacked(_by_input),
+    OPS.conv_weight.default: _stacked(_by_weight),
 }

@@ -27,10 +27,8 @@ __all__ = [
     "contiguous_strides",
     "dense_strides",
     "expand",
-    "first_along",
     "map_reads",
     "memory_order",
-    "permute",
     "reads",
     "view_expression",
 ]
@@ -71,6 +69,15 @@ class Read:
         """Index of the last element, counted from the first."""
         along = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
         return along + sum((size - 1) * stride for _, stride, size in self.gathered)
+
+    def permute(self, order: Sequence[int]) -> Read:
+        """The axes in another order, as `torch.permute`."""
+        shape = tuple(self.shape[axis] for axis in order)
+        return replace(self, shape=shape, strides=tuple(self.strides[axis] for axis in order))
+
+    def first_along(self, axis: int) -> Read:
+        """The first element along an axis, which stays with size 1."""
+        return replace(self, shape=(*self.shape[:axis], 1, *self.shape[axis + 1 :]))
 
 
 @dataclass(frozen=True)
@@ -124,17 +131,6 @@ def dense_strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]
     """
     by_axis = dict(zip(order, contiguous_strides([shape[axis] for axis in order]), strict=True))
     return tuple(by_axis[axis] for axis in range(len(shape)))
-
-
-def permute(read: Read, order: Sequence[int]) -> Read:
-    """The axes in another order, as `torch.permute`."""
-    shape = tuple(read.shape[axis] for axis in order)
-    return replace(read, shape=shape, strides=tuple(read.strides[axis] for axis in order))
-
-
-def first_along(read: Read, axis: int) -> Read:
-    """The first element along an axis, which stays with size 1."""
-    return replace(read, shape=(*read.shape[:axis], 1, *read.shape[axis + 1 :]))
 
 
 def memory_order(value: Value) -> list[int]:

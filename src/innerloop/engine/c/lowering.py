@@ -22,10 +22,8 @@ from .expressions import (
     contiguous_strides,
     dense_strides,
     expand,
-    first_along,
     map_reads,
     memory_order,
-    permute,
     reads,
 )
 from .loops import Pointers, Template, is_transposed, loop_nest, transpose_copy
@@ -99,7 +97,7 @@ class Lowering:
         small = value
         for axis, size in enumerate(value.shape):
             if size > 1 and not any(read.strides[axis] for read in reads(value)):
-                small = map_reads(small, lambda read, axis=axis: first_along(read, axis))  # type: ignore[misc]
+                small = map_reads(small, lambda read, axis=axis: read.first_along(axis))  # type: ignore[misc]
         target = self.new(small.shape, value.dtype, memory_order(small))
         self.store(target, small)
         spread = expand(target, value.shape)
@@ -124,7 +122,7 @@ class Lowering:
         order = tuple(order or range(len(read.shape)))
         if (read, order) not in self.copies:
             axes = [axis for axis in order if read.strides[axis] or read.shape[axis] == 1]
-            stored = permute(read, axes)  # what is broadcast is copied once
+            stored = read.permute(axes)  # what is broadcast is copied once
             target = self.new(stored.shape, stored.dtype)
             self.emit(_copy, target, stored)
             strides = [0] * len(read.shape)

@@ -20,8 +20,6 @@ from .lowering import Lowering
 
 __all__ = [
     "OPS",
-    "Padding",
-    "Phase",
     "Shape",
     "Sizes",
     "channels_last",

@@ -25,7 +25,8 @@ __all__ = ["POOLING"]
 Body = Callable[[Sequence[int], str, str, str], str]
 
 
-def _argmax(low: Lowering, node: fx.Node, x: Value, kernel: Sizes, stride: Sizes, dilation: Sizes) -> Value:
+def _argmax(low: Lowering, node: fx.Node, x: Value, *geometry: Sizes) -> Value:
+    """The largest tap of each window; NaN wins, as in torch."""
     image = _image(low, x)
     target = low.new(tuple(node.meta["val"].shape), node.meta["val"].dtype, memory_order(image))
 
@@ -37,16 +38,15 @@ def _argmax(low: Lowering, node: fx.Node, x: Value, kernel: Sizes, stride: Sizes
         return "\n".join([*lines, f"o[{o}] = tap;"])
 
     if math.prod(target.shape):
-        low.emit(_windows(kernel, stride, dilation, body), target, image)
+        low.emit(_windows(body, *geometry), target, image)
     return target
 
 
-def _gather(
-    low: Lowering, node: fx.Node, x: Value, tap: Value, kernel: Sizes, stride: Sizes, dilation: Sizes
-) -> Value:
+def _gather(low: Lowering, node: fx.Node, x: Value, tap: Value, *geometry: Sizes) -> Value:
+    """The element at a tap of each window, with padding around the result where a convolution reads it next."""
     image, taps = _image(low, x), low.materialized(tap)
     shape, padding = tuple(node.meta["val"].shape), wanted_padding(node)
-    if padding is not None and len(shape) == len(kernel) + 3:
+    if padding is not None and len(shape) == len(geometry[0]) + 3:
         whole, target = new_padded(low, shape, image.dtype, padding)
         low.copies[target, padding.key] = whole
     else:
@@ -58,20 +58,16 @@ def _gather(
         return "\n".join([*lines, f"o[{o}] = v;"])
 
     if math.prod(shape):
-        low.emit(_windows(kernel, stride, dilation, body), target, image, taps)
+        low.emit(_windows(body, *geometry), target, image, taps)
     return target
 
 
-def _scatter(
-    low: Lowering,
-    node: fx.Node,
-    g: Value,
-    tap: Value,
-    kernel: Sizes,
-    stride: Sizes,
-    dilation: Sizes,
-    size: Sizes,
-) -> Value:
+def _scatter(low: Lowering, node: fx.Node, g: Value, tap: Value, *sizes: Sizes) -> Value:
+    """Elements at a tap of each window, zeros elsewhere.
+
+    Windows that do not overlap are written whole, and elements between windows beforehand; others are added up.
+    """
+    kernel, stride, dilation, size = sizes
     given, taps = _image(low, g), low.materialized(tap)
     shape = tuple(node.meta["val"].shape)
     target = low.new(shape, given.dtype, memory_order(taps))
@@ -87,12 +83,13 @@ def _scatter(
         return "\n".join(lines)
 
     if math.prod(given.shape):
-        template = _windows(kernel, stride, dilation, body, scatters=True, disjoint=disjoint)
+        template = _windows(body, kernel, stride, dilation, scatters=True, disjoint=disjoint)
         low.emit(template, target, given, taps)
     return target
 
 
 def _image(low: Lowering, value: Value) -> Read:
+    """An image in memory, of a floating type."""
     image = low.materialized(value)
     if image.dtype not in FLOATS:
         raise Unsupported(f"pooling of {image.dtype}")
@@ -100,10 +97,10 @@ def _image(low: Lowering, value: Value) -> Read:
 
 
 def _windows(
+    body: Body,
     kernel: Sizes,
     stride: Sizes,
     dilation: Sizes,
-    body: Body,
     *,
     scatters: bool = False,
     disjoint: bool = True,
@@ -113,10 +110,10 @@ def _windows(
     The image is walked with its strides times those of the windows, so that image and pooled side share one loop nest.
 
     Arguments:
+        body: of the loop; in it `tap` is the index that is read, where one is, and `a0` what is read first.
         kernel: taps of a window along each axis.
         stride: from window to window.
         dilation: from tap to tap.
-        body: of the loop; in it `tap` is the index that is read, where one is, and `a0` what is read first.
         scatters: whether the image is what is written, and not the first that is read.
         disjoint: whether no two windows have an element in common.
     """

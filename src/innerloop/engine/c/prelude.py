@@ -149,27 +149,18 @@ def _typed(text: str, typed: str, suffix: str, library: str = "") -> str:
     )
 
 
+_SHUFFLE = """
+#ifdef __clang__
+#define SHUFFLE(T, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(T, a, b, ...) __builtin_shuffle(a, b, (index_##T){__VA_ARGS__})
+#endif"""
+_HEADERS = "#include <stdint.h>\n#include <math.h>"
+_TYPES = (("float", "f"), ("double", "d"), ("int64_t", "i"))
 PRELUDE = "\n".join(
     [
-        "#include <stdint.h>",
-        "#include <math.h>",
-        _vectors(),
-        "#ifdef __clang__",
-        "#define SHUFFLE(T, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)",
-        "#else",
-        "#define SHUFFLE(T, a, b, ...) __builtin_shuffle(a, b, (index_##T){__VA_ARGS__})",
-        "#endif",
-        transpose_tile("float"),
-        transpose_tile("double"),
-        _SINGLE,
-        _DOUBLE,
-        *(
-            _typed(_EVERY, typed, suffix)
-            for typed, suffix in (("float", "f"), ("double", "d"), ("int64_t", "i"))
-        ),
-        _WHOLE,
-        _BOUNDS,
-        _typed(_LIBRARY, "float", "f", "f"),
-        _typed(_LIBRARY, "double", "d"),
+        *(_HEADERS, _vectors() + _SHUFFLE, transpose_tile("float"), transpose_tile("double")),
+        *(_SINGLE, _DOUBLE, *(_typed(_EVERY, typed, suffix) for typed, suffix in _TYPES)),
+        *(_WHOLE, _BOUNDS, _typed(_LIBRARY, "float", "f", "f"), _typed(_LIBRARY, "double", "d")),
     ]
 )

@@ -11,16 +11,6 @@ These do not, and so a few rules in `engine.c` cover derivatives of every order.
 Nothing here imports from the rest of the engine.
 """
 
-from .convolution import conv, conv_input, conv_weight
-from .pooling import pool_argmax, pool_gather, pool_scatter
 from .substitute import closed_operators
 
-__all__ = [
-    "closed_operators",
-    "conv",
-    "conv_input",
-    "conv_weight",
-    "pool_argmax",
-    "pool_gather",
-    "pool_scatter",
-]
+__all__ = ["closed_operators"]

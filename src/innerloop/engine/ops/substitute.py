@@ -22,28 +22,15 @@ __all__ = ["closed_operators"]
 # functions that are replaced, with their number of spatial axes
 _CONVOLUTIONS: dict[Callable[..., object], int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 _POOLS: dict[Callable[..., object], int] = {
-    functional.max_pool1d: 1,
-    functional.max_pool2d: 2,
-    torch.max_pool1d: 1,
-    torch.max_pool2d: 2,
+    **dict.fromkeys((functional.max_pool1d, torch.max_pool1d), 1),
+    **dict.fromkeys((functional.max_pool2d, torch.max_pool2d), 2),
 }
-# arguments by position, the input aside, and their defaults
-_CONVOLUTION_DEFAULTS = {
-    "weight": None,
-    "bias": None,
-    "stride": 1,
-    "padding": 0,
-    "dilation": 1,
-    "groups": 1,
-}
-_POOL_DEFAULTS = {
-    "kernel_size": None,
-    "stride": None,
-    "padding": 0,
-    "dilation": 1,
-    "ceil_mode": False,
-    "return_indices": False,
-}
+# names and defaults of the arguments after the input
+_CONVOLUTION = ("weight", "bias", "stride", "padding", "dilation", "groups"), (None, None, 1, 0, 1, 1)
+_POOL = (
+    ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    (None, None, 0, 1, False, False),
+)
 
 
 class closed_operators(TorchFunctionMode):  # noqa: N801 - used as a context, like a function
@@ -72,18 +59,18 @@ class closed_operators(TorchFunctionMode):  # noqa: N801 - used as a context, li
         given = dict(kwargs or {})
         result = None
         if func in _CONVOLUTIONS:
-            result = _convolution(_CONVOLUTIONS[func], *_bound(_CONVOLUTION_DEFAULTS, args, given))
+            result = _convolution(_CONVOLUTIONS[func], *_bound(*_CONVOLUTION, args, given))
         elif func in _POOLS:
-            result = _pool(_POOLS[func], *_bound(_POOL_DEFAULTS, args, given))
+            result = _pool(_POOLS[func], *_bound(*_POOL, args, given))
         return func(*args, **given) if result is None else result
 
 
 def _bound(
-    defaults: Mapping[str, Any], args: tuple[Any, ...], given: dict[str, Any]
+    names: Sequence[str], defaults: Sequence[object], args: Sequence[Any], given: Mapping[str, Any]
 ) -> tuple[Tensor, dict[str, Any]]:
     """The input, and all other arguments by name."""
     x, *rest = (*args, *([given["input"]] if "input" in given else []))
-    return x, {**defaults, **dict(zip(defaults, rest, strict=False)), **given}
+    return x, dict(zip(names, defaults, strict=True)) | dict(zip(names, rest, strict=False)) | dict(given)
 
 
 def _convolution(ndim: int, x: Tensor, given: Mapping[str, Any]) -> Tensor | None:
