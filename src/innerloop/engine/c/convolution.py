@@ -67,9 +67,6 @@ def _stacked(rule: Callable[..., Read]) -> Rule:
     return lowered
 
 
-# ---- the rules -------------------------------------------------------------------------------------------------
-
-
 def _forward(
     low: Lowering, x: Read, w: Read, shape: Shape, stride: Sizes, padding: Sizes, dilation: Sizes
 ) -> Read:
@@ -109,6 +106,10 @@ def _by_input(
     around = result_padding(phases, g.shape[3:])
     g = padded(low, g, around)
 
+    def first_read(index: Sizes, starts: Sizes) -> list[int]:
+        axes = zip(index, starts, stride, around.before, strict=True)
+        return [(i - start) // step + before for i, start, step, before in axes]
+
     def write(pointers: Pointers, target: Read, g: Read, w: Read) -> str:
         images, groups = _images_per_table(g.shape[1], math.prod(spatial))
         outer = (_task_loop(target, g, w), (groups, images * g.strides[1], 0, images * target.strides[1]))
@@ -118,15 +119,8 @@ def _by_input(
             pairs = itertools.product(*(axis.taps for axis in phase))
             summands = [(list(tap), o) for tap in pairs for o in range(g.shape[2])]
             starts = [axis.where[0] if axis.where else 0 for axis in phase]
-            first = []
-            for n, *p in rows:
-                moved = [
-                    (a - s) // step + b
-                    for a, s, step, b in zip(p, starts, stride, around.before, strict=True)
-                ]
-                first.append(n * g.strides[1] + spatial_offset(g, moved))
             product = Indirect(
-                tuple(first),
+                tuple(n * g.strides[1] + spatial_offset(g, first_read(p, starts)) for n, *p in rows),
                 tuple(o * g.strides[2] + spatial_offset(g, [offset for _, offset in t]) for t, o in summands),
                 tuple(o * w.strides[1] + spatial_offset(w, [tap for tap, _ in t]) for t, o in summands),
                 tuple(n * target.strides[1] + spatial_offset(target, p) for n, *p in rows),
@@ -174,9 +168,6 @@ def _products(low: Lowering, pointers: Pointers, products: Sequence[Indirect], a
         low.functions |= tile_functions(product, typed)
     texts = [indirect(product, typed, pointers.name(a), pointers.name(b)) for product in products]
     return c_function(pointers, "\n".join(texts))
-
-
-# ---- tables ----------------------------------------------------------------------------------------------------
 
 
 def _order(read: Read, *last: int) -> tuple[int, ...]:

@@ -106,9 +106,6 @@ REINDEXING = {
 }
 
 
-# ---- strides ---------------------------------------------------------------------------------------------------
-
-
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
     """Strides of a contiguous tensor.
 
@@ -152,9 +149,6 @@ def memory_order(value: Value) -> list[int]:
 def _distinct_elements(read: Read) -> int:
     """Elements in memory, those that are broadcast counted once."""
     return math.prod(size for size, stride in zip(read.shape, read.strides, strict=True) if stride)
-
-
-# ---- expressions -----------------------------------------------------------------------------------------------
 
 
 def reads(value: Value) -> list[Read]:

@@ -182,9 +182,6 @@ def unrolled(index: str, size: int, body: str) -> str:
     return "\n".join(f"{{ enum {{ {index} = {value} }};\n{body} }}" for value in range(size))
 
 
-# ---- expressions into memory -----------------------------------------------------------------------------------
-
-
 def loop_nest(pointers: Pointers, target: Read, value: Value) -> str:
     """Template of a fused pointwise expression: one loop nest that computes it into memory.
 
@@ -224,9 +221,6 @@ def transpose_copy(pointers: Pointers, target: Read, read: Read) -> str:
     strides = (each, read.strides[-1])
     body = transpose_body(batch, rows, columns, strides, C_TYPES[read.dtype], pointers.name(read))
     return c_function(pointers, body)
-
-
-# ---- reductions ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

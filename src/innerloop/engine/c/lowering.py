@@ -58,8 +58,6 @@ class Lowering:
         # copies of a read with its axes in memory in some order, or with some halo of zeros
         self.copies: dict[tuple[Read, tuple[int, ...]], Read] = {}
 
-    # ---- buffers -----------------------------------------------------------------------------------------
-
     def require(self, dtype: torch.dtype) -> None:
         """Refuse a type that C has not."""
         if dtype not in C_TYPES:
@@ -87,8 +85,6 @@ class Lowering:
         """Whether the read is all of its buffer."""
         assert read.buffer is not None
         return self.buffer_bytes[read.buffer] == max(math.prod(read.shape), 1) * read.dtype.itemsize
-
-    # ---- values in memory --------------------------------------------------------------------------------
 
     def materialized(self, value: Value) -> Read:
         """The value in some buffer, with any strides; what is broadcast along an axis is stored once."""
@@ -160,8 +156,6 @@ class Lowering:
         if math.prod(value.shape):
             value = self.coalesced(value, target)
             self.emit(loop_nest, target, value)
-
-    # ---- calls -------------------------------------------------------------------------------------------
 
     def emit(
         self, template: Template, target: Read, *values: Value, split: bool = True, adds: bool = False

@@ -61,8 +61,6 @@ def view(low: Lowering, node: fx.Node, args: Sequence[Any]) -> Any:
         return apply_view(low.contiguous(value), target, rest, node.kwargs)
 
 
-# ---- reductions ------------------------------------------------------------------------------------------------
-
 # axes as torch names them: one, several, or none for all
 Axes = int | Sequence[int] | None
 
@@ -228,9 +226,6 @@ def _addmm(
     return Apply(Pointwise("{0} + {1}"), (product, expand(c, product.shape)), product.shape, product.dtype)
 
 
-# ---- constants -------------------------------------------------------------------------------------------------
-
-
 def _full(low: Lowering, node: fx.Node, *args: Any, **kwargs: object) -> Value:
     """Constant tensors of every kind; the number is the one the operator names."""
     target: Any = node.target
@@ -295,9 +290,6 @@ def _scatter_loop(axis: int) -> Template:
     return write
 
 
-# ---- parts written ---------------------------------------------------------------------------------------------
-
-
 def _cat(low: Lowering, node: fx.Node, parts: Sequence[Value], axis: int = 0) -> Value:
     """Each part is computed into its slice of the result."""
     fake = node.meta["val"]
@@ -354,11 +346,7 @@ VIEWS = {
 }
 # reductions into whose loop a lazy expression is fused
 REDUCED = {
-    _aten.sum.default,
-    _aten.sum.dim_IntList,
-    _aten.mean.default,
-    _aten.mean.dim,
-    _aten.amax.default,
+    *(_aten.sum.default, _aten.sum.dim_IntList, _aten.mean.default, _aten.mean.dim, _aten.amax.default)
 }
 _ZEROS = (
     *(_aten.zeros.default, _aten.zeros_like.default, _aten.new_zeros.default, _aten.empty.memory_format),
@@ -375,25 +363,16 @@ _CONSTANTS: dict[Operator, Callable[[Sequence[Any]], float]] = {
     **dict.fromkeys(_ONES, lambda args: 1),
 }
 SPECIAL: dict[Operator, Rule] = {
-    _aten.sum.default: _sum,
-    _aten.sum.dim_IntList: _sum,
-    _aten.mean.default: _mean,
-    _aten.mean.dim: _mean,
+    **dict.fromkeys((_aten.sum.default, _aten.sum.dim_IntList), _sum),
+    **dict.fromkeys((_aten.mean.default, _aten.mean.dim), _mean),
     _aten.amax.default: _amax,
-    _aten.any.default: _any,
-    _aten.any.dim: _any,
-    _aten.any.dims: _any,
+    **dict.fromkeys((_aten.any.default, _aten.any.dim, _aten.any.dims), _any),
     torch.ops.prims.var.default: _var,
-    _aten.mm.default: _matmul,
-    _aten.bmm.default: _matmul,
-    _aten.addmm.default: _addmm,
-    _aten.baddbmm.default: _addmm,
-    _aten.arange.default: _arange,
-    _aten.arange.start: _arange,
-    _aten.arange.start_step: _arange,
+    **dict.fromkeys((_aten.mm.default, _aten.bmm.default), _matmul),
+    **dict.fromkeys((_aten.addmm.default, _aten.baddbmm.default), _addmm),
+    **dict.fromkeys((_aten.arange.default, _aten.arange.start, _aten.arange.start_step), _arange),
     _aten.gather.default: _gather,
-    _aten.scatter.value: _scatter,
-    _aten.scatter.src: _scatter,
+    **dict.fromkeys((_aten.scatter.value, _aten.scatter.src), _scatter),
     _aten.cat.default: _cat,
     _aten.slice_scatter.default: _written(_aten.slice.Tensor),
     _aten.select_scatter.default: _written(_aten.select.int),

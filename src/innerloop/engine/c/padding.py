@@ -69,9 +69,6 @@ class Phase(NamedTuple):
     highest: int
 
 
-# ---- layout ----------------------------------------------------------------------------------------------------
-
-
 def channels_last(low: Lowering, shape: Shape, dtype: torch.dtype, *, weight: bool = False) -> Read:
     """A buffer of images, in memory (task, row, spatial, channel), or of weights, (task, taps, input, output channel).
 
@@ -93,9 +90,6 @@ def spatial_offset(read: Read, index: Sizes) -> int:
 def one_task(read: Read) -> Read:
     """Plain images or weights as a stack of one task."""
     return replace(read, shape=(1, *read.shape), strides=(0, *read.strides))
-
-
-# ---- padding ---------------------------------------------------------------------------------------------------
 
 
 def new_padded(low: Lowering, shape: Shape, dtype: torch.dtype, padding: Padding) -> tuple[Read, Read]:

@@ -14,17 +14,7 @@ from typing import Any
 
 import torch
 
-__all__ = [
-    "C_TYPES",
-    "POINTWISE",
-    "REDUCTIONS",
-    "Operator",
-    "Pointwise",
-    "PointwiseRule",
-    "Reduction",
-    "cast",
-    "number",
-]
+__all__ = ["C_TYPES", "POINTWISE", "REDUCTIONS", "Operator", "Pointwise", "PointwiseRule", "cast", "number"]
 
 _aten = torch.ops.aten
 # an operator of torch (an `OpOverload`): the key of every table of rules
@@ -174,6 +164,15 @@ def _binary(name: str, code: str, casts: str = "rrrr") -> dict[Operator, Pointwi
     return {getattr(packet, form): _plain(code, casts) for form in forms if form in packet.overloads()}
 
 
+def _signs(signs: Mapping[str, str], casts: str = "rrrr") -> dict[Operator, PointwiseRule]:
+    """Binary operators that C has a sign for."""
+    return {
+        key: rule
+        for name, sign in signs.items()
+        for key, rule in _binary(name, f"{{0}} {sign} {{1}}", casts).items()
+    }
+
+
 POINTWISE: dict[Operator, PointwiseRule] = {
     **_unary("exp", "log", "log1p", "expm1", "tanh", "sigmoid", "sqrt", "sin", "cos", "erf", "abs", "floor"),
     **_unary("sign", "relu"),
@@ -187,7 +186,7 @@ POINTWISE: dict[Operator, PointwiseRule] = {
     _aten.sub.Tensor: _scaled("{0} - {1}"),
     _aten.sub.Scalar: _scaled("{0} - {1}"),
     _aten.rsub.Scalar: _scaled("{1} - {0}", "{0}"),
-    **_binary("mul", "{0} * {1}"),
+    **_signs({"mul": "*"}),
     _aten.div.Tensor: _plain("{0} / {1}"),
     _aten.div.Scalar: _plain("{0} / {1}"),
     **_binary("maximum", "max_{s}({0}, {1})"),
@@ -197,26 +196,16 @@ POINTWISE: dict[Operator, PointwiseRule] = {
     _aten.clamp.default: _clamp,
     _aten.clamp_min.default: _plain("max_{s}({0}, {1})"),
     _aten.clamp_max.default: _plain("min_{s}({0}, {1})"),
-    **_binary("eq", "{0} == {1}", "oo"),
-    **_binary("ne", "{0} != {1}", "oo"),
-    **_binary("lt", "{0} < {1}", "oo"),
-    **_binary("le", "{0} <= {1}", "oo"),
-    **_binary("gt", "{0} > {1}", "oo"),
-    **_binary("ge", "{0} >= {1}", "oo"),
+    **_signs({"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}, "oo"),
     _aten.where.self: _plain("{0} ? {1} : {2}", "irr"),
     _aten.logical_not.default: _plain("!{0}", "i"),
     _aten.logical_and.default: _plain("({0} != 0) & ({1} != 0)", "ii"),
     _aten.logical_or.default: _plain("({0} != 0) | ({1} != 0)", "ii"),
     _aten.bitwise_not.default: _bitwise_not,
-    **_binary("bitwise_and", "{0} & {1}"),
-    **_binary("bitwise_or", "{0} | {1}"),
-    **_binary("bitwise_xor", "{0} ^ {1}"),
-    **_binary("bitwise_right_shift", "{0} >> {1}"),
-    **_binary("bitwise_left_shift", "{0} << {1}"),
-    **_binary("__and__", "{0} & {1}"),
-    **_binary("__xor__", "{0} ^ {1}"),
-    **_binary("__rshift__", "{0} >> {1}"),
-    **_binary("__lshift__", "{0} << {1}"),
+    **_signs({"bitwise_and": "&", "bitwise_or": "|", "bitwise_xor": "^", "__and__": "&", "__xor__": "^"}),
+    **_signs(
+        {"bitwise_right_shift": ">>", "bitwise_left_shift": "<<", "__rshift__": ">>", "__lshift__": "<<"}
+    ),
     _aten.clone.default: _first("{0}"),
     _aten._to_copy.default: _first("{0}"),
     _aten.tanh_backward.default: _plain("{0} * (1 - sq_{s}({1}))"),
@@ -227,9 +216,6 @@ POINTWISE: dict[Operator, PointwiseRule] = {
         [*args[:3], kwargs.get("value", 1)],
     ),
 }
-
-
-# ---- reductions ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

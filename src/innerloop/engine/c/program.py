@@ -122,9 +122,6 @@ def _task_axis(nodes: Sequence[fx.Node]) -> tuple[int, int]:
     return max(written.items(), key=lambda item: item[1], default=(0, 0))
 
 
-# ---- nodes -----------------------------------------------------------------------------------------------------
-
-
 def _lower_node(low: Lowering, node: fx.Node, values: dict[fx.Node, Any], returned: set[fx.Node]) -> Any:
     """The value of an operator, by the rule for it; an expression is materialized where it cannot be fused."""
     target: Any = node.target
@@ -185,9 +182,6 @@ def _can_fuse(node: fx.Node, value: Apply, returned: set[fx.Node]) -> bool:
     if user.target in REDUCED:
         return True
     return user.target in POINTWISE and user.meta["val"].shape.numel() == math.prod(value.shape)
-
-
-# ---- the C source ----------------------------------------------------------------------------------------------
 
 
 def _output_buffers(low: Lowering, wanted: Sequence[Value], inputs: Sequence[int]) -> dict[int, int]:

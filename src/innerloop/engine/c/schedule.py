@@ -51,9 +51,6 @@ class Band:
     calls: list[Call] = field(default_factory=list)
 
 
-# ---- order -----------------------------------------------------------------------------------------------------
-
-
 def into_bands(calls: Sequence[Call]) -> list[Band]:
     """The calls in bands, as few as their dependences allow (a greedy list scheduling).
 
@@ -110,9 +107,6 @@ def _stays_in_task(calls: Sequence[Call], index: int, writers: set[int]) -> bool
     call = calls[index]
     targets = (calls[writer] for writer in writers)
     return not call.split or all(w.target in call.aligned and w.target in w.aligned for w in targets)
-
-
-# ---- memory ----------------------------------------------------------------------------------------------------
 
 
 class MemoryPlan(NamedTuple):

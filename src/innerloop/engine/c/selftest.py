@@ -17,28 +17,13 @@ from torch import Tensor
 
 __all__ = ["passes", "source"]
 
-_TYPES = {
-    torch.float32: "float",
-    torch.float64: "double",
-    torch.int32: "int32_t",
-    torch.int64: "int64_t",
-    torch.bool: "_Bool",
-}
+_F, _D, _I, _L, _B = torch.float32, torch.float64, torch.int32, torch.int64, torch.bool
+_TYPES = {_F: "float", _D: "double", _I: "int32_t", _L: "int64_t", _B: "_Bool"}
 _LENGTHS = (1, 3, 5, 8, 12, 20, 31, 36, 44, 63, 100)
 # types of what is read, of what it is converted to, and of what that is stored as
 _CONVERSIONS = (
-    (torch.float64, torch.float32, torch.float64),
-    (torch.float32, torch.float64, torch.float32),
-    (torch.float64, torch.float64, torch.float32),
-    (torch.float32, torch.float32, torch.float64),
-    (torch.float64, torch.int32, torch.float64),
-    (torch.float32, torch.int32, torch.float32),
-    (torch.float64, torch.int64, torch.float32),
-    (torch.int64, torch.float64, torch.float32),
-    (torch.int64, torch.float32, torch.float64),
-    (torch.int32, torch.float32, torch.int64),
-    (torch.bool, torch.float32, torch.float64),
-    (torch.float64, torch.bool, torch.float32),
+    *((_D, _F, _D), (_F, _D, _F), (_D, _D, _F), (_F, _F, _D), (_D, _I, _D), (_F, _I, _F)),
+    *((_D, _L, _F), (_L, _D, _F), (_L, _F, _D), (_I, _F, _L), (_B, _F, _D), (_D, _B, _F)),
 )
 _LOOPS = tuple(product(_CONVERSIONS, _LENGTHS))
 

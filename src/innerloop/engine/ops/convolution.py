@@ -23,9 +23,6 @@ __all__ = ["conv", "conv_input", "conv_weight", "output_size"]
 _aten = torch.ops.aten
 
 
-# ---- the operators ---------------------------------------------------------------------------------------------
-
-
 @torch.library.custom_op("innerloop::conv", mutates_args=())
 def conv(
     x: Tensor, w: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
@@ -118,9 +115,6 @@ def _groups_to_tasks(x: Tensor, tasks: int) -> Tensor:
     return x.reshape(rows, tasks, -1, *spatial).transpose(0, 1).contiguous()
 
 
-# ---- shapes ----------------------------------------------------------------------------------------------------
-
-
 def output_size(
     size: Sequence[int],
     kernel: Sequence[int],
@@ -154,9 +148,6 @@ def _(g: Tensor, w: Tensor, stride: object, padding: object, dilation: object, s
 def _(g: Tensor, x: Tensor, stride: object, padding: object, dilation: object, size: Sequence[int]) -> Tensor:
     ndim = len(size)
     return g.new_empty(*g.shape[: -ndim - 2], g.shape[-ndim - 1], x.shape[-ndim - 1], *size)
-
-
-# ---- derivatives -----------------------------------------------------------------------------------------------
 
 
 def _save(ctx: Context, inputs: tuple[Tensor, Tensor, *tuple[Sequence[int], ...]], output: Tensor) -> None:
@@ -203,9 +194,6 @@ def _weight_gradient(ctx: Context, v: Tensor) -> Grads:
 conv.register_autograd(_conv_gradient, setup_context=_save)
 conv_input.register_autograd(_input_gradient, setup_context=_save)
 conv_weight.register_autograd(_weight_gradient, setup_context=_save)
-
-
-# ---- vmap ------------------------------------------------------------------------------------------------------
 
 
 def _mapped(operator: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, int]]:
