@@ -79,16 +79,16 @@ def test_mapped_over_tasks(shared):
         return (y, *slopes, *torch.autograd.grad(sum(s.square().sum() for s in slopes), (x, w)))
 
     with closed_operators():
-        found = outer(lambda a, b: torch.nn.functional.conv2d(a, b, None, *how))
-    for a, b in zip(found, outer(lambda a, b: ordinary(a, b, how)), strict=True):
+        results = outer(lambda a, b: torch.nn.functional.conv2d(a, b, None, *how))
+    for a, b in zip(results, outer(lambda a, b: ordinary(a, b, how)), strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_two_mapped_axes():
     x, w, _, how = given(SHAPES[2], tasks=(2, 3))
-    found = vmap(vmap(lambda a, b: conv(a, b, *how)))(x, w)
+    results = vmap(vmap(lambda a, b: conv(a, b, *how)))(x, w)
     expected = torch.stack([conv(a, b, *how) for a, b in zip(x, w, strict=True)])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(results, expected)
 
 
 def test_weights_that_all_tasks_share_are_one_convolution():
@@ -112,8 +112,8 @@ def test_weights_that_all_tasks_share_are_one_convolution():
 def test_every_layer_keeps_its_values(layer):
     x = torch.randn(2, 2, 6, 6)
     with closed_operators():
-        found = layer(x), layer(x[0])
-    torch.testing.assert_close(found, (layer(x), layer(x[0])))
+        results = layer(x), layer(x[0])
+    torch.testing.assert_close(results, (layer(x), layer(x[0])))
 
 
 @compiles
@@ -125,14 +125,17 @@ def test_in_machine_code(channels):
     tensors = [[tensor.detach() for tensor in case[:3]] for case in cases]
 
     def every(tensors):
-        found = []
+        results = []
         for (x, w, g), (*_, how) in zip(tensors, cases, strict=True):
-            found += [conv(x[0], w[0], *how), conv_input(g[0], w[0], *how, x.shape[3:])]
-            found += [conv(x, w, *how), conv_input(g, w, *how, x.shape[3:])]
-            found += [conv_weight(g, x, *how, w.shape[3:]), conv(x * 2, w[:1].expand(3, *w.shape[1:]), *how)]
-        return found
+            results += [conv(x[0], w[0], *how), conv_input(g[0], w[0], *how, x.shape[3:])]
+            results += [conv(x, w, *how), conv_input(g, w, *how, x.shape[3:])]
+            results += [
+                conv_weight(g, x, *how, w.shape[3:]),
+                conv(x * 2, w[:1].expand(3, *w.shape[1:]), *how),
+            ]
+        return results
 
     quick = fast(every, gear="compiled")
-    for found, expected in zip(quick(tensors), every(tensors), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for results, expected in zip(quick(tensors), every(tensors), strict=True):
+        torch.testing.assert_close(results, expected, rtol=1e-12, atol=1e-12)
     assert quick.report.reason == ""

@@ -49,9 +49,9 @@ def test_normalising_dropping_out_and_clipping_are_the_same(batchnorm, gear):
     given = learner(batchnorm)
     plain = meta_update(given, clip=0.05)
     quick = fast(plain, gear=gear)
-    found, expected = updated(quick, start(given)), updated(plain, start(given))
-    assert largest_error(found.meta, expected.meta) < 1e-12
-    assert largest_error(found.square, expected.square) < 1e-13
+    results, expected = updated(quick, start(given)), updated(plain, start(given))
+    assert largest_error(results.meta, expected.meta) < 1e-12
+    assert largest_error(results.square, expected.square) < 1e-13
     assert (quick.report.gear, quick.report.reason) == (gear, "")
 
 
@@ -69,8 +69,8 @@ def test_going_on_from_a_state_is_going_on():
     whole = updated(plain, start(given), range(4))
     half = updated(fast(plain, gear="traced"), start(given), range(2))
     # what a file gives back: the values, in new memory
-    kept = Outer(*({name: value.clone() for name, value in part.items()} for part in half))
-    rest = updated(fast(plain, gear="traced"), kept, range(2, 4))
+    resumed = Outer(*({name: value.clone() for name, value in part.items()} for part in half))
+    rest = updated(fast(plain, gear="traced"), resumed, range(2, 4))
     assert largest_error(rest.meta, whole.meta) < 1e-12
 
 

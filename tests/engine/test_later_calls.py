@@ -27,12 +27,12 @@ def compiled(function, *given):
     return quick
 
 
-def same(found, wanted):
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
+def same(results, wanted):
+    torch.testing.assert_close(results, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 def test_a_table_kept_as_columns_is_turned_once_where_tasks_are_cut():
-    """The parts of a step over 8 MB have one row each, too few to be turned in squares."""
+    """The parts of a step over 8 MB have one row each, too few to be transposed in squares."""
 
     def step(x: Tensor, w: Tensor) -> Tensor:
         return (x.t() + 0.0).relu() @ w
@@ -41,16 +41,16 @@ def test_a_table_kept_as_columns_is_turned_once_where_tasks_are_cut():
     same(compiled(step, *given)(*given), step(*given))
 
 
-@pytest.mark.parametrize("place", [5, -1, 5000])
-def test_an_index_out_of_range_is_an_error_and_touches_nothing(place):
+@pytest.mark.parametrize("index", [5, -1, 5000])
+def test_an_index_out_of_range_is_an_error_and_touches_nothing(index):
     x, known = torch.randn(3, 5), torch.tensor([0, 1, 2])
     picked = compiled(F.cross_entropy, x, known)
     with pytest.raises(IndexError, match="out of range"):
-        picked(x, torch.tensor([0, 1, place]))
+        picked(x, torch.tensor([0, 1, index]))
     same(picked(x, known), F.cross_entropy(x, known))
     put = compiled(lambda x, i: x.scatter(1, i, 1.0), x, known[:, None])
     with pytest.raises(IndexError, match="out of range"):
-        put(x, torch.tensor([[0], [1], [place]]))
+        put(x, torch.tensor([[0], [1], [index]]))
     same(put(x, known[:, None]), x.scatter(1, known[:, None], 1.0))
 
 
@@ -64,9 +64,9 @@ def test_numbers_without_all_their_digits_are_0_in_a_graph_and_nowhere_else(dtyp
         assert (product(small, small / small / 4) == 0).all()
         assert (small * 0.25 > 0).all()
     whole = small / 4  # functions that make a large number of a small one are given 0
-    found = compiled(lambda x: [x.log(), x**0.3], torch.ones_like(small))(whole)
-    assert (found[0] == -torch.inf).all()
-    assert (found[1] == 0).all()
+    results = compiled(lambda x: [x.log(), x**0.3], torch.ones_like(small))(whole)
+    assert (results[0] == -torch.inf).all()
+    assert (results[1] == 0).all()
 
 
 def test_a_thread_is_set_back_after_an_index_that_is_out_of_range():
@@ -168,22 +168,22 @@ def test_a_wide_product_is_a_loop_and_not_a_long_program():
     ("rows", "inner", "columns"), [(1, 300, 601), (3, 130, 1031), (16, 1030, 513), (70, 129, 1200)]
 )
 def test_products_with_a_matrix_larger_than_the_cache(rows, inner, columns, dtype):
-    """In slices of its rows, in order or turned, with every kind of rest."""
+    """In slices of its rows, in order or transposed, with every kind of rest."""
 
-    def every(x: Tensor, w: Tensor, turned: Tensor) -> list[Tensor]:
-        sums = torch.mm(x, w) + torch.mm(x, turned.t())
-        return [torch.mm(x, w), torch.mm(x, turned.t()), torch.mm(turned, x.t()), sums.t() * 2]
+    def every(x: Tensor, w: Tensor, transposed: Tensor) -> list[Tensor]:
+        sums = torch.mm(x, w) + torch.mm(x, transposed.t())
+        return [torch.mm(x, w), torch.mm(x, transposed.t()), torch.mm(transposed, x.t()), sums.t() * 2]
 
     given = torch.randn(rows, inner), torch.randn(inner, columns), torch.randn(columns, inner)
     given = tuple(one.to(dtype) / inner**0.5 for one in given)
     quick = compiled(every, *given)
-    for found, wanted in zip(quick(*given), every(*given), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6 if dtype == torch.float32 else 1e-14)
+    for results, wanted in zip(quick(*given), every(*given), strict=True):
+        torch.testing.assert_close(results, wanted, rtol=0, atol=2e-6 if dtype == torch.float32 else 1e-14)
 
 
 def test_a_matrix_is_turned_as_often_as_it_is_read_turned():
     def step(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        slope = (x.mT @ y).mT * 2 + z  # turned, then in order
+        slope = (x.mT @ y).mT * 2 + z  # transposed, then in order
         return (slope.mT + 1).mT + (y.mT @ x)
 
     given = torch.randn(2, 5, 40), torch.randn(2, 5, 40), torch.randn(2, 40, 40)

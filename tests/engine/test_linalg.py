@@ -20,13 +20,13 @@ WAYS = list(itertools.product((False, True), (False, True), (False, True)))
 def solved(matrix, column, row):
     """The factor, its failures, and every kind of system that it can be the matrix of."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    found = [factor, failed, torch.cholesky_solve(column, factor)]
+    results = [factor, failed, torch.cholesky_solve(column, factor)]
     for upper, left, unit in WAYS:
         triangle, given = factor.mT if upper else factor, column if left else row
-        found.append(
+        results.append(
             torch.linalg.solve_triangular(triangle, given, upper=upper, left=left, unitriangular=unit)
         )
-    return found
+    return results
 
 
 def systems(shape, columns, dtype, seed=0):
@@ -49,8 +49,8 @@ def test_systems_in_c_are_those_of_torch(shape, columns, dtype):
     given = systems(shape, columns, dtype, seed=1)
     # unit diagonals make systems of random factors ill-conditioned, so the bound is that of the digits of a type
     close = {"rtol": 2e-3, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-10}
-    for found, wanted in zip(quick(*given), solved(*given), strict=True):
-        torch.testing.assert_close(found, wanted, **close)
+    for results, wanted in zip(quick(*given), solved(*given), strict=True):
+        torch.testing.assert_close(results, wanted, **close)
 
 
 def test_one_turned_matrix_may_be_the_right_hand_side_of_all():
@@ -65,17 +65,17 @@ def test_one_turned_matrix_may_be_the_right_hand_side_of_all():
     assert not quick.report.reason
 
 
-@pytest.mark.parametrize("place", [0, 3, 6])
+@pytest.mark.parametrize("index", [0, 3, 6])
 @pytest.mark.parametrize("pivot", [-1.0, 0.0, torch.nan])
-def test_a_matrix_that_is_not_positive_is_found_where_it_fails(place, pivot):
+def test_a_matrix_that_is_not_positive_is_found_where_it_fails(index, pivot):
     matrix, column, row = systems((3, 7, 7), 1, torch.float64)
     quick = fast(solved, gear="compiled")
     quick(matrix, column, row)
-    matrix[1, place], matrix[1, :, place] = 0.0, 0.0
-    matrix[1, place, place] = pivot
-    found, wanted = quick(matrix, column, row), solved(matrix, column, row)
-    assert found[1].tolist() == wanted[1].tolist() == [0, place + 1, 0]
-    torch.testing.assert_close(found[2][[0, 2]], wanted[2][[0, 2]])
+    matrix[1, index], matrix[1, :, index] = 0.0, 0.0
+    matrix[1, index, index] = pivot
+    results, wanted = quick(matrix, column, row), solved(matrix, column, row)
+    assert results[1].tolist() == wanted[1].tolist() == [0, index + 1, 0]
+    torch.testing.assert_close(results[2][[0, 2]], wanted[2][[0, 2]])
 
 
 @pytest.mark.parametrize("algorithm", ["ridge", "gaussian"])
@@ -92,9 +92,12 @@ def test_heads_with_a_closed_form_are_compiled(algorithm, rows):
     for step in range(3):
         episode = tasks.train.sample(4, stream(0, step))
         numbers = numbers_of(step, 1e-2)
-        found, (wanted, _) = quick(state, numbers, episode, key, 0)[0], plain(state, numbers, episode, key, 0)
+        results, (wanted, _) = (
+            quick(state, numbers, episode, key, 0)[0],
+            plain(state, numbers, episode, key, 0),
+        )
         for name, value in wanted.mean.items():
-            torch.testing.assert_close(found.mean[name], value, rtol=2e-3, atol=1e-5)
+            torch.testing.assert_close(results.mean[name], value, rtol=2e-3, atol=1e-5)
         state = wanted
     assert quick.report.gear == "compiled"
     assert not quick.report.reason

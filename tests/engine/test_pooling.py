@@ -38,8 +38,8 @@ def test_the_values_and_derivatives_of_torch(shape):
         return (y, slope, *torch.autograd.grad(slope.square().sum(), x))
 
     with closed_operators():
-        found = outer(vmap(lambda x: pool(x, *how)))
-    for a, b in zip(found, outer(lambda x: torch.stack([pool(one, *how) for one in x])), strict=True):
+        results = outer(vmap(lambda x: pool(x, *how)))
+    for a, b in zip(results, outer(lambda x: torch.stack([pool(one, *how) for one in x])), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -66,28 +66,28 @@ def test_in_machine_code():
     settings = [shape for shape in SHAPES for _ in range(2)]
 
     def every(images):
-        found = []
+        results = []
         for x, (size, *how) in zip(images, settings, strict=True):
             tap = pool_argmax(x, *how)
             y = pool_gather(x, tap, *how)
-            found += [
+            results += [
                 tap,
                 y,
                 pool_scatter(y + 1, tap, *how, size),
                 pool_gather(x * 2, tap, *how),
                 pool_scatter(y, tap, *how, size) * x,
             ]
-        return found
+        return results
 
     quick = fast(every, gear="compiled")
-    for found, expected in zip(quick(images), every(images), strict=True):
-        torch.testing.assert_close(found, expected)
+    for results, expected in zip(quick(images), every(images), strict=True):
+        torch.testing.assert_close(results, expected)
     assert quick.report.reason == ""
 
 
 def test_what_has_padding_stays_torchs():
     x = torch.randn(2, 3, 5, 5)
     with closed_operators():
-        found = functional.max_pool2d(x, 3, 2, padding=1), functional.max_pool2d(x, 2, ceil_mode=True)
-    torch.testing.assert_close(found[0], functional.max_pool2d(x, 3, 2, padding=1))
-    torch.testing.assert_close(found[1], functional.max_pool2d(x, 2, ceil_mode=True))
+        results = functional.max_pool2d(x, 3, 2, padding=1), functional.max_pool2d(x, 2, ceil_mode=True)
+    torch.testing.assert_close(results[0], functional.max_pool2d(x, 3, 2, padding=1))
+    torch.testing.assert_close(results[1], functional.max_pool2d(x, 2, ceil_mode=True))

@@ -100,8 +100,8 @@ def test_the_gradient_is_that_of_the_unrolled_loop(make, images, step):
     whole, again = make(), make(metagrad="checkpointed")
     meta, (episode, key) = generic(whole), given(images)
     expected, figures = whole.metagrad(whole, meta, episode, step, key)
-    found, others = again.metagrad(again, meta, episode, step, key)
-    assert largest_error(found, expected) < 1e-12
+    results, others = again.metagrad(again, meta, episode, step, key)
+    assert largest_error(results, expected) < 1e-12
     assert figures.keys() == others.keys()
     assert torch.allclose(figures["losses"], others["losses"], rtol=1e-13)
     assert again.metagrad.name.endswith("checkpointed")
@@ -207,9 +207,9 @@ def test_any_function_keeps_its_gradient():
     def function(parts, power, unused):
         return {"same": parts[0], "sum": (parts[0] * parts[1] ** power).sum(), "count": 2, "whole": power}
 
-    found = recomputed(function, (x, y), 2, torch.zeros(1, requires_grad=True))
-    assert (found["count"], found["whole"]) == (2, 2)
-    grads = torch.autograd.grad(found["sum"] + found["same"].sum(), (x, y))
+    results = recomputed(function, (x, y), 2, torch.zeros(1, requires_grad=True))
+    assert (results["count"], results["whole"]) == (2, 2)
+    grads = torch.autograd.grad(results["sum"] + results["same"].sum(), (x, y))
     assert [grad.tolist() for grad in grads] == [[10.0, 10.0], [6.0, 6.0]]
     with torch.no_grad():
         assert not recomputed(function, (x, y), 2, x)["sum"].requires_grad

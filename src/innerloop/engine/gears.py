@@ -22,9 +22,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import UsageError
 from .agreement import agree, agree_nearby
-from .c.compiler import CannotBuild, compile_c
-from .c.expressions import Unsupported
-from .c.program import lower
+from .c import CannotBuild, Unsupported, compile_c, lower
 from .modes import frugal, while_checking
 from .pytrees import flatten, unflattener
 from .run import Executable, Run, inductor, interpreted
@@ -33,7 +31,6 @@ from .trace import Untraceable, graph_of
 __all__ = ["GEARS", "Fast", "Report", "convolutions", "fast"]
 
 GEARS = ("auto", "eager", "traced", "compiled")
-
 # fewer calls than these do not pay for tracing, or for compiling: about 1 s and 4 s against 20 ms a plain call of a
 # small net and 5 ms a traced one
 _TRACE_FROM, _COMPILE_FROM = 60, 600
@@ -41,7 +38,6 @@ _TRACE_FROM, _COMPILE_FROM = 60, 600
 _COMPILE_WORK = 2e11
 # graphs of one function; further shapes run as they are
 _MOST_GRAPHS = 16
-
 _OPS = torch.ops.innerloop
 T = TypeVar("T")
 
@@ -297,15 +293,14 @@ def fast(function: Callable[..., T], *, gear: str = "auto", planned: int = 1000)
 
 def convolutions(graph: fx.GraphModule) -> float:
     """Multiplications in the convolutions of a graph: for each, the kernel's at every element of the result."""
+    # result and weights of each, among first operand, second operand and value
+    roles = {_OPS.conv.default: (2, 1), _OPS.conv_input.default: (0, 1), _OPS.conv_weight.default: (0, 2)}
     total = 0.0
     for node in graph.graph.nodes:
-        if node.target in (_OPS.conv.default, _OPS.conv_input.default, _OPS.conv_weight.default):
-            first, second = (one.meta["val"].shape for one in node.args[:2])
-            ndim = len(node.args[2])
-            shapes = {"conv": (node.meta["val"].shape, second), "conv_input": (first, second)}
-            kind = node.target._schema.name.partition("::")[2]
-            result, weight = shapes.get(kind, (first, node.meta["val"].shape))
-            total += math.prod(result) * math.prod(weight[-ndim - 1 :])
+        if node.target in roles:
+            shapes = [one.meta["val"].shape for one in (*node.args[:2], node)]
+            result, weight = (shapes[role] for role in roles[node.target])
+            total += math.prod(result) * math.prod(weight[-len(node.args[2]) - 1 :])
     return total
 
 

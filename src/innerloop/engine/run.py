@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from .c.program import Program
+from .c import Program
 from .modes import checking
 
 __all__ = ["Executable", "Run", "inductor", "interpreted"]
@@ -56,7 +56,6 @@ class Executable:
     """
 
     def __init__(self, program: Program, function: Callable[[int, int, int], int]) -> None:
-        """See the class."""
         self.program, self.function = program, function
         self.max_threads = torch.get_num_threads()
         self.arena_bytes = program.arena + self.max_threads * program.worker + 64

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from .c.pointwise import POINTWISE
 from .modes import while_tracing
-from .ops.substitute import closed_operators
+from .ops import closed_operators
 
 __all__ = ["Untraceable", "graph_of", "simplify"]
 

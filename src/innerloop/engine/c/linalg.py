@@ -20,10 +20,8 @@ from .pointwise import C_TYPES, Operator
 __all__ = ["LINALG"]
 
 _aten = torch.ops.aten
-
 # asserts that rows of one matrix do not overlap, which the compiler cannot know
 _NO_ALIAS = "#pragma omp simd"
-
 # lines of C for one matrix, of the size of `A` and the rows and columns of the result `O`
 Body = Callable[[int, int, int], Sequence[str]]
 

@@ -106,12 +106,8 @@ def _row_panels(product: Product, typed: str) -> list[str]:
     lanes = 64 // (4 if typed == "float" else 8)
     step = _VECTORS * lanes
     even, left = product.columns - product.columns % step, product.columns % step
-    panels: list[tuple[str, list[tuple[int | str, int]]]] = [
-        (
-            f"for (int64_t s = 0; s < {even}; s += {step})",
-            [(f"(s + {v * lanes})", lanes) for v in range(_VECTORS)],
-        )
-    ]
+    wide: list[tuple[int | str, int]] = [(f"(s + {v * lanes})", lanes) for v in range(_VECTORS)]
+    panels = [(f"for (int64_t s = 0; s < {even}; s += {step})", wide)]
     while left:
         start, lanes = product.columns - left, min(lanes, 1 << (left.bit_length() - 1))
         panels.append(("", [(start, lanes)]))

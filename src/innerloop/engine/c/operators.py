@@ -37,9 +37,6 @@ _aten = torch.ops.aten
 _SMALLER = 8
 
 
-# ---- views -----------------------------------------------------------------------------------------------------
-
-
 def view(low: Lowering, node: fx.Node, args: Sequence[Any]) -> Any:
     """A view, by arithmetic on strides; a copy where no strides describe it."""
     target: Any = node.target
@@ -130,9 +127,6 @@ def _any(low: Lowering, node: fx.Node, x: Value, axes: Axes = (), keep: bool = F
     """The largest of truth values."""
     truth = Apply(Pointwise("{0}"), (x,), x.shape, torch.bool)
     return _reduced(low, truth, axes, keep, torch.bool, "max")
-
-
-# ---- matrix products -------------------------------------------------------------------------------------------
 
 
 def _matmul(low: Lowering, node: fx.Node, a: Value, b: Value) -> Value:
@@ -245,9 +239,6 @@ def _arange(low: Lowering, node: fx.Node, *args: object, **kwargs: object) -> Va
     # bytes are compared, as in an identity matrix; a result of theirs would be a type that C has not
     dtype = torch.int64 if fake.dtype == torch.uint8 else fake.dtype
     return Read(None, tuple(fake.shape), (int(step),), int(start), dtype)
-
-
-# ---- gather and scatter ----------------------------------------------------------------------------------------
 
 
 def _gather(

@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 OPS = torch.ops.innerloop
-
 # one number for each spatial axis
 Sizes = Sequence[int]
 Shape = tuple[int, ...]

@@ -7,6 +7,8 @@ add a function that C's library has for both floating types: one line in `_LIBRA
 
 from __future__ import annotations
 
+import re
+
 from .matmul import transpose_tile
 
 __all__ = ["PRELUDE"]
@@ -38,13 +40,11 @@ static inline T min_S(T a, T b) { return (a < b || a != a) ? a : b; }
 static inline T clamp_S(T x, T low, T high) { x = x < low ? low : x; return x > high ? high : x; }
 """
 
-
 # whole numbers have no more than these: a program with others of them does not compile, and the graph runs traced
 _WHOLE = """
 static inline int64_t abs_i(int64_t x) { return x < 0 ? -x : x; }
 static inline int64_t floor_i(int64_t x) { return x; }
 """
-
 
 # an index along an axis; one out of range is noticed, and nothing outside is touched
 _BOUNDS = """
@@ -55,7 +55,6 @@ static inline int64_t within(int64_t index, int64_t size) {
   return 0;
 }
 """
-
 
 # functions of both floating types; `X` becomes the suffix of C's library
 _LIBRARY = """
@@ -70,7 +69,6 @@ static inline T cos_S(T x) { return cosX(x); }
 static inline T erf_S(T x) { return erfX(x); }
 static inline T pow_S(T x, T y) { return powX(fabsX(x) < tiny_S() ? 0 * x : x, y); }
 """
-
 
 # exp, log and tanh of single precision without branches, so that a loop over them becomes vector code; minimax
 # polynomials after range reduction (Moshier, 1989, Methods and Programs for Mathematical Functions), about 1 ulp
@@ -128,7 +126,6 @@ static inline float log_f(float x) {
 }
 """
 
-
 # double precision calls C's library; logarithms and powers take subnormal arguments as 0, as flushed ones are
 _DOUBLE = """
 static inline double tiny_d(void) { return 0x1p-1022; }
@@ -141,12 +138,7 @@ static inline double tanh_d(double x) { return tanh(x); }
 def _typed(text: str, typed: str, suffix: str, library: str = "") -> str:
     """A template of functions for one type."""
     text = text.replace("_S(", f"_{suffix}(").replace("X(", f"{library}(")
-    return (
-        text.replace("static inline T ", f"static inline {typed} ")
-        .replace("(T ", f"({typed} ")
-        .replace(", T ", f", {typed} ")
-        .replace("(T)", f"({typed})")
-    )
+    return re.sub(r"(static inline |\(|, )T(?=[ )])", rf"\g<1>{typed}", text)
 
 
 _SHUFFLE = """

@@ -26,7 +26,6 @@ _CONVERSIONS = (
     *((_D, _L, _F), (_L, _D, _F), (_L, _F, _D), (_I, _F, _L), (_B, _F, _D), (_D, _B, _F)),
 )
 _LOOPS = tuple(product(_CONVERSIONS, _LENGTHS))
-
 _LOOP = """static __attribute__((noinline)) void loop{number}({to} *restrict o, const {source} *restrict a) {{
 #pragma omp simd
 for (int64_t i = 0; i < {length}; ++i) o[i] = ({to})({through})a[i];
