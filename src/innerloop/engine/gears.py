@@ -116,7 +116,7 @@ class Fast(Generic[T]):
     # by static key; `None`: calls with this key run the plain function
     _specialized: dict[Hashable, _Specialization[T] | None] = field(default_factory=dict, repr=False)
 
-    def __call__(self, *args: Any) -> T:
+    def __call__(self, *args: object) -> T:
         """The function's result."""
         if self.gear == "eager":
             return self.function(*args)
@@ -134,7 +134,7 @@ class Fast(Generic[T]):
         specialized = self._specialized[key]
         return self.function(*args) if specialized is None else specialized(leaves)
 
-    def scan(self, carry: Any, rows: Any, *constants: Any) -> Any:
+    def scan(self, carry: object, rows: object, *constants: object) -> Any:
         """Calls in a row, each with what the one before it returned first.
 
         `carry, out = function(carry, *row, *constants)` for every row, as `jax.lax.scan`. In C all calls are one.
@@ -189,7 +189,9 @@ class Fast(Generic[T]):
     def _eager(self, reason: str) -> None:
         self.report.gear, self.report.reason = "eager", reason
 
-    def _specialize(self, args: Sequence[Any], leaves: list[object]) -> tuple[_Specialization[T] | None, T]:
+    def _specialize(
+        self, args: Sequence[object], leaves: list[object]
+    ) -> tuple[_Specialization[T] | None, T]:
         """How calls with this key are run from now on (`None`: as they are), and the result of the first one."""
         if self.gear == "auto" and self.planned < _TRACE_FROM:
             self.report.reason = f"{self.planned} calls do not pay for a graph"

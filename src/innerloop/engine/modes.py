@@ -10,7 +10,6 @@ import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
 
 from torch import Tensor, strided
 from torch.compiler import is_compiling
@@ -96,11 +95,11 @@ class _Trimming(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., object],
         types: Sequence[type],
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
-    ) -> Any:
+    ) -> object:
         """Run an operator, and trim the heap if its result is large."""
         result = func(*args, **(kwargs or {}))
         # torch's compiler takes a mode apart with the function inside it

@@ -148,7 +148,7 @@ def _is_random(node: fx.Node) -> bool:
 def _cse_key(node: fx.Node) -> Hashable:
     """Equal for operators with the same result: target, arguments and the types of numbers among them."""
 
-    def plain(value: Any) -> Hashable:
+    def plain(value: object) -> Hashable:
         if isinstance(value, (list, tuple)):
             return tuple(plain(one) for one in value)
         # 1, 1.0 and True are equal and give different types; -0.0 equals 0.0

@@ -34,7 +34,6 @@ _FLAGS = (
 # tried in turn on a compiler that fails the self-test: gcc 12.2 loses the last numbers of a loop when it vectorises
 # what it has unrolled
 _SAFER = ((), ("-fno-tree-slp-vectorize",), ("-O1", "-fno-tree-vectorize"))
-_SECONDS = 300
 
 
 class CannotBuild(Exception):
@@ -116,7 +115,7 @@ def _compile(compiler: str, source: str, flags: tuple[str, ...], path: Path) -> 
 def _communicate(process: subprocess.Popen[bytes], source: str) -> tuple[bytes, bytes]:
     """What a compiler prints; if it is interrupted or takes too long, its whole process group is killed."""
     try:
-        return process.communicate(source.encode(), timeout=_SECONDS)
+        return process.communicate(source.encode(), timeout=300)
     except BaseException:
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)

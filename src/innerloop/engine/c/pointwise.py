@@ -98,7 +98,10 @@ def number(value: float, dtype: torch.dtype) -> str:
 # ---- pointwise operators -------------------------------------------------------------------------------------
 
 # from the arguments of an operator, values of tensors among them, to its C and the operands of that
-PointwiseRule = Callable[[Sequence[Any], Mapping[str, Any]], tuple[Pointwise, list[Any]]]
+Args = Sequence[Any]
+Kwargs = Mapping[str, Any]
+Lowered = tuple[Pointwise, list[Any]]
+PointwiseRule = Callable[[Args, Kwargs], Lowered]
 
 
 def _plain(code: str, casts: str = "rrrr") -> PointwiseRule:
@@ -109,7 +112,7 @@ def _plain(code: str, casts: str = "rrrr") -> PointwiseRule:
 def _scaled(code: str, scaled: str = "{1}") -> PointwiseRule:
     """Addition and subtraction, where one operand may have a factor (`alpha`); a sum of truth values is their or."""
 
-    def rule(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
+    def rule(args: Args, kwargs: Kwargs) -> Lowered:
         factor = kwargs.get("alpha", args[2] if len(args) > 2 else 1)
         if all(isinstance(arg, bool) or getattr(arg, "dtype", None) == torch.bool for arg in args[:2]):
             return Pointwise("{0} | {1}"), list(args[:2])
@@ -120,7 +123,7 @@ def _scaled(code: str, scaled: str = "{1}") -> PointwiseRule:
     return rule
 
 
-def _power(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
+def _power(args: Args, kwargs: Kwargs) -> Lowered:
     """A constant exponent by products and roots, as torch does; any other by `pow`."""
     base, exponent = args
     known = {0: "1", 1: "{0}", 2: "sq_{s}({0})", 3: "cube_{s}({0})", 0.5: "sqrt_{s}({0})", -1: "1 / {0}"}
@@ -130,11 +133,11 @@ def _power(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, l
     return Pointwise("pow_{s}({0}, {1})"), [base, exponent]
 
 
-def _bitwise_not(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
+def _bitwise_not(args: Args, kwargs: Kwargs) -> Lowered:
     return Pointwise("!{0}" if args[0].dtype == torch.bool else "~{0}"), list(args)
 
 
-def _clamp(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Pointwise, list[Any]]:
+def _clamp(args: Args, kwargs: Kwargs) -> Lowered:
     """A bound that is not given is the end of the type."""
     low = kwargs.get("min", args[1] if len(args) > 1 else None)
     high = kwargs.get("max", args[2] if len(args) > 2 else None)

@@ -19,18 +19,16 @@ from .pooling import pool_argmax, pool_gather
 
 __all__ = ["closed_operators"]
 
+# arguments of a function of torch, by name
+Named = Mapping[str, Any]
 # functions that are replaced, with their number of spatial axes
 _CONVOLUTIONS: dict[Callable[..., object], int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
-_POOLS: dict[Callable[..., object], int] = {
-    **dict.fromkeys((functional.max_pool1d, torch.max_pool1d), 1),
-    **dict.fromkeys((functional.max_pool2d, torch.max_pool2d), 2),
-}
+_POOLS: dict[Callable[..., object], int] = {functional.max_pool1d: 1, functional.max_pool2d: 2}
+_POOLS |= {torch.max_pool1d: 1, torch.max_pool2d: 2}
 # names and defaults of the arguments after the input
 _CONVOLUTION = ("weight", "bias", "stride", "padding", "dilation", "groups"), (None, None, 1, 0, 1, 1)
-_POOL = (
-    ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
-    (None, None, 0, 1, False, False),
-)
+_POOL_NAMES = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_POOL = _POOL_NAMES, (None, None, 0, 1, False, False)
 
 
 class closed_operators(TorchFunctionMode):  # noqa: N801 - used as a context, like a function
@@ -50,11 +48,11 @@ class closed_operators(TorchFunctionMode):  # noqa: N801 - used as a context, li
 
     def __torch_function__(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., object],
         types: Sequence[type],
         args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+        kwargs: Named | None = None,
+    ) -> object:
         """Run a function of torch, or what replaces it."""
         given = dict(kwargs or {})
         result = None
@@ -66,14 +64,14 @@ class closed_operators(TorchFunctionMode):  # noqa: N801 - used as a context, li
 
 
 def _bound(
-    names: Sequence[str], defaults: Sequence[object], args: Sequence[Any], given: Mapping[str, Any]
-) -> tuple[Tensor, dict[str, Any]]:
+    names: Sequence[str], defaults: Sequence[object], args: Sequence[Any], given: Named
+) -> tuple[Tensor, Named]:
     """The input, and all other arguments by name."""
     x, *rest = (*args, *([given["input"]] if "input" in given else []))
     return x, dict(zip(names, defaults, strict=True)) | dict(zip(names, rest, strict=False)) | dict(given)
 
 
-def _convolution(ndim: int, x: Tensor, given: Mapping[str, Any]) -> Tensor | None:
+def _convolution(ndim: int, x: Tensor, given: Named) -> Tensor | None:
     """A convolution by `conv`, where it has no groups; the bias is added afterwards."""
     geometry = [_per_axis(given[name], ndim) for name in ("stride", "padding", "dilation")]
     if x.dim() != ndim + 2 or given["groups"] != 1 or isinstance(given["padding"], str):
@@ -82,7 +80,7 @@ def _convolution(ndim: int, x: Tensor, given: Mapping[str, Any]) -> Tensor | Non
     return y if given["bias"] is None else y + given["bias"].reshape(-1, *(1,) * ndim)
 
 
-def _pool(ndim: int, x: Tensor, given: Mapping[str, Any]) -> Tensor | None:
+def _pool(ndim: int, x: Tensor, given: Named) -> Tensor | None:
     """Max-pooling by argmax and gather, where it is not padded."""
     if given["ceil_mode"] or given["return_indices"] or any(_per_axis(given["padding"], ndim)):
         return None
@@ -94,7 +92,7 @@ def _pool(ndim: int, x: Tensor, given: Mapping[str, Any]) -> Tensor | None:
     return pooled
 
 
-def _per_axis(value: Any, ndim: int) -> list[int]:
+def _per_axis(value: int | Sequence[int], ndim: int) -> list[int]:
     """A setting for every spatial axis, given one number or one for each."""
     if isinstance(value, int):
         return [value] * ndim
