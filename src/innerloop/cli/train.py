@@ -50,7 +50,7 @@ REPORT = "report.html"
 # settings that `meta_train` takes as they are
 _TRAINING = (
     *("steps", "meta_lr", "meta_batch_size", "schedule", "validate_every", "seed", "device"),
-    *("engine", "memory", "precision"),
+    *("gear", "memory", "precision"),
 )
 
 
@@ -153,7 +153,7 @@ def train(
     augment: Annotated[
         str | None, T, Parameter(help="Of training tasks: rotate, flip, crop, permute, noise, mix.")
     ] = None,
-    engine: Annotated[
+    gear: Annotated[
         str, T, Parameter(help="auto, eager, traced, compiled or loop; the result is the same.")
     ] = "auto",
     memory: Annotated[
@@ -312,7 +312,7 @@ def _trained(
             **{key: settings[key] for key in _TRAINING},
         )
     together = "" if run.at_once is None else f"; at most {run.at_once} tasks at once, by --memory"
-    notes(f"engine: {run.engine}{together}")
+    notes(f"gear: {run.gear}{together}")
     if run.skipped:
         notes(f"note: {run.skipped} tasks were left out of their step because their loss was not finite")
     return run

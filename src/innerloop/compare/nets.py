@@ -23,7 +23,7 @@ from ..inner.learner import Learner, Model
 from ..models.builtin import build
 from ..models.network import Network
 from ..outer.metagrad import unrolled
-from ..outer.training import Engine, Run, meta_train
+from ..outer.training import Gear, Run, meta_train
 from ..tasks.augment import Augmented
 from ..tasks.episodes import Batch, Episode, to
 from ..tasks.sources import EVALUATION_SEED, ClassSource, RowSource, Source, SupportSize, Targets
@@ -47,7 +47,7 @@ class Bench:
         model: options of `learner_for` for the network, the same for every method.
         device: see `meta_train`.
         callbacks: called with the log entry of every step.
-        engine: what makes meta-updates fast; shared by trainings that have much in common.
+        gear: what makes meta-updates fast; shared by trainings that have much in common.
     """
 
     tasks: Tasks
@@ -56,7 +56,7 @@ class Bench:
     model: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
     callbacks: tuple[Any, ...] = ()
-    engine: Engine = field(default_factory=Engine)
+    gear: Gear = field(default_factory=Gear)
     kept: dict[Any, Run] = field(default_factory=dict)
 
     def train(self, learner: Learner, settings: Mapping[str, Any], *, validated: bool = True) -> Run:
@@ -72,7 +72,7 @@ class Bench:
             validate_every=max(1, self.steps // 8),
             seed=self.seed,
             device=self.device,
-            engine=self.engine,
+            gear=self.gear,
             callbacks=self.callbacks,
         )
 
