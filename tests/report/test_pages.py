@@ -12,7 +12,7 @@ import pytest
 import innerloop as il
 import innerloop.report
 from innerloop.cli import run
-from innerloop.cli.drawn import command_line
+from innerloop.cli.page import command_line
 
 pytest.importorskip("matplotlib")
 TRAIN = [
