@@ -14,9 +14,9 @@ from ..errors import ResourceError, UsageError
 
 __all__ = [
     "ALGORITHM", "DATA", "OUTPUT", "TRAINING", "AlgorithmOptions", "Categorical", "DataOptions", "Device",
-    "Features", "Ignore", "ImageSize", "Json", "Kind", "NetworkOptions", "Options", "Quiet", "Replace", "SkipBad",
-    "Steps", "TrainingOptions", "about", "option_name", "option_words", "require_least", "require_place",
-    "require_steps",
+    "Features", "FoldedDataOptions", "Ignore", "ImageSize", "Json", "Kind", "NetworkOptions", "Options", "Quiet",
+    "Replace", "SkipBad", "Steps", "TrainingOptions", "about", "option_name", "option_words", "require_least",
+    "require_place", "require_steps",
 ]  # fmt: skip
 
 DATA, ALGORITHM, TRAINING, OUTPUT = (
@@ -106,6 +106,15 @@ class DataOptions(Options):
     image_size: ImageSize = None
     skip_bad: SkipBad = False
     data: Annotated[str | None, about("Folder of built-in data that is not part of the package.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldedDataOptions(DataOptions):
+    """The data options of `train`, which can divide the tasks into folds."""
+
+    folds: Annotated[
+        int | None, about("Score by folds over tasks: 5 trains 5 times, every task is tested once.")
+    ] = None
 
 
 @Parameter(name="*", group=ALGORITHM)

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from .common import Notes
-from .options import AlgorithmOptions, DataOptions, Options, TrainingOptions, about, require_least
+from .options import AlgorithmOptions, DataOptions, Options, TrainingOptions, require_least
 from .reading import read_tasks
 
 if TYPE_CHECKING:
@@ -20,16 +20,7 @@ if TYPE_CHECKING:
     from ..tasks.sources import Source
     from ..tasks.splits import Tasks
 
-__all__ = ["FoldedDataOptions", "Request", "log_callbacks"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldedDataOptions(DataOptions):
-    """The data options of `train`, which can divide the tasks into folds."""
-
-    folds: Annotated[
-        int | None, about("Score by folds over tasks: 5 trains 5 times, every task is tested once.")
-    ] = None
+__all__ = ["Request", "log_callbacks"]
 
 
 @dataclass(frozen=True, kw_only=True)

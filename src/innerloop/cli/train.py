@@ -13,9 +13,19 @@ from cyclopts import Parameter
 from . import page as pages
 from .auto import AUTO, laps, raced, table
 from .common import Notes, emit, fingerprint
-from .options import OUTPUT, AlgorithmOptions, Json, Quiet, Replace, TrainingOptions, about, require_place
+from .options import (
+    OUTPUT,
+    AlgorithmOptions,
+    FoldedDataOptions,
+    Json,
+    Quiet,
+    Replace,
+    TrainingOptions,
+    about,
+    require_place,
+)
 from .page import command_line
-from .request import FoldedDataOptions, Request, log_callbacks
+from .request import Request, log_callbacks
 from .text import LABELS, batchnorm_line, cell, scored, steps_table
 
 if TYPE_CHECKING:
