@@ -1,5 +1,6 @@
-"""`python -m innerloop`: the command, where its script is not on the path."""
+"""`python -m innerloop`: the command."""
 
 from .cli import main
 
-main()
+if __name__ == "__main__":
+    main()
