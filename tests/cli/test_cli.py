@@ -370,6 +370,13 @@ def test_a_faulty_file_of_options_is_refused(text, words, call, tmp_path):
     assert err.count("\n") == 1
 
 
+def test_a_file_cannot_give_check_the_folds_of_train(call, tmp_path):
+    path = tmp_path / "options.toml"
+    path.write_text("folds = 3\n")
+    code, _, err = call("check", "numbers.csv", *COLUMNS, "--config", path)
+    assert (code, "has no option 'folds'" in err) == (2, True)
+
+
 def test_features_and_ignore(ask, tmp_path, place):
     table = rows_of()
     table["age, in years"] = table["age"]

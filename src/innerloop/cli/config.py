@@ -27,7 +27,8 @@ def with_file(app: App, arguments: list[str], verbs: list[str]) -> list[str]:
     positional: set[str] = set()
     for argument in app[verb].assemble_argument_collection():
         names = positional if argument.field_info.kind is argument.field_info.POSITIONAL_ONLY else options
-        names.add(argument.name.strip("-").replace("-", "_").lower())
+        if argument.parse:
+            names.add(argument.name.strip("-").replace("-", "_").lower())
     added = []
     for key, value in _table(path, verb, verbs).items():
         name = key.replace("-", "_")
