@@ -306,13 +306,11 @@ def trainer(rounds: int) -> None:
     for _ in range(rounds):
         found["bare"].append(interleaved({"bare": bare}, 1, 0.5)["bare"])
         few, many = (
-            il.meta_train(
-                learner, data.train, steps=n, meta_batch_size=tasks, engine="compiled", device="cpu"
-            )
+            il.meta_train(learner, data.train, steps=n, meta_batch_size=tasks, gear="compiled", device="cpu")
             for n in (100, 1100)
         )
         # without the seconds of tracing and compiling, which vary by more than all steps take
-        longer, shorter = (run.seconds - run.engine.seconds for run in (many, few))
+        longer, shorter = (run.seconds - run.gear.seconds for run in (many, few))
         found["trainer"].append(1000 * (longer - shorter) / 1000)
     medians = {name: statistics.median(times) for name, times in found.items()}
     print(f"bare update {medians['bare']:.3f} ms, a step of meta_train {medians['trainer']:.3f} ms")

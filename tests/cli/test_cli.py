@@ -1,7 +1,11 @@
 """The command: what every verb prints, what it leaves, and that each agrees with the others."""
 
 import json
+import shutil
+import subprocess
+import sys
 from functools import partial
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -12,6 +16,7 @@ import innerloop
 import innerloop.tasks.datasets.drawn_sets
 from innerloop.cli import VERBS, run
 from innerloop.models import Sine
+from innerloop.storage.manifest import canonical, seal
 from toolkit.commands import printed_by, run_python
 
 HEAD = {"schema_version", "command", "seed", "seconds", "settings"}
@@ -202,6 +207,19 @@ def test_a_table_that_changed_since_training_is_not_scored_silently(call, tmp_pa
     assert (code, "is gone" in err) == (3, True)
 
 
+def test_a_directory_whose_gear_is_called_engine_is_read_as_before(ask, call, place):
+    shutil.copytree(place / "numbers", place / "old")
+    contents = {path.name: path.read_bytes() for path in (place / "old").iterdir()}
+    config = json.loads(contents["config.json"])
+    config["settings"]["engine"] = config["settings"].pop("gear")
+    del contents["manifest.json"]
+    for name, data in seal(contents | {"config.json": canonical(config)}).items():
+        (place / "old" / name).write_bytes(data)
+    assert ask("evaluate", "old")["scores"] == ask("evaluate", "numbers")["scores"]
+    assert ask("inspect", "old")["trained_with"]["engine"] == "auto"
+    assert any(line.split() == ["engine:", "auto"] for line in call("inspect", "old")[1].splitlines())
+
+
 # predictions
 
 
@@ -331,6 +349,7 @@ def test_a_file_of_options_does_what_the_options_do(ask, call, tmp_path):
     [
         ("[train]\ntsk = 'site'\n", "has no option 'tsk' (did you mean 'task'?)"),
         ("[train]\ntasks = 'numbers.csv'\n", "is given on the command line"),
+        ("[train]\nnetwork = 'mlp'\n", "has no option 'network'"),
         ("[typo]\nsteps = 3\n", "[typo] is no verb"),
         ("steps = 3\n[train]\ntask = 'site'\n", "'steps' stands outside"),
         ("[train]\nsteps = 'x'\n", "unable to convert"),
@@ -345,6 +364,13 @@ def test_a_faulty_file_of_options_is_refused(text, words, call, tmp_path):
     assert (code, out) == (2, "")
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_a_file_cannot_give_check_the_folds_of_train(call, tmp_path):
+    path = tmp_path / "options.toml"
+    path.write_text("folds = 3\n")
+    code, _, err = call("check", "numbers.csv", *COLUMNS, "--config", path)
+    assert (code, "has no option 'folds'" in err) == (2, True)
 
 
 def test_features_and_ignore(ask, tmp_path, place):
@@ -446,9 +472,17 @@ def test_help_and_version_import_nothing_heavy():
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr
-    from importlib.metadata import version
-
     assert done.stdout.splitlines()[-1] == version("innerloop")
+
+
+def test_python_runs_the_package_as_the_command():
+    command = [sys.executable, "-m", "innerloop"]
+    shown, refused = (
+        subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+        for words in (["--version"], ["train", "--nonsense"])
+    )
+    assert (shown.returncode, shown.stdout.strip()) == (0, version("innerloop"))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
 def test_the_command_leaves_with_its_exit_code():

@@ -25,6 +25,7 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "sites.csv"
 
 
+@pytest.mark.usefixtures("pages")
 def test_folds_of_the_command_are_those_of_python(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -236,12 +236,12 @@ def test_a_step_is_counted_for_the_tasks_that_fit():
 def test_training_ends_the_same_in_every_gear():
     tasks = il.tasks.sinusoid(n_support=5)
     found = {}
-    for engine in ("eager", "traced", "loop"):
+    for gear in ("eager", "traced", "loop"):
         torch.manual_seed(0)
         learner = il.maml(il.models.mlp(1, [8], 1).double(), loss="mse", inner_steps=2)
-        run = il.meta_train(learner, tasks.train, steps=5, engine=engine, device="cpu", meta_batch_size=4)
-        assert run.engine.gear == ("eager" if engine == "loop" else engine)
-        found[engine] = torch.cat([value.flatten() for value in run.model.meta.values()])
+        run = il.meta_train(learner, tasks.train, steps=5, gear=gear, device="cpu", meta_batch_size=4)
+        assert run.gear.gear == ("eager" if gear == "loop" else gear)
+        found[gear] = torch.cat([value.flatten() for value in run.model.meta.values()])
     assert torch.allclose(found["eager"], found["traced"], rtol=1e-12, atol=1e-12)
     assert torch.allclose(found["eager"], found["loop"], rtol=1e-12, atol=1e-12)
 

@@ -85,8 +85,8 @@ def test_training_with_dropout_and_batchnorm_ends_the_same():
         )
         given = il.maml(net.double(), loss="mse", inner_steps=1, batchnorm="per_step")
         options = {"steps": 4, "device": "cpu", "meta_batch_size": 3, "clip": 0.1}
-        run = il.meta_train(given, tasks.train, engine=gear, **options)
-        assert run.engine.gear == gear
+        run = il.meta_train(given, tasks.train, gear=gear, **options)
+        assert run.gear.gear == gear
         return run.model.meta
 
     assert largest_error(trained("traced"), trained("eager")) < 1e-12

@@ -102,11 +102,11 @@ def test_double_precision_is_not_made_coarser():
 def test_training_takes_the_precision_and_scores_without_it():
     data = il.tasks.sinusoid(n_support=5, n_query=10)
 
-    def trained(precision, engine="eager"):
+    def trained(precision, gear="eager"):
         torch.manual_seed(0)
         learner = il.maml(il.models.mlp(1, [16], 1), loss="mse", inner_steps=1)
         return il.meta_train(
-            learner, data.train, steps=40, precision=precision, engine=engine, device="cpu", meta_lr=1e-2
+            learner, data.train, steps=40, precision=precision, gear=gear, device="cpu", meta_lr=1e-2
         )
 
     coarse, fine = trained("bfloat16"), trained("float32")
@@ -114,7 +114,7 @@ def test_training_takes_the_precision_and_scores_without_it():
     assert coarse.log[-1]["loss"] == pytest.approx(fine.log[-1]["loss"], rel=0.1)
     assert all(value.dtype == torch.float32 for value in coarse.model.meta.values())
     learner = il.maml(il.models.mlp(1, [4], 1), loss="mse", inner_steps=1)
-    given = {"steps": 1, "precision": "bfloat16", "engine": "eager", "device": "cpu"}
+    given = {"steps": 1, "precision": "bfloat16", "gear": "eager", "device": "cpu"}
     run = il.meta_train(learner, data.train, valid=data.valid, **given)
     assert run.log[-1]["valid_loss"] == mean_loss(run.model, data.valid, seed=VALIDATION_SEED)
     with pytest.raises(UsageError, match=r"precision='half' is unknown: choose one of float32, bfloat16"):

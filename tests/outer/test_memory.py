@@ -197,7 +197,7 @@ def test_training_in_chunks_is_training():
         tasks = il.tasks.sinusoid(n_support=5)
         torch.manual_seed(0)
         learner = il.maml(il.models.mlp(1, [8], 1).double(), loss="mse", inner_steps=2)
-        options = {"steps": 3, "engine": "eager", "device": "cpu", "meta_batch_size": 5}
+        options = {"steps": 3, "gear": "eager", "device": "cpu", "meta_batch_size": 5}
         run = meta_train(learner, tasks.train, memory=memory, **options)
         assert run.at_once == at_once
         return run.model.meta

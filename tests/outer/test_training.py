@@ -58,9 +58,9 @@ def one_update_at_a_time(monkeypatch):
 @pytest.mark.parametrize("steps", [0, 1, 2, 7, 40])
 def test_drawing_and_making_many_updates_together_changes_nothing(steps, monkeypatch):
     learner, tasks = learner_of(il.models.mlp(1, [4], 1, dropout=0.5)), tasks_of_lines()
-    together = train(learner, tasks, steps=steps, meta_batch_size=3, engine="eager")
+    together = train(learner, tasks, steps=steps, meta_batch_size=3, gear="eager")
     one_update_at_a_time(monkeypatch)
-    alone = train(learner, tasks, steps=steps, meta_batch_size=3, engine="eager")
+    alone = train(learner, tasks, steps=steps, meta_batch_size=3, gear="eager")
     assert len(alone.log) == steps
     assert together.log == alone.log
     assert same(together.model.meta, alone.model.meta)
@@ -88,7 +88,7 @@ def test_nor_does_it_where_the_update_changes_on_the_way(gear, monkeypatch):
     def run():
         return il.meta_train(
             learner, tasks.train, valid=tasks.valid, steps=23, meta_batch_size=3, validate_every=7,
-            engine=gear, device="cpu",
+            gear=gear, device="cpu",
         )  # fmt: skip
 
     together = run()
@@ -100,11 +100,11 @@ def test_nor_does_it_where_the_update_changes_on_the_way(gear, monkeypatch):
     ]
     assert together.best_step == alone.best_step
     assert same(together.model.meta, alone.model.meta)
-    assert together.engine.gear == gear
+    assert together.gear.gear == gear
 
 
-@pytest.mark.parametrize("engine", ["eager", "loop"])
-def test_what_is_raised_for_numbers_that_are_not_finite_leaves_only_its_update_out(engine):
+@pytest.mark.parametrize("gear", ["eager", "loop"])
+def test_what_is_raised_for_numbers_that_are_not_finite_leaves_only_its_update_out(gear):
     """A check of values, or a factorisation, of parameters that the update before has spoiled."""
 
     class Checked(nn.Linear):
@@ -122,7 +122,7 @@ def test_what_is_raised_for_numbers_that_are_not_finite_leaves_only_its_update_o
 
     tasks = tasks_of_lines()
     learner = il.maml(Checked(1, 1), loss=loss, inner_steps=0, mapping="loop")
-    run = il.meta_train(learner, tasks.train, steps=40, meta_batch_size=3, engine=engine, device="cpu")
+    run = il.meta_train(learner, tasks.train, steps=40, meta_batch_size=3, gear=gear, device="cpu")
     spoiled = [math.isnan(entry["loss"]) for entry in run.log]
     assert any(spoiled)
     assert not all(spoiled)
@@ -140,7 +140,7 @@ def test_every_update_before_a_failure_is_in_the_log():
 
     learner = il.maml(il.models.mlp(1, [4], 1), loss=loss, inner_steps=1)
     with pytest.raises(DivergedError, match="up to step"):
-        il.meta_train(learner, tasks.train, steps=90, engine="eager", device="cpu", callbacks=[seen.append])
+        il.meta_train(learner, tasks.train, steps=90, gear="eager", device="cpu", callbacks=[seen.append])
     assert [entry["step"] for entry in seen] == list(range(1, len(seen) + 1))
     assert sum(math.isnan(entry["loss"]) for entry in seen) == 19
 
@@ -248,7 +248,7 @@ def test_a_task_that_is_not_finite_is_left_out_and_counted():
 
 def test_the_others_of_the_step_count_as_if_it_had_not_been_there():
     from innerloop.outer.prefetch import task_keys
-    from innerloop.outer.training import Engine, _OuterLoop
+    from innerloop.outer.training import Gear, _OuterLoop
     from innerloop.tasks.episodes import select
     from innerloop.tasks.support import stream
 
@@ -257,7 +257,7 @@ def test_the_others_of_the_step_count_as_if_it_had_not_been_there():
     spoiled = SomeNaN(tasks.train, 2).sample(5, stream(0, 0))
     found = []
     for episode, keys in ((spoiled, key), (select(spoiled, slice(2, None)), key[2:])):
-        loop = _OuterLoop(learner, learner.init(), 0.01, "constant", 1, None, Engine("eager"), 2**30)
+        loop = _OuterLoop(learner, learner.init(), 0.01, "constant", 1, None, Gear("eager"), 2**30)
         loop.step(episode, 0, keys)
         found.append(loop.state.meta)
     for name, value in found[0].items():

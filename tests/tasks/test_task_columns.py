@@ -21,7 +21,7 @@ def patients(tasks: int = 60) -> pd.DataFrame:
 def trained(scaling: str) -> tuple[object, object]:
     tasks = il.tasks.table(patients(), task="who", target="level", n_support=3)
     learner = learner_for(tasks, scaling=scaling, hidden=[16])
-    return tasks, il.meta_train(learner, tasks.train, steps=150, device="cpu", engine="eager").model
+    return tasks, il.meta_train(learner, tasks.train, steps=150, device="cpu", gear="eager").model
 
 
 def test_the_model_before_adaptation_starts_where_its_task_column_says() -> None:
@@ -32,7 +32,7 @@ def test_the_model_before_adaptation_starts_where_its_task_column_says() -> None
     assert found.metric("error_over_variance", 0)[0] < 0.15
     blind = il.tasks.table(patients(), task="who", target="level", n_support=3, ignore=["age"])
     model = il.meta_train(
-        learner_for(blind, hidden=[16]), blind.train, steps=150, device="cpu", engine="eager"
+        learner_for(blind, hidden=[16]), blind.train, steps=150, device="cpu", gear="eager"
     ).model
     assert il.evaluate(model, blind.test).metric("error_over_variance", 0)[0] > 0.4
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import inspect as inspection
-import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import cyclopts
 
-from ..errors import InnerloopError, UsageError
+from ..errors import InnerloopError
 from . import adapt, check, compare, demo, evaluate, inspect, list_, predict, refine, train
+from .config import with_file
+
+__all__ = ["VERBS", "app", "main", "run"]
 
 EXAMPLES = """Examples:
   innerloop train schools.csv --task school --target exam --out runs/schools
@@ -30,7 +29,7 @@ Options can stand in a TOML file, in a table for each verb:
 Exit codes: 0 ok, 1 our bug, 2 usage, 3 data, 4 model directory, 5 resources,
 6 diverged. --debug shows where an error arose."""
 
-VERBS: dict[str, Callable[..., Any]] = {
+VERBS: dict[str, Callable[..., None]] = {
     "check": check.check,
     "train": train.train,
     "compare": compare.compare,
@@ -60,7 +59,7 @@ app = cyclopts.App(
 )
 
 
-def _add(name: str, verb: Callable[..., Any]) -> None:
+def _add(name: str, verb: Callable[..., None]) -> None:
     """Its docstring is its help; what begins with "Examples:" goes below the options, line by line."""
     about, _, examples = inspection.cleandoc(verb.__doc__ or "").partition("\n\nExamples:\n")
     # the other paragraphs are wrapped for the source, not for the terminal
@@ -89,7 +88,7 @@ def run(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         app(
-            _with_file(arguments),
+            with_file(app, arguments, list(VERBS)),
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
@@ -125,85 +124,6 @@ def _is_memory(error: Exception) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     )
-
-
-def _with_file(arguments: list[str]) -> list[str]:
-    """The arguments with what `--config FILE` holds for the verb; the command line comes before the file."""
-    rest, path = _config_path(arguments)
-    verb = next((argument for argument in rest if argument in VERBS), None)
-    if path is None or verb is None:
-        return rest
-    found = _table(path, verb)
-    known = inspection.signature(VERBS[verb]).parameters
-    added = []
-    for key, value in found.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UsageError(f"--config {path}: innerloop {verb} has no option {key!r}{hint}")
-        if known[name].kind is not inspection.Parameter.KEYWORD_ONLY:
-            raise UsageError(
-                f"--config {path}: {key!r} is given on the command line: innerloop {verb} {name.upper()}"
-            )
-        option = f"--{name.replace('_', '-')}"
-        if not any(argument.partition("=")[0] == option for argument in rest):
-            added += _as_option(option, value, path)
-    place = rest.index(verb) + 1
-    return [*rest[:place], *added, *rest[place:]]
-
-
-def _config_path(arguments: list[str]) -> tuple[list[str], Path | None]:
-    """The arguments without `--config FILE`, and FILE."""
-    for place, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name != "--config":
-            continue
-        if not equals and place + 1 == len(arguments):
-            raise UsageError("--config needs a TOML file")
-        rest = arguments[:place] + arguments[place + (1 if equals else 2) :]
-        return rest, Path(value if equals else arguments[place + 1])
-    return arguments, None
-
-
-def _table(path: Path, verb: str) -> dict[str, Any]:
-    """The options of a verb in a TOML file: its table, or the whole file where that has no tables."""
-    import tomllib
-
-    if not path.is_file():
-        raise UsageError(f"--config {path}: there is no such file")
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not a TOML file: {error}") from None
-    except OSError as error:
-        raise UsageError(f"--config {path}: cannot be read: {error.strerror}") from None
-    tables = {key: value for key, value in found.items() if isinstance(value, dict)}
-    for key in tables:
-        if key not in VERBS:
-            raise UsageError(f"--config {path}: table [{key}] is no verb: the verbs are {', '.join(VERBS)}")
-    if tables and len(tables) < len(found):
-        loose = next(key for key in found if key not in tables)
-        raise UsageError(
-            f"--config {path}: {loose!r} stands outside the table of a verb: move it into [{verb}]"
-        )
-    return tables.get(verb, {}) if tables else found
-
-
-def _as_option(option: str, value: Any, path: Path) -> list[str]:
-    if isinstance(value, bool):
-        return [option] if value else []
-    if isinstance(value, list):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="").writerow(value)
-        value = text.getvalue()
-    if not isinstance(value, str | int | float):
-        raise UsageError(
-            f"--config {path}: {option[2:]} is {value!r}: give text, a number, true, false or a list"
-        )
-    return [f"{option}={value}"]
 
 
 def _help_of(arguments: list[str]) -> str:

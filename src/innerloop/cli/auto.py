@@ -3,85 +3,78 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from .common import Notes
-from .options import network_options
 from .text import LABELS, cell, columns
 
 if TYPE_CHECKING:
     from ..compare.race import Race
-    from ..tasks.sources import Source
     from ..tasks.splits import Tasks
+    from .options import AlgorithmOptions
+    from .request import Request
+
+__all__ = ["AUTO", "laps", "raced", "table"]
 
 AUTO = "auto"
 
 
-def raced(
-    data: Tasks, training: Source, settings: dict[str, Any], given: dict[str, Any], notes: Notes
-) -> tuple[dict[str, Any], Race | None]:
-    """The settings that a race chose, and the race; `None` where one algorithm applies.
-
-    Arguments:
-        data: the tasks.
-        training: where training episodes come from, composed and augmented.
-        settings: those of `train`, complete.
-        given: settings of the algorithm that were asked for.
-        notes: where progress is told.
-    """
+def raced(request: Request, tasks: Tasks, notes: Notes) -> tuple[AlgorithmOptions, Race | None]:
+    """The algorithm that a race chose, and the race; `None` where only one applies."""
     from ..compare.race import race, runners
 
-    model = network_options(settings)
-    if settings["init"] is not None:
+    options, training = request.algorithm, request.training
+    given, model = options.arguments(), options.network_arguments()
+    if options.init is not None:
         # weights of a file are those of a net
         notes("note: there is no race with --init: maml is trained; name another with --algorithm")
-        return {"algorithm": "maml"}, None
-    every = runners(data, given, network=bool(model))
+        return replace(options, algorithm="maml"), None
+    every = runners(tasks, given, network=bool(model))
     if len(every) == 1:
-        return {"algorithm": every[0][1]}, None
-    found = race(
-        data,
-        steps=settings["steps"],
-        seed=settings["seed"],
-        training=training,
+        return replace(options, algorithm=every[0][1]), None
+    result = race(
+        tasks,
+        steps=training.steps or 0,
+        seed=training.seed,
+        training=request.source(tasks),
         given=given,
         model=model,
-        device=settings["device"],
+        device=training.device,
         tell=lambda what, share: notes(f"race: {what}"),
     )
-    winner = found.winner
-    chosen: dict[str, Any] = {"algorithm": winner.algorithm}
-    if winner.settings:
+    winner = replace(options, algorithm=result.winner.algorithm)
+    if result.winner.settings:
         # one net for all tasks: no inner step, so nothing to learn about steps
-        chosen |= {"inner_steps": 0, "learn_lr": "none", "inner_clip": 0.0}
-    return chosen | {"race": rows(found)}, found
+        winner = replace(winner, inner_steps=0, learn_lr="none", inner_clip=0.0)
+    return winner, result
 
 
-def rows(found: Race) -> list[dict[str, Any]]:
-    """The race as it is kept with the model.
+def laps(race: Race) -> list[dict[str, object]]:
+    """The race as it is stored with the model.
 
     Example:
         >>> from innerloop.compare.race import Lap, Race
         >>> from innerloop.compare.result import Estimate
-        >>> rows(Race((Lap("MAML", "maml", {}, Estimate(0.5, 0.4, 0.6), 1.0),), "accuracy"))[0]["algorithm"]
+        >>> laps(Race((Lap("MAML", "maml", {}, Estimate(0.5, 0.4, 0.6), 1.0),), "accuracy"))[0]["algorithm"]
         'maml'
     """
     return [
         {
             "label": lap.label,
             "algorithm": lap.algorithm,
-            "metric": found.metric,
+            "metric": race.metric,
             "mean": lap.score.mean,
             # a single task has no interval
             "ci95": [end if math.isfinite(end) else None for end in lap.score[1:]],
             "seconds": lap.seconds,
         }
-        for lap in found.laps
+        for lap in race.laps
     ]
 
 
-def table(found: Race) -> str:
+def table(race: Race) -> str:
     """The race as text, the winner first."""
-    head = ["race on meta-validation tasks", LABELS[found.metric]]
-    body = [[lap.label, cell(tuple(lap.score), found.metric)] for lap in found.laps]  # type: ignore[arg-type]
-    return f"{columns([head, *body])}\ntrained: {found.winner.label}"
+    head = ["race on meta-validation tasks", LABELS[race.metric]]
+    body = [[lap.label, cell(lap.score, race.metric)] for lap in race.laps]
+    return f"{columns([head, *body])}\ntrained: {race.winner.label}"

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from ..errors import DataError
 from .common import Notes, emit
-from .options import DATA_SETTINGS, Json, Quiet, data_options
+from .options import TRAINING, DataOptions, Json, Quiet, about
+from .reading import open_options
 from .text import columns
-from .train import train
+
+__all__ = ["check"]
 
 
-def _with_data_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """The data options of `train`, so that both always have the same."""
-    own, trained = inspect.signature(verb).parameters, inspect.signature(train).parameters
-    parts = [trained[name] for name in DATA_SETTINGS if name in trained]
-    kept = [part for part in own.values() if part.name not in {"settings", *DATA_SETTINGS}]
-    hints = get_type_hints(train, include_extras=True) | get_type_hints(verb, include_extras=True)
-
-    @functools.wraps(verb)
-    def wrapped(*arguments: Any, **settings: Any) -> None:
-        verb(*arguments, **settings)
-
-    every = [part.replace(annotation=hints[part.name]) for part in (*parts, *kept)]
-    wrapped.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {part.name: part.annotation for part in every} | {"return": None}
-    del wrapped.__wrapped__
-    return wrapped
-
-
-@_with_data_options
-def check(tasks: str, /, *, json: Json = False, quiet: Quiet = False, **settings: Any) -> None:
+def check(
+    tasks: str,
+    /,
+    *,
+    data: DataOptions = DataOptions(),
+    seed: Annotated[
+        int, Parameter(group=TRAINING), about("Of the split, the initial parameters and the episodes.")
+    ] = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Look at data as training would: everything that is wrong at once, and what was understood.
 
     The options are the data options of innerloop train. Errors are what training refuses; the exit
@@ -49,10 +41,9 @@ def check(tasks: str, /, *, json: Json = False, quiet: Quiet = False, **settings
     if tasks in datasets.DATASETS:
         raise DataError(f"{tasks} is built in, so there is nothing to check: give data of your own")
     notes = Notes(quiet=quiet)
-    given = {key: value for key, value in settings.items() if value is not None and value is not False}
-    report = look(tasks, **data_options(given))
+    report = look(tasks, **open_options(data, seed))
     if json:
-        emit("check", settings.get("seed"), notes, {"tasks": tasks} | settings, **report.to_dict())
+        emit("check", seed, notes, {"tasks": tasks, **data.given(), "seed": seed}, **report.to_dict())
     else:
         print(columns([list(row) for row in report.table()]))
         for finding in report.findings:

@@ -1,11 +1,12 @@
-"""What the verbs share: reading tasks by settings, scores as text, progress on stderr, `--json` on stdout."""
+"""What verbs do alike: open a model directory, tell progress on stderr, print `--json` on stdout."""
 
 from __future__ import annotations
 
-import json as json_module
+import json
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from ..errors import DataError
 
 if TYPE_CHECKING:
     from ..storage.save import Stored
+
+__all__ = ["Notes", "emit", "fingerprint", "require_rows", "stored_run"]
 
 SCHEMA_VERSION = 1
 
@@ -24,6 +27,14 @@ def stored_run(directory: Path, device: str) -> Stored:
     from ..storage.save import load
 
     return load(directory, device=resolve_device(device))
+
+
+def fingerprint(data: str | Path) -> dict[str, str | None]:
+    """The name of a data set, and the sha256 of its file if it is one."""
+    from ..storage.manifest import sha256
+
+    path = Path(data)
+    return {"name": str(data), "sha256": sha256(path.read_bytes()) if path.is_file() else None}
 
 
 class Notes:
@@ -44,7 +55,7 @@ class Notes:
         return round(time.perf_counter() - self.began, 3)
 
     @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Any]:
+    def progress(self, what: str, total: int) -> Iterator[Callable[[dict[str, Any]], None]]:
         """A callback for `meta_train` that shows step, loss and time left."""
         if self.quiet:
             yield lambda entry: None
@@ -54,38 +65,40 @@ class Notes:
 
         console = Console(stderr=True)
         if not console.is_terminal:
-            yield _PlainProgress(what, total)
+            yield self._lines(what, total)
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
-            row = bar.add_task(what, total=total)
-            shown = {"text": ""}
+            row, validation = bar.add_task(what, total=total), ""
 
             def callback(entry: dict[str, Any]) -> None:
-                if "valid_loss" in entry:
-                    shown["text"] = f"  validation {entry['valid_loss']:.4f}"
-                text = f"{what}  loss {entry['loss']:.4f}{shown['text']}"
+                nonlocal validation
+                validation = _validation(entry) or validation
+                text = f"{what}  loss {entry['loss']:.4f}{validation}"
                 bar.update(row, completed=entry["step"], description=text)
 
             yield callback
 
+    def _lines(self, what: str, total: int) -> Callable[[dict[str, Any]], None]:
+        """A callback that prints a line every ten seconds, where there is no terminal."""
+        last = time.perf_counter()
 
-class _PlainProgress:
-    """A line every ten seconds where there is no terminal."""
+        def callback(entry: dict[str, Any]) -> None:
+            nonlocal last
+            if time.perf_counter() - last > 10 or entry["step"] == total:
+                last = time.perf_counter()
+                self(f"{what}  step {entry['step']}/{total}  loss {entry['loss']:.4f}{_validation(entry)}")
 
-    def __init__(self, what: str, total: int) -> None:
-        self.what, self.total, self.last = what, total, time.perf_counter()
-
-    def __call__(self, entry: dict[str, Any]) -> None:
-        now = time.perf_counter()
-        if now - self.last > 10 or entry["step"] == self.total:
-            self.last = now
-            valid = f"  validation {entry['valid_loss']:.4f}" if "valid_loss" in entry else ""
-            line = f"{self.what}  step {entry['step']}/{self.total}  loss {entry['loss']:.4f}{valid}"
-            print(line, file=sys.stderr, flush=True)
+        return callback
 
 
-def emit(command: str, seed: int | None, notes: Notes, settings: dict[str, Any], **content: Any) -> None:
+def _validation(entry: dict[str, Any]) -> str:
+    return f"  validation {entry['valid_loss']:.4f}" if "valid_loss" in entry else ""
+
+
+def emit(
+    command: str, seed: int | None, notes: Notes, settings: Mapping[str, object], **content: object
+) -> None:
     """The one JSON object of a verb."""
     head = {
         "schema_version": SCHEMA_VERSION,
@@ -94,19 +107,19 @@ def emit(command: str, seed: int | None, notes: Notes, settings: dict[str, Any],
         "seconds": notes.seconds,
         "settings": {key: value for key, value in settings.items() if value is not None},
     }
-    print(json_module.dumps(_finite(head | content), default=str, allow_nan=False))
+    print(json.dumps(_finite(head | content), default=str, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     """JSON has no NaN: what is undefined becomes null."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not -float("inf") < value < float("inf") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def require_rows(frame: Any, what: str) -> None:
+def require_rows(frame: Sized, what: str) -> None:
     """Refuse an empty table."""
     if len(frame) == 0:
         raise DataError(f"{what} has no row")

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from ..tasks.sources import Source
     from ..tasks.splits import Tasks
 
+__all__ = ["METHODS", "QUESTIONS", "best_opponent", "compare", "demo", "first_rows"]
+
 STEPS = 400
+ERROR = "error_over_variance"
 QUESTIONS = {
     "random": "from 3 random years, predict the other 9",
     "first": "from the first 3 years (1952-1962), predict the later 9",
@@ -61,22 +64,21 @@ def demo(
     for question, text in QUESTIONS.items():
         asked = tasks if question == "random" else first_rows(tasks)
         with notes.progress(f"MAML: {text}", steps) as callback:
-            run, found = compare(asked, steps=steps, seed=seed, callback=callback)
-        for method, result in found.items():
+            run, results = compare(asked, steps=steps, seed=seed, callback=callback)
+        for method, result in results.items():
             if method != "maml_before":
                 scores += [row | {"question": question} for row in result.scores(method)]
         if question == "random":
-            _keep(out, run, tasks, found["maml"], steps, seed)
+            _save(out, run, tasks, results["maml"], steps=steps, seed=seed)
         if not json:
-            _show(text, found)
+            _show(text, results)
     rows = _leave_rows(tasks, out)
     if json:
         settings = {"out": str(out), "steps": steps, "rows": str(rows)}
         emit("demo", seed, notes, settings, scores=scores)
         return
     print(f"took {notes.seconds:.0f} s. The model is in {out}; try it:")
-    print(f"  innerloop evaluate {out}")
-    print(f"  innerloop predict {out} {rows}")
+    print(f"  innerloop evaluate {out}\n  innerloop predict {out} {rows}")
 
 
 def first_rows(tasks: Tasks) -> Tasks:
@@ -123,33 +125,30 @@ def compare(
         callbacks=[] if callback is None else [callback],
     )
     maml = evaluate(run.model, tasks.test)
-    found = {"maml": maml, "maml_before": maml.at(0)}
+    results = {"maml": maml, "maml_before": maml.at(0)}
     for name, learner in opponents.items():
-        found[name] = evaluate(meta_train(learner, tasks.train).model, tasks.test)
-    return run, found
+        results[name] = evaluate(meta_train(learner, tasks.train).model, tasks.test)
+    return run, results
 
 
-def best_opponent(found: dict[str, Evaluation]) -> str:
+def best_opponent(results: dict[str, Evaluation]) -> str:
     """The opponent of MAML with the lowest error."""
-    names = [name for name in found if not name.startswith("maml")]
-    return min(names, key=lambda name: found[name].metric("error_over_variance")[0])
+    names = [name for name in results if not name.startswith("maml")]
+    return min(names, key=lambda name: results[name].metric(ERROR)[0])
 
 
-def _show(text: str, found: dict[str, Evaluation]) -> None:
+def _show(text: str, results: dict[str, Evaluation]) -> None:
     from ..evaluation.scores import paired_difference
 
-    print(f"\n{text}: {len(found['maml'].ids)} held-out countries, 95 % intervals over countries")
-    rows = [["", "RMSE (years)", "R2", "error / variance"]]
-    for name, result in found.items():
-        rows.append(
-            [METHODS[name], *(cell(result.metric(m), m) for m in ("rmse", "r2", "error_over_variance"))]
-        )
-    print(columns(rows))
-    opponent = best_opponent(found)
-    difference = paired_difference(found["maml"], found[opponent], "error_over_variance")
-    print(
-        f"MAML minus {METHODS[opponent]}, error / variance, paired: {cell(difference, 'error_over_variance')}"
-    )
+    print(f"\n{text}: {len(results['maml'].ids)} held-out countries, 95 % intervals over countries")
+    rows = [
+        [METHODS[name], *(cell(result.metric(metric), metric) for metric in ("rmse", "r2", ERROR))]
+        for name, result in results.items()
+    ]
+    print(columns([["", "RMSE (years)", "R2", "error / variance"], *rows]))
+    opponent = best_opponent(results)
+    difference = paired_difference(results["maml"], results[opponent], ERROR)
+    print(f"MAML minus {METHODS[opponent]}, error / variance, paired: {cell(difference, ERROR)}")
     print(_verdict(difference, METHODS[opponent]))
 
 
@@ -162,7 +161,7 @@ def _verdict(difference: tuple[float, float, float], opponent: str) -> str:
     return f"MAML and the {opponent} cannot be told apart on these countries."
 
 
-def _keep(out: Path, run: Run, tasks: Tasks, found: Evaluation, steps: int, seed: int) -> None:
+def _save(out: Path, run: Run, tasks: Tasks, scores: Evaluation, *, steps: int, seed: int) -> None:
     from ..storage.save import save
 
     support = {"n_support": str(tasks.train.support)}
@@ -175,7 +174,7 @@ def _keep(out: Path, run: Run, tasks: Tasks, found: Evaluation, steps: int, seed
         targets=tasks.targets,
         settings={"tasks": "gapminder", "seed": seed, "steps": steps, "algorithm": "maml", **support},
         data={"name": "gapminder", "sha256": None},
-        scores=found.scores("maml"),
+        scores=scores.scores("maml"),
         best_step=run.best_step,
         log=run.log,
         replace=True,

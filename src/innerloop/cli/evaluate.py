@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from ..errors import DataError, UsageError
-from .common import Notes, emit, stored_run
-from .drawn import Report, command_line, leave, require_report
-from .options import DATA_SETTINGS, Device, Json, Quiet, Steps, read_tasks, require_steps
+from .common import Notes, emit, fingerprint, stored_run
+from .options import DataOptions, Device, Json, Quiet, Steps, require_steps
+from .page import Report, command_line, leave, require_report
+from .reading import read_tasks
 from .text import batchnorm_line, dependence_text, scored, steps_table
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..report import Page
     from ..storage.save import Stored
     from ..tasks.sources import Source
+
+__all__ = ["evaluate", "held_out"]
 
 
 def evaluate(
@@ -55,66 +58,67 @@ def evaluate(
     if stored.kind == "adapted":
         raise UsageError(f"{directory} holds adapted tasks: evaluate the run they were adapted from")
     source = held_out(stored, tasks, notes)
-    found = score(stored.model, source, steps=inner_steps)
+    scores = score(stored.model, source, steps=inner_steps)
     dependence = query_dependence(stored.model, source)
-    method = str(stored.config["learner"]["algorithm"])
-    settings = {"directory": str(directory), "tasks": tasks, "inner_steps": inner_steps}
-    place = directory if directory.name else directory.resolve()
-    beside = place.with_name(f"{place.name}-evaluate{f'-{Path(tasks).stem}' if tasks else ''}.html")
-    page = leave(report, beside, lambda: _page(stored, source, found, settings), notes)
+    learner = stored.config["learner"]
+    method = str(learner["algorithm"])
+    paths = [str(directory), *([] if tasks is None else [tasks])]
+    command = command_line("evaluate", {"inner_steps": inner_steps}, *paths)
+    named = directory if directory.name else directory.resolve()
+    beside = named.with_name(f"{named.name}-evaluate{f'-{Path(tasks).stem}' if tasks else ''}.html")
+    page = leave(report, beside, lambda: _page(stored, source, scores, command, tasks), notes)
     if json:
-        settings |= {"batchnorm": stored.config["learner"]["settings"].get("batchnorm")}
+        settings = {"directory": str(directory), "tasks": tasks, "inner_steps": inner_steps}
+        settings |= {"batchnorm": learner["settings"].get("batchnorm")}
         emit(
-            "evaluate", stored.config["settings"].get("seed"), notes, settings, scores=found.scores(method),
+            "evaluate", stored.config["settings"].get("seed"), notes, settings, scores=scores.scores(method),
             query_dependence=dependence, report=None if page is None else str(page),
         )  # fmt: skip
         return
-    print(f"{method}: {scored(found, source)}")
-    print(batchnorm_line(stored.model.learner) + steps_table(found))
+    print(f"{method}: {scored(scores, source)}")
+    print(batchnorm_line(stored.model.learner) + steps_table(scores))
     print(f"a prediction {dependence_text(dependence)}")
     if page is not None:
         print(f"page: {page}")
 
 
-def _page(stored: Stored, source: Source, found: Evaluation, settings: dict[str, Any]) -> Page:
-    """What was found, as a page."""
+def _page(stored: Stored, source: Source, scores: Evaluation, command: str, tasks: str | None) -> Page:
+    """The scores as a page."""
     from ..report import Scored, scored_page
 
     config = stored.config
-    places = [place for place in (settings["directory"], settings["tasks"]) if place is not None]
     return scored_page(
         Scored(
             method=str(config["learner"]["algorithm"]),
-            data=Path(str(places[-1] if len(places) > 1 else config["settings"].get("tasks"))).stem,
+            data=Path(str(tasks or config["settings"].get("tasks"))).stem,
             model=stored.model,
             source=source,
-            scores=found,
+            scores=scores,
             schema=stored.schema,
             log=stored.log,
             best_step=config["best_step"],
             settings=config["settings"],
             versions=config["versions"],
-            command=command_line("evaluate", {"inner_steps": settings["inner_steps"]}, *places),
+            command=command,
         )
     )
 
 
 def held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
     """Meta-test tasks of the training data, or the tasks of another table that were not trained on."""
-    settings = {key: stored.config["settings"].get(key) for key in DATA_SETTINGS}
-    if settings["tasks"] is None:
+    settings = stored.config["settings"]
+    trained_on = settings.get("tasks")
+    if trained_on is None:
         raise UsageError("this model directory does not say what it was trained on: give a table")
-    if tasks is None or tasks == settings["tasks"]:
+    if tasks is None or tasks == trained_on:
         _require_unchanged(stored)
-        return read_tasks(settings).test
+        return read_tasks(str(trained_on), DataOptions.of(settings), settings.get("seed")).test
     if stored.schema is None:
-        raise UsageError(
-            f"this model was trained on {settings['tasks']!r}, which is no table: leave TASKS out"
-        )
-    return _other_table(stored, tasks, settings, notes)
+        raise UsageError(f"this model was trained on {trained_on!r}, which is no table: leave TASKS out")
+    return _other_table(stored, tasks, notes)
 
 
-def _other_table(stored: Stored, tasks: str, settings: dict[str, Any], notes: Notes) -> Source:
+def _other_table(stored: Stored, tasks: str, notes: Notes) -> Source:
     from ..tasks import classes_from_schema, from_schema
     from ..tasks.tables.cells import task_ids
     from ..tasks.tables.reading import as_frame
@@ -136,20 +140,21 @@ def _other_table(stored: Stored, tasks: str, settings: dict[str, Any], notes: No
         if frame.empty:
             raise DataError(f"{tasks}: every task in it was trained on; give other tasks, or leave TASKS out")
     if schema.task is None:
-        return classes_from_schema(frame, schema, None, n_way=int(settings["n_way"]), support=support)
+        return classes_from_schema(
+            frame, schema, None, n_way=int(stored.config["settings"]["n_way"]), support=support
+        )
     return from_schema(frame, schema, None, support)
 
 
 def _require_unchanged(stored: Stored) -> None:
-    from ..storage.manifest import sha256
-
+    """Refuse training data that is not what it was."""
     data = stored.config["data"] or {}
-    path = Path(str(data.get("name")))
     if data.get("sha256") is None:
         return
+    path = Path(str(data.get("name")))
     if not path.is_file():
         raise DataError(f"{path}, which the model was trained on, is gone: give its new place as TASKS")
-    if sha256(path.read_bytes()) != data["sha256"]:
+    if fingerprint(path)["sha256"] != data["sha256"]:
         raise DataError(
             f"{path} has changed since training, so its meta-test tasks may have too: give it as TASKS under "
             "another name to score its unseen tasks"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..storage.save import Stored
     from ..tasks.sources import Source
 
+__all__ = ["inspect"]
+
 
 def inspect(
     directory: Annotated[Path, Parameter(help="What innerloop train or innerloop adapt left.")],
@@ -46,15 +48,23 @@ def inspect(
 
     notes = Notes(quiet=json)
     stored = load(directory)
-    found = describe(stored)
+    content = describe(stored)
     source = _source(stored, tasks, notes)
     inside, gained = _learned(stored, source)
     if json:
-        emit("inspect", found["settings"].get("seed"), notes, {"directory": str(directory), "tasks": tasks}, **{
-            key: value for key, value in found.items() if key != "settings"
-        }, trained_with=found["settings"], learned={**inside.rows(), "gains": plain_rows(gained)})  # fmt: skip
+        trained_with, asked = content.pop("settings"), {"directory": str(directory), "tasks": tasks}
+        rows = {**inside.rows(), "gains": plain_rows(gained)}
+        emit(
+            "inspect",
+            trained_with.get("seed"),
+            notes,
+            asked,
+            **content,
+            trained_with=trained_with,
+            learned=rows,
+        )
         return
-    print(columns([row for key, value in found.items() for row in _rows(key, value)]))
+    print(columns([row for key, value in content.items() for row in _rows(key, value)]))
     for title, lines in _tables(inside, gained):
         print(f"\n{title}\n{columns(lines)}")
 
@@ -87,27 +97,27 @@ def _learned(stored: Stored, source: Source | None) -> tuple[Learned, pd.DataFra
 
 def _tables(inside: Learned, gained: pd.DataFrame) -> Iterator[tuple[str, list[list[str]]]]:
     """Titles and rows of what was learned; what there is nothing of is left out."""
-    found = inside.rows()
-    alike = {row["layer"]: _estimate(row, "cka") for row in found["similarity"]}
+    rows = inside.rows()
+    alike = {row["layer"]: _estimate(row, "cka") for row in rows["similarity"]}
     moved = [
         [
-            row["layer"],
+            layer := row["layer"],
             row["kind"],
             str(row["weights"]),
             _estimate(row, "relative"),
-            alike.get(row["layer"], ""),
+            alike.get(layer, ""),
         ]
-        for row in found["moved"]
+        for row in rows["moved"]
     ]
     if moved:
         head = ["layer", "", "weights", "moved, relative to its start", "similarity before and after (CKA)"]
         yield "What adaptation changes, means over tasks and 95 % intervals", [head, *moved]
-    if found["rates"]:
+    if rows["rates"]:
         head = ["parameter", "inner step", "mean", "lowest", "highest", "share below 0"]
         yield "Learned step sizes", [head, *(_line(row) for row in _cells(inside.rates))]
     if len(inside.masks):
-        rows = [[name, str(size), f"{100 * share:.1f} %"] for name, size, share in _cells(inside.masks)]
-        yield "Which weights may move", [["parameter", "weights", "of them adapting"], *rows]
+        masks = [[name, str(size), f"{100 * share:.1f} %"] for name, size, share in _cells(inside.masks)]
+        yield "Which weights may move", [["parameter", "weights", "of them adapting"], *masks]
     if len(gained):
         yield _gain_title(gained), [["task", "before", "after", "gain"], *_extremes(gained)]
 

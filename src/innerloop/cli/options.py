@@ -1,165 +1,220 @@
-"""Options that several verbs share, and what they mean together."""
+"""The options that verbs share, as frozen dataclasses: cyclopts shows and reads their fields as options."""
 
 from __future__ import annotations
 
-import csv
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Self
 
 from cyclopts import Group, Parameter
 
 from ..errors import ResourceError, UsageError
 
-if TYPE_CHECKING:
-    from ..tasks.splits import Tasks
+__all__ = [
+    "ALGORITHM", "DATA", "OUTPUT", "TRAINING", "AlgorithmOptions", "Categorical", "DataOptions", "Device",
+    "Features", "FoldedDataOptions", "Ignore", "ImageSize", "Json", "Kind", "NetworkOptions", "Options", "Quiet",
+    "Replace", "SkipBad", "Steps", "TrainingOptions", "about", "option_name", "option_words", "require_least",
+    "require_place", "require_steps",
+]  # fmt: skip
+
+DATA, ALGORITHM, TRAINING, OUTPUT = (
+    Group(name, sort_key=number) for number, name in enumerate(("Data", "Algorithm", "Training", "Output"), 1)
+)
 
 
-DATA = Group("Data", sort_key=1)
-
-
-ALGORITHM = Group("Algorithm", sort_key=2)
-
-
-TRAINING = Group("Training", sort_key=3)
-
-
-OUTPUT = Group("Output", sort_key=4)
+def about(text: str) -> Parameter:
+    """The help of an option."""
+    return Parameter(help=text)
 
 
 FLAG = Parameter(negative="", group=OUTPUT, show_default=False)
-
-
-Json = Annotated[bool, FLAG, Parameter(help="Print one JSON object on stdout.")]
-
-
-Quiet = Annotated[bool, FLAG, Parameter(help="No progress and no notes on stderr.")]
-
-
-Replace = Annotated[bool, FLAG, Parameter(help="Replace the model that is in the directory.")]
-
-
-Device = Annotated[str, Parameter(help="auto (a GPU if there is one), cpu, cuda, ...")]
-
-
-Steps = Annotated[int | None, Parameter(help="Inner steps; as in training unless given.")]
-
+Json = Annotated[bool, FLAG, about("Print one JSON object on stdout.")]
+Quiet = Annotated[bool, FLAG, about("No progress and no notes on stderr.")]
+Replace = Annotated[bool, FLAG, about("Replace the model that is in the directory.")]
+Device = Annotated[str, about("auto (a GPU if there is one), cpu, cuda, ...")]
+Steps = Annotated[int | None, about("Inner steps; as in training unless given.")]
 
 # what verbs that read tables and images have in common
-D = Parameter(group=DATA)
+Features = Annotated[str | None, about("Columns to use: A,B,C. All others unless given.")]
+Ignore = Annotated[str | None, about("Columns not to use: A,B.")]
+Categorical = Annotated[str | None, about("Columns whose values are names: A,B.")]
+Kind = Annotated[str | None, about("regression or classification; found out unless given.")]
+ImageSize = Annotated[int | None, about("Side of the images in pixels.")]
+SkipBad = Annotated[bool, Parameter(negative="", help="Leave damaged images out, and count them.")]
 
 
-Features = Annotated[str | None, D, Parameter(help="Columns to use: A,B,C. All others unless given.")]
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options that belong together; a field that is another one of these has its options in the same place."""
+
+    def settings(self) -> dict[str, object]:
+        """Every option by its name, as it is stored with a model."""
+        flat: dict[str, object] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            flat |= value.settings() if isinstance(value, Options) else {field.name: value}
+        return flat
+
+    def given(self) -> dict[str, object]:
+        """The options that were asked for."""
+        return {
+            key: value for key, value in self.settings().items() if value is not None and value is not False
+        }
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """The options among stored settings."""
+        known = {field.name for field in fields(cls)} & settings.keys()
+        return cls(**{name: settings[name] for name in known})
 
 
-Ignore = Annotated[str | None, D, Parameter(help="Columns not to use: A,B.")]
+@Parameter(name="*", group=DATA)
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Options):
+    """Which tasks there are: those of `train`, `check` and `compare`; stored with the model for `evaluate`."""
+
+    task: Annotated[str | None, about("Column that says the task of each row.")] = None
+    target: Annotated[str | None, about("Column to predict; several for regression: A,B.")] = None
+    n_support: Annotated[str | None, about("Support rows a task: 5, or a range such as 1-8.")] = None
+    n_shot: Annotated[str | None, about("Support rows a class: 1, or a range.")] = None
+    n_way: Annotated[int | None, about("Classes an episode, where classes are the tasks.")] = None
+    n_query: Annotated[int | None, about("Query rows of a training episode.")] = None
+    features: Features = None
+    ignore: Ignore = None
+    categorical: Categorical = None
+    kind: Kind = None
+    support: Annotated[str | None, about("Which rows are support: random, order:COLUMN or block:COLUMN.")] = (
+        None
+    )
+    split: Annotated[
+        str | None, about("Shares for train, validation, test: 0.7,0.15,0.15; or a CSV file.")
+    ] = None
+    # where folds are an option among these, it stands here
+    folds: Annotated[int | None, Parameter(parse=False)] = None
+    split_by: Annotated[str | None, about("Column whose values are divided instead of tasks: clinic.")] = None
+    date_format: Annotated[str | None, about("How dates are written, where it is not clear: %d/%m/%Y.")] = (
+        None
+    )
+    decimal: Annotated[str | None, about("What numbers are written with: a point, or a comma as in 1,5.")] = (
+        None
+    )
+    labels: Annotated[
+        str | None, about("shared: a class is the same in every task; per_task: each task has its own.")
+    ] = None
+    image_size: ImageSize = None
+    skip_bad: SkipBad = False
+    data: Annotated[str | None, about("Folder of built-in data that is not part of the package.")] = None
 
 
-Categorical = Annotated[str | None, D, Parameter(help="Columns whose values are names: A,B.")]
+@dataclass(frozen=True, kw_only=True)
+class FoldedDataOptions(DataOptions):
+    """The data options of `train`, which can divide the tasks into folds."""
+
+    folds: Annotated[
+        int | None, about("Score by folds over tasks: 5 trains 5 times, every task is tested once.")
+    ] = None
 
 
-Kind = Annotated[str | None, D, Parameter(help="regression or classification; found out unless given.")]
+@Parameter(name="*", group=ALGORITHM)
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(Options):
+    """The network that is trained."""
 
+    model: Annotated[str | None, about("mlp or conv4; by the data unless given.")] = None
+    hidden: Annotated[str | None, about("Hidden widths of the mlp: 40,40.")] = None
+    activation: Annotated[
+        str | None, about("Of the mlp's hidden units: tanh, relu, silu, gelu, sigmoid or sine.")
+    ] = None
+    width: Annotated[int | None, about("Channels of the conv4.")] = None
+    pool: Annotated[str | None, about("Of the conv4: stride (default) or max.")] = None
 
-ImageSize = Annotated[int | None, D, Parameter(help="Side of the images in pixels.")]
+    def arguments(self) -> dict[str, Any]:
+        """What was asked for, as `learner_for` takes it.
 
-
-SkipBad = Annotated[bool, D, Parameter(negative="", help="Leave damaged images out, and count them.")]
-
-
-# settings of `train` that say which tasks there are; stored with the model: `evaluate` finds them again
-DATA_SETTINGS = (
-    "tasks", "task", "target", "n_support", "n_shot", "n_way", "n_query", "features", "ignore",
-    "categorical", "kind", "support", "split", "split_by", "date_format", "decimal", "labels", "image_size",
-    "skip_bad", "data", "seed",
-)  # fmt: skip
-
-
-def names(text: str | None) -> list[str] | None:
-    """Column names separated by commas; a name that holds a comma stands in quotation marks.
-
-    Example:
-        >>> names('a, b, "age, years"')
-        ['a', 'b', 'age, years']
-    """
-    if text is None:
-        return None
-    parts = next(csv.reader([text], skipinitialspace=True), [])
-    return [part.strip() for part in parts if part.strip()]
-
-
-def read_tasks(settings: dict[str, Any]) -> Tasks:
-    """The tasks that the data settings of `train` describe.
-
-    Raises:
-        UsageError: options contradict each other, or a built-in name is unknown.
-        DataError: the table cannot be used.
-    """
-    from ..tasks.datasets import catalogue as datasets
-
-    found = {key: settings.get(key) for key in DATA_SETTINGS if key != "tasks"}
-    given = {key: value for key, value in found.items() if value is not None and value is not False}
-    name = str(settings["tasks"])
-    if name in datasets.DATASETS:
-        return datasets.load(name, **_known_options(name, given))
-    path = Path(name)
-    if not path.exists() and path.suffix == "" and "/" not in name:
-        return datasets.load(name)  # says what is known
-    from ..tasks.recognise import open_tasks
-
-    return open_tasks(path, **data_options(given))
-
-
-def data_options(given: dict[str, Any]) -> dict[str, Any]:
-    """Settings as text become what `layouts.open_tasks` takes."""
-    options = dict(given)
-    for key in ("features", "ignore", "categorical", "date_format"):
-        if key in options:
-            options[key] = names(options[key])
-    targets = names(options.get("target"))
-    if targets and len(targets) > 1:
-        options["target"] = targets
-    if "split" in options and "," in options["split"]:
-        options["split"] = shares(options["split"])
-    return options
-
-
-def _known_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    import inspect
-
-    from ..tasks.datasets import catalogue as datasets
-
-    accepted = inspect.signature(datasets.DATASETS[name].load).parameters
-    options = dict(given)
-    if "seed" not in accepted:
-        options.pop("seed", None)
-    senseless = [key for key in options if key not in accepted]
-    if senseless:
-        known = ", ".join(option_name(key) for key in accepted if key in DATA_SETTINGS)
-        option = "--split and --folds have" if senseless[0] == "split" else f"{option_name(senseless[0])} has"
-        raise UsageError(f"{option} no meaning for the built-in {name!r}, which knows {known}")
-    if "split" in options and "," in options["split"]:
-        options["split"] = shares(options["split"])
-    return options
-
-
-def network_options(settings: dict[str, Any]) -> dict[str, Any]:
-    """The options of the network that were asked for, `hidden` as numbers.
-
-    Example:
-        >>> network_options({"model": None, "hidden": "40,40", "width": None})
-        {'hidden': [40, 40]}
-    """
-    names = ("model", "activation", "width", "pool")
-    found = {key: settings[key] for key in names if settings.get(key) is not None}
-    if settings.get("scaling", "shared") not in (None, "shared"):
-        found["scaling"] = settings["scaling"]
-    if settings["hidden"]:
+        Example:
+            >>> NetworkOptions(hidden="40,40").arguments()
+            {'hidden': [40, 40]}
+        """
         try:
-            found["hidden"] = [int(width) for width in settings["hidden"].split(",")]
+            widths = [int(width) for width in self.hidden.split(",")] if self.hidden else None
         except ValueError:
-            raise UsageError(f"--hidden {settings['hidden']}: give widths such as 40,40") from None
-    return found
+            raise UsageError(f"--hidden {self.hidden}: give widths such as 40,40") from None
+        return {
+            key: value for key, value in (self.settings() | {"hidden": widths}).items() if value is not None
+        }
+
+
+@Parameter(name="*", group=ALGORITHM)
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmOptions(Options):
+    """The algorithm and what it adapts how."""
+
+    algorithm: Annotated[str, about("auto: a short race decides; others: innerloop list algorithms.")] = (
+        "auto"
+    )
+    network: NetworkOptions = NetworkOptions()
+    scaling: Annotated[str, about("Of numbers: shared by all tasks, or per_task, by each support.")] = (
+        "shared"
+    )
+    inner_lr: Annotated[float | None, about("Inner step size (where it starts, if learned).")] = None
+    inner_steps: Annotated[int | None, about("Inner steps.")] = None
+    learn_lr: Annotated[str | None, about("Learn step sizes: none, all, tensor or weight.")] = None
+    inner_clip: Annotated[float | None, about("Largest norm of an inner gradient; 0 for none.")] = None
+    metagrad: Annotated[
+        str | None, about("unrolled, or checkpointed: less memory for many inner steps, more time.")
+    ] = None
+    adapt: Annotated[str | None, about("What adapts: all, head, body or a name pattern.")] = None
+    batchnorm: Annotated[str | None, about("BatchNorm statistics: support, transductive or per_step.")] = None
+    init: Annotated[Path | None, about("Start from trained weights: a model directory, or safetensors.")] = (
+        None
+    )
+
+    def network_arguments(self) -> dict[str, Any]:
+        """What was asked for of the network and the scaling of its numbers, as `learner_for` takes it."""
+        scaling = {} if self.scaling == "shared" else {"scaling": self.scaling}
+        return self.network.arguments() | scaling
+
+    def arguments(self) -> dict[str, Any]:
+        """What was asked for of the algorithm, as its preset takes it; 0 and `none` become `None`."""
+        names = ("inner_lr", "inner_steps", "learn_lr", "metagrad", "adapt", "batchnorm")
+        wanted = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if wanted.get("learn_lr") == "none":
+            wanted["learn_lr"] = None
+        return wanted if self.inner_clip is None else wanted | {"clip": self.inner_clip or None}
+
+
+@Parameter(name="*", group=TRAINING)
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Options):
+    """The outer loop."""
+
+    steps: Annotated[int | None, about("Meta-updates.")] = None
+    meta_lr: Annotated[float | None, about("Outer step size (Adam).")] = None
+    meta_batch_size: Annotated[int | None, about("Episodes a meta-update.")] = None
+    schedule: Annotated[str, about("cosine or constant.")] = "cosine"
+    clip: Annotated[float, about("Largest norm of the meta-gradient; 0 for none.")] = 10.0
+    validate_every: Annotated[int | None, about("Steps between validations.")] = None
+    composition: Annotated[
+        str | None, about("Training tasks: fixed, permuted, recombined, fresh (default) or resplit.")
+    ] = None
+    augment: Annotated[str | None, about("Of training tasks: rotate, flip, crop, permute, noise, mix.")] = (
+        None
+    )
+    gear: Annotated[str, about("auto, eager, traced, compiled or loop; the result is the same.")] = "auto"
+    memory: Annotated[str, about("What tasks that are worked on at once may keep: 512MB.")] = "512MB"
+    precision: Annotated[str, about("Of the network's products in training: float32 or bfloat16.")] = (
+        "float32"
+    )
+    seed: Annotated[int, about("Of the split, the initial parameters and the episodes.")] = 0
+    device: Device = "auto"
+
+    def arguments(self) -> dict[str, Any]:
+        """What `meta_train` takes."""
+        ours = ("composition", "augment")
+        kept = {key: value for key, value in self.settings().items() if key not in ours}
+        return kept | {"clip": self.clip or None}
 
 
 def option_name(key: str) -> str:
@@ -172,28 +227,35 @@ def option_name(key: str) -> str:
     return f"--{key.replace('_', '-')}"
 
 
-def shares(text: str | tuple[float, ...]) -> tuple[float, float, float]:
-    """Three shares written `0.7,0.15,0.15`.
+def option_words(settings: Mapping[str, object]) -> list[str]:
+    """The words that ask for settings on the command line; those that are not set are left out.
 
     Example:
-        >>> shares("0.6,0.2,0.2")
-        (0.6, 0.2, 0.2)
+        >>> option_words({"n_support": "3", "skip_bad": True, "n_way": None})
+        ['--n-support', '3', '--skip-bad']
     """
-    try:
-        first, second, third = (float(part) for part in text.split(",")) if isinstance(text, str) else text
-    except ValueError:
-        raise UsageError(f"--split {text}: give three shares such as 0.7,0.15,0.15") from None
-    return first, second, third
+    words = []
+    for key, value in settings.items():
+        if value is not None and value is not False:
+            words += [option_name(key)] if value is True else [option_name(key), str(value)]
+    return words
+
+
+def require_least(settings: Mapping[str, object], least: Mapping[str, int]) -> None:
+    """Refuse numbers that are lower than their least value."""
+    for key, lowest in least.items():
+        value = settings[key]
+        if isinstance(value, int | float) and value < lowest:
+            raise UsageError(f"{option_name(key)} {value}: give {lowest} or more")
 
 
 def require_steps(inner_steps: int | None) -> None:
     """Refuse a negative number of inner steps."""
-    if inner_steps is not None and inner_steps < 0:
-        raise UsageError(f"--inner-steps {inner_steps}: give 0 or more")
+    require_least({"inner_steps": inner_steps}, {"inner_steps": 0})
 
 
 def require_place(place: Path) -> None:
-    """Refuse a place nothing can be written to, before hours of work and not after them."""
+    """Refuse a file or folder that nothing can be written to, before hours of work and not after them."""
     folder = place.absolute().parent
     while not os.path.lexists(folder):
         folder = folder.parent

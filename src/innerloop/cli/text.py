@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..evaluation.scores import Evaluation
+    from ..inner.learner import Learner
     from ..tasks.sources import Source
 
+__all__ = ["LABELS", "batchnorm_line", "cell", "columns", "dependence_text", "scored", "steps_table"]
 
 LABELS = {
     "rmse": "RMSE",
@@ -23,9 +25,13 @@ LABELS = {
     "coverage_90": "in 90 % interval",
     "coverage_95": "in 95 % interval",
 }
+# metrics of predictive intervals
+_PREDICTIVE = ("log_likelihood", "coverage_90", "coverage_95")
+# metrics that are printed in percent
+_SHARES = ("accuracy", "coverage_90", "coverage_95")
 
 
-def cell(value: tuple[float, float, float], metric: str) -> str:
+def cell(value: Sequence[float], metric: str) -> str:
     """Mean and interval as people read them.
 
     Example:
@@ -35,9 +41,10 @@ def cell(value: tuple[float, float, float], metric: str) -> str:
     mean, low, high = value
     if not math.isfinite(mean):
         return "undefined"
+    share = metric in _SHARES
     if not math.isfinite(low):
-        return f"{100 * mean:.1f} %" if metric in _SHARES else f"{mean:.3f}"
-    if metric in _SHARES:
+        return f"{100 * mean:.1f} %" if share else f"{mean:.3f}"
+    if share:
         return f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
     digits = 2 if abs(mean) >= 10 else 3
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -56,27 +63,19 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-# how sure a learner says it is, and what of it is right
-_SURE = ("log_likelihood", "coverage_90", "coverage_95")
-
-
-_SHARES = ("accuracy", "coverage_90", "coverage_95")
-
-
-def steps_table(found: Evaluation) -> str:
+def steps_table(scores: Evaluation) -> str:
     """Scores by number of inner steps."""
-    metrics = (*found.metrics[:3], *(name for name in _SURE if name in found.metrics))
-    head = ["inner steps", *(LABELS[metric] for metric in metrics)]
-    rows = [head]
-    for position, steps in enumerate(found.steps):
+    metrics = (*scores.metrics[:3], *(name for name in _PREDICTIVE if name in scores.metrics))
+    rows = [["inner steps", *(LABELS[metric] for metric in metrics)]]
+    for position, steps in enumerate(scores.steps):
         label = f"{steps} (before adaptation)" if steps == 0 else str(steps)
-        rows.append([label, *(cell(found.metric(metric, position), metric) for metric in metrics)])
+        rows.append([label, *(cell(scores.metric(metric, position), metric) for metric in metrics)])
     return columns(rows)
 
 
-def scored(found: Evaluation, source: Source) -> str:
+def scored(scores: Evaluation, source: Source) -> str:
     """What was scored: how many tasks, and what each adapted on."""
-    count, support = len(found.ids), found.support
+    count, support = len(scores.ids), scores.support
     what = "held-out tasks"
     if source.n_tasks is None:
         what = "episodes of held-out classes" if hasattr(source, "n_way") else "episodes"
@@ -92,7 +91,7 @@ _NORMALISED = {
 }
 
 
-def batchnorm_line(learner: Any) -> str:
+def batchnorm_line(learner: Learner) -> str:
     """A line that says what BatchNorm normalises queries with; empty for a model without it.
 
     Example:

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import DivergedError
 from ..evaluation.intervals import Array, Estimate, mean_interval
 from ..evaluation.scores import ERRORS, Evaluation, evaluate, over_folds
-from ..outer.training import Engine
+from ..outer.training import Gear
 from ..tasks.splits import Tasks
 from .methods import Entrant, Trained
 from .nets import Bench, Settings
@@ -97,7 +97,7 @@ class Contest:
         self.folds, self.effort, self.progress = folds, effort, progress
         self.skipped = {name: reason for name, reason in reasons.items() if reason}
         self.entries = {e.name: Entry(e) for e in entrants if e.name not in self.skipped}
-        self.engine = Engine(planned=effort.steps * effort.seeds * len(folds))
+        self.gear = Gear(planned=effort.steps * effort.seeds * len(folds))
         self.benches: dict[tuple[int, int], Bench] = {}
         self._done = 0.0
 
@@ -138,7 +138,7 @@ class Contest:
     def bench_of(self, tasks: Tasks, seed: int = 0) -> Bench:
         """Where methods are trained on tasks that may be others than those of a fold."""
         effort = self.effort
-        return Bench(tasks, seed, effort.steps, effort.model, effort.device, engine=self.engine)
+        return Bench(tasks, seed, effort.steps, effort.model, effort.device, gear=self.gear)
 
     def _enter(self, entry: Entry, fold: int) -> None:
         """Search, train and score one method on one fold."""

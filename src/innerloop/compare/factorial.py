@@ -16,7 +16,7 @@ import numpy as np
 from ..evaluation.intervals import Array, holm, mean_interval, two_way
 from ..evaluation.scores import ERRORS, evaluate
 from ..inner.learner import Model
-from ..outer.training import Engine
+from ..outer.training import Gear
 from ..tasks.augment import augmented, named
 from ..tasks.splits import Tasks
 from .contest import Effort, Progress, silent
@@ -76,12 +76,12 @@ def factorial(
     """
     wanted = levels(folds[0], dropout)
     # augmentation changes no graph, so that cells of one dropout share theirs
-    engine = Engine(planned=effort.steps * effort.seeds * len(folds) * len(augmentations(folds[0])))
+    gear = Gear(planned=effort.steps * effort.seeds * len(folds) * len(augmentations(folds[0])))
     values = []
     for number, level in enumerate(wanted):
         what = f"factorial, {level.learning}, {level.augmentation}, dropout {level.dropout:g}"
         tell(what, number / len(wanted))
-        values.append(_scores(folds, effort, level, engine))
+        values.append(_scores(folds, effort, level, gear))
     scores = np.stack(values)
     errors = HEADLINE[folds[0].targets.kind] in ERRORS
     cells = tuple(
@@ -134,7 +134,7 @@ def _level(factor: str, value: object) -> str:
     return f"{factor}={value:g}" if isinstance(value, float) else f"{factor}={value}"
 
 
-def _scores(folds: Sequence[Tasks], effort: Effort, level: Level, engine: Engine) -> Array:
+def _scores(folds: Sequence[Tasks], effort: Effort, level: Level, gear: Gear) -> Array:
     """The headline metric of one combination `(tasks, seeds)`."""
     by_seed = []
     for seed in range(effort.seeds):
@@ -143,7 +143,7 @@ def _scores(folds: Sequence[Tasks], effort: Effort, level: Level, engine: Engine
             changes = () if level.augmentation == "none" else named(level.augmentation)
             training = replace(tasks, train=augmented(tasks.train, *changes))
             options = {**effort.model, "dropout": level.dropout}
-            bench = Bench(training, seed, effort.steps, options, effort.device, engine=engine)
+            bench = Bench(training, seed, effort.steps, options, effort.device, gear=gear)
             evaluations.append(evaluate(_trained(bench, level.learning), tasks.test, path=False))
         by_seed.append(headline(adapted(evaluations)))
     return np.stack(by_seed, 1)

@@ -24,7 +24,7 @@ from ..inner.rules import InnerRule
 from ..models.builtin import build
 from ..models.network import Network
 from ..outer.metagrad import unrolled
-from ..outer.training import Engine, Run, meta_train
+from ..outer.training import Gear, Run, meta_train
 from ..tasks.augment import Augmented
 from ..tasks.episodes import Batch, Episode, to
 from ..tasks.sources import EVALUATION_SEED, ClassSource, RowSource, Source, SupportSize, Targets
@@ -62,7 +62,7 @@ class Bench:
         steps: meta-updates of a training.
         model: options of `learner_for` for the network, the same for every method.
         device: see `meta_train`.
-        engine: what makes meta-updates fast; shared by trainings that have much in common.
+        gear: what makes meta-updates fast; shared by trainings that have much in common.
         runs: trainings that are done, by their settings.
     """
 
@@ -71,7 +71,7 @@ class Bench:
     steps: int
     model: Settings = field(default_factory=dict)
     device: str = "auto"
-    engine: Engine = field(default_factory=Engine)
+    gear: Gear = field(default_factory=Gear)
     runs: dict[str, Run] = field(default_factory=dict)
 
     def train(self, learner: Learner, settings: Settings, *, validated: bool = True) -> Run:
@@ -87,7 +87,7 @@ class Bench:
             validate_every=max(1, self.steps // 8),
             seed=self.seed,
             device=self.device,
-            engine=self.engine,
+            gear=self.gear,
         )
 
     def learner(self, algorithm: str, settings: Settings) -> Learner:

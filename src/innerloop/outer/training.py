@@ -26,10 +26,10 @@ from .prefetch import EPISODES, Block, blocks_of
 from .update import Outer, Update, geared_update, meta_update, numbers_of
 from .validation import mean_loss
 
-__all__ = ["Callback", "Engine", "Run", "meta_train", "resolve_device"]
+__all__ = ["Callback", "Gear", "Run", "meta_train", "resolve_device"]
 
 SCHEDULES = ("cosine", "constant")
-ENGINES = (*GEARS, "loop")
+TRAINING_GEARS = (*GEARS, "loop")
 
 _PATIENCE_NONFINITE = 20
 # updates are made in one go for so long, so that the log and an interruption need not wait
@@ -39,11 +39,11 @@ Callback = Callable[[Entry], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Engine:
+class Gear:
     """A gear for several trainings: learners made of the same recipe share their graphs, which are made once.
 
     Arguments:
-        gear: as `engine` of `meta_train`.
+        name: as `gear` of `meta_train`.
         planned: meta-updates of all trainings together, which `auto` goes by; those of each unless given.
 
     Raises:
@@ -51,28 +51,28 @@ class Engine:
 
     Example:
         >>> import innerloop as il
-        >>> tasks, engine = il.tasks.sinusoid(n_support=5), Engine("traced")
+        >>> tasks, gear = il.tasks.sinusoid(n_support=5), Gear("traced")
         >>> for seed in range(2):
         ...     learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_steps=1)
-        ...     run = il.meta_train(learner, tasks.train, steps=3, seed=seed, device="cpu", engine=engine)
-        >>> run.engine.graphs, len(engine.kept)
+        ...     run = il.meta_train(learner, tasks.train, steps=3, seed=seed, device="cpu", gear=gear)
+        >>> run.gear.graphs, len(gear.kept)
         (1, 1)
     """
 
-    gear: str = "auto"
+    name: str = "auto"
     planned: int | None = None
     kept: dict[str, Fast[tuple[Outer, Metrics]]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what is unknown."""
-        if self.gear not in ENGINES:
-            raise UsageError(f"engine={self.gear!r} is unknown: choose one of {', '.join(ENGINES)}")
+        if self.name not in TRAINING_GEARS:
+            raise UsageError(f"gear={self.name!r} is unknown: choose one of {', '.join(TRAINING_GEARS)}")
 
     def update(
         self, learner: Learner, steps: int, *, clip: float | None, chunk: int | None
     ) -> Fast[tuple[Outer, Metrics]]:
         """The meta-update of a learner in this gear; see `outer.meta_update`."""
-        gear = "eager" if self.gear == "loop" else self.gear
+        gear = "eager" if self.name == "loop" else self.name
         planned = self.planned or steps
         made = geared_update(learner, clip=clip, chunk=chunk, gear=gear, planned=planned)
         recipe = json.dumps(learner.recipe, sort_keys=True, default=repr)
@@ -92,7 +92,7 @@ class Run:
         best_step: the step the returned parameters come from.
         skipped: tasks left out because their loss was not finite.
         seconds: time taken.
-        engine: the gear that was taken, and why.
+        gear: the gear that was taken, and why.
         at_once: most tasks that were worked on together, by the memory they need; `None` for all.
 
     Example:
@@ -107,7 +107,7 @@ class Run:
     best_step: int
     skipped: int
     seconds: float
-    engine: Report = field(default_factory=Report)
+    gear: Report = field(default_factory=Report)
     at_once: int | None = None
 
 
@@ -124,7 +124,7 @@ def meta_train(
     validate_every: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    engine: str | Engine = "auto",
+    gear: str | Gear = "auto",
     memory: str = "512MB",
     precision: str = "float32",
     meta: Params | None = None,
@@ -148,8 +148,8 @@ def meta_train(
             repeat.
         seed: of everything random.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
-        engine: the gear of the meta-update: `eager`, `traced` (one graph of operators), `compiled` (machine code),
-            `loop` (task by task), or `auto`, the fastest that pays within `steps`; see `innerloop.fast`. An `Engine`
+        gear: of the meta-update: `eager`, `traced` (one graph of operators), `compiled` (machine code),
+            `loop` (task by task), or `auto`, the fastest that pays within `steps`; see `innerloop.fast`. A `Gear`
             shares what is made among trainings.
         memory: memory of the tasks that are worked on at once, as in `512MB` or `2GB`; fewer at once where
             they need more. Large activations are slow all at once.
@@ -170,8 +170,8 @@ def meta_train(
         3
     """
     _require_sense(steps, meta_batch_size, meta_lr, schedule, clip, validate_every, seed)
-    if isinstance(engine, str):
-        engine = Engine(engine)
+    if isinstance(gear, str):
+        gear = Gear(gear)
     began = time.perf_counter()
     target = resolve_device(device)
     if meta is None:
@@ -183,7 +183,7 @@ def meta_train(
         return Run(Model(learner, fitted), [], 0, 0, time.perf_counter() - began)
 
     with threads_for(meta), products_in(precision):
-        loop = _OuterLoop(learner, meta, meta_lr, schedule, steps, clip, engine, bytes_of(memory))
+        loop = _OuterLoop(learner, meta, meta_lr, schedule, steps, clip, gear, bytes_of(memory))
         # tasks without end are scored on many episodes each time, which training must not wait for
         endless = valid is not None and valid.n_tasks is None
         every = validate_every or max(1, steps // (5 if endless else 20))
@@ -229,7 +229,7 @@ def _descend(
     """Take the steps; the best parameters by validation, their step, and the log."""
     log: list[Entry] = []
     best, best_step, best_loss = loop.state.meta, 0, math.inf
-    rounded = loop.engine.gear not in ("eager", "loop")
+    rounded = loop.gear.name not in ("eager", "loop")
     cut = every if valid is not None else max(steps, 1)
     blocks = blocks_of(source, meta_batch_size, seed, steps, cut, device, loop.dtype, rounded=rounded)
     for entry in (entry for block in blocks for entry in loop.take(block)):
@@ -264,10 +264,10 @@ class _OuterLoop:
         schedule: str,
         steps: int,
         clip: float | None,
-        engine: Engine,
+        gear: Gear,
         memory: int,
     ) -> None:
-        self.learner, self.clip, self.engine, self.memory = learner, clip, engine, memory
+        self.learner, self.clip, self.gear, self.memory = learner, clip, gear, memory
         self.state = Outer.start(meta)
         self.dtype = next(iter(meta.values())).dtype
         self.lr, self.schedule, self.steps = lr, schedule, max(steps, 1)
@@ -360,11 +360,11 @@ class _OuterLoop:
 
     def _planned(self, episode: Episode) -> Fast[tuple[Outer, Metrics]]:
         """The update in its gear; how many tasks at once follows from the memory they need."""
-        if self.engine.gear == "loop":
+        if self.gear.name == "loop":
             self.chunk = 1
         else:
             self.chunk = tasks_at_once(self.learner, self.state.meta, episode, self.memory)
-        return self.engine.update(self.learner, self.steps, clip=self.clip, chunk=self.chunk)
+        return self.gear.update(self.learner, self.steps, clip=self.clip, chunk=self.chunk)
 
     def _failed(self, step: int) -> None:
         self.failed += 1

@@ -5,16 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from ..errors import ResourceError
 from .common import Notes
-from .options import OUTPUT, option_name, require_place
+from .options import OUTPUT, option_words, require_place
 
 if TYPE_CHECKING:
     from ..report import Page
+
+__all__ = ["Report", "command_line", "draw", "leave", "require_report"]
 
 NONE = "none"
 
@@ -38,17 +40,17 @@ def draw(make: Callable[[], Page], notes: Notes) -> bytes | None:
         return None
 
 
-def require_report(place: str | None) -> None:
-    """Refuse a place for the page that nothing can be written to, before the work."""
-    if place not in (None, NONE):
-        require_place(Path(str(place)))
+def require_report(report: str | None) -> None:
+    """Refuse a file for the page that cannot be written, before the work."""
+    if report is not None and report != NONE:
+        require_place(Path(report))
 
 
-def leave(place: str | None, default: Path, make: Callable[[], Page], notes: Notes) -> Path | None:
+def leave(report: str | None, default: Path, make: Callable[[], Page], notes: Notes) -> Path | None:
     """Draw a page and write it where it was asked for.
 
     Arguments:
-        place: a file, `none`, or `None` for the default.
+        report: a file, `none`, or `None` for the default.
         default: the file unless one is given; if it cannot be written, there is a note and no error.
         make: builds the page.
         notes: for people.
@@ -58,34 +60,28 @@ def leave(place: str | None, default: Path, make: Callable[[], Page], notes: Not
     """
     from ..files import make_folder, write_bytes
 
-    if place == NONE:
+    if report == NONE:
         return None
     content = draw(make, notes)
     if content is None:
         return None
-    path = default if place is None else Path(place)
+    path = default if report is None else Path(report)
     try:
         make_folder(path.parent)
         write_bytes(path, content)
     except ResourceError as error:
-        if place is not None:
+        if report is not None:
             raise
         notes(f"note: the page was not written: {error}; --report FILE puts it elsewhere")
         return None
     return path
 
 
-def command_line(verb: str, settings: Mapping[str, Any], *places: str) -> str:
+def command_line(verb: str, settings: Mapping[str, object], *places: str) -> str:
     """The command that asks for these settings; those that are not set are left out.
 
     Example:
         >>> command_line("train", {"n_support": "3", "task": "the site", "skip_bad": False}, "a.csv")
         "innerloop train a.csv --n-support 3 --task 'the site'"
     """
-    words = ["innerloop", verb, *places]
-    for key, value in settings.items():
-        if value is True:
-            words.append(option_name(key))
-        elif value is not None and value is not False:
-            words += [option_name(key), str(value)]
-    return shlex.join(words)
+    return shlex.join(["innerloop", verb, *places, *option_words(settings)])
