@@ -15,7 +15,7 @@ from innerloop.algorithms.baselines import shrunken_ridge
 from innerloop.errors import DataError, UsageError
 from innerloop.inner import Model
 from innerloop.inner.heads import Predictive
-from innerloop.inner.learner import predict_tasks
+from innerloop.inner.batched import predict_tasks
 from innerloop.models import conv4, mlp
 from innerloop.storage import load, save, save_adapted
 from innerloop.tasks.episodes import Batch, Episode, select, stack
