@@ -14,8 +14,8 @@ from innerloop.algorithms.assemble import learner_for
 from innerloop.algorithms.baselines import shrunken_ridge
 from innerloop.errors import DataError, UsageError
 from innerloop.inner import Model
-from innerloop.inner.heads import Predictive
 from innerloop.inner.batched import predict_tasks
+from innerloop.inner.heads import Predictive
 from innerloop.models import conv4, mlp
 from innerloop.storage import load, save, save_adapted
 from innerloop.tasks.episodes import Batch, Episode, select, stack

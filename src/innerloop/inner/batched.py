@@ -58,7 +58,10 @@ def predict_adapted(tasks: Sequence[Adapted], queries: Sequence[Any]) -> list[An
         >>> from innerloop.algorithms import mixed
         >>> learner = mixed(1)
         >>> model = Model(learner, learner.init())
-        >>> [part.shape[0] for part in predict_adapted([model.base()] * 2, [torch.ones(1, 1), torch.ones(3, 1)])]
+        >>> [
+        ...     part.shape[0]
+        ...     for part in predict_adapted([model.base()] * 2, [torch.ones(1, 1), torch.ones(3, 1)])
+        ... ]
         [1, 3]
     """
     predictions: list[Any] = [None] * len(tasks)
@@ -66,7 +69,9 @@ def predict_adapted(tasks: Sequence[Adapted], queries: Sequence[Any]) -> list[An
         return predictions
     model, rows = tasks[0].model, [_blank(x) for x in queries]
     with torch.no_grad():  # the base predicts with the same values for every task
-        base = next((task._prepared(x)[0] for task, x in zip(tasks, queries, strict=True) if not task.own), {})
+        base = next(
+            (task._prepared(x)[0] for task, x in zip(tasks, queries, strict=True) if not task.own), {}
+        )
     for positions, part in _stacks(model, [Episode(batch, batch) for batch in rows]):
         owned = [tasks[position].own or base for position in positions]
         own = {name: torch.cat([values[name] for values in owned]) for name in owned[0]}
