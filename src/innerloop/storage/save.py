@@ -9,25 +9,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from ..algorithms import ALGORITHMS
 from ..errors import UsageError
-from ..inner.learner import Adapted, Model
+from ..inner.learner import Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
 from .load import load
 from .manifest import EXTRA_FILES, SCHEMA_VERSION
 from .plain_json import without_nan
-from .stored import Stored, describe
+from .stored import Stored, describe, versions
 from .tensors import differences, frozen, outline, precision
 from .validation import Config
-from .versions import versions
 
 if TYPE_CHECKING:
     from ..tasks.tables.schema import Schema
 
-__all__ = ["Stored", "describe", "load", "save", "save_adapted", "versions"]
+__all__ = ["Stored", "describe", "load", "save", "versions"]
 
 
 def save(
@@ -93,7 +90,7 @@ def save(
             f"save(directory, model) takes a Model, not {type(model).__name__}: of a run, give run.model"
         )
     if kind not in ("run", "refined"):
-        raise UsageError(f"kind={kind!r} is unknown: choose run or refined; for adapted, use save_adapted")
+        raise UsageError(f"kind={kind!r} is unknown: choose run or refined; for adapted, use with_tasks")
     if odd := sorted({*(extra or {})} - EXTRA_FILES):
         raise UsageError(f"extra={odd}: choose among {', '.join(sorted(EXTRA_FILES))}")
     expected = outline(model.learner.init(), precision(model.meta))
@@ -125,63 +122,5 @@ def save(
     return stored.save(path, replace=replace)
 
 
-def save_adapted(
-    directory: str | Path,
-    parent: Stored,
-    adapted: Mapping[str, Adapted],
-    *,
-    n_support: Mapping[str, int] | None = None,
-    settings: Mapping[str, object] | None = None,
-    data: Mapping[str, object] | None = None,
-    replace: bool = False,
-) -> Path:
-    """Write a directory of adapted tasks; it holds the meta-parameters too and can be used alone.
-
-    Arguments:
-        directory: as for `save`.
-        parent: the model that the tasks were adapted from.
-        adapted: what each task predicts with, by its id.
-        n_support: support rows of each task.
-        settings: resolved settings of the command.
-        data: where the support rows came from.
-        replace: as for `save`.
-
-    Returns:
-        The directory.
-
-    Raises:
-        UsageError: there is no task, or one was adapted from another model; and as for `save`.
-        DivergedError: a value of a task is not finite.
-        ResourceError: the directory cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> from innerloop.algorithms import mixed
-        >>> learner, folder = mixed(1), Path(tempfile.mkdtemp())
-        >>> run = load(save(folder / "run", Model(learner, learner.init())))
-        >>> site = run.model.adapt(torch.zeros(3, 1), torch.ones(3, 1))
-        >>> list(load(save_adapted(folder / "sites", run, {"north": site})).tasks)
-        ['north']
-    """
-    if not adapted:
-        raise UsageError("there is no adapted task to store: give at least one")
-    meta = parent.model.meta
-    expected = outline(parent.model.learner.own_like(meta))
-    for task, one in adapted.items():
-        if not isinstance(task, str):
-            raise UsageError(f"task {task!r} is no text: give ids as text")
-        if one.model is not parent.model and not _equal(one.model.meta, meta):
-            raise UsageError(f"task {task!r} was adapted from another model than {parent.path}: give its own")
-        if one.own and (wrong := differences(outline(one.own), expected)):
-            raise UsageError(f"task {task!r} does not fit its model: {wrong}")
-    stored = parent.with_tasks(adapted, n_support=n_support or {}, settings=settings or {}, data=data)
-    return stored.save(directory, replace=replace)
-
-
 def _support(support: SupportSize) -> dict[str, str | bool]:
     return {"rows": str(support), "per_class": support.per_class, "choice": str(support.choice)}
-
-
-def _equal(one: Params, other: Params) -> bool:
-    same = outline(one) == outline(other)
-    return same and all(torch.equal(one[name].cpu(), other[name].cpu()) for name in one)

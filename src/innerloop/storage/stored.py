@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +16,8 @@ from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
 from .manifest import write_sealed
 from .plain_json import JsonObject, parse_json, to_json, without_nan
-from .tensors import precision
+from .tensors import differences, outline, precision
 from .validation import Config, require_config, support_of, targets_of
-from .versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..tasks.tables.schema import Schema
     from .tables import Frame
 
-__all__ = ["MASK", "TASKS", "Stored", "describe"]
+__all__ = ["MASK", "TASKS", "Stored", "describe", "versions"]
 
 TASKS = "tasks/"  # before the names of what tasks own; parameters of modules have no slash so early
 MASK = "mask/"  # before the names of parameters that refinement may have changed
@@ -200,24 +201,63 @@ class Stored:
         self,
         adapted: Mapping[str, Adapted],
         *,
-        n_support: Mapping[str, int],
-        settings: Mapping[str, object],
+        n_support: Mapping[str, int] | None = None,
+        settings: Mapping[str, object] | None = None,
         data: Mapping[str, object] | None = None,
     ) -> Stored:
-        """The same model with adapted tasks; see `save_adapted` for the arguments."""
+        """The model with tasks that were adapted from it; `save` writes a directory that can be used alone.
+
+        Arguments:
+            adapted: what each task predicts with, by its id.
+            n_support: support rows of each task.
+            settings: how they were adapted.
+            data: where the support rows came from.
+
+        Returns:
+            A model of kind `adapted`.
+
+        Raises:
+            UsageError: there is no task, or one was adapted from another model.
+
+        Example:
+            >>> import tempfile, innerloop as il
+            >>> learner, folder = il.mixed(1), Path(tempfile.mkdtemp())
+            >>> run = il.load(il.save(folder / "run", il.Model(learner, learner.init())))
+            >>> site = run.model.adapt(torch.zeros(3, 1), torch.ones(3, 1))
+            >>> list(il.load(run.with_tasks({"north": site}).save(folder / "sites")).tasks)
+            ['north']
+        """
+        self._require_own(adapted)
+        counts = n_support or {}
         config: Config = {
             **self.config,
             "kind": "adapted",
-            "settings": dict(settings),
+            "settings": dict(settings or {}),
             "data": None if data is None else dict(data),
             "parent": self.config["parent"] if self.kind == "adapted" else self.sha256,
             "tasks": [
-                {"id": task, "n_support": n_support.get(task), "base": not one.own}
+                {"id": task, "n_support": counts.get(task), "base": not one.own}
                 for task, one in adapted.items()
             ],
             "versions": versions(),
         }
         return replace(self, config=config, sha256="", tasks=dict(adapted), mask={}, extra={})
+
+    def _require_own(self, adapted: Mapping[str, Adapted]) -> None:
+        """Refuse tasks that were not adapted from this model."""
+        if not adapted:
+            raise UsageError("there is no adapted task to store: give at least one")
+        meta = self.model.meta
+        expected = outline(self.model.learner.own_like(meta))
+        for task, one in adapted.items():
+            if not isinstance(task, str):
+                raise UsageError(f"task {task!r} is no text: give ids as text")
+            if one.model is not self.model and not _equal(one.model.meta, meta):
+                raise UsageError(
+                    f"task {task!r} was adapted from another model than {self.path}: give its own"
+                )
+            if one.own and (wrong := differences(outline(one.own), expected)):
+                raise UsageError(f"task {task!r} does not fit its model: {wrong}")
 
     def save(
         self, directory: str | Path, *, settings: Mapping[str, object] | None = None, replace: bool = False
@@ -301,6 +341,17 @@ def describe(stored: Stored) -> JsonObject:
     }
 
 
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on.
+
+    Example:
+        >>> sorted(versions())
+        ['innerloop', 'numpy', 'python', 'torch']
+    """
+    packages = {name: version(name) for name in ("innerloop", "torch", "numpy")}
+    return {"python": platform.python_version(), **packages}
+
+
 def _stacks(tasks: Mapping[str, Adapted]) -> Params:
     """The values that tasks own; row `i` is that of the `i`-th task that owns something.
 
@@ -323,3 +374,8 @@ def _require_finite(values: Params, who: str = "the model") -> None:
             raise DivergedError(
                 f"{who} diverged: {name!r} holds NaN or infinity: lower the learning rates, train again"
             )
+
+
+def _equal(one: Params, other: Params) -> bool:
+    same = outline(one) == outline(other)
+    return same and all(torch.equal(one[name].cpu(), other[name].cpu()) for name in one)

@@ -54,11 +54,7 @@ def row_tasks(schema: Schema, frame: pd.DataFrame) -> np.ndarray:
 
 
 def adapt_rows(model: Model, schema: Schema, frame: pd.DataFrame, *, steps: int | None) -> TableTasks:
-    """Adapt to each task of a table by its labelled rows; tasks without any are left out.
-
-    Raises:
-        DataError: no row has a target, or a value is not what its column holds.
-    """
+    """Adapt to each task of a table by its labelled rows; tasks without any are left out."""
     frame = frame[schema.labelled(frame)]
     if frame.empty:
         raise DataError(f"the table has no row with a value in the target {schema.target!r}: fill some in")
@@ -75,11 +71,7 @@ def adapt_rows(model: Model, schema: Schema, frame: pd.DataFrame, *, steps: int 
 def predict_by_support(
     model: Model, schema: Schema, frame: pd.DataFrame, *, steps: int | None
 ) -> pd.DataFrame:
-    """The new columns of a table whose labelled rows are the support of their tasks.
-
-    Raises:
-        DataError: a column is missing, or a value is not what its column holds.
-    """
+    """The new columns of a table whose labelled rows are the support of their tasks."""
     labelled = schema.labelled(frame)
     x = torch.from_numpy(schema.encode(frame))
     groups = [rows for rows in _by_task(schema, frame).values() if not labelled[rows].all()]
@@ -94,11 +86,7 @@ def predict_by_support(
 
 
 def predict_by_tasks(tasks: TableTasks, base: Adapted, schema: Schema, frame: pd.DataFrame) -> pd.DataFrame:
-    """The new columns of a table, every row predicted by its adapted task, or by `base` where there is none.
-
-    Raises:
-        DataError: a column is missing, or a value is not what its column holds.
-    """
+    """The new columns of a table, every row predicted by its adapted task, or by `base` where there is none."""
     x = torch.from_numpy(schema.encode(frame))
     groups = _by_task(schema, frame)
     rows = list(groups.values())
@@ -111,11 +99,7 @@ def predict_by_tasks(tasks: TableTasks, base: Adapted, schema: Schema, frame: pd
 
 
 def require_inner_steps(model: Model, inner_steps: int | None) -> None:
-    """Refuse a number of inner steps that is negative, or for what adapts without any.
-
-    Raises:
-        UsageError: it is such a number.
-    """
+    """Refuse a number of inner steps that is negative, or for what adapts without any."""
     if inner_steps is None:
         return
     if inner_steps < 0:
@@ -127,11 +111,7 @@ def require_inner_steps(model: Model, inner_steps: int | None) -> None:
 
 
 def refuse_taken(schema: Schema, frame: pd.DataFrame) -> None:
-    """Refuse a table that has one of the new columns already.
-
-    Raises:
-        DataError: it has one.
-    """
+    """Refuse a table that has one of the new columns already."""
     new = [*schema.decode(np.empty((0, schema.n_outputs))), "n_support"]
     if taken := [name for name in new if name in frame]:
         raise DataError(f"the table has a column {taken[0]!r} already: rename it or leave it out")
