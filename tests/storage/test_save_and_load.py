@@ -19,9 +19,8 @@ from innerloop.algorithms import fomaml, maml, mixed
 from innerloop.errors import DivergedError, ModelFileError, ResourceError, UsageError
 from innerloop.inner import Model
 from innerloop.inner.gradient import GradientLearner
-from innerloop.storage import load, save
+from innerloop.storage import describe, load, save
 from innerloop.storage import manifest as sealed
-from innerloop.storage.save import describe
 from innerloop.tasks.sources import SupportSize, Targets
 from innerloop.tasks.tables.schema import Schema
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError
 
 if TYPE_CHECKING:
-    from ..storage.save import Stored
+    from ..storage import Stored
 
 SCHEMA_VERSION = 1
 
@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 def stored_run(directory: Path, device: str) -> Stored:
     """A model directory, its model on a device."""
     from ..outer.training import resolve_device
-    from ..storage.save import load
+    from ..storage import load
 
     return load(directory, device=resolve_device(device))
 

@@ -163,7 +163,7 @@ def _verdict(difference: tuple[float, float, float], opponent: str) -> str:
 
 
 def _keep(out: Path, run: Run, tasks: Tasks, found: Evaluation, steps: int, seed: int) -> None:
-    from ..storage.save import save
+    from ..storage import save
 
     support = {"n_support": str(tasks.train.support)}
     save(

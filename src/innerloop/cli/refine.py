@@ -30,7 +30,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..refining import Refined
     from ..refining.rows import Divided, Reading
-    from ..storage.save import Stored
+    from ..storage import Stored
     from ..storage.state_dicts import Trained
 
 MODEL, ROUNDS = Group("Model", sort_key=2), Group("Rounds", sort_key=3)
@@ -187,7 +187,7 @@ def _keep(
     directory: Path, found: Refined, rows: Divided, start: _Start, settings: dict[str, Any], *, replace: bool
 ) -> None:
     """Write the model directory."""
-    from ..storage.save import save
+    from ..storage import save
 
     save(
         directory,
@@ -213,7 +213,7 @@ class _Start:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from ..refining.rows import Reading
-        from ..storage.save import load
+        from ..storage import load
         from ..storage.state_dicts import built, read_state_dict
 
         self.path: Path = settings["model"]

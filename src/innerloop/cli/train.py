@@ -343,7 +343,7 @@ def _start(learner: Learner, init: Path | None, notes: Notes) -> dict[str, Any] 
 def _page(run: Run, data: Tasks, settings: dict[str, Any], found: Evaluation) -> Page:
     """What was trained, as a page."""
     from ..report import Scored, scored_page
-    from ..storage.save import versions
+    from ..storage.stored import versions
 
     asked = {key: value for key, value in settings.items() if key != "tasks"}
     if settings["folds"]:
@@ -378,7 +378,7 @@ def _keep(
     replace: bool,
 ) -> None:
     """Write the model directory."""
-    from ..storage.save import save
+    from ..storage import save
 
     save(
         directory,

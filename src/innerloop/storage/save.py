@@ -14,17 +14,16 @@ from ..errors import UsageError
 from ..inner.learner import Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
-from .load import load
 from .manifest import EXTRA_FILES, SCHEMA_VERSION
 from .plain_json import without_nan
-from .stored import Stored, describe, versions
+from .stored import Stored, versions
 from .tensors import differences, frozen, outline, precision
 from .validation import Config
 
 if TYPE_CHECKING:
     from ..tasks.tables.schema import Schema
 
-__all__ = ["Stored", "describe", "load", "save", "versions"]
+__all__ = ["save"]
 
 
 def save(
@@ -76,13 +75,12 @@ def save(
         ResourceError: the directory cannot be written.
 
     Example:
-        >>> import tempfile
-        >>> from innerloop.algorithms import mixed
-        >>> learner = mixed(2)
-        >>> path = save(Path(tempfile.mkdtemp()) / "first", Model(learner, learner.init()))
+        >>> import tempfile, torch, innerloop as il
+        >>> learner = il.mixed(2)
+        >>> path = il.save(Path(tempfile.mkdtemp()) / "first", il.Model(learner, learner.init()))
         >>> sorted(file.name for file in path.iterdir())
         ['config.json', 'log.jsonl', 'manifest.json', 'model.safetensors']
-        >>> load(path).model.adapt(torch.zeros(3, 2), torch.ones(3, 1))(torch.zeros(1, 2)).shape
+        >>> il.load(path).model.adapt(torch.zeros(3, 2), torch.ones(3, 1))(torch.zeros(1, 2)).shape
         torch.Size([1, 1])
     """
     if not isinstance(model, Model):
