@@ -22,6 +22,7 @@ from .validation import Config, require_config, support_of, targets_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..tasks.tables.reading import TableLike
     from ..tasks.tables.schema import Schema
     from .tables import Frame
 
@@ -154,7 +155,7 @@ class Stored:
             new = predict_by_tasks(tasks, self.model.base(), schema, table)
         return with_columns(frame, new)
 
-    def adapt_frame(self, frame: object, *, inner_steps: int | None = None) -> Stored:
+    def adapt_frame(self, frame: TableLike, *, inner_steps: int | None = None) -> Stored:
         """Adapt to each task of a table by its labelled rows; what `innerloop adapt` does.
 
         Arguments:

@@ -15,7 +15,7 @@ from ..inner.batched import adapt_tasks, predict_adapted, predict_tasks
 from ..inner.learner import Adapted, Model
 from ..tasks.episodes import Batch
 from ..tasks.tables.cells import task_ids
-from ..tasks.tables.reading import as_frame
+from ..tasks.tables.reading import TableLike, as_frame
 from ..tasks.tables.schema import Schema
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "with_columns",
 ]
 
-Frame = TypeVar("Frame")
+Frame = TypeVar("Frame", bound=TableLike)
 
 
 class TableTasks(NamedTuple):
