@@ -22,7 +22,8 @@ LAYERS = (
     ("storage",),
     ("compare", "refining"),
     ("report",),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 TOP = len(LAYERS) - 1

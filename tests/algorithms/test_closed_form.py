@@ -14,10 +14,10 @@ from innerloop.algorithms.assemble import learner_for
 from innerloop.algorithms.baselines import shrunken_ridge
 from innerloop.errors import DataError, UsageError
 from innerloop.inner import Model
+from innerloop.inner.batched import predict_tasks
 from innerloop.inner.heads import Predictive
-from innerloop.inner.learner import predict_tasks
 from innerloop.models import conv4, mlp
-from innerloop.storage import load, save, save_adapted
+from innerloop.storage import load, save
 from innerloop.tasks.episodes import Batch, Episode, select, stack
 from toolkit.oracles import (
     class_episode,
@@ -177,7 +177,7 @@ def test_adapted_tasks_survive_the_disk(name, tmp_path):
     episode = episode_for(name, tasks=1)
     run = load(save(tmp_path / "run", model))
     task = run.model.adapt(episode.support.x[0].float(), matched(episode.support.y[0]))
-    stored = load(save_adapted(tmp_path / "adapted", run, {"a": task}))
+    stored = load(run.with_tasks({"a": task}).save(tmp_path / "adapted"))
     x = episode.query.x[0].float()
     assert torch.equal(stored.tasks["a"](x), task(x))
 

@@ -12,7 +12,7 @@ from innerloop.inner import Model
 from innerloop.inner.gradient import GradientLearner
 from innerloop.outer import meta_train
 from innerloop.outer.prefetch import task_keys
-from innerloop.storage import load, save, save_adapted
+from innerloop.storage import load, save
 from innerloop.tasks.episodes import Batch, Episode, join_rows, map_tensors, select, stack
 from innerloop.tasks.sources import FunctionSource, SupportSize, Targets
 from toolkit.cases import CASES, IDS
@@ -197,7 +197,7 @@ def test_the_recipe_and_the_model_directory_give_the_same_predictions(case, tmp_
     task = run.model.adapt(episode.support.x[0], episode.support.y[0])
     assert torch.equal(task(episode.query.x[0]), Model(learner, meta).adapt(
         episode.support.x[0], episode.support.y[0])(episode.query.x[0]))  # fmt: skip
-    save_adapted(tmp_path / "one", run, {"a": task})
+    run.with_tasks({"a": task}).save(tmp_path / "one")
     stored = load(tmp_path / "one", module=module).tasks["a"]
     assert torch.equal(stored(episode.query.x[0]), task(episode.query.x[0]))
 

@@ -11,7 +11,7 @@ from innerloop import algorithms as a
 from innerloop.cli import run as command
 from innerloop.evaluation import evaluate, query_dependence
 from innerloop.inner import Model
-from innerloop.inner.learner import predict_tasks
+from innerloop.inner.batched import predict_tasks
 from innerloop.models.network import Network
 from innerloop.outer.prefetch import task_keys
 from innerloop.outer.validation import mean_loss

@@ -19,9 +19,8 @@ from innerloop.algorithms import fomaml, maml, mixed
 from innerloop.errors import DivergedError, ModelFileError, ResourceError, UsageError
 from innerloop.inner import Model
 from innerloop.inner.gradient import GradientLearner
-from innerloop.storage import load, save, save_adapted
+from innerloop.storage import describe, load, save
 from innerloop.storage import manifest as sealed
-from innerloop.storage.save import describe
 from innerloop.tasks.sources import SupportSize, Targets
 from innerloop.tasks.tables.schema import Schema
 
@@ -96,7 +95,7 @@ def test_a_network_with_batchnorm_goes_round(tmp_path) -> None:
     x, y = a_task((1, 8, 8), classes=3)
     stored = load(save(tmp_path / "run", model))
     site = stored.model.adapt(x, y)
-    again = load(save_adapted(tmp_path / "sites", stored, {"a": site}))
+    again = load(stored.with_tasks({"a": site}).save(tmp_path / "sites"))
     assert torch.equal(again.tasks["a"](x), model.adapt(x, y)(x))
 
 
@@ -110,7 +109,7 @@ def test_adapted_tasks_go_round_without_their_parent(tmp_path, name) -> None:
         "Zürich\n": parent.model.adapt(x[:1], y[:1], steps=1),
     }
     counts = {"007": 6, "nobody": 0, "Zürich\n": 1}
-    sites = save_adapted(tmp_path / "sites", parent, tasks, n_support=counts)
+    sites = parent.with_tasks(tasks, n_support=counts).save(tmp_path / "sites")
     shutil.rmtree(parent.path)
     stored = load(sites)
     assert stored.kind == "adapted"
@@ -120,9 +119,9 @@ def test_adapted_tasks_go_round_without_their_parent(tmp_path, name) -> None:
         assert torch.equal(stored.tasks[task](x), one(x))
     assert [entry["n_support"] for entry in stored.config["tasks"]] == [6, 0, 1]
     assert torch.equal(stored.model.adapt(x, y)(x), parent.model.adapt(x, y)(x))
-    again = load(save_adapted(tmp_path / "more", stored, stored.tasks))
+    again = load(stored.with_tasks(stored.tasks).save(tmp_path / "more"))
     assert again.config["parent"] == parent.sha256
-    only_base = load(save_adapted(tmp_path / "base", parent, {"nobody": parent.model.base()}))
+    only_base = load(parent.with_tasks({"nobody": parent.model.base()}).save(tmp_path / "base"))
     assert torch.equal(only_base.tasks["nobody"](x), parent.model.base()(x))
 
 
@@ -247,11 +246,11 @@ def test_adapted_tasks_must_fit_their_parent(tmp_path, run) -> None:
     other = trained(mixed(2))
     other = Model(other.learner, {name: value + 1 for name, value in other.meta.items()})
     with pytest.raises(UsageError, match="'a' was adapted from another model"):
-        save_adapted(tmp_path / "sites", parent, {"a": other.adapt(x, y)})
+        parent.with_tasks({"a": other.adapt(x, y)}).save(tmp_path / "sites")
     with pytest.raises(UsageError, match="at least one"):
-        save_adapted(tmp_path / "sites", parent, {})
+        parent.with_tasks({}).save(tmp_path / "sites")
     with pytest.raises(DivergedError, match="task 'a' diverged"):
-        save_adapted(tmp_path / "sites", parent, {"a": parent.model.adapt(x, y * torch.nan)})
+        parent.with_tasks({"a": parent.model.adapt(x, y * torch.nan)}).save(tmp_path / "sites")
 
 
 def test_files_are_the_same_bytes_every_time(tmp_path) -> None:
@@ -311,7 +310,7 @@ def test_damage_under_a_matching_manifest_is_refused_or_harmless(tmp_path) -> No
     """The sha256 is no signature: whoever changes a file can write its manifest, too."""
     x, y = a_task()
     parent = load(save(tmp_path / "run", trained(LEARNERS["learned rates"]()), log=[{"step": 1}]))
-    folder = save_adapted(tmp_path / "sites", parent, {"a": parent.model.adapt(x, y)})
+    folder = parent.with_tasks({"a": parent.model.adapt(x, y)}).save(tmp_path / "sites")
     whole = {name: (folder / name).read_bytes() for name in FILES[:3]}
     chance, survived = random.Random(11), 0
     for _ in range(200):
@@ -518,7 +517,7 @@ def test_a_hostile_log_is_refused(run, text, reason) -> None:
 )
 def test_hostile_task_lists_are_refused(run, tmp_path, tasks) -> None:
     parent = load(run)
-    folder = save_adapted(tmp_path / "sites", parent, {"a": parent.model.adapt(*a_task())})
+    folder = parent.with_tasks({"a": parent.model.adapt(*a_task())}).save(tmp_path / "sites")
     reconfigure(folder, at("tasks", value=tasks))
     refused(folder, "task")
 

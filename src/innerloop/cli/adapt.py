@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..errors import DataError, UsageError
+from ..errors import DataError
 from .common import Notes, emit, stored_run
 from .options import OUTPUT, Device, Json, Quiet, Replace, Steps, require_place, require_steps
-from .rows import by_task, read_rows, task_support
+from .predict import read_rows
+
+__all__ = ["adapt"]
 
 
 def adapt(
@@ -33,36 +35,23 @@ def adapt(
       innerloop adapt runs/schools known_pupils.csv --out adapted/schools
       innerloop predict adapted/schools new_pupils.csv
     """
-    import torch
-
     from ..storage.manifest import refuse_occupied
-    from ..storage.save import save_adapted
 
     notes = Notes(quiet=quiet)
     require_steps(inner_steps)
     refuse_occupied(out, replace=replace)
     require_place(out)
     stored = stored_run(directory, device)
-    if stored.kind == "adapted":
-        raise UsageError(f"{directory} is adapted already: give the run it was adapted from")
-    schema, frame = read_rows(stored, support, notes)
-    labelled = frame[schema.labelled(frame)]
-    if labelled.empty:
+    frame = read_rows(stored, support, notes)
+    schema = stored.table_schema()
+    if not schema.labelled(frame).any():
         raise DataError(f"{support} has no row with a value in the target {schema.target!r}")
-    groups = by_task(schema, labelled)
-    x = torch.from_numpy(schema.encode(labelled))
-    adapted = {}
-    for name, rows in groups.items():
-        batch = task_support(schema, labelled.iloc[rows], x[rows])
-        adapted[name] = stored.model.adapt(batch.x, batch.y, steps=inner_steps)
-    counts = {name: len(rows) for name, rows in groups.items()}
-    settings: dict[str, Any] = {"support": str(support), "inner_steps": inner_steps}
-    if schema.n_way:
-        # the numbers of classes mean nothing without the task they belong to
-        settings["labels"] = {name: list(labels) for name, labels in schema.own_labels(labelled).items()}
-    save_adapted(out, stored, adapted, n_support=counts, settings=settings, replace=replace)
+    adapted = stored.adapt_frame(frame, inner_steps=inner_steps)
+    settings = {"support": str(support), **adapted.config["settings"]}
+    adapted.save(out, settings=settings, replace=replace)
+    counts = adapted.n_support
     if json:
         emit("adapt", None, notes, settings, out=str(out), tasks=counts)
         return
-    tasks, n_rows = len(adapted), sum(counts.values())
+    tasks, n_rows = len(counts), sum(counts.values())
     print(f"adapted to {tasks} task{'s' * (tasks != 1)}, {n_rows} support row{'s' * (n_rows != 1)}: {out}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError
 
 if TYPE_CHECKING:
-    from ..storage.save import Stored
+    from ..storage import Stored
 
 __all__ = ["Notes", "emit", "fingerprint", "require_rows", "stored_run"]
 
@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 def stored_run(directory: Path, device: str) -> Stored:
     """A model directory, its model on a device."""
     from ..outer.training import resolve_device
-    from ..storage.save import load
+    from ..storage import load
 
     return load(directory, device=resolve_device(device))
 

@@ -162,7 +162,7 @@ def _verdict(difference: tuple[float, float, float], opponent: str) -> str:
 
 
 def _save(out: Path, run: Run, tasks: Tasks, scores: Evaluation, *, steps: int, seed: int) -> None:
-    from ..storage.save import save
+    from ..storage import save
 
     support = {"n_support": str(tasks.train.support)}
     save(

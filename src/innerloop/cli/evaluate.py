@@ -17,7 +17,7 @@ from .text import batchnorm_line, dependence_text, scored, steps_table
 if TYPE_CHECKING:
     from ..evaluation.scores import Evaluation
     from ..report import Page
-    from ..storage.save import Stored
+    from ..storage import Stored
     from ..tasks.sources import Source
 
 __all__ = ["evaluate", "held_out"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..evaluation.inspection import Learned
-    from ..storage.save import Stored
+    from ..storage import Stored
     from ..tasks.sources import Source
 
 __all__ = ["inspect"]
@@ -44,7 +44,7 @@ def inspect(
       innerloop inspect runs/schools --json
     """
     from ..evaluation.inspection import plain_rows
-    from ..storage.save import describe, load
+    from ..storage import describe, load
 
     notes = Notes(quiet=json)
     stored = load(directory)

@@ -129,8 +129,8 @@ def refine(
     from ..refining import Settings
     from ..refining import refine as refined
     from ..refining.rows import open_rows
+    from ..storage import save
     from ..storage.manifest import refuse_occupied
-    from ..storage.save import save
 
     notes = Notes(quiet=quiet)
     settings = {"model": model, **data.settings(), **architecture.settings(), **rounds.settings()}

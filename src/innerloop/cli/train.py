@@ -142,7 +142,7 @@ class _Trained:
 
     def save(self, scores: Evaluation, page: bytes | None, *, replace: bool) -> None:
         """Write the model directory."""
-        from ..storage.save import save
+        from ..storage import save
 
         settings = self.request.settings()
         save(
@@ -164,7 +164,7 @@ class _Trained:
     def page(self, scores: Evaluation) -> Page:
         """What was trained, as a page."""
         from ..report import Scored, scored_page
-        from ..storage.save import versions
+        from ..storage.stored import versions
 
         request, settings = self.request, self.request.settings()
         result = ("tasks", "race", *(("split",) if request.data.folds else ()))

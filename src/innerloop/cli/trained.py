@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..models.network import Params
     from ..refining import Refined
     from ..refining.rows import Divided
-    from ..storage.save import Stored
+    from ..storage import Stored
 
 __all__ = ["ModelOptions", "TrainedModel", "opened"]
 
@@ -102,7 +102,7 @@ class _StateDict(TrainedModel):
 
 def opened(path: Path, options: ModelOptions) -> TrainedModel:
     """The model of a directory, or of a state dict whose architecture the options tell."""
-    from ..storage.save import load
+    from ..storage import load
 
     if not path.is_dir() and (options.architecture is not None or path.exists()):
         return _StateDict(path, options)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..inner.learner import Model, predict_tasks
+from ..inner.batched import predict_tasks
+from ..inner.learner import Model
 from ..tasks.episodes import Batch
 from ..tasks.sources import EVALUATION_SEED, Source
 from .inspection import first_episodes

@@ -8,9 +8,8 @@ as a dict of the values each task owns, with a leading task axis `T`; everything
 from __future__ import annotations
 
 import copy
-import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -21,7 +20,7 @@ from ..engine.modes import tracing
 from ..errors import UsageError
 from ..models.losses import Loss
 from ..models.network import Features, Network, Params
-from ..tasks.episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, stack, tensors, unsqueeze
+from ..tasks.episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, tensors, unsqueeze
 
 __all__ = [
     "Adapted",
@@ -32,7 +31,6 @@ __all__ = [
     "Recipe",
     "Step",
     "empty",
-    "predict_tasks",
     "without_padding",
 ]
 
@@ -390,57 +388,3 @@ def _no_rows(x: Features) -> Batch:
     """An empty support set for one task with features like `x`."""
     empty = map_tensors(lambda t: t[:, :0], x)
     return Batch(empty, torch.zeros(1, 0))
-
-
-def predict_tasks(
-    model: Model,
-    supports: Sequence[Batch],
-    queries: Sequence[Any],
-    *,
-    steps: int | None = None,
-    at_once: int = 256,
-) -> list[Any]:
-    """Adapt to many tasks and predict for their query rows, several tasks at a time.
-
-    Arguments:
-        model: the model.
-        supports: support rows of each task; none of them for the base prediction.
-        queries: query features of each task.
-        steps: inner steps; as in training unless given.
-        at_once: tasks in one stack.
-
-    Returns:
-        Predictions of each task, `(n, *out)`.
-
-    Example:
-        >>> from innerloop.algorithms import mixed
-        >>> learner = mixed(1)
-        >>> model = Model(learner, learner.init())
-        >>> one, two = Batch(torch.zeros(2, 1), torch.ones(2, 1)), Batch(torch.zeros(0, 1), torch.ones(0, 1))
-        >>> [part.shape[0] for part in predict_tasks(model, [one, two], [torch.ones(1, 1), torch.ones(3, 1)])]
-        [1, 3]
-    """
-    found: list[Any] = []
-    for start in range(0, len(supports), at_once):
-        rows = [next(tensors(x)).shape[0] for x in queries[start : start + at_once]]
-        blank = [
-            Batch(x, torch.zeros(n)) for x, n in zip(queries[start : start + at_once], rows, strict=True)
-        ]
-        parts = zip(supports[start : start + at_once], blank, strict=True)
-        episode = model._like(stack([Episode(support, query) for support, query in parts]))
-        groups = without_padding(model.learner, episode, predicting=True)
-        for task, predictions in sorted(_predicted(model, groups, steps), key=operator.itemgetter(0)):
-            found.append(map_tensors(operator.itemgetter(slice(rows[task])), predictions))
-    return found
-
-
-def _predicted(
-    model: Model, groups: list[tuple[list[int], Episode]], steps: int | None
-) -> Iterator[tuple[int, Any]]:
-    """The place of each task and its predictions."""
-    for places, part in groups:
-        with torch.no_grad():
-            adapted = model.learner.adapt(model.meta, part.support, steps=steps)
-            predictions = model.learner.predict(model.meta, adapted, part.query.x)
-        for row, place in enumerate(places):
-            yield place, map_tensors(operator.itemgetter(row), predictions)

@@ -8,27 +8,40 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from .. import files
 from ..errors import ModelFileError, ResourceError, UsageError
+from .plain_json import DAMAGED, parse_json
+
+__all__ = [
+    "EXTRA_FILES",
+    "MANIFEST",
+    "MODEL_FILES",
+    "SCHEMA_VERSION",
+    "Sealed",
+    "canonical",
+    "check_version",
+    "read_sealed",
+    "refuse_occupied",
+    "seal",
+    "sha256",
+    "write_sealed",
+]
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL_FILES = frozenset({"config.json", "log.jsonl", "model.safetensors"})
 EXTRA_FILES = frozenset({"report.html", "scores.csv"})
-DAMAGED = "it was damaged or changed: copy the folder again from where it was made, or train again"
 
 _FORMAT = "innerloop model"
 _MARK = f'"format": "{_FORMAT}"'.encode()
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")  # lower case only, so that no two names clash anywhere
 _MANIFEST_LIMIT = 1 << 20
-_DEPTH_LIMIT = 16
 
 
 class Sealed(NamedTuple):
@@ -45,6 +58,13 @@ class Sealed(NamedTuple):
     sha256: str
 
 
+class _Entry(TypedDict):
+    """What a manifest says of a file."""
+
+    sha256: str
+    size: int
+
+
 def sha256(data: bytes) -> str:
     """The sha256 of bytes, in hexadecimal.
 
@@ -55,7 +75,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def canonical(value: Any) -> bytes:
+def canonical(value: object) -> bytes:
     """JSON with sorted keys: equal values, equal bytes.
 
     Example:
@@ -65,59 +85,7 @@ def canonical(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
 
 
-def parse_json(data: bytes, where: str) -> Any:
-    """Parse JSON that may come from anyone: no key twice, no NaN or infinity, no deep nesting.
-
-    Arguments:
-        data: the bytes.
-        where: the file, and the line where there are several, for the message.
-
-    Returns:
-        The value.
-
-    Raises:
-        ModelFileError: it is not such JSON.
-
-    Example:
-        >>> parse_json(b'{"a": 1, "a": 2}', "config.json")
-        Traceback (most recent call last):
-        innerloop.errors.ModelFileError: config.json: the key 'a' stands twice; it was damaged ...
-    """
-    try:
-        text = data.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
-        if _depth(value) > _DEPTH_LIMIT:
-            raise RecursionError
-    except RecursionError:
-        raise ModelFileError(f"{where}: nested deeper than {_DEPTH_LIMIT} levels; {DAMAGED}") from None
-    except ValueError as error:
-        raise ModelFileError(f"{where}: {error}; {DAMAGED}") from None
-    return value
-
-
-def _depth(value: Any) -> int:
-    if not isinstance(value, dict | list):
-        return 0
-    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key[:100]!r} stands twice")
-        found[key] = value
-    return found
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text[:20]} is not finite")
-    return value
-
-
-def check_version(version: Any, where: str) -> None:
+def check_version(version: object, where: str) -> None:
     """Refuse what a newer version wrote.
 
     Raises:
@@ -184,8 +152,8 @@ def refuse_occupied(folder: Path, *, replace: bool) -> None:
         marked = inside.get(MANIFEST) and _MARK in files.read_bytes(present / MANIFEST, limit=_MANIFEST_LIMIT)
     foreign = [name for name, known in inside.items() if not known]
     if inside and (foreign or not marked):
-        found = (foreign or [*inside])[0]
-        raise UsageError(f"{folder} holds {found!r}, which no model directory does: choose another folder")
+        other = (foreign or [*inside])[0]
+        raise UsageError(f"{folder} holds {other!r}, which no model directory does: choose another folder")
     if inside and not replace:
         raise UsageError(f"{folder} holds a model already: choose another folder, or replace it (--replace)")
 
@@ -196,11 +164,11 @@ def _is_plain(path: Path) -> bool:
 
 def _settled(folder: Path) -> Path:
     """The folder, or what was set aside for its successor where that is under way or was cut short."""
-    place = Path(os.path.realpath(folder))
-    if os.path.lexists(place):
-        return place
-    whole = [old for old in files.set_aside(place) if (old / MANIFEST).is_file()]
-    return whole[-1] if whole else place
+    target = Path(os.path.realpath(folder))
+    if os.path.lexists(target):
+        return target
+    whole = [old for old in files.set_aside(target) if (old / MANIFEST).is_file()]
+    return whole[-1] if whole else target
 
 
 def read_sealed(folder: Path) -> Sealed:
@@ -221,17 +189,17 @@ def read_sealed(folder: Path) -> Sealed:
 def _read_sealed(named: Path, folder: Path) -> Sealed:
     """Read `folder`, which messages call `named`."""
     _require_model_directory(named, folder)
-    found = {path.name: path for path in folder.iterdir()}
+    paths = {path.name: path for path in folder.iterdir()}
     data = _read_entry(named, folder / MANIFEST, limit=_MANIFEST_LIMIT)
     entries, own = _manifest(data, named / MANIFEST)
-    for name in sorted({*found, *entries} - {MANIFEST}):
-        if name not in found:
+    for name in sorted({*paths, *entries} - {MANIFEST}):
+        if name not in paths:
             raise ModelFileError(f"{named / name}: the file is missing; {DAMAGED}")
         if name not in entries:
             raise ModelFileError(f"{named / name}: the manifest does not name it: remove it from the folder")
     contents = {}
     for name, entry in sorted(entries.items()):
-        contents[name] = _read_entry(named, found[name], size=entry["size"])
+        contents[name] = _read_entry(named, paths[name], size=entry["size"])
         if sha256(contents[name]) != entry["sha256"]:
             raise ModelFileError(f"{named / name}: its sha256 is not that of the manifest; {DAMAGED}")
     return Sealed(named, contents, own)
@@ -261,7 +229,7 @@ def _require_model_directory(named: Path, folder: Path) -> None:
         raise ModelFileError(f"{named}: not a model directory (it has no {MANIFEST}): {wanted}{hint}")
 
 
-def _manifest(data: bytes, path: Path) -> tuple[dict[str, dict[str, Any]], str]:
+def _manifest(data: bytes, path: Path) -> tuple[dict[str, _Entry], str]:
     """Entries and own sha256 of a manifest that is exactly what `seal` writes."""
     manifest = parse_json(data, str(path))
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:

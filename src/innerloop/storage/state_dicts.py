@@ -20,6 +20,7 @@ from ..files import read_bytes, write_bytes
 from ..models import builtin as models
 from ..models.network import Params
 from .manifest import read_sealed
+from .plain_json import JsonObject
 from .validation import read_tensors
 
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
@@ -206,7 +207,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _mlp_settings(state: Params) -> dict[str, Any]:
+def _mlp_settings(state: Params) -> JsonObject:
     matrices, biases = _layers(state)
     pairs = list(zip((state[k] for k in matrices), (state[k] for k in biases), strict=False))
     chain = all(w.shape[0] == len(b) for w, b in pairs) and all(
@@ -221,7 +222,7 @@ def _mlp_settings(state: Params) -> dict[str, Any]:
     return {"n_in": widths[0], "hidden": widths[1:-1], "n_out": widths[-1]}
 
 
-def _conv4_settings(state: Params) -> dict[str, Any]:
+def _conv4_settings(state: Params) -> JsonObject:
     kernels = sorted((key for key, value in state.items() if value.dim() == 4), key=_natural)
     matrices = [value for value in state.values() if value.dim() == 2]
     if len(kernels) != 4 or len(matrices) != 1 or tuple(state[kernels[0]].shape[2:]) != (3, 3):

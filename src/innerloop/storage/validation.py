@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
@@ -25,33 +25,60 @@ from ..models.builtin import MODELS
 from ..models.losses import LOSSES
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
-from .manifest import DAMAGED, EXTRA_FILES, MODEL_FILES, Sealed, check_version, parse_json
+from .manifest import EXTRA_FILES, MODEL_FILES, Sealed, check_version
+from .plain_json import DAMAGED, JsonObject, parse_json
 
 if TYPE_CHECKING:
     from ..tasks.tables.schema import Schema
+
+__all__ = [
+    "KINDS",
+    "Config",
+    "TaskEntry",
+    "blaming",
+    "read_config",
+    "read_log",
+    "read_tensors",
+    "require",
+    "require_config",
+    "require_recipe",
+    "schema_of",
+    "support_of",
+    "targets_of",
+]
 
 KINDS = ("run", "adapted", "refined")
 
 _RECIPE_LIMIT = 1 << 16  # a list of a million layers would be built before its tensors were missed
 _WHOLE = 1 << 53  # beyond it, integers are not exact as floats
-_CONFIG: dict[str, Any] = {
-    "schema_version": int,
-    "kind": str,
-    "learner": dict[str, Any],
-    "frozen": str | None,
-    "schema": dict[str, Any] | None,
-    "splits": dict[str, list[str]] | None,
-    "support": dict[str, str | bool] | None,
-    "targets": dict[str, Any] | None,
-    "settings": dict[str, Any],
-    "data": dict[str, Any] | None,
-    "scores": list[dict[str, Any]] | None,
-    "best_step": int | None,
-    "parent": str | None,
-    "tasks": list[dict[str, Any]] | None,
-    "versions": dict[str, str],
-}
-_TASK: dict[str, Any] = {"id": str, "n_support": int | None, "base": bool}
+
+
+class TaskEntry(TypedDict):
+    """A task of an adapted directory; `base` where it owns no values, so that the base predicts for it."""
+
+    id: str
+    n_support: int | None
+    base: bool
+
+
+class Config(TypedDict):
+    """What `config.json` holds; a file has these fields, no others, of these types."""
+
+    schema_version: int
+    kind: str
+    learner: JsonObject
+    frozen: str | None
+    schema: JsonObject | None
+    splits: dict[str, list[str]] | None
+    support: dict[str, str | bool] | None
+    targets: JsonObject | None
+    settings: JsonObject
+    data: JsonObject | None
+    scores: list[JsonObject] | None
+    best_step: int | None
+    parent: str | None
+    tasks: list[TaskEntry] | None
+    versions: dict[str, str]
 
 
 def require(condition: bool, what: str) -> None:
@@ -70,7 +97,7 @@ def blaming(sealed: Sealed, name: str) -> Iterator[None]:
         raise ModelFileError(f"{sealed.folder / name}: {what}; {DAMAGED}") from None
 
 
-def read_config(sealed: Sealed) -> dict[str, Any]:
+def read_config(sealed: Sealed) -> Config:
     """The configuration of a model directory."""
     names, where = set(sealed.contents), str(sealed.folder / "config.json")
     with blaming(sealed, "manifest.json"):
@@ -81,11 +108,10 @@ def read_config(sealed: Sealed) -> dict[str, Any]:
     if isinstance(recipe, dict) and "defined_in" in recipe and isinstance(recipe.get("algorithm"), str):
         require_registered(recipe)
     with blaming(sealed, "config.json"):
-        require_config(config)
-    return dict(config)
+        return require_config(config)
 
 
-def read_log(sealed: Sealed) -> list[dict[str, Any]]:
+def read_log(sealed: Sealed) -> list[JsonObject]:
     """The entries of the log."""
     lines, where = sealed.contents["log.jsonl"].splitlines(), sealed.folder / "log.jsonl"
     entries = [parse_json(line, f"{where}, line {number}") for number, line in enumerate(lines, 1)]
@@ -105,21 +131,24 @@ def read_tensors(sealed: Sealed) -> Params:
     return tensors
 
 
-def require_config(config: dict[str, Any]) -> None:
-    """Refuse a configuration that `load` could not use."""
-    _require_fields(config, _CONFIG, "the configuration")
+def require_config(value: object) -> Config:
+    """The configuration that a value is; refuse one that `load` could not use."""
+    _require_fields(value, typing.get_type_hints(Config), "the configuration")
+    config = typing.cast(Config, value)
     require(config["kind"] in KINDS, f"kind {config['kind']!r} is unknown")
     require((config["kind"] == "adapted") == (config["tasks"] is not None), "tasks do not go with this kind")
+    hints = typing.get_type_hints(TaskEntry)
     for task in config["tasks"] or []:
-        _require_fields(task, _TASK, "a task")
+        _require_fields(task, hints, "a task")
     ids = [task["id"] for task in config["tasks"] or []]
     require(len(set(ids)) == len(ids), "a task stands twice")
     support_of(config)
     targets_of(config)
     require_recipe(config["learner"])
+    return config
 
 
-def require_recipe(recipe: dict[str, Any]) -> None:
+def require_recipe(recipe: JsonObject) -> None:
     """Only names from the registries, only settings of the types that these declare."""
     require(len(json.dumps(recipe)) <= _RECIPE_LIMIT, "the learner has more settings than any algorithm")
     parts = {"algorithm", "settings", *({"model", "per_task", "defined_in"} & set(recipe))}
@@ -139,7 +168,7 @@ def require_recipe(recipe: dict[str, Any]) -> None:
 
 
 def _require_settings(
-    word: str, name: Any, settings: Any, registry: Mapping[str, Callable[..., Any]]
+    word: str, name: Any, settings: Any, registry: Mapping[str, Callable[..., object]]
 ) -> None:
     known = isinstance(name, str) and name in registry
     require(known, f"{word} {name!r} is unknown: there are {', '.join(registry)}")
@@ -153,7 +182,7 @@ def _require_settings(
     _require_fields(settings, {key: hints[key] for key in settings}, f"{word} {name!r}")
 
 
-def _require_fields(value: Any, hints: dict[str, Any], what: str) -> None:
+def _require_fields(value: object, hints: Mapping[str, object], what: str) -> None:
     if not isinstance(value, dict) or set(value) != set(hints):
         odd = sorted(set(value) ^ set(hints)) if isinstance(value, dict) else type(value).__name__
         raise ValueError(f"{what} lacks these fields or does not know them: {odd}")
@@ -167,6 +196,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
+    if typing.is_typeddict(hint):
+        return isinstance(value, dict)  # its fields are checked one by one
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, choice) for choice in inner)
     if origin is dict:
@@ -181,7 +212,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return hint in (int, float, bool, str, type(None)) and type(value) is hint
 
 
-def support_of(config: dict[str, Any]) -> SupportSize | None:
+def support_of(config: Config) -> SupportSize | None:
     """How many rows formed a support set, and which."""
     if (stored := config["support"]) is None:
         return None
@@ -189,10 +220,10 @@ def support_of(config: dict[str, Any]) -> SupportSize | None:
     _require_fields(stored, {"rows": str, "per_class": bool, "choice": str}, "support")
     rows = stored["rows"]
     n_support, n_shot = (None, rows) if stored["per_class"] else (rows, None)
-    return SupportSize.parse(n_support, n_shot, stored["choice"])
+    return SupportSize.parse(n_support, n_shot, str(stored["choice"]))
 
 
-def targets_of(config: dict[str, Any]) -> Targets | None:
+def targets_of(config: Config) -> Targets | None:
     """What the targets are."""
     if (stored := config["targets"]) is None:
         return None
@@ -200,7 +231,7 @@ def targets_of(config: dict[str, Any]) -> Targets | None:
     return Targets(**{**stored, "scale": tuple(stored["scale"]), "variance": tuple(stored["variance"])})
 
 
-def schema_of(config: dict[str, Any]) -> Schema | None:
+def schema_of(config: Config) -> Schema | None:
     """What the columns of the table mean."""
     if config["schema"] is None:
         return None

@@ -231,11 +231,16 @@ class Schema:
     def own_labels(self, frame: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         """The classes of each task by its labelled rows, where tasks have classes of their own.
 
-        Class number `i` of a task is the `i`-th of them.
+        Class number `i` of a task is the `i`-th of them, as `encode_target` numbers the same rows.
         """
         frame = frame[self.labelled(frame)]
-        names = task_ids(frame, str(self.task)).astype(str)
-        return {str(name): sorted_labels(part) for name, part in frame[self.target].groupby(names)}
+        codes, values = factorize(frame[self.target])
+        pairs = {*zip(task_ids(frame, str(self.task)).tolist(), codes.tolist(), strict=True)}
+        own: dict[str, set[str]] = {}
+        for name, code in sorted(pairs):
+            own.setdefault(str(name), set()).add(str(values[code]))
+        order = {label: rank for rank, label in enumerate(sorted_labels(frame[self.target]))}
+        return {name: tuple(sorted(labels, key=order.__getitem__)) for name, labels in own.items()}
 
     def _numbered_in_tasks(self, frame: pd.DataFrame) -> np.ndarray:
         """The number of each row's class among those of its task, in the order of `sorted_labels`."""

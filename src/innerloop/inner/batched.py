@@ -1,0 +1,135 @@
+"""Adapting to many tasks and predicting for them, several tasks in one stack."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ..tasks.episodes import Batch, Episode, map_tensors, stack, tensors
+from .learner import Adapted, Model, without_padding
+
+__all__ = ["adapt_tasks", "predict_adapted", "predict_tasks"]
+
+_AT_ONCE = 256
+
+
+def adapt_tasks(model: Model, supports: Sequence[Batch], *, steps: int | None = None) -> list[Adapted]:
+    """Adapt to many tasks; each result is that of `Model.adapt` on its support set alone.
+
+    Arguments:
+        model: the model.
+        supports: support rows of each task.
+        steps: inner steps; as in training unless given.
+
+    Returns:
+        What each task predicts with.
+
+    Example:
+        >>> from innerloop.algorithms import mixed
+        >>> learner = mixed(1)
+        >>> model = Model(learner, learner.init())
+        >>> one, two = Batch(torch.zeros(2, 1), torch.ones(2, 1)), Batch(torch.zeros(3, 1), torch.ones(3, 1))
+        >>> [task(torch.zeros(1, 1)).shape[0] for task in adapt_tasks(model, [one, two])]
+        [1, 1]
+    """
+    adapted = [model.base()] * len(supports)
+    for positions, part in _stacks(model, [Episode(support, support) for support in supports]):
+        with torch.no_grad():
+            own = model.learner.adapt(model.meta, part.support, steps=steps)
+        for row, position in enumerate(positions):
+            adapted[position] = Adapted(model, {name: value[row : row + 1] for name, value in own.items()})
+    return adapted
+
+
+def predict_adapted(tasks: Sequence[Adapted], queries: Sequence[Any]) -> list[Any]:
+    """Predict for many adapted tasks of one model; each result is that of calling the task alone.
+
+    Arguments:
+        tasks: what each task predicts with.
+        queries: query features of each task.
+
+    Returns:
+        Predictions of each task, `(n, *out)`.
+
+    Example:
+        >>> from innerloop.algorithms import mixed
+        >>> learner = mixed(1)
+        >>> model = Model(learner, learner.init())
+        >>> [
+        ...     part.shape[0]
+        ...     for part in predict_adapted([model.base()] * 2, [torch.ones(1, 1), torch.ones(3, 1)])
+        ... ]
+        [1, 3]
+    """
+    predictions: list[Any] = [None] * len(tasks)
+    if not tasks:
+        return predictions
+    model, rows = tasks[0].model, [_blank(x) for x in queries]
+    with torch.no_grad():  # the base predicts with the same values for every task
+        base = next(
+            (task._prepared(x)[0] for task, x in zip(tasks, queries, strict=True) if not task.own), {}
+        )
+    for positions, part in _stacks(model, [Episode(batch, batch) for batch in rows]):
+        owned = [tasks[position].own or base for position in positions]
+        own = {name: torch.cat([values[name] for values in owned]) for name in owned[0]}
+        with torch.no_grad():
+            stacked = model.learner.predict(model.meta, own, part.query.x)
+        for row, position in enumerate(positions):
+            predictions[position] = _rows_of(stacked, row, rows[position].rows)
+    return predictions
+
+
+def predict_tasks(
+    model: Model, supports: Sequence[Batch], queries: Sequence[Any], *, steps: int | None = None
+) -> list[Any]:
+    """Adapt to many tasks and predict for their query rows, keeping no adapted values.
+
+    Arguments:
+        model: the model.
+        supports: support rows of each task; none of them for the base prediction.
+        queries: query features of each task.
+        steps: inner steps; as in training unless given.
+
+    Returns:
+        Predictions of each task, `(n, *out)`.
+
+    Example:
+        >>> from innerloop.algorithms import mixed
+        >>> learner = mixed(1)
+        >>> model = Model(learner, learner.init())
+        >>> one, two = Batch(torch.zeros(2, 1), torch.ones(2, 1)), Batch(torch.zeros(0, 1), torch.ones(0, 1))
+        >>> [part.shape[0] for part in predict_tasks(model, [one, two], [torch.ones(1, 1), torch.ones(3, 1)])]
+        [1, 3]
+    """
+    predictions: list[Any] = [None] * len(supports)
+    episodes = [Episode(support, _blank(x)) for support, x in zip(supports, queries, strict=True)]
+    for positions, part in _stacks(model, episodes):
+        with torch.no_grad():
+            own = model.learner.adapt(model.meta, part.support, steps=steps)
+            stacked = model.learner.predict(model.meta, own, part.query.x)
+        for row, position in enumerate(positions):
+            predictions[position] = _rows_of(stacked, row, episodes[position].query.rows)
+    return predictions
+
+
+def _stacks(model: Model, episodes: Sequence[Episode]) -> Iterator[tuple[list[int], Episode]]:
+    """Stacks of episodes of similar size, with the position of each; padded where that changes no result."""
+    order = sorted(range(len(episodes)), key=lambda n: [batch.rows for batch in episodes[n]])
+    for start in range(0, len(order), _AT_ONCE):
+        positions = order[start : start + _AT_ONCE]
+        episode = model._like(stack([episodes[position] for position in positions]))
+        for inside, part in without_padding(model.learner, episode, predicting=True):
+            yield [positions[row] for row in inside], part
+
+
+def _blank(x: Any) -> Batch:
+    """Query rows whose targets are not known."""
+    return Batch(x, torch.zeros(next(tensors(x)).shape[0]))
+
+
+def _rows_of(stacked: Any, task: int, count: int) -> Any:
+    """The predictions of one task of a stack, without those of padding."""
+    return map_tensors(operator.itemgetter((task, slice(count))), stacked)

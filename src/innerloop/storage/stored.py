@@ -1,0 +1,382 @@
+"""What a model directory holds, as an object: it predicts and adapts to tables, and writes itself."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import DivergedError, ModelFileError, UsageError
+from ..inner.learner import Adapted, Model
+from ..models.network import Params
+from ..tasks.sources import SupportSize, Targets
+from .manifest import write_sealed
+from .plain_json import JsonObject, parse_json, to_json, without_nan
+from .tensors import differences, outline, precision
+from .validation import Config, require_config, support_of, targets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..tasks.tables.reading import TableLike
+    from ..tasks.tables.schema import Schema
+    from .tables import Frame
+
+__all__ = ["MASK", "TASKS", "Stored", "describe", "versions"]
+
+TASKS = "tasks/"  # before the names of what tasks own; parameters of modules have no slash so early
+MASK = "mask/"  # before the names of parameters that refinement may have changed
+_SHOWN = ("kind", "targets", "settings", "data", "versions", "best_step", "scores", "parent", "tasks")
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a model directory holds; `load` reads it, `adapt_frame` makes one of adapted tasks.
+
+    Arguments:
+        model: the learner with its meta-parameters.
+        config: everything in `config.json`.
+        path: the directory; that of the run where adapted tasks are not saved yet.
+        sha256: names the directory's content; empty where it is not saved yet.
+        log: one dict a logged step.
+        schema: what the columns of the table mean; `None` where there was no table.
+        tasks: of an adapted directory, what each task predicts with.
+        mask: of a refined directory, true where a parameter was changed, by name.
+        extra: files for people, by name, that `save` writes.
+    """
+
+    model: Model
+    config: Config = field(repr=False)
+    path: Path
+    sha256: str
+    log: list[JsonObject] = field(repr=False)
+    schema: Schema | None = field(repr=False)
+    tasks: dict[str, Adapted] = field(repr=False, default_factory=dict)
+    mask: Params = field(repr=False, default_factory=dict)
+    extra: Mapping[str, bytes] = field(repr=False, default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """`run`, `adapted` or `refined`."""
+        return self.config["kind"]
+
+    @property
+    def support(self) -> SupportSize | None:
+        """How many rows formed a support set in training."""
+        return support_of(self.config)
+
+    @property
+    def targets(self) -> Targets | None:
+        """What the targets are."""
+        return targets_of(self.config)
+
+    @property
+    def n_support(self) -> dict[str, int]:
+        """Of an adapted directory, the support rows of each task; 0 where that is not known."""
+        return {entry["id"]: entry["n_support"] or 0 for entry in self.config["tasks"] or []}
+
+    def table_schema(self) -> Schema:
+        """The schema, of a model that can adapt to a table and predict one.
+
+        Raises:
+            UsageError: the model was not trained on a table with a task column.
+        """
+        if self.schema is None or (self.schema.task is None and self.kind != "refined"):
+            raise UsageError(
+                f"{self.path} was not trained on a table with a task column: "
+                "use innerloop.load(...).model.adapt(x, y) from Python"
+            )
+        return self.schema
+
+    def predict_frame(self, frame: Frame, *, inner_steps: int | None = None) -> Frame:
+        """Predict the rows of a table that have no target; what `innerloop predict` does.
+
+        Rows of a task that have a target are its support. An adapted or refined model needs none, and
+        predicts every row.
+
+        Arguments:
+            frame: a frame of pandas, polars or pyarrow with the columns of training; it is not changed.
+            inner_steps: inner steps; as in training unless given.
+
+        Returns:
+            The same kind of frame: its rows, their order, its index and its columns, and further columns.
+            `prediction` (`prediction_<target>` for each of several) is missing where a row was support;
+            `probability_<class>` for classes; `n_support` is the number of support rows of the task, 0 for the
+            base prediction.
+
+        Raises:
+            DataError: a column is missing, or one of the new ones is there already, or a value is not what its
+                column holds.
+            UsageError: the model was not trained on such a table, or takes no inner steps.
+
+        Example:
+            >>> import pandas as pd, tempfile, innerloop as il
+            >>> from innerloop.tasks.tables.schema import Schema
+            >>> frame = pd.DataFrame(
+            ...     {"site": list("aabb"), "dose": [1, 2, 3, 4], "risk": [0.1, 0.2, 0.4, 0.9]}
+            ... )
+            >>> schema = Schema.fit(frame, task="site", target="risk")
+            >>> learner = il.mixed(schema.n_features)
+            >>> path = Path(tempfile.mkdtemp()) / "sites"
+            >>> stored = il.load(il.save(path, il.Model(learner, learner.init()), schema=schema))
+            >>> new = pd.DataFrame({"site": ["c", "c"], "dose": [1, 2], "risk": [0.3, None]}, index=[7, 3])
+            >>> stored.predict_frame(new)[["prediction", "n_support"]].notna()
+               prediction  n_support
+            7       False       True
+            3        True       True
+        """
+        from ..tasks.tables.reading import as_frame
+        from .tables import (
+            TableTasks,
+            predict_by_support,
+            predict_by_tasks,
+            refuse_taken,
+            require_inner_steps,
+            with_columns,
+        )
+
+        schema = self.table_schema()
+        table = as_frame(frame, task=schema.task, decimal=schema.decimal)
+        refuse_taken(schema, table)
+        if self.kind == "run":
+            require_inner_steps(self.model, inner_steps)
+            new = predict_by_support(self.model, schema, table, steps=inner_steps)
+        elif inner_steps is not None:
+            raise UsageError(f"inner_steps={inner_steps}: this model is {self.kind} already: leave it out")
+        else:
+            labels = self.config["settings"].get("labels") if self.kind == "adapted" else None
+            if labels is None:
+                labels = schema.own_labels(table) if schema.n_way else {}
+            tasks = TableTasks(self.tasks, self.n_support, labels)
+            new = predict_by_tasks(tasks, self.model.base(), schema, table)
+        return with_columns(frame, new)
+
+    def adapt_frame(self, frame: TableLike, *, inner_steps: int | None = None) -> Stored:
+        """Adapt to each task of a table by its labelled rows; what `innerloop adapt` does.
+
+        Arguments:
+            frame: a frame of pandas, polars or pyarrow with the columns of training; it is not changed.
+            inner_steps: inner steps; as in training unless given.
+
+        Returns:
+            A model of kind `adapted`: `predict_frame` predicts every row of a table by it, `save` writes it.
+
+        Raises:
+            DataError: no row has a target, or a column is missing, or a value is not what its column holds.
+            UsageError: the model is adapted already, or was not trained on such a table, or takes no inner
+                steps.
+
+        Example:
+            >>> import pandas as pd, tempfile, innerloop as il
+            >>> from innerloop.tasks.tables.schema import Schema
+            >>> frame = pd.DataFrame(
+            ...     {"site": list("aabb"), "dose": [1, 2, 3, 4], "risk": [0.1, 0.2, 0.4, 0.9]}
+            ... )
+            >>> schema = Schema.fit(frame, task="site", target="risk")
+            >>> learner, folder = il.mixed(schema.n_features), Path(tempfile.mkdtemp())
+            >>> stored = il.load(il.save(folder / "run", il.Model(learner, learner.init()), schema=schema))
+            >>> adapted = il.load(stored.adapt_frame(frame).save(folder / "adapted"))
+            >>> adapted.predict_frame(frame[["site", "dose"]]).n_support.tolist()
+            [2, 2, 2, 2]
+        """
+        from ..tasks.tables.reading import as_frame
+        from .tables import adapt_rows, require_inner_steps
+
+        if self.kind == "adapted":
+            raise UsageError(f"{self.path} is adapted already: give the run it was adapted from")
+        schema = self.table_schema()
+        require_inner_steps(self.model, inner_steps)
+        table = as_frame(frame, task=schema.task, decimal=schema.decimal)
+        adapted, n_support, labels = adapt_rows(self.model, schema, table, steps=inner_steps)
+        settings: JsonObject = {"inner_steps": inner_steps}
+        if schema.n_way:
+            # the numbers of classes mean nothing without the task they belong to
+            settings["labels"] = {task: list(names) for task, names in labels.items()}
+        return self.with_tasks(adapted, n_support=n_support, settings=settings)
+
+    def with_tasks(
+        self,
+        adapted: Mapping[str, Adapted],
+        *,
+        n_support: Mapping[str, int] | None = None,
+        settings: Mapping[str, object] | None = None,
+        data: Mapping[str, object] | None = None,
+    ) -> Stored:
+        """The model with tasks that were adapted from it; `save` writes a directory that can be used alone.
+
+        Arguments:
+            adapted: what each task predicts with, by its id.
+            n_support: support rows of each task.
+            settings: how they were adapted.
+            data: where the support rows came from.
+
+        Returns:
+            A model of kind `adapted`.
+
+        Raises:
+            UsageError: there is no task, or one was adapted from another model.
+
+        Example:
+            >>> import tempfile, innerloop as il
+            >>> learner, folder = il.mixed(1), Path(tempfile.mkdtemp())
+            >>> run = il.load(il.save(folder / "run", il.Model(learner, learner.init())))
+            >>> site = run.model.adapt(torch.zeros(3, 1), torch.ones(3, 1))
+            >>> list(il.load(run.with_tasks({"north": site}).save(folder / "sites")).tasks)
+            ['north']
+        """
+        self._require_own(adapted)
+        counts = n_support or {}
+        config: Config = {
+            **self.config,
+            "kind": "adapted",
+            "settings": dict(settings or {}),
+            "data": None if data is None else dict(data),
+            "parent": self.config["parent"] if self.kind == "adapted" else self.sha256,
+            "tasks": [
+                {"id": task, "n_support": counts.get(task), "base": not one.own}
+                for task, one in adapted.items()
+            ],
+            "versions": versions(),
+        }
+        return replace(self, config=config, sha256="", tasks=dict(adapted), mask={}, extra={})
+
+    def _require_own(self, adapted: Mapping[str, Adapted]) -> None:
+        """Refuse tasks that were not adapted from this model."""
+        if not adapted:
+            raise UsageError("there is no adapted task to store: give at least one")
+        meta = self.model.meta
+        expected = outline(self.model.learner.own_like(meta))
+        for task, one in adapted.items():
+            if not isinstance(task, str):
+                raise UsageError(f"task {task!r} is no text: give ids as text")
+            if one.model is not self.model and not _equal(one.model.meta, meta):
+                raise UsageError(
+                    f"task {task!r} was adapted from another model than {self.path}: give its own"
+                )
+            if one.own and (wrong := differences(outline(one.own), expected)):
+                raise UsageError(f"task {task!r} does not fit its model: {wrong}")
+
+    def save(
+        self, directory: str | Path, *, settings: Mapping[str, object] | None = None, replace: bool = False
+    ) -> Path:
+        """Write a model directory with all of this; a crash leaves the old one or the new one.
+
+        Arguments:
+            directory: where; it must be missing or empty, or a model directory if `replace` is given.
+            settings: what to add to the settings in `config.json`.
+            replace: replace a model directory that is there.
+
+        Returns:
+            The directory.
+
+        Raises:
+            UsageError: it cannot be stored, or the directory holds something else.
+            DivergedError: a parameter is not finite.
+            ResourceError: the directory cannot be written.
+
+        Example:
+            >>> import tempfile, innerloop as il
+            >>> learner, folder = il.mixed(2), Path(tempfile.mkdtemp())
+            >>> stored = il.load(il.save(folder / "one", il.Model(learner, learner.init())))
+            >>> il.load(stored.save(folder / "other")).sha256 == stored.sha256
+            True
+        """
+        import safetensors.torch
+
+        tensors = {**self.model.meta, **{f"{MASK}{name}": value for name, value in self.mask.items()}}
+        _require_finite(tensors)
+        config = {**self.config, "settings": {**(settings or {}), **self.config["settings"]}}
+        text = to_json(config, indent=1)
+        try:
+            require_config(parse_json(text, "config"))
+        except (ModelFileError, ValueError) as error:
+            raise UsageError(f"this cannot be stored: {error}") from None
+        # a clone, because tensors that share memory are refused
+        tensors = {
+            name: value.detach().cpu().contiguous().clone()
+            for name, value in (tensors | _stacks(self.tasks)).items()
+        }
+        content = {
+            "config.json": text,
+            "log.jsonl": b"".join(to_json(without_nan(entry)) for entry in self.log),
+            "model.safetensors": safetensors.torch.save(tensors),
+        }
+        write_sealed(Path(directory), {**content, **self.extra}, replace=replace)
+        return Path(directory)
+
+
+def describe(stored: Stored) -> JsonObject:
+    """What `innerloop inspect` prints, as plain data; what is not known is `None`.
+
+    Example:
+        >>> import tempfile, innerloop as il
+        >>> learner = il.mixed(2)
+        >>> path = il.save(Path(tempfile.mkdtemp()) / "run", Model(learner, learner.init()))
+        >>> description = describe(il.load(path))
+        >>> description["algorithm"], description["parameters"]
+        ('mixed', 13)
+    """
+    config, schema, entries = stored.config, stored.config["schema"] or {}, {**stored.config}
+    splits, support = config["splits"], config["support"]
+    targets = [column.name for column in stored.schema.target_columns] if stored.schema else []
+    return {
+        "path": str(stored.path),
+        "sha256": stored.sha256,
+        "algorithm": config["learner"]["algorithm"],
+        "algorithm_settings": config["learner"]["settings"],
+        "model": config["learner"].get("model"),
+        "parameters": sum(value.numel() for value in stored.model.meta.values()),
+        "precision": str(kind).removeprefix("torch.") if (kind := precision(stored.model.meta)) else None,
+        "task": schema.get("task"),
+        "target": targets if len(targets) > 1 else next(iter(targets), None),
+        "columns": [column["name"] for column in schema["columns"]] if schema else None,
+        "classes": schema.get("classes"),
+        "tasks_per_split": splits and {name: len(ids) for name, ids in splits.items()},
+        "support": support and {("n_shot" if support["per_class"] else "n_support"): support["rows"]},
+        "steps": stored.log[-1].get("step") if stored.log else None,
+        **{name: entries[name] for name in _SHOWN},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on.
+
+    Example:
+        >>> sorted(versions())
+        ['innerloop', 'numpy', 'python', 'torch']
+    """
+    packages = {name: version(name) for name in ("innerloop", "torch", "numpy")}
+    return {"python": platform.python_version(), **packages}
+
+
+def _stacks(tasks: Mapping[str, Adapted]) -> Params:
+    """The values that tasks own; row `i` is that of the `i`-th task that owns something.
+
+    Raises:
+        DivergedError: a value is not finite.
+    """
+    own = {task: one.own for task, one in tasks.items() if one.own}
+    names = next(iter(own.values()), {})
+    stacks = {name: torch.cat([values[name] for values in own.values()]) for name in names}
+    for name, stack in stacks.items():
+        bad = (~torch.isfinite(stack)).flatten(1).any(1).nonzero()
+        if len(bad):
+            _require_finite({name: stack[bad[0]]}, f"task {list(own)[int(bad[0])]!r}")
+    return {f"{TASKS}{name}": stack for name, stack in stacks.items()}
+
+
+def _require_finite(values: Params, who: str = "the model") -> None:
+    for name, value in values.items():
+        if not torch.isfinite(value).all():
+            raise DivergedError(
+                f"{who} diverged: {name!r} holds NaN or infinity: lower the learning rates, train again"
+            )
+
+
+def _equal(one: Params, other: Params) -> bool:
+    same = outline(one) == outline(other)
+    return same and all(torch.equal(one[name].cpu(), other[name].cpu()) for name in one)

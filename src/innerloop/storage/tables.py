@@ -1,0 +1,175 @@
+"""Adapting a model to the tasks of a table and predicting its rows: grouping by task, encoding, scaling back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..errors import DataError, UsageError
+from ..inner.batched import adapt_tasks, predict_adapted, predict_tasks
+from ..inner.learner import Adapted, Model
+from ..tasks.episodes import Batch
+from ..tasks.tables.cells import task_ids
+from ..tasks.tables.reading import TableLike, as_frame
+from ..tasks.tables.schema import Schema
+
+__all__ = [
+    "TableTasks",
+    "adapt_rows",
+    "predict_by_support",
+    "predict_by_tasks",
+    "refuse_taken",
+    "require_inner_steps",
+    "row_tasks",
+    "with_columns",
+]
+
+Frame = TypeVar("Frame", bound=TableLike)
+
+
+class TableTasks(NamedTuple):
+    """A model adapted to the tasks of a table.
+
+    Arguments:
+        adapted: what each task predicts with, by its id.
+        n_support: rows each was adapted to.
+        labels: the classes of each task, where tasks have classes of their own.
+    """
+
+    adapted: dict[str, Adapted]
+    n_support: dict[str, int]
+    labels: dict[str, tuple[str, ...]]
+
+
+def row_tasks(schema: Schema, frame: pd.DataFrame) -> np.ndarray:
+    """The task of each row as text, `(n,)`; one for all where there is no task column."""
+    if schema.task is None:
+        return np.full(len(frame), "all")
+    return task_ids(frame, schema.task).astype(str)
+
+
+def adapt_rows(model: Model, schema: Schema, frame: pd.DataFrame, *, steps: int | None) -> TableTasks:
+    """Adapt to each task of a table by its labelled rows; tasks without any are left out."""
+    frame = frame[schema.labelled(frame)]
+    if frame.empty:
+        raise DataError(f"the table has no row with a value in the target {schema.target!r}: fill some in")
+    groups = _by_task(schema, frame)
+    x = torch.from_numpy(schema.encode(frame))
+    adapted = adapt_tasks(model, _supports(schema, frame, x, list(groups.values())), steps=steps)
+    return TableTasks(
+        dict(zip(groups, adapted, strict=True)),
+        {task: len(rows) for task, rows in groups.items()},
+        schema.own_labels(frame) if schema.n_way else {},
+    )
+
+
+def predict_by_support(
+    model: Model, schema: Schema, frame: pd.DataFrame, *, steps: int | None
+) -> pd.DataFrame:
+    """The new columns of a table whose labelled rows are the support of their tasks."""
+    labelled = schema.labelled(frame)
+    x = torch.from_numpy(schema.encode(frame))
+    groups = [rows for rows in _by_task(schema, frame).values() if not labelled[rows].all()]
+    support = [rows[labelled[rows]] for rows in groups]
+    query = [rows[~labelled[rows]] for rows in groups]
+    supports = _supports(schema, frame, x, support)
+    predictions = predict_tasks(model, supports, [x[rows] for rows in query], steps=steps)
+    labels = schema.own_labels(frame.iloc[np.concatenate(support)]) if schema.n_way and groups else {}
+    names, codes = np.unique(row_tasks(schema, frame), return_inverse=True)
+    n_support = np.bincount(codes[labelled], minlength=len(names))[codes]
+    return _columns(schema, frame, query, predictions, n_support=n_support, labels=labels)
+
+
+def predict_by_tasks(tasks: TableTasks, base: Adapted, schema: Schema, frame: pd.DataFrame) -> pd.DataFrame:
+    """The new columns of a table, every row predicted by its adapted task, or by `base` where there is none."""
+    x = torch.from_numpy(schema.encode(frame))
+    groups = _by_task(schema, frame)
+    rows = list(groups.values())
+    adapted = [tasks.adapted.get(task, base) for task in groups]
+    predictions = predict_adapted(adapted, [x[part] for part in rows])
+    n_support = np.zeros(len(frame), dtype=np.int64)
+    for task, part in groups.items():
+        n_support[part] = tasks.n_support.get(task, 0)
+    return _columns(schema, frame, rows, predictions, n_support=n_support, labels=tasks.labels)
+
+
+def require_inner_steps(model: Model, inner_steps: int | None) -> None:
+    """Refuse a number of inner steps that is negative, or for what adapts without any."""
+    if inner_steps is None:
+        return
+    if inner_steps < 0:
+        raise UsageError(f"inner_steps={inner_steps}: give 0 or more")
+    if model.learner.closed_form:
+        raise UsageError(
+            f"inner_steps={inner_steps}: this model adapts by a closed form, which has no steps: leave it out"
+        )
+
+
+def refuse_taken(schema: Schema, frame: pd.DataFrame) -> None:
+    """Refuse a table that has one of the new columns already."""
+    new = [*schema.decode(np.empty((0, schema.n_outputs))), "n_support"]
+    if taken := [name for name in new if name in frame]:
+        raise DataError(f"the table has a column {taken[0]!r} already: rename it or leave it out")
+
+
+def with_columns(frame: Frame, new: pd.DataFrame) -> Frame:
+    """A frame of pandas, polars or pyarrow with further columns; any other becomes one of pandas."""
+    wider: Any = frame
+    library = type(frame).__module__.partition(".")[0]
+    if library == "polars":
+        import polars
+
+        wider = wider.hstack(polars.from_pandas(new))
+    elif library == "pyarrow":
+        import pyarrow
+
+        for name, column in new.items():
+            wider = wider.append_column(name, pyarrow.array(column, from_pandas=True))
+    else:
+        wider = pd.concat([wider if isinstance(wider, pd.DataFrame) else as_frame(wider), new], axis=1)
+    return cast("Frame", wider)
+
+
+def _by_task(schema: Schema, frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Positions of the rows of each task, tasks in the order of their first row."""
+    names, first, codes = np.unique(row_tasks(schema, frame), return_index=True, return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    groups = np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
+    return {str(names[task]): groups[task] for task in np.argsort(first)}
+
+
+def _supports(schema: Schema, frame: pd.DataFrame, x: Tensor, positions: Sequence[np.ndarray]) -> list[Batch]:
+    """The support set of each task; a task may have no row."""
+    rows = np.concatenate([*positions, np.empty(0, dtype=np.int64)])
+    if len(rows):
+        y = torch.from_numpy(schema.encode_target(frame.iloc[rows]))
+    elif schema.kind == "regression":
+        y = x.new_zeros(0, schema.n_outputs)
+    else:
+        y = torch.zeros(0, dtype=torch.int64)
+    sizes = [len(part) for part in positions]
+    return [Batch(*part) for part in zip(torch.split(x[rows], sizes), torch.split(y, sizes), strict=True)]
+
+
+def _columns(
+    schema: Schema,
+    frame: pd.DataFrame,
+    positions: Sequence[np.ndarray],
+    predictions: Sequence[Tensor],
+    *,
+    n_support: np.ndarray,
+    labels: dict[str, tuple[str, ...]],
+) -> pd.DataFrame:
+    """Predictions of each task as columns of the table; missing where a row was not predicted."""
+    values, predicted = np.zeros((len(frame), schema.n_outputs)), np.zeros(len(frame), dtype=bool)
+    for rows, part in zip(positions, predictions, strict=True):
+        values[rows], predicted[rows] = part.cpu().numpy(), True
+    of_row = [labels.get(task, ()) for task in row_tasks(schema, frame)] if schema.n_way else []
+    decoded = schema.decode(values, of_row)
+    columns = {name: pd.Series(column, frame.index).where(predicted) for name, column in decoded.items()}
+    return pd.DataFrame({**columns, "n_support": pd.Series(n_support, frame.index)})
