@@ -26,7 +26,7 @@ LAYERS = (
     ("__main__",),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
-TOP = len(LAYERS) - 1
+TOP = LAYER["cli"]
 
 
 def modules(package: Path) -> dict[str, Path]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import innerloop as il
+import innerloop.storage.stored
 from innerloop.algorithms import ALGORITHMS, NetworkOptions, build, gradient_learner, maml, registered
 from innerloop.cli import run
 from innerloop.errors import ModelFileError, UsageError
@@ -210,10 +211,7 @@ def test_an_entry_point_has_the_name_of_its_function(distribution):
 
 @pytest.mark.parametrize("algorithm", [["steps"], None, {"a": 1}])
 def test_a_directory_whose_algorithm_is_no_name_is_damaged(tmp_path, algorithm, monkeypatch):
-
-    writing = sys.modules["innerloop.storage.save"]
-
-    monkeypatch.setattr(writing, "require_config", lambda config: None)
+    monkeypatch.setattr(innerloop.storage.stored, "require_config", lambda config: None)
     learner = maml(il.models.mlp(2, [4], 1), loss="mse")
     recipe = {**learner.recipe, "algorithm": algorithm, "defined_in": "somewhere"}
     il.save(tmp_path / "run", il.Model(learner.with_recipe(recipe), learner.init()))

@@ -303,7 +303,7 @@ def test_named_splits_and_their_faults() -> None:
     assert tasks.splits == {"train": ("0", "1"), "valid": ("2", "3"), "test": ("4", "5")}
     with pytest.raises(DataError, match="'1' is in the splits train and valid"):
         front.classes(x, label, n_way=2, n_query=2, split={**named, "valid": [1, 2]})
-    with pytest.raises(DataError, match="'9' is none of the classes"):
+    with pytest.raises(DataError, match="names '9', which is none of the classes"):
         front.classes(x, label, n_way=2, n_query=2, split={**named, "valid": [9]})
     with pytest.raises(UsageError, match="train, valid and test"):
         front.classes(x, label, n_way=2, split={"train": [0]})
