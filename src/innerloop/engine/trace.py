@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from .c.pointwise import POINTWISE
+from .functionalize import functionalized, writes
 from .modes import while_tracing
 from .ops import closed_operators
 
@@ -62,6 +63,13 @@ def graph_of(
     from torch.fx.experimental.proxy_tensor import make_fx
 
     result: list[Any] = []
+    rules = _decompositions() if decomposed else None
+
+    def written(function: Callable[..., list[Tensor]], tensors: Sequence[Tensor]) -> fx.GraphModule:
+        traced = make_fx(
+            function, decomposition_table=rules, tracing_mode="fake", _allow_non_fake_inputs=True
+        )
+        return traced(*tensors)
 
     def flat(*given: Tensor) -> list[Tensor]:
         results, spec = pytree.tree_flatten(function(*_with_tensors(leaves, structure, given)))
@@ -72,15 +80,10 @@ def graph_of(
     tensors = [leaf.detach().contiguous() for leaf in leaves if isinstance(leaf, Tensor)]
     try:
         with torch.enable_grad(), while_tracing(compiling=decomposed), closed_operators():
-            graph = make_fx(
-                flat,
-                decomposition_table=_decompositions() if decomposed else None,
-                tracing_mode="fake",
-                _allow_non_fake_inputs=True,
-            )(*tensors)
+            graph = functionalized(written(flat, tensors), tensors, written)
     except Exception as error:  # whatever a user's function may do under tracing
         raise Untraceable(f"no graph: {_first_line(error)}") from error
-    if any(_mutates(node) or _is_random(node) for node in graph.graph.nodes):
+    if any(writes(node) or _is_random(node) for node in graph.graph.nodes):
         raise Untraceable("no graph: an operator writes into its argument, or draws random numbers")
     simplify(graph)
     _copy_aliased_results(graph)
@@ -185,12 +188,6 @@ def _undone_reshape(node: fx.Node) -> fx.Node | None:
         if origin.meta["val"].shape == node.meta["val"].shape:
             return origin  # type: ignore[no-any-return]
     return None
-
-
-def _mutates(node: fx.Node) -> bool:
-    """Whether an operator writes into an argument."""
-    schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and schema is not None and schema.is_mutable
 
 
 def _first_line(error: Exception) -> str:
