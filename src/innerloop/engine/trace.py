@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from .c.indexing import INDEXING
 from .c.pointwise import POINTWISE
 from .functionalize import functionalized, writes
 from .modes import while_tracing
@@ -114,6 +115,8 @@ def simplify(graph: fx.GraphModule) -> None:
     for node in graph.graph.nodes:
         if node.op != "call_function":
             continue
+        if node.target is _aten.full_like.default:
+            _without_operand(node)
         if _is_identity(node):
             node.replace_all_uses_with(node.args[0])
         elif (origin := _undone_reshape(node)) is not None:
@@ -123,6 +126,14 @@ def simplify(graph: fx.GraphModule) -> None:
             if first is not node:
                 node.replace_all_uses_with(first)
     graph.graph.eliminate_dead_code()
+
+
+def _without_operand(node: fx.Node) -> None:
+    """A constant in the shape of another tensor does not depend on that tensor."""
+    value = node.meta["val"]
+    node.target = _aten.full.default
+    node.args = (list(value.shape), node.args[1])
+    node.kwargs = {"dtype": value.dtype, "device": value.device}
 
 
 def _copy_aliased_results(graph: fx.GraphModule) -> None:
@@ -203,7 +214,18 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
         *(_aten.native_layer_norm, _aten.native_layer_norm_backward, _aten.native_group_norm),
         *(_aten.var_mean, _aten.var, _aten.std, _aten.gelu, _aten.gelu_backward, _aten.elu, _aten.leaky_relu),
         *(_aten.softplus, _aten.silu, _aten.linalg_vector_norm, _aten.nll_loss_forward, _aten.stack),
+        *(_aten.hardtanh, _aten.hardtanh_backward),
+        *(_aten.native_batch_norm, _aten.upsample_nearest1d, _aten.upsample_nearest2d),
     )
     table = {**core_aten_decompositions(), **get_decompositions(more)}
     # what C has a rule for is not taken apart, some of it at a loss of precision
-    return {op: rule for op, rule in table.items() if op not in POINTWISE}
+    table[torch.ops.prims.broadcast_in_dim.default] = _broadcast_in_dim
+    return {op: rule for op, rule in table.items() if op not in POINTWISE and op not in INDEXING}
+
+
+def _broadcast_in_dim(x: Tensor, shape: Sequence[int], dims: Sequence[int]) -> Tensor:
+    """Axes named by their position in a larger shape, as a view."""
+    sizes = [1] * len(shape)
+    for dim, size in zip(dims, x.shape, strict=True):
+        sizes[dim] = size
+    return x.reshape(sizes).expand(shape)

@@ -25,7 +25,18 @@ from .expressions import (
     reads,
     view_expression,
 )
-from .loops import Pointers, Printer, Template, c_function, loop_nest, loops, reduction, term, unshared
+from .loops import (
+    FLOATS,
+    Pointers,
+    Printer,
+    Template,
+    c_function,
+    loop_nest,
+    loops,
+    reduction,
+    term,
+    unshared,
+)
 from .lowering import Lowering, Rule
 from .matmul import Product, matmul
 from .pointwise import C_TYPES, POINTWISE, Operator, Pointwise, cast
@@ -71,7 +82,7 @@ def _reduced(low: Lowering, value: Value, axes: Axes, keep: bool, dtype: torch.d
     axes = [axes] if isinstance(axes, int) else axes
     axes = sorted(axis % rank for axis in axes) if axes else list(range(rank))
     remaining = [axis for axis in range(rank) if axis not in axes]
-    if math.prod(value.shape) == 0 and kind == "max":
+    if math.prod(value.shape) == 0 and kind != "sum":
         raise Unsupported("the largest of no elements")
     order = [axis for axis in memory_order(value) if axis in remaining]
     target = low.new(
@@ -94,6 +105,10 @@ def _sum(
     low: Lowering, node: fx.Node, x: Value, axes: Axes = (), keep: bool = False, *, dtype: object = None
 ) -> Value:
     return _reduced(low, x, axes, keep, node.meta["val"].dtype, "sum")
+
+
+def _prims_sum(low: Lowering, node: fx.Node, x: Value, axes: Axes, *, output_dtype: object = None) -> Value:
+    return _sum(low, node, x, axes)
 
 
 def _mean(
@@ -121,6 +136,10 @@ def _scaled_sum(low: Lowering, x: Value, axes: Axes, keep: bool, correction: flo
 
 def _amax(low: Lowering, node: fx.Node, x: Value, axes: Axes = (), keep: bool = False) -> Value:
     return _reduced(low, x, axes, keep, x.dtype, "max")
+
+
+def _amin(low: Lowering, node: fx.Node, x: Value, axes: Axes = (), keep: bool = False) -> Value:
+    return _reduced(low, x, axes, keep, x.dtype, "min")
 
 
 def _any(low: Lowering, node: fx.Node, x: Value, axes: Axes = (), keep: bool = False) -> Value:
@@ -234,6 +253,11 @@ def _arange(low: Lowering, node: fx.Node, *args: object, **kwargs: object) -> Va
     numbers = [arg for arg in args if isinstance(arg, (int, float))]
     start = numbers[0] if len(numbers) > 1 else 0
     step = numbers[2] if len(numbers) > 2 else 1
+    if fake.dtype in FLOATS:
+        shape = tuple(fake.shape)
+        count = Read(None, shape, (1,), 0, torch.int64)
+        fixed = [expand(low.constant(number, torch.float64), shape) for number in (start, step)]
+        return Apply(Pointwise("{0} + {1} * {2}"), (fixed[0], count, fixed[1]), shape, fake.dtype)
     if fake.dtype not in (torch.int64, torch.int32, torch.uint8):
         raise Unsupported(f"arange of {fake.dtype}")
     # bytes are compared, as in an identity matrix; a result of theirs would be a type that C has not
@@ -337,7 +361,8 @@ VIEWS = {
 }
 # reductions into whose loop a lazy expression is fused
 REDUCED = {
-    *(_aten.sum.default, _aten.sum.dim_IntList, _aten.mean.default, _aten.mean.dim, _aten.amax.default)
+    *(_aten.sum.default, _aten.sum.dim_IntList, _aten.mean.default, _aten.mean.dim),
+    *(_aten.amax.default, _aten.amin.default),
 }
 _ZEROS = (
     *(_aten.zeros.default, _aten.zeros_like.default, _aten.new_zeros.default, _aten.empty.memory_format),
@@ -357,7 +382,9 @@ SPECIAL: dict[Operator, Rule] = {
     **dict.fromkeys((_aten.sum.default, _aten.sum.dim_IntList), _sum),
     **dict.fromkeys((_aten.mean.default, _aten.mean.dim), _mean),
     _aten.amax.default: _amax,
+    _aten.amin.default: _amin,
     **dict.fromkeys((_aten.any.default, _aten.any.dim, _aten.any.dims), _any),
+    torch.ops.prims.sum.default: _prims_sum,
     torch.ops.prims.var.default: _var,
     **dict.fromkeys((_aten.mm.default, _aten.bmm.default), _matmul),
     **dict.fromkeys((_aten.addmm.default, _aten.baddbmm.default), _addmm),

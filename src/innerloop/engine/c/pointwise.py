@@ -178,7 +178,10 @@ def _signs(signs: Mapping[str, str], casts: str = "rrrr") -> dict[Operator, Poin
 
 POINTWISE: dict[Operator, PointwiseRule] = {
     **_unary("exp", "log", "log1p", "expm1", "tanh", "sigmoid", "sqrt", "sin", "cos", "erf", "abs", "floor"),
-    **_unary("sign", "relu"),
+    **_unary(
+        "sign", "relu", "tan", "sinh", "cosh", "asin", "acos", "atan", "asinh", "acosh", "atanh", "erfc"
+    ),
+    **_unary("ceil", "round", "trunc", "exp2", "log2", "log10"),
     _aten.rsqrt.default: _plain("1 / sqrt_{s}({0})"),
     _aten.reciprocal.default: _plain("1 / {0}"),
     _aten.neg.default: _plain("-{0}"),
@@ -196,6 +199,10 @@ POINTWISE: dict[Operator, PointwiseRule] = {
     **_binary("minimum", "min_{s}({0}, {1})"),
     _aten.pow.Tensor_Scalar: _power,
     _aten.pow.Tensor_Tensor: _plain("pow_{s}({0}, {1})"),
+    _aten.pow.Scalar: _plain("pow_{s}({0}, {1})"),
+    **_binary("remainder", "mod_{s}({0}, {1})"),
+    **_binary("fmod", "fmod_{s}({0}, {1})"),
+    **_binary("atan2", "atan2_{s}({0}, {1})"),
     _aten.clamp.default: _clamp,
     _aten.clamp_min.default: _plain("max_{s}({0}, {1})"),
     _aten.clamp_max.default: _plain("min_{s}({0}, {1})"),
@@ -213,6 +220,10 @@ POINTWISE: dict[Operator, PointwiseRule] = {
     _aten._to_copy.default: _first("{0}"),
     _aten.tanh_backward.default: _plain("{0} * (1 - sq_{s}({1}))"),
     _aten.sigmoid_backward.default: _plain("{0} * (1 - {1}) * {1}"),
+    **dict.fromkeys(
+        (_aten.hardshrink_backward.default, _aten.softshrink_backward.default),
+        _plain("{1} >= -{2} && {1} <= {2} ? 0 : {0}"),
+    ),
     _aten.threshold_backward.default: _plain("{1} <= {2} ? 0 : {0}"),
     _aten.addcmul.default: lambda args, kwargs: (
         Pointwise("{0} + {3} * {1} * {2}"),
@@ -247,6 +258,16 @@ REDUCTIONS = {
             torch.bool: "0",
         },
         "__typeof__(acc) v = {value}; acc = (v > acc || v != v) ? v : acc;",
+        "",
+    ),
+    "min": Reduction(
+        {
+            **dict.fromkeys((torch.float32, torch.float64), "INFINITY"),
+            torch.int64: "INT64_MAX",
+            torch.int32: "INT32_MAX",
+            torch.bool: "1",
+        },
+        "__typeof__(acc) v = {value}; acc = (v < acc || v != v) ? v : acc;",
         "",
     ),
 }

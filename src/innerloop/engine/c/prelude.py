@@ -44,6 +44,14 @@ static inline T clamp_S(T x, T low, T high) { x = x < low ? low : x; return x > 
 _WHOLE = """
 static inline int64_t abs_i(int64_t x) { return x < 0 ? -x : x; }
 static inline int64_t floor_i(int64_t x) { return x; }
+static inline int64_t ceil_i(int64_t x) { return x; }
+static inline int64_t round_i(int64_t x) { return x; }
+static inline int64_t trunc_i(int64_t x) { return x; }
+static inline int64_t fmod_i(int64_t x, int64_t y) { return y ? x % y : 0; }
+static inline int64_t mod_i(int64_t x, int64_t y) {
+  int64_t r = y ? x % y : 0;
+  return r && (r < 0) != (y < 0) ? r + y : r;
+}
 """
 
 # an index along an axis; one out of range is noticed, and nothing outside is touched
@@ -67,6 +75,25 @@ static inline T expm1_S(T x) { return expm1X(x); }
 static inline T sin_S(T x) { return sinX(x); }
 static inline T cos_S(T x) { return cosX(x); }
 static inline T erf_S(T x) { return erfX(x); }
+static inline T erfc_S(T x) { return erfcX(x); }
+static inline T tan_S(T x) { return tanX(x); }
+static inline T sinh_S(T x) { return sinhX(x); }
+static inline T cosh_S(T x) { return coshX(x); }
+static inline T asin_S(T x) { return asinX(x); }
+static inline T acos_S(T x) { return acosX(x); }
+static inline T atan_S(T x) { return atanX(x); }
+static inline T asinh_S(T x) { return asinhX(x); }
+static inline T acosh_S(T x) { return acoshX(x); }
+static inline T atanh_S(T x) { return atanhX(x); }
+static inline T exp2_S(T x) { return exp2X(x); }
+static inline T log2_S(T x) { return log2X(fabsX(x) < tiny_S() ? 0 * x : x); }
+static inline T log10_S(T x) { return log10X(fabsX(x) < tiny_S() ? 0 * x : x); }
+static inline T ceil_S(T x) { return ceilX(x); }
+static inline T round_S(T x) { return rintX(x); }
+static inline T trunc_S(T x) { return truncX(x); }
+static inline T fmod_S(T x, T y) { return fmodX(x, y); }
+static inline T mod_S(T x, T y) { __typeof__(x) r = fmodX(x, y); return r != 0 && (r < 0) != (y < 0) ? r + y : r; }
+static inline T atan2_S(T x, T y) { return atan2X(x, y); }
 static inline T pow_S(T x, T y) { return powX(fabsX(x) < tiny_S() ? 0 * x : x, y); }
 """
 

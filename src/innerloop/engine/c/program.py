@@ -23,6 +23,7 @@ from torch import Tensor, fx
 
 from .convolution import CONVOLUTIONS
 from .expressions import REINDEXING, Apply, Read, Unsupported, Value, expand, reads
+from .indexing import INDEXING
 from .linalg import LINALG
 from .lowering import Lowering, Rule
 from .operators import REDUCED, SPECIAL, VIEWS, view
@@ -36,7 +37,7 @@ from .schedule import Band, MemoryPlan, into_bands, plan_memory
 __all__ = ["Program", "lower"]
 
 _aten = torch.ops.aten
-_RULES: dict[Operator, Rule] = SPECIAL | CONVOLUTIONS | POOLING | LINALG
+_RULES: dict[Operator, Rule] = SPECIAL | INDEXING | CONVOLUTIONS | POOLING | LINALG
 # an expression with more reads than this is materialized, so that a loop keeps within the registers
 _MOST_READS = 12
 _RUN = """int run(char **p, int64_t width, int64_t calls)
