@@ -195,6 +195,7 @@ POINTWISE: dict[Operator, PointwiseRule] = {
     **_signs({"mul": "*"}),
     _aten.div.Tensor: _plain("{0} / {1}"),
     _aten.div.Scalar: _plain("{0} / {1}"),
+    torch.ops.prims.div.default: _plain("{0} / {1}"),
     **_binary("maximum", "max_{s}({0}, {1})"),
     **_binary("minimum", "min_{s}({0}, {1})"),
     _aten.pow.Tensor_Scalar: _power,
@@ -218,6 +219,7 @@ POINTWISE: dict[Operator, PointwiseRule] = {
     ),
     _aten.clone.default: _first("{0}"),
     _aten._to_copy.default: _first("{0}"),
+    _aten.copy.default: lambda args, kwargs: (Pointwise("{0}"), [args[1]]),
     _aten.tanh_backward.default: _plain("{0} * (1 - sq_{s}({1}))"),
     _aten.sigmoid_backward.default: _plain("{0} * (1 - {1}) * {1}"),
     **dict.fromkeys(

@@ -153,11 +153,17 @@ def _pointwise(low: Lowering, node: fx.Node, rule: tuple[Pointwise, list[Any]]) 
         common = torch.result_type(*map(_promotes_like, operands))
         op = replace(op, common=common)
     if node.target is _aten.add.Tensor:  # zeros are where a gradient has no part
-        nonzero = [a for a in operands if not (isinstance(a, Read) and a.buffer is None and a.offset == 0)]
-        if len(nonzero) == 1 and len(operands) == 2 and nonzero[0].dtype == fake.dtype:
-            return expand(nonzero[0], shape)
+        nonzero = [a for a in operands if not _is_zero(a)]
+        only = nonzero[0] if len(nonzero) == 1 and len(operands) == 2 else None
+        if isinstance(only, (Read, Apply)) and only.dtype == fake.dtype:
+            return expand(only, shape)
     values = [a if isinstance(a, (Read, Apply)) else low.constant(a, common) for a in operands]
     return Apply(op, tuple(expand(value, shape) for value in values), shape, fake.dtype)
+
+
+def _is_zero(value: object) -> bool:
+    """Whether a value is the constant 0; an `arange` begins with it and goes on."""
+    return isinstance(value, Read) and value.buffer is None and not value.offset and not any(value.strides)
 
 
 def _promotes_like(value: Any) -> Any:
