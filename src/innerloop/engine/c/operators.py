@@ -333,10 +333,14 @@ def _written(view: Operator) -> Rule:
 
 
 def _pad(low: Lowering, node: fx.Node, x: Value, pads: Sequence[int], fill: float = 0.0) -> Value:
-    """A result full of the fill value, and the operand computed into its interior."""
-    if min(pads, default=0) < 0:
-        raise Unsupported("padding that cuts")
+    """A result full of the fill value, and the operand computed into its interior; negative padding cuts."""
     fake = node.meta["val"]
+    for back in range(len(pads) // 2):
+        axis = len(x.shape) - 1 - back
+        first, last = max(-pads[2 * back], 0), x.shape[axis] - max(-pads[2 * back + 1], 0)
+        if (first, last) != (0, x.shape[axis]):
+            x = apply_view(low.materialized(x), _aten.slice.Tensor, [axis, first, last], {})
+    pads = [max(pad, 0) for pad in pads]
     target = low.new(tuple(fake.shape), fake.dtype)
     low.store(target, expand(low.constant(fill, fake.dtype), target.shape))
     interior = target
