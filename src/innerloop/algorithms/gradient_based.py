@@ -54,7 +54,7 @@ def gradient_learner(
     *,
     metagrad: MetaGradient,
     adapt: Adapt = "all",
-    batchnorm: str = "support",
+    batchnorm: str = "auto",
     mapping: str = "vmap",
     start: Start | None = None,
 ) -> GradientLearner:

@@ -22,9 +22,7 @@ class _Option(NamedTuple):
 class NetworkOptions(TypedDict, total=False):
     """Options of every algorithm with a network."""
 
-    batchnorm: Annotated[
-        str, _Option("support", "where BatchNorm takes its statistics, see `models.Network`.")
-    ]
+    batchnorm: Annotated[str, _Option("auto", "where BatchNorm takes its statistics, see `models.Network`.")]
     mapping: Annotated[str, _Option("vmap", "`vmap` or `loop` over tasks, the same result.")]
 
 
@@ -82,7 +80,7 @@ def full_signature(preset: Callable[..., object]) -> inspect.Signature:
     Example:
         >>> def preset(module, **options: Unpack[GradientOptions]): ...
         >>> full_signature(preset).parameters["batchnorm"].default
-        'support'
+        'auto'
     """
     signature, shared = inspect.signature(preset), _shared(preset)
     keyword, rest = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD

@@ -124,7 +124,10 @@ def registered(preset: Callable[P, Learner]) -> Callable[P, Learner]:
             raise TypeError(f"{preset.__name__}() {error}") from None
         bound.apply_defaults()
         learner = preset(*bound.args, **bound.kwargs)
-        return learner.with_recipe(_recipe(preset, dict(bound.arguments)))
+        settings = dict(bound.arguments)
+        if settings.get("batchnorm") == "auto":
+            settings["batchnorm"] = learner.network.batchnorm
+        return learner.with_recipe(_recipe(preset, settings))
 
     recorded.__signature__ = signature  # type: ignore[attr-defined]
     annotations = {p.name: p.annotation for p in signature.parameters.values()}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..models.layers import fold
 from ..models.losses import LOSSES, mean_rows
 from ..models.network import Features, Network, Params
+from ..models.randomness import fold
 from ..tasks.episodes import Batch, Episode, all_draws, at_step, join_rows, map_tensors
 from .derivatives import as_leaves, gradient
 from .learner import Learner, MetaGradient, Metrics, Recipe, Step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..models.layers import fold
+from ..models.randomness import fold
 
 __all__ = ["for_query", "for_step"]
 

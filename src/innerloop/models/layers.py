@@ -7,14 +7,29 @@ derivative (torch 2.13).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrizations import _WeightNorm
 
 from ..errors import UsageError
+from .randomness import dropped, fold
 
-__all__ = ["Context", "fold", "refuse_hooks", "replace_layers", "statistics_names"]
+# iterations of the power method at each call; the ratio of the two largest singular values decides how many are needed
+_POWER = 20
+
+__all__ = [
+    "Context",
+    "refuse_hooks",
+    "refuse_lazy",
+    "replace_layers",
+    "statistics_names",
+    "trained_statistics",
+]
 
 
 class Context:
@@ -25,11 +40,12 @@ class Context:
         self.key: Tensor | None = None
         self.given = False
         self.observes = False
+        self.frozen = False
         self.statistics: dict[str, Tensor] = {}
 
 
 class _Normalize(nn.Module):
-    """BatchNorm whose statistics are values: computed from the rows at hand, or given."""
+    """BatchNorm whose statistics are values: computed from the rows at hand, given, or those of the trained layer."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -37,8 +53,11 @@ class _Normalize(nn.Module):
     def __init__(self, layer: _BatchNorm, name: str, context: Context) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
-        self.register_buffer("running_mean", torch.zeros(layer.num_features))
-        self.register_buffer("running_var", torch.ones(layer.num_features))
+        mean, var = torch.zeros(layer.num_features), torch.ones(layer.num_features)
+        if context.frozen and layer.running_mean is not None and layer.running_var is not None:
+            mean, var = layer.running_mean.detach().clone(), layer.running_var.detach().clone()
+        self.register_buffer("running_mean", mean)
+        self.register_buffer("running_var", var)
         self.name, self.context = name, context
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +65,7 @@ class _Normalize(nn.Module):
         if self.weight is not None:  # products may be in fewer bits; sums over a batch want all of them
             x = x.to(torch.promote_types(x.dtype, self.weight.dtype))
         mean, var = self.running_mean, self.running_var
-        if not self.context.given or self.context.observes:
+        if not self.context.frozen and (not self.context.given or self.context.observes):
             seen = _moments(x, self.context.weight)
             self.context.statistics |= dict(zip(statistics_names(self.name), seen, strict=True))
             mean, var = (mean, var) if self.context.given else seen
@@ -54,6 +73,17 @@ class _Normalize(nn.Module):
         if self.weight is None:
             return x
         return x * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
+def trained_statistics(module: nn.Module) -> bool:
+    """Whether some BatchNorm layer holds running statistics of a training: they are no longer 0 and 1."""
+    layers = (layer for layer in module.modules() if isinstance(layer, _BatchNorm))
+    return any(
+        layer.running_mean is not None
+        and layer.running_var is not None
+        and bool(layer.running_mean.any() or (layer.running_var != 1).any())
+        for layer in layers
+    )
 
 
 def statistics_names(layer: str) -> tuple[str, str]:
@@ -97,32 +127,55 @@ class _Dropout(nn.Module):
         key = self.context.key
         if key is None or self.p == 0:
             return x
-        shape = (*x.shape[:2], *(1 for _ in x.shape[2:])) if self.whole_channels else x.shape
-        count = 1
-        for size in shape:
-            count *= size
-        position = torch.arange(count, device=x.device)
-        uniform = uniform_from(fold(key, self.layer), position).reshape(shape)
-        return torch.where(uniform >= self.p, x / (1 - self.p), torch.zeros_like(x))
+        return dropped(x, self.p, fold(key, self.layer), whole_channels=self.whole_channels)
 
 
-def fold(key: Tensor, number: int) -> Tensor:
-    """A new stream key from a key (any shape, int64) and a number: equal inputs, equal stream."""
-    offset = ((2 * number + 1) * 1442695040888963407 + 2**63) % 2**64 - 2**63
-    return _mix(key * 6364136223846793005 + offset)
+class _Hardsigmoid(nn.Module):
+    """The hard sigmoid by its formula: torch's own operator has no second derivative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x / 6 + 0.5).clamp(0, 1)
 
 
-def uniform_from(key: Tensor, position: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1) for integer positions of a stream, by counter instead of by state."""
-    bits = _mix(key + position * 7046029254386353131)
-    return ((bits >> 39) & 0xFFFFFF).to(torch.float32) / 0x1000000
+class _SpectralNorm(nn.Module):
+    r"""Spectral normalisation (Miyato et al., 2018) as a function of the weight: $W / (u^\top W v)$.
+
+    torch keeps the singular vectors $u$ and $v$ in buffers and improves them by an iteration or two at each call in
+    training. Here each call starts at the vectors of the module as it was given and takes `_POWER` iterations more;
+    as in torch, the vectors count as constants in the derivative.
+
+    Arguments:
+        start: the left singular vector to start at.
+        dim: the axis of the outputs.
+        eps: smallest norm to divide by.
+    """
+
+    start: Tensor
+
+    def __init__(self, start: Tensor, dim: int, eps: float) -> None:
+        super().__init__()
+        self.register_buffer("start", start.detach().clone(), persistent=False)
+        self.dim, self.eps = dim, eps
+
+    def forward(self, weight: Tensor) -> Tensor:
+        matrix = weight.movedim(self.dim, 0).flatten(1)
+        with torch.no_grad():
+            u = self.start.to(matrix)
+            for _ in range(_POWER):
+                v = F.normalize(u @ matrix, dim=0, eps=self.eps)
+                u = F.normalize(matrix @ v, dim=0, eps=self.eps)
+        return weight / (u @ matrix @ v)
 
 
-def _mix(z: Tensor) -> Tensor:
-    """The finaliser of splitmix64 on int64: multiplication wraps, shifts are made logical by a mask."""
-    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return z ^ ((z >> 31) & 0x1FFFFFFFF)
+class _SpectralHook:
+    """What `nn.utils.spectral_norm` does in a hook, as a function of the weight: see `_SpectralNorm`."""
+
+    def __init__(self, hook: Any, module: nn.Module) -> None:
+        self.name = hook.name
+        self.norm = _SpectralNorm(getattr(module, f"{hook.name}_u"), hook.dim, hook.eps)
+
+    def __call__(self, module: nn.Module, inputs: Any) -> None:
+        setattr(module, self.name, self.norm(getattr(module, f"{self.name}_orig")))
 
 
 def refuse_hooks(module: nn.Module) -> None:
@@ -132,6 +185,15 @@ def refuse_hooks(module: nn.Module) -> None:
             raise UsageError(
                 f"{name!r} uses the old nn.utils.weight_norm, which keeps its weight in a hook: "
                 "use nn.utils.parametrizations.weight_norm"
+            )
+
+
+def refuse_lazy(module: nn.Module) -> None:
+    """Refuse layers whose sizes are not known yet."""
+    for name, parameter in module.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise UsageError(
+                f"{name!r} has no size before its first input: run the model once, model(x), before it is given"
             )
 
 
@@ -154,13 +216,20 @@ def replace_layers(module: nn.Module, context: Context) -> list[str]:
                 )
             channels = isinstance(child, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d))
             replacement = _Dropout(child.p, layer, context, whole_channels=channels)
+        elif isinstance(child, nn.Hardsigmoid):
+            replacement = _Hardsigmoid()
         elif isinstance(child, _WeightNorm):
             replacement = _PlainWeightNorm(child.dim)
+        elif isinstance(child, parametrizations._SpectralNorm) and hasattr(child, "_u"):
+            replacement = _SpectralNorm(child._u, child.dim, child.eps)
         elif getattr(child, "dropout", 0) and isinstance(child, (nn.RNNBase, nn.MultiheadAttention)):
             raise UsageError(
                 f"{name!r} has dropout={child.dropout} inside a fused layer, where tasks cannot have streams "
                 "of their own: set it to 0 and put nn.Dropout around the layer"
             )
+        for number, hook in child._forward_pre_hooks.items():
+            if type(hook).__name__ == "SpectralNorm":
+                child._forward_pre_hooks[number] = _SpectralHook(hook, child)
         if replacement is not None:
             if not name:
                 raise UsageError(f"a bare {type(child).__name__} is not a model: put it in nn.Sequential")

@@ -15,25 +15,34 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.utils.checkpoint as checkpointing
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import UsageError, check_known
 from ..tasks.episodes import map_tensors, tensors
-from .layers import Context, refuse_hooks, replace_layers, statistics_names
+from .layers import (
+    Context,
+    refuse_hooks,
+    refuse_lazy,
+    replace_layers,
+    statistics_names,
+    trained_statistics,
+)
 from .precision import multiplying, products
+from .randomness import CounterRandom
 
 __all__ = ["Features", "Network", "Params"]
 
 Params = dict[str, Tensor]
 Features = Any  # a tensor `(T, n, *feature)`, or a pytree of such tensors
 
-BATCHNORM_POLICIES = ("support", "transductive", "per_step", "refuse")
+BATCHNORM_POLICIES = ("auto", "support", "transductive", "per_step", "frozen", "refuse")
 MAPPINGS = ("vmap", "loop")
 
 
@@ -45,7 +54,8 @@ class Network:
         batchnorm: where BatchNorm takes its statistics: `support` (the task's support set, so that a single
             query can be predicted), `transductive` (the rows at hand, the papers' practice), `per_step`
             (support rows their own; query rows running averages of each inner step, with scales and
-            biases of their own a step, as in MAML++), `refuse`.
+            biases of their own a step, as in MAML++), `frozen` (the running statistics that the module has, for
+            all rows), `auto` (`frozen` where the module was trained before, else `support`), `refuse`.
         mapping: `vmap` runs the tasks of a stack at once, `loop` one by one with the same result.
 
     Raises:
@@ -64,15 +74,32 @@ class Network:
     def __init__(self, module: nn.Module, *, batchnorm: str = "support", mapping: str = "vmap") -> None:
         check_known("batchnorm", batchnorm, BATCHNORM_POLICIES)
         check_known("mapping", mapping, MAPPINGS)
+        if batchnorm == "auto":
+            batchnorm = "frozen" if trained_statistics(module) else "support"
+            if batchnorm == "frozen":
+                warnings.warn(
+                    "the model's BatchNorm layers hold statistics of an earlier training: they are kept as they are "
+                    "(batchnorm='frozen' says so without this warning; 'support' takes those of each support set)",
+                    stacklevel=2,
+                )
         self.batchnorm, self.mapping = batchnorm, mapping
         self._context = Context()
         self._context.observes = batchnorm == "per_step"
+        self._context.frozen = batchnorm == "frozen"
         refuse_hooks(module)
+        refuse_lazy(module)
         self.module = copy.deepcopy(module)
+        # layers that the user put into evaluation mode stay in it
+        training = {layer for layer in self.module.modules() if layer.training}
         # of the module as it was given, before layers are replaced
         self.entries = dict(self.module.state_dict(keep_vars=True))
         self.normalizers = replace_layers(self.module, self._context)
         self.module.eval()
+        left = list(self.module.modules())
+        # of code that is not torch's own it is not known whether it draws random numbers, or asks for `training`
+        foreign = [layer for layer in left if _is_foreign(layer)]
+        self._draws, self._asking = bool(foreign), [layer for layer in foreign if layer in training]
+        self._one_by_one = False
         # vmap has no rule for fused recurrence: these models run task by task
         self._recurrent = any(isinstance(layer, nn.RNNBase) for layer in self.module.modules())
         if self.normalizers and batchnorm == "refuse":
@@ -86,6 +113,10 @@ class Network:
             for name, value in (*self.module.named_parameters(), *self.module.named_buffers())
             if not value.requires_grad
         }
+        statistics = {name for layer in self.normalizers for name in statistics_names(layer)}
+        self._watched = (
+            _Watched(self.module) if dict(self.module.named_buffers()).keys() - statistics else None
+        )
 
     def params(self) -> Params:
         """Copies of the trainable parameters, by name; scales that are learned a step are not among them."""
@@ -212,13 +243,16 @@ class Network:
             context.statistics = {}
             values = {**constants, **base, **mine}
             args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
-            y = functional_call(self.module, values, args, kwargs)
+            with self._randomness(key):
+                y = self._called(values, args, kwargs)
             return y, context.statistics
 
         floating = (v for v in (*mine.values(), *base.values(), *tensors(x)) if v.is_floating_point())
         like = next(floating, torch.zeros(()))
         with self._kernels(), multiplying(like):
-            if self.mapping == "loop" or self._recurrent:
+            for layer in self._asking:
+                layer.training = key is not None
+            if self.mapping == "loop" or self._recurrent or self._one_by_one:
                 y, statistics = _loop(one_task, (mine, x, weight, key))
             else:
                 y, statistics = self._vmapped(one_task, mine, x, weight, key)
@@ -242,9 +276,27 @@ class Network:
             text = str(error)
             if "vmap" not in text and "Batching rule" not in text and "functorch" not in text:
                 raise
-            raise UsageError(
-                f"this model cannot be mapped over tasks ({text.splitlines()[0]}): use mapping='loop'"
-            ) from error
+            reason = text.splitlines()[0]
+        self._one_by_one = True
+        warnings.warn(
+            f"this model cannot be mapped over tasks, so they run one after the other ({reason}): "
+            "mapping='loop' says so without this warning",
+            stacklevel=4,
+        )
+        return _loop(one_task, (mine, x, weight, key))
+
+    def _called(self, values: Params, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The module with these values as its parameters and buffers."""
+        if self._watched is None or not self._asking:
+            return functional_call(self.module, values, args, kwargs)
+        inside = {f"module.{name}": value for name, value in values.items()}
+        return functional_call(self._watched, inside, args, kwargs)
+
+    def _randomness(self, key: Tensor | None) -> AbstractContextManager[Any]:
+        """Where code that is not torch's own draws random numbers: the stream of a task, at prediction a fixed one."""
+        if not self._draws:
+            return nullcontext()
+        return CounterRandom(torch.zeros((), dtype=torch.int64) if key is None else key)
 
     @contextmanager
     def _kernels(self) -> Iterator[None]:
@@ -252,7 +304,7 @@ class Network:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with sdpa_kernel(SDPBackend.MATH), self._without_fused_recurrence():
+            with sdpa_kernel(SDPBackend.MATH), self._without_fused_recurrence(), _without_checkpoints():
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
@@ -275,6 +327,65 @@ class Network:
     def _constants_like(self, x: Tensor) -> Params:
         """Frozen values, as the data want them."""
         return _matching(self.constants, x)
+
+
+class _Watched(nn.Module):
+    """A module whose forward pass must not change its buffers: nothing would carry the change to the next call."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's output.
+
+        Raises:
+            UsageError: a buffer was changed.
+        """
+        before = {name: (value, value._version) for name, value in self.module.named_buffers()}
+        y = self.module(*args, **kwargs)
+        for name, value in self.module.named_buffers():
+            if name in before and (value is not before[name][0] or value._version != before[name][1]):
+                raise UsageError(
+                    f"the model changes its buffer {name!r} in the forward pass, and a function cannot: of what is "
+                    "learned by watching only BatchNorm is supported (batchnorm='per_step'); put the layer into "
+                    "evaluation mode, layer.eval(), before the model is given, or make the buffer a parameter"
+                )
+        return y
+
+
+@contextmanager
+def _without_checkpoints() -> Iterator[None]:
+    """Activation checkpoints inside a module keep their activations: they would recompute with other parameters."""
+    names = ("CheckpointFunction", "_checkpoint_without_reentrant_generator")
+    before = {name: getattr(checkpointing, name) for name in names}
+    try:
+        checkpointing.CheckpointFunction = _Direct  # type: ignore[misc, assignment]
+        checkpointing._checkpoint_without_reentrant_generator = _no_checkpoint
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(checkpointing, name, value)
+
+
+class _Direct:
+    """Stands for `torch.utils.checkpoint.CheckpointFunction`."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        """The function's result."""
+        return function(*args)
+
+
+def _no_checkpoint(*args: Any, **kwargs: Any) -> Iterator[None]:
+    """Stands for the generator around a checkpoint's forward pass."""
+    yield
+
+
+def _is_foreign(layer: nn.Module) -> bool:
+    """Whether a layer may draw random numbers or behave otherwise in training: torch's own that do are known."""
+    known = type(layer).__module__.startswith(("torch.nn.modules.", f"{__package__}."))
+    return not known or isinstance(layer, (nn.RReLU, nn.modules.instancenorm._InstanceNorm))
 
 
 def _matching(values: Params, x: Tensor) -> Params:
