@@ -297,3 +297,50 @@ def test_a_model_that_cannot_be_mapped_runs_task_by_task_and_says_so(make):
 def test_layers_without_a_size_are_refused_with_the_way_out():
     with pytest.raises(UsageError, match=r"run the model once, model\(x\)"):
         maml(nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1)), loss="mse")
+
+
+def test_frozen_statistics_that_are_not_there_are_refused():
+    module = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6, track_running_stats=False))
+    with pytest.raises(UsageError, match="'1' keeps no running statistics"):
+        maml(module, loss="mse", batchnorm="frozen")
+
+
+def test_a_complex_parameter_leaves_the_data_real():
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.filter = nn.Parameter(torch.randn(5, dtype=torch.cfloat))
+            self.head = nn.Linear(8, 1)
+
+        def forward(self, x):
+            return self.head(torch.fft.irfft(torch.fft.rfft(x, dim=-1) * self.filter, n=8))
+
+    def draw_signals(generator):
+        x = torch.randn(12, 8, generator=generator)
+        return il.Episode(
+            il.Batch(x[:6], x[:6].sum(1, keepdim=True)), il.Batch(x[6:], x[6:].sum(1, keepdim=True))
+        )
+
+    torch.manual_seed(0)
+    learner = maml(Spectral(), loss="mse", inner_steps=1, inner_lr=0.05)
+    tasks = il.tasks.open(draw_signals)
+    run = il.meta_train(learner, tasks.train, steps=30, meta_lr=0.03)
+    assert run.log[-1]["loss"] < run.log[0]["loss"]
+    x, y = torch.randn(6, 8), torch.randn(6, 1)
+    assert run.model.adapt(x, y)(x).dtype == torch.float32
+    episode = il.Episode(il.Batch(x[None], y[None]), il.Batch(x[None], y[None]))
+    meta = learner.init()
+    truth = plain_maml(learner.network.module, F.mse_loss, meta, episode, 0.05, 1)
+    within(largest_error(learner.metagrad(learner, meta, episode)[0], truth), 1e-4)
+
+
+def test_no_episode_is_drawn_for_a_head_whose_features_are_trained():
+    drawn = []
+
+    def counting(generator):
+        drawn.append(1)
+        return draw(generator)
+
+    learner = il.ridge(nn.Linear(2, 4), n_features=4)
+    il.meta_train(learner, il.tasks.open(counting).train, steps=2, meta_batch_size=4)
+    assert len(drawn) < 500  # some are drawn ahead; a direct fit would ask for 1,000

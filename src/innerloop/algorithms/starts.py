@@ -11,7 +11,7 @@ from ..inner.gradient import Start
 from ..inner.learner import Learner
 from ..models.builtin import BodyHead, Contextual
 from ..models.losses import Loss
-from ..models.network import Network, Params
+from ..models.network import Network, Params, reference
 from ..outer.metagrad import unrolled
 from ..tasks.episodes import Batch
 from .gradient_based import assembled, inner_rule
@@ -44,7 +44,7 @@ def cavia(
         raise UsageError(f"n_context={n_context}: give 1 or more")
 
     def zeros(meta: Params, support: Batch) -> Params:
-        like = next(iter(meta.values()))
+        like = reference(meta)
         return {"context": like.new_zeros(support.y.shape[0], n_context)}
 
     return assembled(

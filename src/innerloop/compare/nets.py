@@ -22,7 +22,7 @@ from ..inner.heads import Head, LaplaceHead
 from ..inner.learner import Learner, Model
 from ..inner.rules import InnerRule
 from ..models.builtin import build
-from ..models.network import Network
+from ..models.network import Network, reference
 from ..outer.metagrad import unrolled
 from ..outer.training import Gear, Run, meta_train
 from ..tasks.augment import Augmented
@@ -225,10 +225,10 @@ def _stopped(bench: Bench, model: Model, rule: InnerRule, most: int) -> Model:
 def best_stop(model: Model, source: Source, most: int, *, seed: int = EVALUATION_SEED) -> int:
     """The number of inner steps, up to `most`, with the lowest mean query loss on the tasks of a source."""
     totals = np.zeros(most + 1)
-    reference = next(iter(model.meta.values()))
+    like = reference(model.meta)
     with torch.no_grad(), threads_for(model.meta):
         for _, raw in source.fixed(seed):
-            episode = to(raw, reference.device, reference.dtype)
+            episode = to(raw, like.device, like.dtype)
             for step, adapted in enumerate(model.learner.path(model.meta, episode.support, steps=most)):
                 totals[step] += float(model.learner.loss(model.meta, adapted, episode.query).sum())
     return int(np.argmin(np.nan_to_num(totals, nan=np.inf)))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..engine.threads import threads_for
 from ..inner.learner import Model
-from ..models.network import Network, Params
+from ..models.network import Network, Params, reference
 from ..tasks.episodes import Batch, Episode, map_tensors, select, tensors, to
 from ..tasks.sources import EVALUATION_SEED, Source
 from .intervals import interval
@@ -154,7 +154,7 @@ def movement(model: Model, episode: Episode) -> pd.DataFrame:
     model, episode = _inside(model, episode)
     before, after = _ends(model, episode)
     network = model.learner.network
-    params, statistics = network.params(), network.statistics_like(next(iter(model.meta.values())))
+    params, statistics = network.params(), network.statistics_like(reference(model.meta))
     layers: dict[str, list[str]] = {}
     for name in dict.fromkeys([*params, *(name for name in after if name not in statistics)]):
         layers.setdefault(_layer_of(name, params), []).append(name)
@@ -379,8 +379,8 @@ def gains(evaluation: Evaluation) -> pd.DataFrame:
 
 def _inside(model: Model, episode: Episode) -> tuple[Model, Episode]:
     """The episode on the device of the model; where its tasks are scaled, the model inside and what it sees."""
-    reference = next(iter(model.meta.values()))
-    episode = to(episode, reference.device, reference.dtype)
+    like = reference(model.meta)
+    episode = to(episode, like.device, like.dtype)
     learner, episode = model.learner.unwrap(episode)
     return Model(learner, model.meta), episode
 

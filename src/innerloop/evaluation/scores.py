@@ -17,7 +17,7 @@ from ..engine.threads import threads_for
 from ..errors import DataError, UsageError
 from ..inner.learner import Model, without_padding
 from ..models.losses import mean_rows
-from ..models.network import Params
+from ..models.network import Params, reference
 from ..tasks.episodes import Batch, Episode, equal_sizes, map_tensors, select, tensors, to
 from ..tasks.sources import EVALUATION_SEED, Source, SupportSize, Targets
 from .intervals import Estimate, interval
@@ -194,7 +194,7 @@ def evaluate(
     """
     if steps is not None and steps < 0:
         raise UsageError(f"steps={steps}: give 0 or more")
-    reference = next(iter(model.meta.values()))
+    like = reference(model.meta)
     # metric -> task -> sum and number of the draws that have a value
     sums: defaultdict[str, defaultdict[str, np.ndarray]] = defaultdict(
         lambda: defaultdict(lambda: np.zeros(()))
@@ -204,7 +204,7 @@ def evaluate(
     )
     spread, taken = _Spread(), list[int]()
     for ids, raw in source.fixed(seed):
-        episode = to(raw, reference.device, reference.dtype)
+        episode = to(raw, like.device, like.dtype)
         spread.add(raw.query, source.targets)
         for task, row, numbers in _measured(model, ids, episode, source.targets, steps, every=path):
             taken = numbers
@@ -248,9 +248,9 @@ def query_dependence(model: Model, source: Source, *, seed: int = EVALUATION_SEE
         >>> query_dependence(il.Model(learner, learner.init()), tasks.test) < 1e-4
         True
     """
-    reference = next(iter(model.meta.values()))
+    like = reference(model.meta)
     _, raw = next(iter(source.fixed(seed)))
-    episode = select(to(raw, reference.device, reference.dtype), slice(0, 1))
+    episode = select(to(raw, like.device, like.dtype), slice(0, 1))
     (_, task), *_ = equal_sizes(episode)
     few = min(task.query.y.shape[1], 16)
     with torch.no_grad():

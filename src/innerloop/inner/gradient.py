@@ -13,7 +13,7 @@ from torch import Tensor
 from ..engine.recompute import directly, recomputed
 from ..errors import UsageError
 from ..models.losses import Loss, require_loss, task_losses
-from ..models.network import Features, Network, Params
+from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, Episode, all_draws, at_step
 from .derivatives import as_leaves, gradient
 from .learner import Learner, MetaGradient, R, Recipe
@@ -80,8 +80,8 @@ class GradientLearner(Learner):
         return {name: value for name, value in params.items() if name not in started} | learned
 
     def own_like(self, meta: Params) -> Params:
-        like, params = next(iter(meta.values())), self.network.params()
-        own = {name: like.new_zeros(1, *params[name].shape) for name in self.fast}
+        like, params = reference(meta), self.network.params()
+        own = {n: meta.get(n, like).new_zeros(1, *params[n].shape) for n in self.fast}
         return {**own, **self.network.statistics_like(like)}
 
     def path(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..models.network import Features, Network, Params
+from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, Episode, all_draws
 from .heads import Head
 from .learner import Learner, MetaGradient, Recipe
@@ -42,7 +42,7 @@ class HeadLearner(Learner):
         return {**self.network.params(), **self.network.step_params(1), **self.head.init()}
 
     def own_like(self, meta: Params) -> Params:
-        like = next(iter(meta.values()))
+        like = reference(meta)
         return {**self.head.base(meta, 1), **self.network.statistics_like(like)}
 
     def path(
@@ -68,9 +68,14 @@ class HeadLearner(Learner):
     def variance(self, meta: Params, adapted: Params, x: Features) -> Tensor | None:
         return self.head.variance(meta, adapted, query_outputs(self.network, meta, adapted, x))
 
+    @property
+    def fits_directly(self) -> bool:
+        """Where nothing but the head is trained, and it has a direct optimisation."""
+        return self.head.fits_directly and not self.network.params()
+
     def fit(self, meta: Params, rows: Batch) -> Params | None:
         """The head's own direct optimisation, where nothing but the head is trained."""
-        if self.network.params():
+        if not self.fits_directly:
             return None
         features, _ = self.network(meta, {}, rows.x, weight=rows.weight)
         fitted = self.head.fit(meta, features, rows)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..engine.modes import tracing
 from ..errors import UsageError
 from ..models.losses import Loss
-from ..models.network import Features, Network, Params
+from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, tensors, unsqueeze
 
 __all__ = [
@@ -110,6 +110,11 @@ class Learner(ABC):
     def variance(self, meta: Params, adapted: Params, x: Features) -> Tensor | None:
         """Predictive variance of the values `(T, n, C)`, noise included; `None` where nothing is said of it."""
         return None
+
+    @property
+    def fits_directly(self) -> bool:
+        """Whether `fit` finds the meta-parameters, so that the trainer draws rows for it."""
+        return False
 
     def fit(self, meta: Params, rows: Batch) -> Params | None:
         """Meta-parameters by direct optimisation on all rows of the meta-train tasks; `None`: gradients find them."""
@@ -319,10 +324,10 @@ class Model:
 
     def _like(self, tree: Any) -> Any:
         """Tensors of data on the device and in the precision of the meta-parameters."""
-        reference = next(iter(self.meta.values()))
+        like = reference(self.meta)
 
         def match(t: Tensor) -> Tensor:
-            return t.to(reference.device, reference.dtype if t.is_floating_point() else None)
+            return t.to(like.device, like.dtype if t.is_floating_point() else None)
 
         return map_tensors(match, tree)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..models.losses import LOSSES, mean_rows
-from ..models.network import Features, Network, Params
+from ..models.network import Features, Network, Params, reference
 from ..models.randomness import fold
 from ..tasks.episodes import Batch, Episode, all_draws, at_step, join_rows, map_tensors
 from .derivatives import as_leaves, gradient
@@ -85,12 +85,12 @@ class ParticleLearner(Learner):
 
         meta = {name: around(value) for name, value in self.network.params().items()}
         if self.criterion == "mse":
-            like = next(iter(meta.values()))
+            like = reference(meta)
             meta |= {"state/noise": like.new_ones(()), "state/updates": like.new_zeros(())}
         return meta
 
     def own_like(self, meta: Params) -> Params:
-        like = next(iter(meta.values()))
+        like = reference(meta)
         meta = _weights(meta)
         statistics = self.network.statistics_like(like).items()
         wide = {name: value.repeat(1, self.particles, 1) for name, value in statistics}

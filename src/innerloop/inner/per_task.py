@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..models.network import Features, Network, Params
+from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, Episode, all_draws
 from .learner import Learner, MetaGradient, Recipe
 
@@ -109,7 +109,7 @@ class PerTask(Learner):
         return self.learner.init()
 
     def own_like(self, meta: Params) -> Params:
-        like, own = next(iter(meta.values())), dict[str, Tensor]()
+        like, own = reference(meta), dict[str, Tensor]()
         for name, width in (("x", len(self.features)), ("y", self.n_targets)):
             if width:
                 own |= {f"{_PREFIX}{name}_mean": like.new_zeros(1, 1, width)}

@@ -54,7 +54,12 @@ class _Normalize(nn.Module):
         super().__init__()
         self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
         mean, var = torch.zeros(layer.num_features), torch.ones(layer.num_features)
-        if context.frozen and layer.running_mean is not None and layer.running_var is not None:
+        if context.frozen:
+            if layer.running_mean is None or layer.running_var is None:
+                raise UsageError(
+                    f"batchnorm='frozen', but {name!r} keeps no running statistics (track_running_stats=False): "
+                    "choose 'support', 'transductive' or 'per_step'"
+                )
             mean, var = layer.running_mean.detach().clone(), layer.running_var.detach().clone()
         self.register_buffer("running_mean", mean)
         self.register_buffer("running_var", var)
@@ -198,41 +203,44 @@ def refuse_lazy(module: nn.Module) -> None:
 
 
 def replace_layers(module: nn.Module, context: Context) -> list[str]:
-    """Swap BatchNorm and dropout for their functional forms; return the names of the BatchNorm layers."""
+    """Swap layers for their functional forms, and hooks; return the names of the BatchNorm layers."""
     normalizers: list[str] = []
-    for layer, (name, child) in enumerate(list(module.named_modules())):
-        replacement: nn.Module | None = None
-        if isinstance(child, _BatchNorm):
-            if isinstance(child, nn.SyncBatchNorm):
-                raise UsageError(
-                    f"{name!r} is a SyncBatchNorm, which mixes tasks: use BatchNorm or GroupNorm"
-                )
-            replacement = _Normalize(child, name, context)
-            normalizers.append(name)
-        elif isinstance(child, nn.modules.dropout._DropoutNd):
-            if isinstance(child, (nn.AlphaDropout, nn.FeatureAlphaDropout)):
-                raise UsageError(
-                    f"{name!r} is {type(child).__name__}, which is not supported: use nn.Dropout"
-                )
-            channels = isinstance(child, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d))
-            replacement = _Dropout(child.p, layer, context, whole_channels=channels)
-        elif isinstance(child, nn.Hardsigmoid):
-            replacement = _Hardsigmoid()
-        elif isinstance(child, _WeightNorm):
-            replacement = _PlainWeightNorm(child.dim)
-        elif isinstance(child, parametrizations._SpectralNorm) and hasattr(child, "_u"):
-            replacement = _SpectralNorm(child._u, child.dim, child.eps)
-        elif getattr(child, "dropout", 0) and isinstance(child, (nn.RNNBase, nn.MultiheadAttention)):
-            raise UsageError(
-                f"{name!r} has dropout={child.dropout} inside a fused layer, where tasks cannot have streams "
-                "of their own: set it to 0 and put nn.Dropout around the layer"
-            )
-        for number, hook in child._forward_pre_hooks.items():
+    for number, (name, child) in enumerate(list(module.named_modules())):
+        for key, hook in child._forward_pre_hooks.items():
             if type(hook).__name__ == "SpectralNorm":
-                child._forward_pre_hooks[number] = _SpectralHook(hook, child)
-        if replacement is not None:
-            if not name:
-                raise UsageError(f"a bare {type(child).__name__} is not a model: put it in nn.Sequential")
-            parent, _, leaf = name.rpartition(".")
-            setattr(module.get_submodule(parent), leaf, replacement)
+                child._forward_pre_hooks[key] = _SpectralHook(hook, child)
+        replacement = _functional(child, name, number, context)
+        if replacement is None:
+            continue
+        if not name:
+            raise UsageError(f"a bare {type(child).__name__} is not a model: put it in nn.Sequential")
+        if isinstance(replacement, _Normalize):
+            normalizers.append(name)
+        parent, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(parent), leaf, replacement)
     return normalizers
+
+
+def _functional(child: nn.Module, name: str, number: int, context: Context) -> nn.Module | None:
+    """A layer as a function of its input; `None` where it is one already."""
+    if isinstance(child, nn.SyncBatchNorm):
+        raise UsageError(f"{name!r} is a SyncBatchNorm, which mixes tasks: use BatchNorm or GroupNorm")
+    if isinstance(child, _BatchNorm):
+        return _Normalize(child, name, context)
+    if isinstance(child, (nn.AlphaDropout, nn.FeatureAlphaDropout)):
+        raise UsageError(f"{name!r} is {type(child).__name__}, which is not supported: use nn.Dropout")
+    if isinstance(child, nn.modules.dropout._DropoutNd):
+        channels = isinstance(child, (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d))
+        return _Dropout(child.p, number, context, whole_channels=channels)
+    if isinstance(child, nn.Hardsigmoid):
+        return _Hardsigmoid()
+    if isinstance(child, _WeightNorm):
+        return _PlainWeightNorm(child.dim)
+    if isinstance(child, parametrizations._SpectralNorm) and hasattr(child, "_u"):
+        return _SpectralNorm(child._u, child.dim, child.eps)
+    if getattr(child, "dropout", 0) and isinstance(child, (nn.RNNBase, nn.MultiheadAttention)):
+        raise UsageError(
+            f"{name!r} has dropout={child.dropout} inside a fused layer, where tasks cannot have streams "
+            "of their own: set it to 0 and put nn.Dropout around the layer"
+        )
+    return None

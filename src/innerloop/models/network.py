@@ -37,7 +37,7 @@ from .layers import (
 from .precision import multiplying, products
 from .randomness import CounterRandom
 
-__all__ = ["Features", "Network", "Params"]
+__all__ = ["Features", "Network", "Params", "reference"]
 
 Params = dict[str, Tensor]
 Features = Any  # a tensor `(T, n, *feature)`, or a pytree of such tensors
@@ -386,6 +386,18 @@ def _is_foreign(layer: nn.Module) -> bool:
     """Whether a layer may draw random numbers or behave otherwise in training: torch's own that do are known."""
     known = type(layer).__module__.startswith(("torch.nn.modules.", f"{__package__}."))
     return not known or isinstance(layer, (nn.RReLU, nn.modules.instancenorm._InstanceNorm))
+
+
+def reference(values: Params) -> Tensor:
+    """An empty tensor on the device of the values and in their real precision: what data are converted to.
+
+    Example:
+        >>> reference({"w": torch.zeros(2, dtype=torch.complex64), "b": torch.zeros(1)}).dtype
+        torch.float32
+    """
+    floating = next((v for v in values.values() if v.is_floating_point()), None)
+    like = next(iter(values.values()), torch.zeros(())) if floating is None else floating
+    return torch.empty((), dtype=like.dtype.to_real(), device=like.device)
 
 
 def _matching(values: Params, x: Tensor) -> Params:

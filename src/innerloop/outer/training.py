@@ -16,7 +16,7 @@ from ..engine import GEARS, Fast, Report
 from ..engine.threads import threads_for
 from ..errors import DivergedError, UsageError, check_known
 from ..inner.learner import Learner, Metrics, Model, empty
-from ..models.network import Params
+from ..models.network import Params, reference
 from ..models.precision import products, products_in
 from ..tasks.episodes import Episode, select
 from ..tasks.sources import VALIDATION_SEED, RowSource, Source, stream
@@ -269,7 +269,7 @@ class _OuterLoop:
     ) -> None:
         self.learner, self.clip, self.gear, self.memory = learner, clip, gear, memory
         self.state = Outer.start(meta)
-        self.dtype = next(iter(meta.values())).dtype
+        self.dtype = reference(meta).dtype
         self.lr, self.schedule, self.steps = lr, schedule, max(steps, 1)
         self.skipped = self.failed = 0
         self.chunk: int | None = None
@@ -378,7 +378,7 @@ class _OuterLoop:
 
 def _direct_fit(learner: Learner, meta: Params, source: Source) -> Params | None:
     """Meta-parameters that the learner finds without gradients, from all rows of the tasks; `None` if it does not."""
-    if type(learner).fit is Learner.fit:
+    if not learner.fits_directly:
         return None
     rows = source.whole() if isinstance(source, RowSource) else source.sample(1000, stream(0, EPISODES)).query
     return learner.fit(meta, rows)

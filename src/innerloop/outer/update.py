@@ -117,7 +117,7 @@ def meta_update(
         state: Outer, numbers: Tensor, episode: Episode, key: Tensor, phase: int
     ) -> tuple[Outer, Metrics]:
         grads, metrics = _over_chunks(gradient, state.meta, episode, key, numbers[0], phase, chunk)
-        total = torch.stack([grad.square().sum() for grad in grads.values()]).sum()
+        total = torch.stack([_real(grad).square().sum() for grad in grads.values()]).sum()
         metrics["finite"] = torch.isfinite(total)
         if clip is not None:
             scale = clip / total.clamp(min=clip * clip).sqrt()
@@ -145,12 +145,23 @@ def _adam(state: Outer, grads: Params, rate: Tensor, correction: Tensor) -> Oute
     first, second = _BETAS
     meta, mean, square = {}, {}, {}
     for name, value in state.meta.items():
-        grad = grads[name]
-        mean[name] = state.mean[name] + (1 - first) * (grad - state.mean[name])
-        square[name] = second * state.square[name] + (1 - second) * grad * grad
-        root = square[name].sqrt() / correction.to(value.dtype) + _EPS
-        meta[name] = value - rate.to(value.dtype) * (mean[name] / root)
+        grad, old, before = (_real(tensors[name]) for tensors in (grads, state.mean, state.square))
+        average = old + (1 - first) * (grad - old)
+        power = second * before + (1 - second) * grad * grad
+        root = power.sqrt() / correction.to(power.dtype) + _EPS
+        moved = _real(value) - rate.to(power.dtype) * (average / root)
+        meta[name], mean[name], square[name] = (_like(value, part) for part in (moved, average, power))
     return Outer(meta, mean, square)
+
+
+def _real(value: Tensor) -> Tensor:
+    """Complex numbers as pairs of real ones, as torch's optimisers take them."""
+    return torch.view_as_real(value) if value.is_complex() else value
+
+
+def _like(value: Tensor, parts: Tensor) -> Tensor:
+    """The way back from `_real`."""
+    return torch.view_as_complex(parts) if value.is_complex() else parts
 
 
 def _over_chunks(

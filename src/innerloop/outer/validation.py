@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..inner.learner import Model, without_padding
+from ..models.network import reference
 from ..tasks.episodes import to
 from ..tasks.sources import EVALUATION_SEED, Source
 
@@ -30,13 +31,13 @@ def mean_loss(model: Model, source: Source, *, seed: int = EVALUATION_SEED, epis
         >>> mean_loss(il.Model(learner, learner.init()), tasks.valid) > 0
         True
     """
-    reference = next(iter(model.meta.values()))
+    like = reference(model.meta)
     passes = 1 if source.n_tasks is None else math.ceil(episodes / source.n_tasks)
     wanted = episodes if source.n_tasks is None else passes * source.n_tasks
     losses: list[Tensor] = []
     with torch.no_grad():
         for _, raw in source.fixed(seed):
-            episode = to(raw, reference.device, reference.dtype)
+            episode = to(raw, like.device, like.dtype)
             for _, part in without_padding(model.learner, episode):
                 adapted = model.learner.adapt(model.meta, part.support)
                 losses.append(model.learner.loss(model.meta, adapted, part.query))

@@ -15,7 +15,7 @@ from ..algorithms import build
 from ..errors import UsageError
 from ..inner.learner import Adapted, Learner, Model
 from ..models.losses import Loss
-from ..models.network import Params
+from ..models.network import Params, reference
 from .manifest import EXTRA_FILES, Sealed, read_sealed
 from .stored import MASK, TASKS, Stored
 from .tensors import differences, frozen, outline, precision
@@ -125,7 +125,7 @@ def _tasks(model: Model, entries: list[TaskEntry], stacks: Params) -> dict[str, 
     stacked = {name: ((len(owners), *shape[1:]), dtype) for name, (shape, dtype) in expected.items()}
     wrong = differences(outline(stacks), stacked)
     require(not wrong, f"values of tasks: {wrong}")
-    device = next(iter(model.meta.values())).device
+    device = reference(model.meta).device
     rows = {name: torch.split(stacks[name].to(device), 1) for name in stacked}
     own = {task: {name: rows[name][row] for name in rows} for row, task in enumerate(owners)}
     return {entry["id"]: Adapted(model, own.get(entry["id"], {})) for entry in entries}

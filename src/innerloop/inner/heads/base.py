@@ -32,7 +32,13 @@ COVARIANCES = ("full", "diagonal", "auto")
 
 
 class Head(ABC):
-    """A closed form on features `(T, n, F)` of stacked tasks."""
+    """A closed form on features `(T, n, F)` of stacked tasks.
+
+    Attributes:
+        fits_directly: whether `fit` finds the meta-parameters.
+    """
+
+    fits_directly = False
 
     @abstractmethod
     def init(self) -> Params:

@@ -56,6 +56,8 @@ class GaussianHead(Predictive):
         0.75
     """
 
+    fits_directly = True
+
     n_features: int
     n_outputs: int = 1
     covariance: str = "auto"
