@@ -101,3 +101,25 @@ def test_heads_with_a_closed_form_are_compiled(algorithm, rows):
         state = wanted
     assert quick.report.gear == "compiled"
     assert not quick.report.reason
+
+
+@compiles
+@pytest.mark.parametrize("shape", [(4, 4), (6, 3, 3), (1, 1)])
+@pytest.mark.parametrize("columns", [None, 1, 3])
+def test_general_systems_and_their_derivatives_are_those_of_torch(shape, columns):
+    g = torch.Generator().manual_seed(0)
+    a = torch.randn(*shape, generator=g, dtype=torch.float64)
+    size = shape[:-1] if columns is None else (*shape[:-1], columns)
+    b = torch.randn(*size, generator=g, dtype=torch.float64)
+
+    def derivatives(a, b):
+        a, b = a.detach().requires_grad_(), b.detach().requires_grad_()
+        x = torch.linalg.solve(a, b)
+        first = torch.autograd.grad(x.sin().sum(), (a, b), create_graph=True)
+        second = torch.autograd.grad(sum(part.square().sum() for part in first), (a, b))
+        return (x.detach(), *(part.detach() for part in first), *second)
+
+    quick = fast(derivatives, gear="compiled")
+    for one, other in zip(quick(a, b), derivatives(a, b), strict=True):
+        assert torch.allclose(one, other, rtol=1e-7, atol=1e-7 * float(other.abs().max()))
+    assert quick.report.gear == "compiled", quick.report
