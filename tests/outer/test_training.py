@@ -322,3 +322,10 @@ def test_training_that_never_had_a_finite_score_is_an_error():
     tasks = tasks_of_lines()
     with pytest.raises(DivergedError, match="meta-validation tasks was finite in 3 steps"):
         il.meta_train(learner_of(), tasks.train, valid=tasks.valid, steps=3, meta_lr=1e30, device="cpu")
+
+
+def test_the_earlier_name_of_the_gear_is_understood():
+    tasks = il.tasks.sinusoid(n_support=5)
+    learner = il.maml(il.models.mlp(1, [4], 1), loss="mse", inner_steps=1)
+    run = il.meta_train(learner, tasks.train, steps=2, engine="traced", device="cpu")
+    assert run.gear.gear == "traced"

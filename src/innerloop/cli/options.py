@@ -202,7 +202,10 @@ class TrainingOptions(Options):
     augment: Annotated[str | None, about("Of training tasks: rotate, flip, crop, permute, noise, mix.")] = (
         None
     )
-    gear: Annotated[str, about("auto, eager, traced, compiled or loop; the result is the same.")] = "auto"
+    gear: Annotated[
+        str,
+        Parameter(alias="--engine", help="auto, eager, traced, compiled or loop; the result is the same."),
+    ] = "auto"
     memory: Annotated[str, about("What tasks that are worked on at once may keep: 512MB.")] = "512MB"
     precision: Annotated[str, about("Of the network's products in training: float32 or bfloat16.")] = (
         "float32"

@@ -129,6 +129,7 @@ def meta_train(
     precision: str = "float32",
     meta: Params | None = None,
     callbacks: Sequence[Callback] = (),
+    engine: str | Gear | None = None,
 ) -> Run:
     """Meta-train a learner on a task source.
 
@@ -157,6 +158,7 @@ def meta_train(
             them, at the price of a coarser meta-gradient. Parameters, sums, losses, heads and scores stay float32.
         meta: where to start; `learner.init()` unless given.
         callbacks: called with the log entry of every step, of short steps several times in a row.
+        engine: the gear, by the name that this argument had before.
 
     Raises:
         UsageError: an argument has no meaning.
@@ -170,6 +172,7 @@ def meta_train(
         3
     """
     _require_sense(steps, meta_batch_size, meta_lr, schedule, clip, validate_every, seed)
+    gear = gear if engine is None else engine
     if isinstance(gear, str):
         gear = Gear(gear)
     began = time.perf_counter()
