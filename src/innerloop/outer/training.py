@@ -82,6 +82,9 @@ class Gear:
         return self.kept.setdefault(f"{recipe} {clip} {chunk} {products()}", made)
 
 
+Engine = Gear  # by the name that the class had before
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """What training returns.
@@ -109,6 +112,11 @@ class Run:
     seconds: float
     gear: Report = field(default_factory=Report)
     at_once: int | None = None
+
+    @property
+    def engine(self) -> Report:
+        """The gear, by the name that it had before."""
+        return self.gear
 
 
 def meta_train(
