@@ -166,7 +166,9 @@ class AlgorithmOptions(Options):
         str | None, about("unrolled, or checkpointed: less memory for many inner steps, more time.")
     ] = None
     adapt: Annotated[str | None, about("What adapts: all, head, body or a name pattern.")] = None
-    batchnorm: Annotated[str | None, about("BatchNorm statistics: support, transductive or per_step.")] = None
+    batchnorm: Annotated[
+        str | None, about("BatchNorm statistics: support, frozen, transductive or per_step.")
+    ] = None
     init: Annotated[Path | None, about("Start from trained weights: a model directory, or safetensors.")] = (
         None
     )

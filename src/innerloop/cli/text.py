@@ -87,6 +87,7 @@ def scored(scores: Evaluation, source: Source) -> str:
 _NORMALISED = {
     "support": "each task's support set; a prediction does not depend on the other queries",
     "per_step": "running averages of training, for each inner step; a prediction does not depend on the others",
+    "frozen": "running statistics of an earlier training; a prediction does not depend on the other queries",
     "transductive": "the rows at hand: a prediction depends on the other queries asked with it",
 }
 

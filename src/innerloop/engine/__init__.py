@@ -12,6 +12,7 @@ Files in the order in which a call passes through them:
 - `pytrees`: arguments flattened, results put together again, and the key of a call.
 - `modes`: whether a function runs for its values, to be traced, or to be checked.
 - `trace`: a function and the gradients inside it as one graph (make_fx); CSE and dead code elimination.
+- `functionalize`: operators that write into their arguments become operators that do not.
 - `c.program`: lowers the graph to C; `c.compiler` compiles it.
 - `run`: executes a graph operator by operator, as machine code, or through inductor.
 - `agreement`: whether a graph and the plain function agree within rounding.

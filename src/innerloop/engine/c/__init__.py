@@ -3,7 +3,7 @@
 Files in the order in which a graph passes through them:
 
 - `program`: `lower` walks the graph once and puts the C source together.
-- `pointwise`, `operators`, `convolution`, `pooling`, `linalg`: the tables of rules, from operator to C.
+- `pointwise`, `operators`, `indexing`, `convolution`, `pooling`, `linalg`: the tables of rules, from operator to C.
 - `expressions`: values of a program, lazy expressions among them: what fuses pointwise operators into one loop nest.
 - `lowering`: buffers and kernel calls so far, which the rules write to.
 - `loops`, `matmul`, `indirect`: C templates: loop nests and reductions, matrix products, indirect products.
