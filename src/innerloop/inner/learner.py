@@ -31,6 +31,7 @@ __all__ = [
     "Recipe",
     "Step",
     "empty",
+    "require_model",
     "without_padding",
 ]
 
@@ -330,6 +331,22 @@ class Model:
             return t.to(like.device, like.dtype if t.is_floating_point() else None)
 
         return map_tensors(match, tree)
+
+
+def require_model(model: object) -> None:
+    """Refuse what is no model, with the way from a run or a learner to one.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(model, Model):
+        return
+    way = "make one of a learner with il.Model(learner, meta)" if isinstance(model, Learner) else ""
+    if isinstance(getattr(model, "model", None), Model):
+        way = "of a run or a directory, give its .model, as in run.model"
+    raise UsageError(
+        f"a {type(model).__name__} is no model: {way or 'give run.model of il.meta_train, or il.Model(learner, meta)'}"
+    )
 
 
 @dataclass(frozen=True, eq=False)

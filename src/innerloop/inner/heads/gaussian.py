@@ -20,6 +20,7 @@ from .base import (
     factored,
     prior_root,
     row_weights,
+    target_columns,
     with_constant,
 )
 
@@ -86,7 +87,8 @@ class GaussianHead(Predictive):
 
     def solve(self, meta: Params, features: Tensor, support: Batch) -> Params:
         r"""The posterior, as its mean and a root of $V_n$; finite for a singular prior and for no rows."""
-        design, target = with_constant(features).double(), support.y.double()
+        design = with_constant(features).double()
+        target = target_columns(support, self.n_outputs).double()
         weighted = design * row_weights(support, design).unsqueeze(-1)
         root, mean = self._root(meta).double(), meta["head/mean"].double()
         gram = weighted.mT @ design
@@ -112,7 +114,7 @@ class GaussianHead(Predictive):
     def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
         """Log density of each row's targets, `(T, n)`."""
         variance = self.variance(meta, adapted, features)
-        error = (batch.y - self.predict(meta, adapted, features)).square()
+        error = (target_columns(batch, self.n_outputs) - self.predict(meta, adapted, features)).square()
         return -0.5 * (error / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
 
     def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
