@@ -97,7 +97,9 @@ def test_more_columns_than_rows_still_predict_new_tasks():
 
 def test_wide_tables_are_fitted_in_the_form_that_is_cheap_and_narrow_ones_as_ever(monkeypatch):
     chosen = []
-    monkeypatch.setattr("innerloop.inner.heads.evidence.Evidence.steps", 3)  # the form is looked at, not the maximum
+    monkeypatch.setattr(
+        "innerloop.inner.heads.evidence.Evidence.steps", 3
+    )  # the form is looked at, not the maximum
     for form in (Moments, Rows):
         of = form.of
         monkeypatch.setattr(form, "of", lambda *a, of=of, form=form: chosen.append(form) or of(*a))

@@ -95,8 +95,14 @@ def read_rows(stored: Stored, path: Path, notes: Notes) -> pd.DataFrame:
     require_rows(frame, str(path))
     for note in frame.attrs.get("notes", ()):
         notes(f"note: {note}")
-    for name, count in schema.gaps(frame).items() if all(c.name in frame for c in schema.columns) else ():
-        notes(f"note: {count} missing values of {name!r} were filled with its mean in training")
+    if all(column.name in frame for column in schema.columns):
+        for name, count in schema.gaps(frame).items():
+            notes(f"note: {count} missing values of {name!r} were filled with its mean in training")
+        for name, count in schema.unseen(frame).items():
+            notes(
+                f"note: {count} rows have a value of {name!r} that no row of training has: it counts as none of its "
+                "values"
+            )
     return frame
 
 

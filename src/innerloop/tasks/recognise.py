@@ -34,6 +34,7 @@ from .images import find_images, load_images
 from .messages import file_error, listed
 from .n_way import class_table, classes, default_way
 from .single_set import is_pair, items, single
+from .soundness import doubts, remarks
 from .splits import Tasks
 from .tables.delimited import refuse_name
 from .tables.reading import TABLES, TableLike, as_frame, entries, table_name
@@ -76,7 +77,8 @@ def open_tasks(data: object, **options: Any) -> Tasks:
             raise UsageError(
                 f"{_flag(name)} has no meaning for {kind}: leave it out; known are {', '.join(known)}"
             )
-    return load(data, given)
+    tasks = load(data, given)
+    return replace(tasks, notes=(*tasks.notes, *remarks(tasks), *doubts(tasks)))
 
 
 def recognise(data: object) -> str:
