@@ -69,13 +69,13 @@ def predict(
     if out is not None:
         from ..files import write_bytes
 
-        write_bytes(out, _csv(rows, frame, table).encode())
+        write_bytes(out, _csv(rows, frame, table, schema.decimal).encode())
     if json:
         settings = {"directory": str(directory), "rows": str(rows), "inner_steps": inner_steps}
         content = {"out": str(out)} if out else {"predictions": _records(table)}
         emit("predict", None, notes, settings, n_predicted=int(wanted.sum()), n_base=base, **content)
     elif out is None:
-        print(_csv(rows, frame, table), end="")
+        print(_csv(rows, frame, table, schema.decimal), end="")
     else:
         count = len({*row_tasks(schema, frame)[wanted]})
         print(f"predicted {int(wanted.sum())} rows of {count} tasks: {out}")
@@ -106,16 +106,20 @@ def read_rows(stored: Stored, path: Path, notes: Notes) -> pd.DataFrame:
     return frame
 
 
-def _csv(path: Path, frame: pd.DataFrame, predicted: pd.DataFrame) -> str:
-    """The table as it was written, with the new columns behind."""
+def _csv(path: Path, frame: pd.DataFrame, predicted: pd.DataFrame, decimal: str) -> str:
+    """The table as it was written, with the new columns behind, in its separator and decimal mark."""
     import pandas as pd
 
     table = as_written(path, frame)
     added = predicted.iloc[:, frame.shape[1] :].rename(columns=_harmless)
     if "prediction" in added and not pd.api.types.is_numeric_dtype(added["prediction"]):
         added["prediction"] = added["prediction"].map(_harmless, na_action="ignore")
-    text: str = pd.concat([table, added.set_axis(table.index)], axis=1).to_csv(
-        index=False, lineterminator="\n"
+    whole = pd.concat([table, added.set_axis(table.index)], axis=1)
+    text: str = whole.to_csv(
+        index=False,
+        lineterminator="\n",
+        sep=frame.attrs.get("separator") or ",",
+        decimal=frame.attrs.get("decimal") or decimal,
     )
     return text
 

@@ -419,6 +419,12 @@ def _in_words(x: Features) -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error)
+        if "scalar types: Long" in text:
+            raise UsageError(
+                "the model looks up whole numbers (an embedding), and tables and arrays become floating features: "
+                "give token numbers by a Dataset or DataLoader with batch_size=, or by a function that returns an "
+                "Episode, which keep them whole"
+            ) from error
         words = ("shape", "size", "channels", "dimension")
         if isinstance(error, torch.OutOfMemoryError) or not any(word in text.lower() for word in words):
             raise
