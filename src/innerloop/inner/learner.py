@@ -301,7 +301,10 @@ class Model:
     meta: Params
 
     def adapt(self, x: Features, y: Tensor, *, steps: int | None = None) -> Adapted:
-        """Adapt to one task.
+        """Adapt to one task, whose values are scaled as those of training were.
+
+        The model knows nothing of columns and units: of a table, `tasks.schema.encode` and `encode_target` make the
+        arrays, and `tasks.schema.decode` turns predictions back. `il.load(dir).predict_frame` does all of it.
 
         Arguments:
             x: support features `(n, *feature)`, tensors or numpy arrays.
