@@ -491,3 +491,63 @@ def test_the_command_leaves_with_its_exit_code():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("innerloop: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_ids_written_otherwise_are_not_scored_as_new_and_new_names_are_counted(tmp_path, capsys):
+    rows = [
+        f"{who},{'mf'[day % 2]},{day},{day * (1 + who % 3) + who % 5}"
+        for who in range(12)
+        for day in range(8)
+    ]
+    head, path, joined = "patient,sex,day,score\n", tmp_path / "visits.csv", tmp_path / "joined.csv"
+    path.write_text(head + "\n".join(rows) + "\n")
+    joined.write_text(head + "\n".join(row.replace(",", ".0,", 1) for row in rows) + "\n")
+    options = [
+        "--task",
+        "patient",
+        "--target",
+        "score",
+        "--algorithm",
+        "mixed",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert run(["train", str(path), *options]) == 0
+    capsys.readouterr()
+    counts = []
+    for table in (path, joined):
+        assert run(["evaluate", str(tmp_path / "run"), str(table), "--report", "none", "--json"]) == 0
+        printed = capsys.readouterr()
+        counts.append(json.loads(printed.out)["scores"][0]["n_tasks"])
+    assert counts == [2, 2]
+    assert "10 tasks" in printed.err
+    assert "written otherwise" in printed.err
+    new = tmp_path / "new.csv"
+    new.write_text(
+        head + "\n".join(f"z,{'Mf'[day % 2]},{day},{day if day < 4 else ''}" for day in range(8)) + "\n"
+    )
+    for verb in ("predict", "adapt"):
+        assert run([verb, str(tmp_path / "run"), str(new), "--out", str(tmp_path / f"{verb}ed")]) == 0
+        assert "4 rows have a value of 'sex' that no row of training has" in capsys.readouterr().err
+
+
+def test_predictions_are_written_as_the_table_was_and_read_again(tmp_path, capsys):
+    rows = [
+        f"{who};{day / 4};{day * (1 + who % 3) / 8}".replace(".", ",") for who in range(8) for day in range(8)
+    ]
+    table, new, out = (tmp_path / name for name in ("visits.csv", "new.csv", "out.csv"))
+    table.write_text("who;dose;score\n" + "\n".join(rows) + "\n")
+    new.write_text("who;dose;score\nz;0,25;0,5\nz;1,5;\nz;0,75;\n")
+    options = ["--task", "who", "--target", "score", "--decimal", ",", "--algorithm", "mixed"]
+    assert run(["train", str(table), *options, "--out", str(tmp_path / "run")]) == 0
+    assert run(["predict", str(tmp_path / "run"), str(new), "--out", str(out)]) == 0
+    lines = out.read_text().splitlines()
+    assert lines[0] == "who;dose;score;prediction;n_support"
+    assert lines[1] == "z;0,25;0,5;;1"
+    again = pd.read_csv(out, sep=";", decimal=",")
+    assert again.prediction.notna().tolist() == [False, True, True]
+    expected = innerloop.load(tmp_path / "run").predict_frame(pd.read_csv(new, sep=";", decimal=","))
+    assert np.allclose(again.prediction[1:], expected.prediction[1:])
+    # the next verb takes it
+    assert run(["check", str(out), "--task", "who", "--target", "dose", "--decimal", ",", "--json"]) in (0, 3)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["understood"]["rows"] == 3

@@ -91,3 +91,40 @@ def test_no_task_gives_nothing() -> None:
     learner = mixed(3)
     model = Model(learner, learner.init())
     assert adapt_tasks(model, []) == predict_tasks(model, [], []) == predict_adapted([], []) == []
+
+
+@pytest.mark.parametrize("large", ["support", "query"])
+def test_one_large_task_does_not_fill_up_the_small_ones(large, monkeypatch) -> None:
+    most = 300
+    monkeypatch.setattr("innerloop.inner.batched.ROWS_AT_ONCE", most)
+    sizes = [3, 100, *[3] * 40] if large == "support" else [3] * 42
+    supports, queries = tasks_of(1, sizes)
+    if large == "query":
+        queries[1] = torch.randn(250, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    learner = mixed(3)
+    model, seen = Model(learner, doubled(learner.init())), []
+    predict = learner.predict
+
+    def spy(meta, adapted, x, **options):
+        seen.append(x.shape[:2])
+        return predict(meta, adapted, x, **options)
+
+    object.__setattr__(learner, "predict", spy)
+    at_once = predict_tasks(model, supports, queries)
+    assert sum(count for count, _ in seen) == 42
+    assert len(seen) < 10  # still many at a time
+    assert all(count == 1 or count * rows <= most for count, rows in seen)
+    for support, x, prediction in zip(supports, queries, at_once, strict=True):
+        within((model.adapt(support.x, support.y)(x) - prediction).abs().max(), 1e-10)
+
+
+def test_wide_rows_make_smaller_stacks(monkeypatch) -> None:
+    monkeypatch.setattr("innerloop.inner.batched._VALUES_AT_ONCE", 60)
+    learner = mixed(3)
+    model, seen = Model(learner, doubled(learner.init())), []
+    supports, queries = tasks_of(1, [2] * 8)
+    predict = learner.predict
+    object.__setattr__(learner, "predict", lambda *a, **o: seen.append(a[2].numel()) or predict(*a, **o))
+    predict_tasks(model, supports, queries)
+    assert len(seen) > 1
+    assert max(seen) <= 60

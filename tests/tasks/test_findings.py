@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import innerloop as il
 import toolkit.tables
 from innerloop.cli import run
 from innerloop.tasks.findings import check
@@ -123,3 +124,60 @@ def test_a_messy_spreadsheet_goes_from_check_to_predict_by_its_messages_alone(
     found = predicted(capsys, path, options, steps=3)
     assert found.prediction.notna().sum() == found.Score.isna().sum() == 15
     assert np.isfinite(found.prediction.dropna()).all()
+
+
+def test_a_target_that_belongs_to_the_task_is_warned_of_and_noted_by_training() -> None:
+    rng = np.random.default_rng(0)
+    ill = np.repeat(rng.permutation(["ill", "well"] * 12), 6)
+    frame = pd.DataFrame({"site": np.repeat(np.arange(24), 6), "dose": rng.normal(size=144), "risk": ill})
+    sentence = "the target 'risk' is the same in all rows of a task, in 24 of 24 tasks"
+    assert sentence in messages(frame, "warning")
+    assert sentence not in messages(frame, "note")
+    assert any(sentence in note for note in il.tasks.open(frame, task="site", target="risk").notes)
+    numbers = frame.assign(risk=np.repeat(rng.normal(size=24), 6))
+    assert "is the same in all rows of a task" in messages(numbers, "warning")
+    # an event that most tasks never see belongs to the rows
+    rare = frame.assign(risk=np.where(np.arange(144) % 72 == 0, "yes", "no"))
+    assert "same in all rows" not in messages(rare, "warning")
+
+
+@pytest.mark.parametrize("twin", ["Jose\u0301", "JOS\u00c9", " Jos\u00e9"])
+def test_forms_of_one_name_are_told_apart(twin) -> None:
+    frame = visits().assign(site=lambda f: f.site.replace({"s1": "Jos\u00e9", "s3": twin}))
+    notes = "\n".join(il.tasks.open(frame, task="site", target="risk").notes)
+    for text in (messages(frame, "warning"), notes):
+        assert "task ids" in text
+        assert repr(twin) in text or ascii(twin) in text
+
+
+def test_rows_that_look_alike_by_nature_are_no_copies_and_copies_are_said_once() -> None:
+    rng = np.random.default_rng(1)
+    ratings = pd.DataFrame(
+        [
+            (f"u{user}", item, rng.choice([3, 4, 4, 5]))
+            for user in range(200)
+            for item in rng.permutation(60)[: rng.choice([2, 3, 4, 6])]
+        ],
+        columns=["site", "item", "risk"],
+    )
+    assert "share" not in messages(ratings, "warning")
+    frame = visits()
+    copies = [frame[:6].assign(site=f"new {n}") for n in range(4)]
+    told = [line for line in messages(pd.concat([frame, *copies]), "warning").splitlines() if "share" in line]
+    assert len(told) == 1
+    assert "(10 such pairs, more than chance makes)" in told[0]  # five equal tasks
+    assert told[0].count("share 6 of 6 rows") == 3
+
+
+def test_numbers_of_rows_are_no_feature() -> None:
+    frame = visits()
+    for numbers in (range(1, len(frame) + 1), range(len(frame), 0, -1)):
+        assert "column 'row' counts the rows" in messages(frame.assign(row=list(numbers)), "warning")
+    shuffled = np.random.default_rng(0).permutation(len(frame))
+    assert "counts the rows" not in messages(frame.assign(row=shuffled), "warning")
+
+
+def test_few_tasks_are_said() -> None:
+    assert "10 tasks are few" in messages(visits(), "note")
+    many = toolkit.tables.visits(tasks=24, risk=lambda frame: frame.dose**2 + 3)
+    assert "are few" not in messages(many, "note")

@@ -319,3 +319,25 @@ def test_what_is_there_already_is_not_waited_for(tmp_path: Path) -> None:
     image_folders(folder, ["c0/deep"])
     with pytest.raises(DataError, match=r"c0/0.png is not in a folder of its class as others are"):
         open_tasks(folder)
+
+
+def test_an_object_for_each_task_is_told_how_to_become_one_for_all() -> None:
+    frame = pd.DataFrame(
+        {"who": [f"p{i // 8}" for i in range(48)], "x": range(48), "y": [i % 7 for i in range(48)]}
+    )
+    pairs = [(np.random.default_rng(n).normal(size=(8, 2)), np.ones((8, 1))) for n in range(6)]
+    for data, sentence in [
+        ([part for _, part in frame.groupby("who")], r"pandas.concat\(frames\)"),
+        (dict(iter(frame.groupby("who"))), r"reset_index\('task'\)"),
+        (frame.groupby("who"), "the one frame it was made of"),
+        (frame.to_dict("list"), r"pandas.DataFrame\(data\)"),
+        (pairs, "numpy.concatenate"),
+        (dict(enumerate(pairs)), "numpy.repeat"),
+    ]:
+        with pytest.raises(DataError, match=sentence):
+            open_tasks(data, task="who", target="y")
+    # the sentences are true
+    parts = {name: part.drop(columns="who") for name, part in frame.groupby("who")}
+    whole = pd.concat(parts, names=["task"]).reset_index("task")
+    assert len(open_tasks(whole, target="y", task="task", kind="regression").splits["train"]) == 4
+    assert open_tasks({"x": [[1.0], [2.0]] * 12, "y": [0.1, 0.2] * 12, "task": [n // 4 for n in range(24)]})

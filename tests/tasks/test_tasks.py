@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+import innerloop as il
 from innerloop import tasks as front
 from innerloop.errors import DataError, UsageError
 from innerloop.tasks.sources import RowSource, SupportSize, Targets, stream
@@ -524,3 +525,37 @@ def test_a_million_rows_take_no_loop() -> None:
     assert time.perf_counter() - began < 10
     assert isinstance(tasks.train, RowSource)
     assert tasks.train.n_tasks == 70_000
+
+
+@pytest.mark.parametrize("what", ["x", "y"])
+def test_rows_of_a_data_set_that_are_not_finite_are_named_before_training(what):
+    x = torch.rand(200, 3)
+    y = x[:, :1] * 2
+    (x if what == "x" else y)[40::20, 0] = float("nan")
+    with pytest.raises(
+        DataError, match=rf"row \d+0 of the data set \(\d such rows here\) holds a value in {what}"
+    ):
+        il.tasks.open((x, y), batch_size=20)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=20)
+    with pytest.raises(DataError, match=f"holds a value in {what} that is not finite"):
+        il.tasks.open(loader)
+
+
+def test_token_numbers_stay_whole_or_the_way_is_told():
+    class Words(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.out = torch.nn.Embedding(9, 4), torch.nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.out(self.table(x).mean(-2))
+
+    x = torch.randint(0, 9, (120, 5), generator=torch.Generator().manual_seed(0))
+    y = x.float().mean(1, keepdim=True)
+    kept = il.tasks.open((x, y), batch_size=10)
+    assert kept.train.sample(2, torch.Generator()).support.x.dtype == torch.int64
+    learner = il.maml(Words(), loss="mse")
+    assert il.meta_train(learner, kept.train, steps=1, device="cpu").skipped == 0
+    arrays = il.tasks.open({"x": x.numpy(), "y": y.numpy(), "task": np.arange(120) // 10})
+    with pytest.raises(UsageError, match="give token numbers by a Dataset"):
+        il.meta_train(learner, arrays.train, steps=1, device="cpu")

@@ -69,4 +69,6 @@ def predicted(
     code, _, complaint = printed_by(capsys, "train", path, *words_of(options), *quick)
     assert code == 0, complaint
     assert printed_by(capsys, "predict", out, path, "--out", found, "--quiet")[0] == 0
-    return pd.read_csv(found)
+    header = found.read_text(encoding="utf-8").partition("\n")[0]
+    separator = next((mark for mark in ";\t" if mark in header), ",")
+    return pd.read_csv(found, sep=separator, decimal=options.get("decimal", "."))

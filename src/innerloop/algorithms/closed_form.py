@@ -126,7 +126,8 @@ def mixed(
         kind: `regression` or `classification`.
         squares: add the squares of the features.
         covariance: of the tasks' coefficients: `full`, `diagonal`, or `auto`: by the Bayesian information
-            criterion in regression, diagonal in classification.
+            criterion in regression, diagonal in classification. With more than 64 columns and fewer than two
+            rows a column, all slopes vary alike and their mean is drawn too (see `GaussianHead.fit`).
 
     Returns:
         The learner; its head has `uncertainty` and `log_density`.

@@ -110,7 +110,7 @@ def run(arguments: list[str]) -> int:
         if debug:
             raise
         if _is_memory(error):
-            return _complain("out of memory: lower --meta-batch-size or --inner-steps, or use fomaml", 5)
+            return _complain(f"out of memory: {_less_memory(arguments)}", 5)
         return _complain(
             f"this is a bug in innerloop: {type(error).__name__}: {error}; --debug shows where", 1
         )
@@ -124,6 +124,13 @@ def _is_memory(error: Exception) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     )
+
+
+def _less_memory(arguments: list[str]) -> str:
+    """What the verb can do about it."""
+    if {"predict", "adapt", "evaluate"} & set(arguments):
+        return "the rows of one task are worked on together: give fewer tasks or rows at a time"
+    return "lower --meta-batch-size or --inner-steps, or use fomaml"
 
 
 def _help_of(arguments: list[str]) -> str:

@@ -120,6 +120,8 @@ def held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
 
 def _other_table(stored: Stored, tasks: str, notes: Notes) -> Source:
     from ..tasks import classes_from_schema, from_schema
+    from ..tasks.leaks import alike
+    from ..tasks.messages import listed
     from ..tasks.tables.cells import task_ids
     from ..tasks.tables.reading import as_frame
 
@@ -133,10 +135,22 @@ def _other_table(stored: Stored, tasks: str, notes: Notes) -> Source:
         if schema.task
         else frame[schema.target].astype(str).to_numpy()
     )
-    known = sorted(seen & set(names))
+    known = {name for name in names if name in seen}
+    # `1.0` for `1`, another case or another Unicode form: scored as new, they would be tasks that were trained on
+    looks = {alike(name) for name in seen}
+    twins = sorted(
+        {name for name in names if name not in seen and alike(name) in looks} if schema.task else ()
+    )
     if known:
         notes(f"note: {len(known)} tasks of {tasks} were trained on and are left out")
-        frame = frame[[name not in seen for name in names]]
+    if twins:
+        notes(
+            f"note: {len(twins)} tasks of {tasks} look like tasks that were trained on, written otherwise "
+            f"({listed(twins, 3)}), and are left out: give them other names if they are new"
+        )
+    if known or twins:
+        away = {*known, *twins}
+        frame = frame[[name not in away for name in names]]
         if frame.empty:
             raise DataError(f"{tasks}: every task in it was trained on; give other tasks, or leave TASKS out")
     if schema.task is None:

@@ -69,13 +69,13 @@ def predict(
     if out is not None:
         from ..files import write_bytes
 
-        write_bytes(out, _csv(rows, frame, table).encode())
+        write_bytes(out, _csv(rows, frame, table, schema.decimal).encode())
     if json:
         settings = {"directory": str(directory), "rows": str(rows), "inner_steps": inner_steps}
         content = {"out": str(out)} if out else {"predictions": _records(table)}
         emit("predict", None, notes, settings, n_predicted=int(wanted.sum()), n_base=base, **content)
     elif out is None:
-        print(_csv(rows, frame, table), end="")
+        print(_csv(rows, frame, table, schema.decimal), end="")
     else:
         count = len({*row_tasks(schema, frame)[wanted]})
         print(f"predicted {int(wanted.sum())} rows of {count} tasks: {out}")
@@ -95,21 +95,31 @@ def read_rows(stored: Stored, path: Path, notes: Notes) -> pd.DataFrame:
     require_rows(frame, str(path))
     for note in frame.attrs.get("notes", ()):
         notes(f"note: {note}")
-    for name, count in schema.gaps(frame).items() if all(c.name in frame for c in schema.columns) else ():
-        notes(f"note: {count} missing values of {name!r} were filled with its mean in training")
+    if all(column.name in frame for column in schema.columns):
+        for name, count in schema.gaps(frame).items():
+            notes(f"note: {count} missing values of {name!r} were filled with its mean in training")
+        for name, count in schema.unseen(frame).items():
+            notes(
+                f"note: {count} rows have a value of {name!r} that no row of training has: it counts as none of its "
+                "values"
+            )
     return frame
 
 
-def _csv(path: Path, frame: pd.DataFrame, predicted: pd.DataFrame) -> str:
-    """The table as it was written, with the new columns behind."""
+def _csv(path: Path, frame: pd.DataFrame, predicted: pd.DataFrame, decimal: str) -> str:
+    """The table as it was written, with the new columns behind, in its separator and decimal mark."""
     import pandas as pd
 
     table = as_written(path, frame)
     added = predicted.iloc[:, frame.shape[1] :].rename(columns=_harmless)
     if "prediction" in added and not pd.api.types.is_numeric_dtype(added["prediction"]):
         added["prediction"] = added["prediction"].map(_harmless, na_action="ignore")
-    text: str = pd.concat([table, added.set_axis(table.index)], axis=1).to_csv(
-        index=False, lineterminator="\n"
+    whole = pd.concat([table, added.set_axis(table.index)], axis=1)
+    text: str = whole.to_csv(
+        index=False,
+        lineterminator="\n",
+        sep=frame.attrs.get("separator") or ",",
+        decimal=frame.attrs.get("decimal") or decimal,
     )
     return text
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..engine.threads import threads_for
 from ..errors import DataError, UsageError
-from ..inner.learner import Model, without_padding
-from ..models.losses import mean_rows
+from ..inner.learner import Model, require_model, without_padding
+from ..models.losses import mean_rows, require_fit
 from ..models.network import Params, reference
 from ..tasks.episodes import Batch, Episode, equal_sizes, map_tensors, select, tensors, to
-from ..tasks.sources import EVALUATION_SEED, Source, SupportSize, Targets
+from ..tasks.sources import EVALUATION_SEED, Source, SupportSize, Targets, require_source
 from .intervals import Estimate, interval
 from .metrics import COVERAGES, accuracy, auc, calibration_gaps, predictive
 
@@ -183,7 +183,8 @@ def evaluate(
         The evaluation.
 
     Raises:
-        DataError: the source has no task.
+        DataError: the source has no task, or the predictions do not fit the targets.
+        UsageError: this is no model, or no source of tasks.
 
     Example:
         >>> import innerloop as il
@@ -192,6 +193,8 @@ def evaluate(
         >>> il.evaluate(il.Model(learner, learner.init()), tasks.test).steps
         (0, 1, 2)
     """
+    require_model(model)
+    require_source(source, "test")
     if steps is not None and steps < 0:
         raise UsageError(f"steps={steps}: give 0 or more")
     like = reference(model.meta)
@@ -248,6 +251,8 @@ def query_dependence(model: Model, source: Source, *, seed: int = EVALUATION_SEE
         >>> query_dependence(il.Model(learner, learner.init()), tasks.test) < 1e-4
         True
     """
+    require_model(model)
+    require_source(source, "test")
     like = reference(model.meta)
     _, raw = next(iter(source.fixed(seed)))
     episode = select(to(raw, like.device, like.dtype), slice(0, 1))
@@ -298,6 +303,7 @@ def _measure(model: Model, adapted: Params, query: Batch, targets: Targets) -> d
     scores: dict[str, np.ndarray] = {}
     with torch.no_grad():
         prediction = model.learner.predict(model.meta, adapted, query.x)
+        require_fit(prediction, query.y)
         metrics = {"loss": model.learner.loss(model.meta, adapted, query)}
         if targets.kind == "classification":
             metrics["accuracy"] = accuracy(prediction, query)

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from ..tasks.episodes import Batch, Episode, map_tensors, stack, tensors
+from ..tasks.row_source import ROWS_AT_ONCE
 from .learner import Adapted, Model, without_padding
 
 __all__ = ["adapt_tasks", "predict_adapted", "predict_tasks"]
 
-_AT_ONCE = 256
+# tasks of a stack at most, and its values of features, padding included
+_AT_ONCE, _VALUES_AT_ONCE = 256, 2**24
 
 
 def adapt_tasks(model: Model, supports: Sequence[Batch], *, steps: int | None = None) -> list[Adapted]:
@@ -117,12 +119,37 @@ def predict_tasks(
 
 def _stacks(model: Model, episodes: Sequence[Episode]) -> Iterator[tuple[list[int], Episode]]:
     """Stacks of episodes of similar size, with the position of each; padded where that changes no result."""
-    order = sorted(range(len(episodes)), key=lambda n: [batch.rows for batch in episodes[n]])
-    for start in range(0, len(order), _AT_ONCE):
-        positions = order[start : start + _AT_ONCE]
+    for positions in _groups(episodes):
         episode = model._like(stack([episodes[position] for position in positions]))
         for inside, part in without_padding(model.learner, episode, predicting=True):
             yield [positions[row] for row in inside], part
+
+
+def _groups(episodes: Sequence[Episode]) -> Iterator[list[int]]:
+    """Positions of episodes of similar size, so many as a stack may hold when it is filled up to the longest."""
+    sizes = [[batch.rows for batch in episode] for episode in episodes]
+    group: list[int] = []
+    widest = [0, 0]
+    for position in sorted(range(len(episodes)), key=sizes.__getitem__):
+        wider = [max(pair) for pair in zip(widest, sizes[position], strict=True)]
+        rows = (len(group) + 1) * sum(wider)
+        full = (
+            len(group) == _AT_ONCE
+            or rows > ROWS_AT_ONCE
+            or rows * _width(episodes[position]) > _VALUES_AT_ONCE
+        )
+        if group and full:
+            yield group
+            group, wider = [], sizes[position]
+        group.append(position)
+        widest = wider
+    if group:
+        yield group
+
+
+def _width(episode: Episode) -> int:
+    """Values of a row of features."""
+    return sum(t.shape[1:].numel() for t in tensors(episode.query.x))
 
 
 def _blank(x: Any) -> Batch:

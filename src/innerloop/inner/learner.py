@@ -31,6 +31,7 @@ __all__ = [
     "Recipe",
     "Step",
     "empty",
+    "require_model",
     "without_padding",
 ]
 
@@ -300,7 +301,10 @@ class Model:
     meta: Params
 
     def adapt(self, x: Features, y: Tensor, *, steps: int | None = None) -> Adapted:
-        """Adapt to one task.
+        """Adapt to one task, whose values are scaled as those of training were.
+
+        The model knows nothing of columns and units: of a table, `tasks.schema.encode` and `encode_target` make the
+        arrays, and `tasks.schema.decode` turns predictions back. `il.load(dir).predict_frame` does all of it.
 
         Arguments:
             x: support features `(n, *feature)`, tensors or numpy arrays.
@@ -330,6 +334,22 @@ class Model:
             return t.to(like.device, like.dtype if t.is_floating_point() else None)
 
         return map_tensors(match, tree)
+
+
+def require_model(model: object) -> None:
+    """Refuse what is no model, with the way from a run or a learner to one.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(model, Model):
+        return
+    way = "make one of a learner with il.Model(learner, meta)" if isinstance(model, Learner) else ""
+    if isinstance(getattr(model, "model", None), Model):
+        way = "of a run or a directory, give its .model, as in run.model"
+    raise UsageError(
+        f"a {type(model).__name__} is no model: {way or 'give run.model of il.meta_train, or il.Model(learner, meta)'}"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Losses row by row, and their mean over the rows of each task."""
+"""Losses row by row, their mean over the rows of each task, and the check that predictions fit their targets."""
 
 from __future__ import annotations
 
@@ -13,24 +13,30 @@ from torch.func import vmap
 from ..errors import DataError, UsageError
 from ..tasks.episodes import Batch
 
-__all__ = ["LOSSES", "Loss", "mean_rows", "require_loss", "task_losses"]
+__all__ = ["LOSSES", "Loss", "mean_rows", "require_fit", "require_loss", "task_losses"]
 
 Loss = str | Callable[[Any, Tensor], Tensor]
 
 
 def _mse(prediction: Tensor, target: Tensor) -> Tensor:
-    if prediction.shape != target.shape:
-        raise DataError(
-            f"mse: predictions have shape {tuple(prediction.shape)} but targets {tuple(target.shape)} "
-            "(tasks, rows, ...): give targets the shape of the model's output, one column a target"
-        )
+    require_fit(prediction, target, "mse")
     return (prediction - target).square().flatten(2).mean(-1)
 
 
 def _cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
     if target.is_floating_point():
         raise DataError("cross_entropy: targets must be class numbers (int64), not floating-point ones")
-    rows = F.cross_entropy(prediction.flatten(0, 1), target.flatten(), reduction="none")
+    require_fit(prediction, target, "cross_entropy")
+    try:
+        # it looks for numbers out of range itself: without a look at the values this can be traced
+        rows = F.cross_entropy(prediction.flatten(0, 1), target.flatten(), reduction="none")
+    except (RuntimeError, IndexError) as error:
+        if "out of bounds" not in str(error):
+            raise
+        raise DataError(
+            f"cross_entropy: the model has {prediction.shape[-1]} outputs, and the targets are class numbers up to "
+            f"{int(target.max())}: give it one output a class ({int(target.max()) + 1} or more; tasks.n_outputs)"
+        ) from None
     return rows.reshape(target.shape)
 
 
@@ -70,7 +76,7 @@ def task_losses(loss: Loss, prediction: Any, batch: Batch) -> Tensor:
         tensor([1., 1.])
     """
     require_loss(loss)
-    rows = LOSSES[loss](prediction, batch.y) if isinstance(loss, str) else vmap(loss)(prediction, batch.y)
+    rows = LOSSES[loss](prediction, batch.y) if isinstance(loss, str) else _own_loss(loss, prediction, batch)
     if rows.dim() == 1:
         if batch.weight is not None:
             raise UsageError(
@@ -80,6 +86,71 @@ def task_losses(loss: Loss, prediction: Any, batch: Batch) -> Tensor:
         return rows
     rows = rows.flatten(2).mean(-1) if rows.dim() > 2 else rows
     return mean_rows(rows, batch.weight)
+
+
+def _own_loss(loss: Callable[[Any, Tensor], Tensor], prediction: Any, batch: Batch) -> Tensor:
+    """What a function returns for each task; refused where it would compare every row with every other."""
+    target, count = batch.y, batch.y.shape[1]
+    # (n,) beside (n, 1) makes (n, n): the loss may take the mean of that itself, and nobody would notice
+    alone = isinstance(prediction, Tensor) and target.is_floating_point()
+    if alone and prediction.shape != target.shape and prediction.numel() == target.numel():
+        raise DataError(_misfit("the loss", prediction, target))
+    rows = vmap(loss)(prediction, target)
+    known = {1, *(t.shape[2] for t in (prediction, target) if isinstance(t, Tensor) and t.dim() > 2)}
+    crossed = rows.shape[1:] == (count, count) and count not in known
+    if crossed or (batch.weight is not None and rows.dim() > 1 and rows.shape[1] != count):
+        raise DataError(
+            f"the loss returns values of shape {tuple(rows.shape[1:])} for a task of {count} rows, where predictions "
+            f"have {_shape_of(prediction)} and targets {tuple(target.shape)} (tasks, rows, ...): let it return one "
+            "value a row, or their mean"
+        )
+    return rows
+
+
+def require_fit(prediction: object, target: Tensor, what: str = "the scores") -> None:
+    """Refuse predictions that do not stand beside their targets, of which broadcasting would make something else.
+
+    Arguments:
+        prediction: `(T, n, C)` values beside targets of the same shape, or logits beside `(T, n)` class numbers.
+        target: floating values, or class numbers.
+        what: for the message, what needs them.
+
+    Raises:
+        DataError: it is no tensor, or the shapes do not fit.
+
+    Example:
+        >>> require_fit(torch.zeros(2, 3, 1), torch.zeros(2, 3, 1))
+        >>> require_fit(torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.int64))
+    """
+    if not isinstance(prediction, Tensor):
+        raise DataError(
+            f"{what} need one tensor of predictions, and the model returns {_shape_of(prediction)}: give a model "
+            "whose output is the prediction alone, or score it with a loss of your own"
+        )
+    if target.is_floating_point():
+        if prediction.shape != target.shape:
+            raise DataError(_misfit(what, prediction, target))
+    elif prediction.dim() != 3 or prediction.shape[:2] != target.shape:
+        raise DataError(
+            f"{what}: logits have shape {tuple(prediction.shape)} but class numbers {tuple(target.shape)} "
+            "(tasks, rows, ...): give the model one output a class, and each row one class number"
+        )
+
+
+def _misfit(what: str, prediction: Tensor, target: Tensor) -> str:
+    return (
+        f"{what}: predictions have shape {tuple(prediction.shape)} but targets {tuple(target.shape)} "
+        "(tasks, rows, ...): give targets the shape of the model's output, one column a target"
+    )
+
+
+def _shape_of(prediction: object) -> str:
+    """What a model returned, in words."""
+    if isinstance(prediction, Tensor):
+        return str(tuple(prediction.shape))
+    if isinstance(prediction, dict):
+        return f"a dict of {', '.join(map(repr, prediction))}"
+    return f"a {type(prediction).__name__}"
 
 
 def mean_rows(rows: Tensor, weight: Tensor | None) -> Tensor:

@@ -86,6 +86,7 @@ class Network:
         self._context = Context()
         self._context.observes = batchnorm == "per_step"
         self._context.frozen = batchnorm == "frozen"
+        _refuse_wrapped(module)
         refuse_hooks(module)
         refuse_lazy(module)
         self.module = copy.deepcopy(module)
@@ -249,7 +250,7 @@ class Network:
 
         floating = (v for v in (*mine.values(), *base.values(), *tensors(x)) if v.is_floating_point())
         like = next(floating, torch.zeros(()))
-        with self._kernels(), multiplying(like):
+        with self._kernels(), multiplying(like), _in_words(x):
             for layer in self._asking:
                 layer.training = key is not None
             if self.mapping == "loop" or self._recurrent or self._one_by_one:
@@ -398,6 +399,40 @@ def reference(values: Params) -> Tensor:
     floating = next((v for v in values.values() if v.is_floating_point()), None)
     like = next(iter(values.values()), torch.zeros(())) if floating is None else floating
     return torch.empty((), dtype=like.dtype.to_real(), device=like.device)
+def _refuse_wrapped(module: nn.Module) -> None:
+    """Refuse what is no module, or spreads itself over devices."""
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"a model is a torch.nn.Module, not {type(module).__name__}: give an object of one")
+    for name, layer in module.named_modules():
+        where = f" at {name!r}" if name else ""
+        if isinstance(layer, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise UsageError(
+                f"{type(layer).__name__}{where} spreads a module over devices, which a stack of tasks does not need: "
+                "give its .module"
+            )
+
+
+@contextmanager
+def _in_words(x: Features) -> Iterator[None]:
+    """An error of the module about sizes says what a row is."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "scalar types: Long" in text:
+            raise UsageError(
+                "the model looks up whole numbers (an embedding), and tables and arrays become floating features: "
+                "give token numbers by a Dataset or DataLoader with batch_size=, or by a function that returns an "
+                "Episode, which keep them whole"
+            ) from error
+        words = ("shape", "size", "channels", "dimension")
+        if isinstance(error, torch.OutOfMemoryError) or not any(word in text.lower() for word in words):
+            raise
+        rows = ", ".join(str(tuple(t.shape[2:])) for t in tensors(x))
+        raise UsageError(
+            f"the model does not take these features, of which a row has shape {rows} "
+            f"({text.splitlines()[0]}): make its first layer fit (tasks.feature_shape)"
+        ) from error
 
 
 def _matching(values: Params, x: Tensor) -> Params:

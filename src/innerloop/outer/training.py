@@ -19,7 +19,7 @@ from ..inner.learner import Learner, Metrics, Model, empty
 from ..models.network import Params, reference
 from ..models.precision import products, products_in
 from ..tasks.episodes import Episode, select
-from ..tasks.sources import VALIDATION_SEED, RowSource, Source, stream
+from ..tasks.sources import VALIDATION_SEED, RowSource, Source, require_source, stream
 from .logs import Entry
 from .memory import bytes_of, tasks_at_once
 from .prefetch import EPISODES, Block, blocks_of
@@ -179,6 +179,7 @@ def meta_train(
         >>> len(meta_train(learner, tasks.train, steps=3, device="cpu").log)
         3
     """
+    _require_parts(learner, source, valid)
     _require_sense(steps, meta_batch_size, meta_lr, schedule, clip, validate_every, seed)
     gear = gear if engine is None else engine
     if isinstance(gear, str):
@@ -203,6 +204,17 @@ def meta_train(
         )
     seconds = time.perf_counter() - began
     return Run(Model(learner, best), log, best_step, loop.skipped, seconds, loop.report, loop.chunk)
+
+
+def _require_parts(learner: object, source: object, valid: object) -> None:
+    """Refuse what is no learner or no source."""
+    if not isinstance(learner, Learner):
+        raise UsageError(
+            f"a {type(learner).__name__} is no learner: make one around it, such as il.maml(module, loss='mse')"
+        )
+    require_source(source, "train")
+    if valid is not None:
+        require_source(valid, "valid")
 
 
 def _require_sense(

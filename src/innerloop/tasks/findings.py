@@ -17,6 +17,7 @@ from ..errors import Collector, InnerloopError
 from . import leaks
 from .images import load_images
 from .recognise import Options, open_tasks, recognise, without_task
+from .soundness import doubts
 from .sources import ClassSource, RowSource
 from .splits import Tasks
 from .tables.cells import task_ids
@@ -141,7 +142,9 @@ def check(data: Any, **options: Any) -> Report:
         with guard():
             tasks = open_tasks(ready, **given)
             understood |= _understood(tasks)
-            notes = tasks.notes
+            warnings += [_warning(text) for text in doubts(tasks)]
+            told = {f"{each.message}: {each.fix}" for each in warnings}
+            notes = tuple(note for note in tasks.notes if note not in told)
     errors = dict.fromkeys(map(Finding.of, guard.found))
     return Report(
         layout or None, (*errors, *warnings, *(Finding("note", note) for note in notes)), understood
@@ -206,6 +209,7 @@ def _suspicions(
     for name in used:
         twins = leaks.twin_values(frame, name, f"in column {name!r} the values", "one name")
         of_columns += [(name, text) for _, text in twins] + leaks.stand_ins(frame, name)
+    of_columns += leaks.row_numbers(frame, features)
     for target in targets:
         of_columns += leaks.telling_columns(frame, target, features)
     return [_warning(text, task=name) for name, text in of_tasks] + [

@@ -1,24 +1,43 @@
-"""Signs of leakage, by which a score would be too good: copies of rows and tasks, features that tell the target."""
+"""Signs of leakage, by which a score would be too good: copies of rows and tasks, features that tell the target.
+
+What many tasks or values have in common is said once, with their number and the first of them.
+"""
 
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from .messages import listed, quoted
+from .messages import quoted
 from .tables.cells import factorize, is_number, parse, where
 from .tables.columns import moments
 
-__all__ = ["copied_tasks", "repeated_rows", "stand_ins", "telling_columns", "twin_values"]
+__all__ = [
+    "alike",
+    "copied_tasks",
+    "repeated_rows",
+    "row_numbers",
+    "stand_ins",
+    "telling_columns",
+    "twin_names",
+    "twin_values",
+]
 
 # a value that stands in more tasks than this is no sign of a copy
 _COMMON = 20
 # rows of two tasks agree if their numbers do to this many digits
 _DIGITS = 4
+# pairs of tasks that chance may be expected to make as alike as two that are called copies
+_BY_CHANCE = 0.05
+# examples of a kind that are named
+_FIRST = 3
+# rows from which whole numbers that are all different are taken for the numbers of the rows
+_NUMBERED = 20
 
 
 def repeated_rows(frame: pd.DataFrame, task: str, ids: np.ndarray) -> list[tuple[str, str]]:
@@ -47,18 +66,60 @@ def copied_tasks(frame: pd.DataFrame, task: str, ids: np.ndarray) -> list[tuple[
     starts = np.flatnonzero(np.append(True, np.diff(pairs[:, 0]) > 0))
     counts = np.diff(np.append(starts, len(pairs)))
     shared: Counter[tuple[int, int]] = Counter()
+    held = np.repeat(counts, counts)  # in how many tasks the row of each pair stands
     for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True):
         if count <= _COMMON:
             shared.update(itertools.combinations(pairs[start : start + count, 1].tolist(), 2))
+    likely = np.bincount(pairs[:, 1], np.where(held <= _COMMON, held - 1, 0), minlength=len(names))
+    copies = [
+        (one, other, count, int(min(sizes[one], sizes[other])))
+        for (one, other), count in shared.items()
+        if count >= 2
+        and 2 * count >= min(sizes[one], sizes[other])
+        and not _by_chance(count, likely[one], sizes[one], len(names))
+    ]
+    if not copies:
+        return []
+    told = [
+        f"tasks {str(names[one])!r} and {str(names[other])!r} share {count} of {least} rows"
+        for one, other, count, least in copies[:_FIRST]
+    ]
+    more = f" ({len(copies)} such pairs, more than chance makes)" if len(copies) > _FIRST else ""
+    text = f"{', '.join(told)}{more}: if one is a copy of the other, remove it, as both splits could hold it"
+    return [(str(names[copies[0][1]]), text)]
+
+
+def _by_chance(shared: int, likely: float, size: int, tasks: int) -> bool:
+    """Whether some pair of so many tasks may be expected to share as many rows, were each row drawn on its own.
+
+    Arguments:
+        shared: rows that the two tasks have in common.
+        likely: over the rows of one task, in how many other tasks each stands, summed.
+        size: rows of this task.
+        tasks: how many there are.
+    """
+    from scipy.stats import binom
+
+    # the other task of the pair does not count; a row that nobody else has could still have been drawn
+    others = max(likely - shared, 0.0) / size + 1 / tasks
+    share = min(others / max(tasks - 2, 1), 1.0)
+    return bool(binom.sf(shared - 1, size, share) * tasks * (tasks - 1) / 2 > _BY_CHANCE)
+
+
+def row_numbers(frame: pd.DataFrame, features: Sequence[str]) -> list[tuple[str, str]]:
+    """Features that count the rows of the table."""
     warnings = []
-    for (one, other), count in shared.items():
-        least = int(min(sizes[one], sizes[other]))
-        if count >= 2 and 2 * count >= least:
+    for name in features:
+        column = frame[name]
+        if len(column) < _NUMBERED or not is_number(column) or column.isna().any():
+            continue
+        steps = np.diff(column.to_numpy(np.float64))
+        if len({*steps.tolist()}) == 1 and abs(steps[0]) == 1:
             text = (
-                f"tasks {str(names[one])!r} and {str(names[other])!r} share {count} of {least} rows: if one "
-                "is a copy of the other, remove it, as both splits could hold it"
+                f"column {name!r} counts the rows of the table ({column.iloc[0]:g} to {column.iloc[-1]:g}), which says "
+                f"where a row stands and nothing about it: leave it out (--ignore {quoted(name)})"
             )
-            warnings.append((str(names[other]), text))
+            warnings.append((name, text))
     return warnings
 
 
@@ -89,27 +150,51 @@ def telling_columns(frame: pd.DataFrame, target: str, features: Sequence[str]) -
 
 
 def twin_values(frame: pd.DataFrame, name: str, what: str, one: str) -> list[tuple[str, str]]:
-    """Values that differ only by space, by case or as numbers: `A1` and `a1 `, `1` and `1.0`.
+    """Values that differ only by space, by case, by Unicode form or as numbers: `A1` and `a1 `, `1` and `1.0`.
 
     The message says `what` they are, and `one` thing that they should be if they are the same.
     """
     if is_number(frame[name]):
         return []
     _, values = factorize(frame[name])
+    return twin_names([str(value) for value in values], what, one)
+
+
+def twin_names(names: Sequence[str], what: str, one: str) -> list[tuple[str, str]]:
+    """The same of names."""
     spellings: dict[str, set[str]] = defaultdict(set)
-    for value in values:
-        plain = " ".join(str(value).split()).casefold()
-        number = parse(plain)
-        spellings[plain if number is None else repr(number)].add(str(value))
-    return [
-        (
-            sorted(names)[0],
-            f"{what} {listed(sorted(names))} differ only by space, case or zeros: write them the same way if they "
-            f"are {one}",
-        )
-        for names in spellings.values()
-        if len(names) > 1
+    for name in names:
+        spellings[alike(name)].add(name)
+    twins = [sorted(group) for group in spellings.values() if len(group) > 1]
+    if not twins:
+        return []
+    told = "; ".join(", ".join(_spelled(name, group) for name in group[:8]) for group in twins[:_FIRST])
+    more = f" ({len(twins)} such groups)" if len(twins) > _FIRST else ""
+    text = (
+        f"{what} {told}{more} differ only by space, case or zeros, or by how a letter is put together: write them the "
+        f"same way if they are {one}"
+    )
+    return [(twins[0][0], text)]
+
+
+def alike(name: str) -> str:
+    """What names have in common that differ only by space, case, Unicode form or as numbers.
+
+    Example:
+        >>> alike(" A1") == alike("a1"), alike("1.0") == alike("1"), alike("e\u0301") == alike("\u00e9")
+        (True, True, True)
+    """
+    plain = " ".join(unicodedata.normalize("NFC", name).split()).casefold()
+    number = parse(plain)
+    return plain if number is None else repr(number)
+
+
+def _spelled(name: str, group: Sequence[str]) -> str:
+    """The name, with its characters in ASCII where another of the group looks the same."""
+    same = [
+        other for other in group if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
     ]
+    return ascii(name) if len(same) > 1 else repr(name)
 
 
 def stand_ins(frame: pd.DataFrame, name: str) -> list[tuple[str, str]]:

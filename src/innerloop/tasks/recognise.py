@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -34,6 +34,7 @@ from .images import find_images, load_images
 from .messages import file_error, listed
 from .n_way import class_table, classes, default_way
 from .single_set import is_pair, items, single
+from .soundness import doubts, remarks
 from .splits import Tasks
 from .tables.delimited import refuse_name
 from .tables.reading import TABLES, TableLike, as_frame, entries, table_name
@@ -43,6 +44,10 @@ __all__ = ["LAYOUTS", "Options", "open_tasks", "recognise", "without_task"]
 
 # options by name, as the command and `il.tasks.open` take them; what is not given is not there
 Options: TypeAlias = dict[str, Any]
+
+
+# names of the arrays that tasks are made of
+_ARRAYS = ({"x", "y", "task"}, {"x", "label"}, {"x", "label", "group"})
 
 
 def open_tasks(data: object, **options: Any) -> Tasks:
@@ -76,7 +81,8 @@ def open_tasks(data: object, **options: Any) -> Tasks:
             raise UsageError(
                 f"{_flag(name)} has no meaning for {kind}: leave it out; known are {', '.join(known)}"
             )
-    return load(data, given)
+    tasks = load(data, given)
+    return replace(tasks, notes=(*tasks.notes, *remarks(tasks), *doubts(tasks)))
 
 
 def recognise(data: object) -> str:
@@ -87,12 +93,18 @@ def recognise(data: object) -> str:
         UsageError: it is an archive, a pickle or an address.
 
     Example:
-        >>> recognise({"x": [1.0]})
+        >>> recognise({"x": [[1.0]], "label": [0]})
         'arrays'
     """
     if isinstance(data, str | Path):
         return _recognise_path(Path(data))
     if isinstance(data, Mapping):
+        _refuse_a_task_each(list(data.values()))
+        named = {*map(str, data)} in _ARRAYS
+        if data and not named and all(isinstance(value, list | tuple) for value in data.values()):
+            raise DataError(
+                f"a dict of columns ({listed([*data], 4)}) is no table yet: give one frame, pandas.DataFrame(data)"
+            )
         return "arrays"
     if isinstance(data, DataLoader):
         return "loader"
@@ -100,6 +112,10 @@ def recognise(data: object) -> str:
         return "table"
     if isinstance(data, Dataset) or is_pair(data):
         return "data set"
+    if type(data).__name__.endswith("GroupBy"):
+        raise DataError("a groupby is no table: give the one frame it was made of, with task= its column")
+    if isinstance(data, list | tuple):
+        _refuse_a_task_each(data)
     if callable(data):
         return "function"
     if type(data).__name__ == "LazyFrame":
@@ -108,6 +124,20 @@ def recognise(data: object) -> str:
         f"a {type(data).__name__} is nothing that tasks are made of: give a path, a frame, a dict of arrays "
         "(x, y, task), a torch Dataset or DataLoader, or a function that returns an Episode"
     )
+
+
+def _refuse_a_task_each(values: Sequence[object]) -> None:
+    """Refuse an object for each task, with the way to one for all."""
+    if values and all(type(value).__name__ == "DataFrame" for value in values):
+        raise DataError(
+            f"{len(values)} frames, a task each, are no table: give one frame with a column that says the task of each "
+            "row, pandas.concat(frames), or of a dict of them pandas.concat(frames, names=['task']).reset_index('task')"
+        )
+    if values and all(is_pair(value) for value in values):
+        raise DataError(
+            f"{len(values)} pairs (x, y), a task each, are no arrays yet: join them as one frame would be, into "
+            "{'x': x, 'y': y, 'task': task}, with numpy.concatenate of each and numpy.repeat of the names of the tasks"
+        )
 
 
 def _recognise_path(path: Path) -> str:
@@ -192,11 +222,11 @@ def _open_arrays(data: str | Path | Mapping[str, ArrayLike], options: Options) -
     """A dict of arrays, or an `.npz` file."""
     named = read_npz(Path(data)) if isinstance(data, str | Path) else dict(data)
     keys = set(named)
-    if keys == {"x", "y", "task"}:
+    if keys == _ARRAYS[0]:
         if "n_way" in options:
             raise UsageError("--n-way draws tasks from classes, but these arrays have tasks: leave it out")
         return arrays(named["x"], named["y"], named["task"], **options)
-    if keys in ({"x", "label"}, {"x", "label", "group"}):
+    if keys in _ARRAYS:
         if "n_support" in options or "kind" in options:
             raise UsageError("arrays x and label give n-way episodes: leave --n-support and --kind out")
         return _episodes(named["x"], named["label"], named.get("group"), **options)

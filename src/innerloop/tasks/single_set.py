@@ -54,7 +54,23 @@ class _Rows(NamedTuple):
             batch = self.collate([self.dataset[row] for row in rows])
         if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
             raise DataError("a batch of the data set must be a pair (x, y), y a tensor: give a collate_fn")
+        for what, part in (("x", batch[0]), ("y", batch[1])):
+            _require_finite(part, what, rows)
         return batch[0], batch[1]
+
+
+def _require_finite(part: PyTree, what: str, rows: Sequence[int]) -> None:
+    """Refuse rows of a batch with a value that is not finite: their tasks would be left out of training."""
+    for values in tensors(part):
+        if not values.is_floating_point() or torch.isfinite(values).all():
+            continue
+        where = "a batch of the data set"
+        if len(values) == len(rows):
+            bad = torch.nonzero(~torch.isfinite(values.reshape(len(rows), -1)).all(1)).flatten().tolist()
+            where = f"row {rows[bad[0]]} of the data set" + (
+                f" ({len(bad)} such rows here)" if bad[1:] else ""
+            )
+        raise DataError(f"{where} holds a value in {what} that is not finite: correct or remove the row")
 
 
 def single(
@@ -223,8 +239,6 @@ def _targets(rows: _Rows, train: np.ndarray, kind: str | None) -> tuple[Targets,
         y = torch.cat(
             [rows.read(chunk.tolist())[1] for chunk in np.array_split(train, -(-len(train) // _CHUNK))]
         )
-    if not torch.isfinite(y).all():
-        raise DataError("a target is not finite: correct or remove the row")
     values = set(torch.unique(y).tolist()) if y.dim() == 1 else set()
     if kind is None:
         classes = y.dim() == 1 and (not y.is_floating_point() or values == {0.0, 1.0})

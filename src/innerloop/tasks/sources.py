@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from .episodes import Batch, Episode, map_tensors, stack
 from .row_source import ROWS_AT_ONCE, RowSource
 from .sampling import Streams, without_replacement
@@ -35,6 +35,7 @@ __all__ = [
     "SupportSize",
     "Targets",
     "observed_variance",
+    "require_source",
     "stream",
 ]
 
@@ -62,6 +63,27 @@ class Source(Protocol):
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """Evaluation episodes in stacks, with the task each belongs to; a task may come more than once."""
+
+
+def require_source(source: object, split: str) -> None:
+    """Refuse what is no source of episodes, with the way to one.
+
+    Arguments:
+        source: what was given.
+        split: the part of all tasks that is meant here: `train`, `valid` or `test`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    needed = "sample" if split == "train" else "fixed"
+    if hasattr(source, needed):
+        return
+    if hasattr(source, split):
+        raise UsageError(f"these are the tasks of all three splits: give tasks.{split}")
+    raise UsageError(
+        f"a {type(source).__name__} is no source of tasks: give tasks.{split} of il.tasks.open, whose page says "
+        f"what it takes, or an object with the method {needed!r} (il.tasks.Source)"
+    )
 
 
 @dataclass(frozen=True, eq=False)

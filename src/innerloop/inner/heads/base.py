@@ -24,6 +24,7 @@ __all__ = [
     "one_hot",
     "prior_root",
     "row_weights",
+    "target_columns",
     "with_constant",
 ]
 
@@ -136,6 +137,21 @@ def one_hot(support: Batch, classes: int, like: Tensor) -> Tensor:
             f"a support target is outside 0 ... {classes - 1}: this learner was made for {classes} classes "
             f"(n_outputs={classes})"
         ) from None
+
+
+def target_columns(support: Batch, outputs: int) -> Tensor:
+    """The targets `(T, n, C)` of a head that predicts values.
+
+    Raises:
+        DataError: they have another shape, of which broadcasting would make something else.
+    """
+    shape = (*support.y.shape[:2], outputs)
+    if support.y.shape != shape:
+        raise DataError(
+            f"this head predicts values of shape {shape} but targets have {tuple(support.y.shape)} (tasks, rows, "
+            "...): give targets one column a target, as in y[:, None]"
+        )
+    return support.y
 
 
 def factored(matrix: Tensor) -> Tensor:

@@ -20,8 +20,10 @@ from .base import (
     factored,
     prior_root,
     row_weights,
+    target_columns,
     with_constant,
 )
+from .evidence import MANY, Evidence, Moments, Rows, shrunken
 
 __all__ = ["GaussianHead", "pooled_least_squares"]
 
@@ -86,7 +88,8 @@ class GaussianHead(Predictive):
 
     def solve(self, meta: Params, features: Tensor, support: Batch) -> Params:
         r"""The posterior, as its mean and a root of $V_n$; finite for a singular prior and for no rows."""
-        design, target = with_constant(features).double(), support.y.double()
+        design = with_constant(features).double()
+        target = target_columns(support, self.n_outputs).double()
         weighted = design * row_weights(support, design).unsqueeze(-1)
         root, mean = self._root(meta).double(), meta["head/mean"].double()
         gram = weighted.mT @ design
@@ -112,7 +115,7 @@ class GaussianHead(Predictive):
     def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
         """Log density of each row's targets, `(T, n)`."""
         variance = self.variance(meta, adapted, features)
-        error = (batch.y - self.predict(meta, adapted, features)).square()
+        error = (target_columns(batch, self.n_outputs) - self.predict(meta, adapted, features)).square()
         return -0.5 * (error / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
 
     def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
@@ -120,16 +123,30 @@ class GaussianHead(Predictive):
         return mean_rows(-self.log_density(meta, adapted, features, batch), batch.weight)
 
     def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params:
-        """Maximum marginal likelihood of all rows (ML), by L-BFGS in float64 from pooled least squares."""
-        moments = _Moments.of(with_constant(features).double(), rows)
+        """Maximum marginal likelihood of all rows (ML), by L-BFGS in float64 from pooled least squares.
+
+        With more than 64 columns the likelihood is computed from the rows of a task where it has fewer of them than
+        columns, which is the same. Where all tasks together have fewer than two rows a column, ML would follow
+        every row: then the mean is drawn from a Gaussian too, and all slopes vary alike (`evidence.shrunken`).
+        """
+        design = with_constant(features).double()
+        wide = self.n_features > MANY
+        if wide and row_weights(rows, design).sum() < 2 * design.shape[-1]:
+            params = shrunken(design, rows)
+            return {name: params[name].to(meta[name]) for name in params}
+        of = Rows.of if wide and design.shape[1] < design.shape[2] else Moments.of
+        return self._best(meta, of(design, rows))
+
+    def _best(self, meta: Params, evidence: Evidence) -> Params:
+        """The maximum, with the covariance that was asked for or that the information criterion prefers."""
         diagonal = self.covariance == "diagonal"
-        value, params = self._maximise(moments, diagonal=diagonal or self.covariance == "auto")
+        value, params = self._maximise(evidence, diagonal=diagonal or self.covariance == "auto")
         extra = self.n_features * (self.n_features + 1) / 2
-        tasks = moments.gram.shape[0]
+        tasks, _ = evidence.sizes
         if self.covariance == "full" or (self.covariance == "auto" and extra < tasks):
             # numbers beyond the diagonal must earn log(tasks)/2 each; more of them than tasks never do
             price = 0.0 if self.covariance == "full" else 0.5 * math.log(tasks) * extra
-            full, candidate = self._maximise(moments, diagonal=False, start=params)
+            full, candidate = self._maximise(evidence, diagonal=False, start=params)
             params = candidate if full + price < value else params
         return {name: params[name].to(meta[name]) for name in params}
 
@@ -138,12 +155,12 @@ class GaussianHead(Predictive):
         return prior_root(meta["head/root"], diagonal=self.covariance == "diagonal")
 
     def _maximise(
-        self, moments: _Moments, *, diagonal: bool, start: Params | None = None
+        self, evidence: Evidence, *, diagonal: bool, start: Params | None = None
     ) -> tuple[float, Params]:
         """The lowest negative log evidence and where it is."""
         from scipy.optimize import minimize
 
-        start = start or moments.start()
+        start = start or evidence.start()
         size = self.n_features + 1
         rows, columns = (torch.arange(size),) * 2 if diagonal else tuple(torch.tril_indices(size, size))
         shapes = {"head/mean": start["head/mean"].shape, "head/log_noise": start["head/log_noise"].shape}
@@ -161,9 +178,9 @@ class GaussianHead(Predictive):
             leaf = torch.from_numpy(flat).requires_grad_()
             with torch.enable_grad():
                 params = unpack(leaf)
-                value = moments.negative_log_evidence(
-                    params["head/mean"], self._root(params), params["head/log_noise"]
-                )
+                sparse = diagonal and evidence.wide
+                root = params["head/root"].diagonal().exp() if sparse else self._root(params)
+                value = evidence.negative_log_evidence(params["head/mean"], root, params["head/log_noise"])
                 (grad,) = torch.autograd.grad(value, leaf)
             return value.item(), grad.numpy()
 
@@ -175,54 +192,9 @@ class GaussianHead(Predictive):
             for row, column in zip(rows, columns, strict=True)
         ]
         bounds = [(None, None)] * (len(flat) - len(free)) + free
-        options = {"maxiter": 300, "maxcor": 20}
+        options = {"maxiter": evidence.steps, "maxcor": 20}
         best = minimize(objective, flat, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         return float(best.fun), unpack(torch.from_numpy(best.x))
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """Sums over the rows of each task: all that the likelihood of a Gaussian head needs."""
-
-    gram: Tensor  # (T, D, D)
-    cross: Tensor  # (T, D, C)
-    square: Tensor  # (T, C)
-    rows: Tensor  # (T,)
-
-    @staticmethod
-    def of(design: Tensor, rows: Batch) -> _Moments:
-        target = rows.y.double()
-        weight = row_weights(rows, design)
-        weighted = design * weight.unsqueeze(-1)
-        square = (target.square() * weight.unsqueeze(-1)).sum(1)
-        return _Moments(weighted.mT @ design, weighted.mT @ target, square, weight.sum(1))
-
-    def pooled(self) -> tuple[Tensor, Tensor]:
-        """Least squares on all rows together, `(D, C)`, and its noise variance `(C,)`."""
-        gram, cross, rows = self.gram.sum(0), self.cross.sum(0), self.rows.sum()
-        # collinear columns (one-hot sets, say) get the shortest solution
-        mean = torch.linalg.lstsq(gram, cross, driver="gelsd").solution
-        error = self.square.sum(0) - 2 * (mean * cross).sum(0) + (mean * (gram @ mean)).sum(0)
-        return mean, (error / rows).clamp(min=1e-10)
-
-    def start(self) -> Params:
-        """Where the search for the prior begins: pooled weights and noise, tasks that differ a little."""
-        mean, noise = self.pooled()
-        root = torch.diag(torch.full_like(mean[:, 0], -1.0))
-        return {"head/mean": mean, "head/root": root, "head/log_noise": noise.log() / 2}
-
-    def negative_log_evidence(self, mean: Tensor, root: Tensor, log_noise: Tensor) -> Tensor:
-        """Negative log density of every target given mean `(D, C)`, prior root `(D, D)` and noise `(C,)`."""
-        noise = (2 * log_noise).exp()
-        residual = self.cross - self.gram @ mean
-        error = self.square - 2 * (mean * self.cross).sum(1) + (mean * (self.gram @ mean)).sum(1)
-        middle = torch.eye(root.shape[-1], dtype=root.dtype) + root.mT @ self.gram @ root
-        factor = torch.linalg.cholesky(middle)
-        explained = torch.linalg.solve_triangular(factor, root.mT @ residual, upper=False).square().sum(1)
-        logdet = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
-        constant = self.rows.unsqueeze(-1) * (2 * log_noise + math.log(2 * math.pi))
-        total: Tensor = 0.5 * ((error - explained) / noise + logdet + constant).sum()
-        return total
 
 
 def pooled_least_squares(features: Tensor, rows: Batch) -> tuple[Tensor, Tensor]:
@@ -240,4 +212,4 @@ def pooled_least_squares(features: Tensor, rows: Batch) -> tuple[Tensor, Tensor]
         >>> pooled_least_squares(rows.x, rows)[0].flatten().tolist()
         [0.0, 1.0]
     """
-    return _Moments.of(with_constant(features).double(), rows).pooled()
+    return Moments.of(with_constant(features).double(), rows).pooled()

@@ -20,6 +20,7 @@ from .base import (
     factored,
     one_hot,
     row_weights,
+    target_columns,
     with_constant,
 )
 
@@ -89,7 +90,7 @@ class LearnedRidgeHead(Head):
         if self.kind == "classification":
             target = one_hot(support._replace(weight=None), self.n_outputs, features) * root
         else:
-            target = counted_rows(support.y, weight) * root
+            target = counted_rows(target_columns(support, self.n_outputs), weight) * root
         strength, target = self._strength(meta).double(), target.double()
         dual = design.shape[1] < design.shape[2] if self.form == "auto" else self.form == "dual"
         weights = _dual(design, target, strength) if dual else _primal(design, target, strength)
