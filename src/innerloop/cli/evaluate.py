@@ -127,7 +127,7 @@ def _other_table(stored: Stored, tasks: str, notes: Notes) -> Source:
     if schema is None or support is None:
         raise UsageError("this model directory does not hold what its columns mean")
     seen = {name for part in ("train", "valid") for name in (stored.config["splits"] or {}).get(part, ())}
-    frame = as_frame(Path(tasks), task=schema.task or schema.target, decimal=schema.decimal)
+    frame = as_frame(Path(tasks), reading=schema.reading)
     names = (
         task_ids(frame, schema.task).astype(str)
         if schema.task
