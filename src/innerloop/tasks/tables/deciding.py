@@ -6,9 +6,9 @@ classes stay as they are written, and `NA` is a gap only in a column of numbers,
 
 from __future__ import annotations
 
-import re
+import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +25,6 @@ __all__ = ["GAPS", "Reading", "decide", "with_gaps"]
 
 # spellings of "no value" in a column of numbers, dates or truth values
 GAPS = ("NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "none", "<NA>", "#N/A")
-# whole numbers up to this one are exact in float64
-_EXACT = 2**53
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,28 +190,54 @@ def _plain_numbers(column: pd.Series, reading: Reading, told: _Told) -> pd.Serie
     """The column as numbers, where each cell is a plain number or a gap; otherwise the column itself."""
     name = str(column.name)
     gaps = column.isin(["", *GAPS, *reading.missing]).to_numpy(dtype=bool)
-    texts = column.to_numpy(dtype=object)[~gaps]
+    texts = column[~gaps] if gaps.any() else column
+    values = _arrow_numbers(texts) if reading.decimal == "." else None
+    if values is None:
+        values = _python_numbers(texts.to_numpy(dtype=object), reading.decimal)
+    if values is None:
+        return column
+    _tell(told.gaps, name, column[gaps])
+    if name == reading.target and len(np.unique(values)) == 2 == texts.nunique():
+        return column.mask(gaps)  # two values are classes, and these stay as they are written
+    if values.dtype == np.int64 and (zeros := texts[texts.str.match(r"\s*[+-]?0\d")].tolist()):
+        told.zeros[name] = zeros
+    return _stored(values, gaps, column.index)
+
+
+def _arrow_numbers(texts: pd.Series) -> np.ndarray | None:
+    """Plain numbers as int64 if all are whole, else as float64; `None` if one is none, or pyarrow is not there."""
+    if not isinstance(texts.dtype, pd.StringDtype) or texts.dtype.storage != "pyarrow" or not len(texts):
+        return None
+    import pyarrow
+
+    for kind in (pyarrow.int64(), pyarrow.float64()):
+        with contextlib.suppress(pyarrow.ArrowInvalid):
+            values: np.ndarray = pyarrow.array(texts).cast(kind).to_numpy()
+            return None if np.isnan(values).any() else values
+    return None
+
+
+def _python_numbers(texts: np.ndarray, decimal: str) -> np.ndarray | None:
+    """The same with Python's numbers, and with decimal commas."""
     joined = "\n".join(texts)
-    if "_" in joined or not joined.isascii() or (reading.decimal == "," and "." in joined):
-        return column
-    numbers = joined.replace(",", ".").split("\n") if reading.decimal == "," and len(texts) else texts
+    if "_" in joined or not joined.isascii() or (decimal == "," and "." in joined):
+        return None
+    numbers = joined.replace(",", ".").split("\n") if decimal == "," and len(texts) else texts.tolist()
     if len(numbers) != len(texts):
-        return column
+        return None
     try:
         values = np.asarray(numbers, dtype=object).astype(np.float64)
     except ValueError:
-        return column
-    if np.isnan(values).any():
-        return column
-    if name == reading.target and len(np.unique(values)) == 2 == len(set(texts)):
-        out = column.mask(gaps)  # two values are classes, and these stay as they are written
-    else:
-        zeros = re.findall(r"(?m)^[ \t]*[+-]?0\d.*$", joined)
-        if zeros:
-            told.zeros[name] = zeros
-        out = _stored(values, texts, gaps, column.index)
-    _tell(told.gaps, name, column[gaps])
-    return out
+        return None
+    return None if np.isnan(values).any() else _whole(values, numbers)
+
+
+def _whole(values: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """Numbers as int64 where all are written as whole numbers that fit."""
+    if not len(texts) or any(mark in text for text in texts for mark in ".,eEfF"):
+        return values
+    exact = [int(text) for text in texts]
+    return np.array(exact, dtype=np.int64) if all(-(2**63) <= n < 2**63 for n in exact) else values
 
 
 def _tell(told: dict[str, Counter[str]], name: str, cells: pd.Series) -> None:
@@ -223,20 +247,13 @@ def _tell(told: dict[str, Counter[str]], name: str, cells: pd.Series) -> None:
         told[name] = counts
 
 
-def _stored(values: np.ndarray, texts: Iterable[str], gaps: np.ndarray, index: pd.Index) -> pd.Series:
-    """Numbers `(m,)` of the rows without a gap as a column: whole numbers where all are written so."""
-    whole = len(values) > 0 and not any(mark in text for text in texts for mark in ".,eEfF")
-    if whole and np.abs(values).max() >= _EXACT:
-        exact = [int(text) for text in texts]
-        whole = all(-(2**63) <= number < 2**63 for number in exact)
-        values = np.array(exact, dtype=np.int64) if whole else values
-    if not whole:
-        out = np.full(len(gaps), np.nan)
-        out[~gaps] = values
-        return pd.Series(out, index=index)
-    numbers = np.zeros(len(gaps), dtype=np.int64)
-    numbers[~gaps] = values
-    return pd.Series(pd.arrays.IntegerArray(numbers, gaps) if gaps.any() else numbers, index=index)
+def _stored(values: np.ndarray, gaps: np.ndarray, index: pd.Index) -> pd.Series:
+    """Numbers `(m,)` of the rows without a gap as a column."""
+    if not gaps.any():
+        return pd.Series(values, index=index)
+    out = np.full(len(gaps), 0 if values.dtype == np.int64 else np.nan, dtype=values.dtype)
+    out[~gaps] = values
+    return pd.Series(pd.arrays.IntegerArray(out, gaps) if values.dtype == np.int64 else out, index=index)
 
 
 def _value_by_value(frame: pd.DataFrame, column: pd.Series, reading: Reading, told: _Told) -> pd.Series:
@@ -260,8 +277,9 @@ def _value_by_value(frame: pd.DataFrame, column: pd.Series, reading: Reading, to
             )  # fmt: skip
     parsed = [parse(text) for text in numeral]
     rows = np.bincount(codes, minlength=len(texts))
-    if all(number is not None for number in parsed):
-        return _numbers_by_value(column, codes, held, numeral, parsed, told)
+    plain_numbers = [number for number in parsed if number is not None]
+    if len(plain_numbers) == len(parsed):
+        return _numbers_by_value(column, codes, held, numeral, plain_numbers, told)
     of_values = name in reading.values or _holds_values(numeral, parsed, rows[held], reading.date_format)
     gaps = empty | marks if of_values else empty
     words: list[object] = list(texts)
@@ -273,16 +291,17 @@ def _value_by_value(frame: pd.DataFrame, column: pd.Series, reading: Reading, to
     elif marks.any():
         told.names[name] = Counter({texts[n]: int(rows[n]) for n in np.flatnonzero(marks)})
     _tell(told.gaps, name, column[gaps[codes]])
-    return _from_words(words, gaps, codes, column.index)
+    return _from_words(words, gaps, codes, column)
 
 
-def _from_words(words: Sequence[object], gaps: np.ndarray, codes: np.ndarray, index: pd.Index) -> pd.Series:
-    """A column whose value in row `i` is `words[codes[i]]`, or a gap."""
+def _from_words(words: Sequence[object], gaps: np.ndarray, codes: np.ndarray, column: pd.Series) -> pd.Series:
+    """A column like `column` whose value in row `i` is `words[codes[i]]`, or a gap."""
     if all(isinstance(word, bool) for word in words):
         flags, missing = np.array(words, dtype=bool)[codes], gaps[codes]
-        return pd.Series(pd.arrays.BooleanArray(flags, missing) if missing.any() else flags, index=index)
-    values = pd.Series([None if gap else word for word, gap in zip(words, gaps, strict=True)], dtype="str")
-    return values.take(codes).set_axis(index)
+        values = pd.arrays.BooleanArray(flags, missing) if missing.any() else flags
+        return pd.Series(values, index=column.index)
+    each = [None if gap else word for word, gap in zip(words, gaps, strict=True)]
+    return pd.Series(each, dtype=object).astype(column.dtype).take(codes).set_axis(column.index)
 
 
 def _numbers_by_value(
@@ -290,18 +309,19 @@ def _numbers_by_value(
     codes: np.ndarray,
     held: np.ndarray,
     numeral: Sequence[str],
-    parsed: Sequence[float | None],
+    parsed: Sequence[float],
     told: _Told,
 ) -> pd.Series:
     """The same where every value is a number or a gap."""
-    values, texts = np.full(codes.max(initial=0) + 1, np.nan), [""] * (codes.max(initial=0) + 1)
-    for number, text, value in zip(held, numeral, parsed, strict=True):
-        values[number], texts[number] = np.nan if value is None else value, text
+    values = np.zeros(codes.max(initial=0) + 1)
     full = np.zeros(len(values), dtype=bool)
-    full[held] = True
+    values[held], full[held] = parsed, True
+    whole = _whole(values[held], numeral)
+    values = values.astype(whole.dtype)
+    values[held] = whole
     gaps = ~full[codes]
     _tell(told.gaps, str(column.name), column[gaps])
-    return _stored(values[codes[~gaps]], [texts[code] for code in codes[~gaps]], gaps, column.index)
+    return _stored(values[codes[~gaps]], gaps, column.index)
 
 
 def _holds_values(

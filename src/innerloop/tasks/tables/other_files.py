@@ -148,7 +148,9 @@ def _read_excel(path: Path, reading: Reading) -> pd.DataFrame:
             )
         with pd.ExcelFile(io.BytesIO(data), engine="openpyxl") as book:
             sheet = _sheet(path, [str(name) for name in book.sheet_names], reading.sheet)
-            cells = book.parse(sheet, header=None, dtype=object, keep_default_na=False, na_filter=False)
+            cells = pd.read_excel(
+                book, sheet_name=sheet, header=None, dtype=object, keep_default_na=False, na_filter=False
+            )
     texts = cells.map(lambda cell: _as_text(cell, reading.decimal))
     texts = texts.set_axis(pd.Index(range(1, len(texts) + 1), name="row"), axis=0)
     filled = texts[(texts != "").any(axis=1)]
