@@ -160,7 +160,8 @@ FILES: list[tuple[str, str, bytes | str, int, str]] = [
     ("26 header only", "a.csv", "site,dose,risk\n", 3, "no row"),
     ("26 one column", "a.csv", "site\na\nb\n", 3, "one column"),
     ("26 BOM and CRLF", "a.csv", ("\ufeffsite,dose,risk\n" + GOOD).replace("\n", "\r\n"), 0, ""),
-    ("26 UTF-16", "a.csv", ("site,dose,risk\n" + GOOD).encode("utf-16"), 3, "UTF-16"),
+    ("26 UTF-16", "a.csv", ("site,dose,risk\n" + GOOD).encode("utf-16"), 0, "UTF-16"),
+    ("26 UTF-16 without a mark", "a.csv", ("site,dose,risk\n" + GOOD).encode("utf-16-le"), 3, "--encoding utf-16-le"),
     ("26 Latin-1", "a.csv", "site,dose,risk\ncaf\xe9,1,2\n".encode("latin-1"), 3, "line 2"),
     ("26 NUL", "a.csv", "site,dose,risk\na,\0,2\n", 3, "NUL"),
     ("26 no final newline", "a.csv", "site,dose,risk\n" + GOOD.rstrip(), 0, ""),
@@ -178,7 +179,7 @@ FILES: list[tuple[str, str, bytes | str, int, str]] = [
     ("34 gz under another name", "a.csv", b"\x1f\x8b\x08\0", 2, "unpack it yourself"),
     ("34 pickle", "a.pkl", b"\x80\4.", 2, "can run code"),
     ("34 pickle under another name", "a.csv", b"\x80\4.", 2, "can run code"),
-    ("34 spreadsheet", "a.xlsx", b"PK\3\4", 2, "export the sheet"),
+    ("34 spreadsheet", "a.xlsx", b"PK\3\4", 3, "export the sheet"),
 ]  # fmt: skip
 
 

@@ -60,9 +60,11 @@ def machines() -> bytes:
 
 def heed(line: str, data: bytes, options: dict[str, str]) -> bytes:
     """The file after doing what one message says; options are changed in place."""
-    if found := re.search(r"iconv -f (\S+) -t (\S+?)\)", line):
-        return data.decode(found[1]).encode(found[2])
-    text = data.decode("utf-8-sig").replace("\r\n", "\n")
+    if found := re.search(r"(?:say so|say which|or name both) \(--([a-z-]+) ([^;)]*?)(?: or |\))", line):
+        options[found[1]] = found[2].strip("'")
+        return data
+    marked = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    text = data.decode(options.get("encoding", marked)).replace("\r\n", "\n")
     rows = text.split("\n")
     if "remove the lines above the names" in line:
         return "\n".join(rows[1:]).encode()
@@ -70,9 +72,6 @@ def heed(line: str, data: bytes, options: dict[str, str]) -> bytes:
         frame = [re.split(r',(?=(?:[^"]*"[^"]*")*[^"]*$)', row) for row in rows]
         gone = int(found[1]) - 1
         return "\n".join(",".join(c for i, c in enumerate(row) if i != gone) for row in frame).encode()
-    if found := re.search(r"(?:say so|say which|or name both) \(--([a-z-]+) ([^;)]*?)(?: or |\))", line):
-        options[found[1]] = found[2].strip("'")
-        return data
     column = found[1] if (found := re.search(r"in column '(.+?)'", line)) else ""
     if "write the number alone" in line or "write numbers without them" in line:
         separator = ";" if ";" in rows[0] else ","
@@ -112,4 +111,6 @@ def test_a_strangers_spreadsheet_gets_from_check_to_predict(
     for words_found in warnings:
         assert words_found.replace("one-row", "fewer than two labelled rows") in printed, printed
     found = predicted(capsys, path, options)
-    assert found.prediction.notna().sum() == found[options["target"]].isna().sum() == n_predicted
+    target = found[options["target"]]
+    gaps = target.isna() | (target == options.get("missing"))  # a gap stays as it is written
+    assert found.prediction.notna().sum() == gaps.sum() == n_predicted

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..report import Page
     from ..storage import Stored
     from ..tasks.sources import Source
+    from ..tasks.tables.schema import Schema
 
 __all__ = ["evaluate", "held_out"]
 
@@ -112,10 +113,33 @@ def held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
         raise UsageError("this model directory does not say what it was trained on: give a table")
     if tasks is None or tasks == trained_on:
         _require_unchanged(stored)
+        if stored.schema is not None and not stored.schema.as_written and Path(str(trained_on)).exists():
+            return _as_before(stored, Path(str(trained_on)), stored.schema)
         return read_tasks(str(trained_on), DataOptions.of(settings), settings.get("seed")).test
     if stored.schema is None:
         raise UsageError(f"this model was trained on {trained_on!r}, which is no table: leave TASKS out")
     return _other_table(stored, tasks, notes)
+
+
+def _as_before(stored: Stored, path: Path, schema: Schema) -> Source:
+    """Meta-test tasks of a directory whose schema says how tables were read when it was trained."""
+    from ..tasks import classes_from_schema, from_schema
+    from ..tasks.n_way import default_way
+    from ..tasks.tables.reading import as_frame
+
+    settings, support = stored.config["settings"], stored.support
+    if support is None:
+        raise UsageError("this model directory does not hold what its columns mean")
+    frame, names = as_frame(path, reading=schema.reading), (stored.config["splits"] or {}).get("test")
+    if schema.task is not None:
+        return from_schema(frame, schema, names, support, n_query=settings.get("n_query") or 32)
+    n_query = settings.get("n_query")
+    if n_query is None:
+        labels, seed = frame[schema.target].dropna(), int(settings.get("seed") or 0)
+        n_query = default_way(labels, None, n_shot=str(support), seed=seed)["n_query"]
+    return classes_from_schema(
+        frame, schema, names, n_way=int(settings["n_way"]), support=support, n_query=int(n_query)
+    )
 
 
 def _other_table(stored: Stored, tasks: str, notes: Notes) -> Source:
@@ -129,7 +153,7 @@ def _other_table(stored: Stored, tasks: str, notes: Notes) -> Source:
     if schema is None or support is None:
         raise UsageError("this model directory does not hold what its columns mean")
     seen = {name for part in ("train", "valid") for name in (stored.config["splits"] or {}).get(part, ())}
-    frame = as_frame(Path(tasks), task=schema.task or schema.target, decimal=schema.decimal)
+    frame = as_frame(Path(tasks), reading=schema.reading)
     names = (
         task_ids(frame, schema.task).astype(str)
         if schema.task

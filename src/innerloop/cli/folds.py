@@ -39,7 +39,7 @@ class Folds(NamedTuple):
 def read_folds(tasks: str, data: DataOptions, *, folds: int | None, seed: int) -> Folds:
     """The tasks of every fold; how many follows from the number of tasks unless given."""
     single = _is_single(tasks, data)
-    read = _reader_of_one_table(tasks, seed) if single else lambda data: read_tasks(tasks, data, seed)
+    read = _reader_of_one_table(tasks, data, seed) if single else lambda data: read_tasks(tasks, data, seed)
     first = read(data)
     clusters = _clusters(tasks, data)
     if folds is None:
@@ -57,9 +57,10 @@ def _clusters(tasks: str, data: DataOptions) -> dict[str, str] | None:
     if not (data.split_by and data.task):
         return None
     from ..tasks.tables.cells import task_ids
+    from ..tasks.tables.deciding import Reading
     from ..tasks.tables.reading import as_frame
 
-    frame = as_frame(Path(tasks), task=data.task)
+    frame = as_frame(Path(tasks), task=data.task, reading=Reading.of(open_options(data, None)))
     pairs = zip(task_ids(frame, data.task), task_ids(frame, data.split_by), strict=True)
     return {str(task): str(cluster) for task, cluster in pairs}
 
@@ -71,15 +72,16 @@ def _is_single(tasks: str, data: DataOptions) -> bool:
     return bool(wanted) and path.is_file() and path.suffix.lower() != ".npz"
 
 
-def _reader_of_one_table(tasks: str, seed: int) -> Callable[[DataOptions], Tasks]:
+def _reader_of_one_table(tasks: str, asked: DataOptions, seed: int) -> Callable[[DataOptions], Tasks]:
     """Random parts of a table as its tasks: there is nothing to adapt to, and the methods should find that out."""
     import numpy as np
 
     from ..tasks.recognise import open_tasks
+    from ..tasks.tables.deciding import Reading
     from ..tasks.tables.reading import as_frame
 
     path = Path(tasks)
-    frame = as_frame(path)
+    frame = as_frame(path, reading=Reading.of(open_options(asked, None)))
     rows = max(4, min(SINGLE_ROWS, len(frame) // 10))
     order = np.random.default_rng(seed).permutation(len(frame))
     column = "part of the table"

@@ -100,6 +100,9 @@ class DataOptions(Options):
     decimal: Annotated[str | None, about("What numbers are written with: a point, or a comma as in 1,5.")] = (
         None
     )
+    missing: Annotated[str | None, about("What stands for a gap: -,k.A. (in every column but ids).")] = None
+    encoding: Annotated[str | None, about("Of text that is not UTF-8: cp1252 (Windows), latin-1.")] = None
+    sheet: Annotated[str | None, about("Of an .xlsx file with several.")] = None
     labels: Annotated[
         str | None, about("shared: a class is the same in every task; per_task: each task has its own.")
     ] = None

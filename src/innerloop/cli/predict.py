@@ -91,7 +91,7 @@ def read_rows(stored: Stored, path: Path, notes: Notes) -> pd.DataFrame:
     from ..tasks.tables.reading import read_table
 
     schema = stored.table_schema()
-    frame = read_table(path, task=schema.task, decimal=schema.decimal)
+    frame = read_table(path, task=schema.task, reading=schema.reading)
     require_rows(frame, str(path))
     for note in frame.attrs.get("notes", ()):
         notes(f"note: {note}")

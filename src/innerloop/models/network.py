@@ -399,6 +399,8 @@ def reference(values: Params) -> Tensor:
     floating = next((v for v in values.values() if v.is_floating_point()), None)
     like = next(iter(values.values()), torch.zeros(())) if floating is None else floating
     return torch.empty((), dtype=like.dtype.to_real(), device=like.device)
+
+
 def _refuse_wrapped(module: nn.Module) -> None:
     """Refuse what is no module, or spreads itself over devices."""
     if not isinstance(module, nn.Module):

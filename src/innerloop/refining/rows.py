@@ -19,6 +19,7 @@ from ..tasks.images import load_images
 from ..tasks.messages import listed
 from ..tasks.recognise import recognise
 from ..tasks.support import Targets, stream
+from ..tasks.tables import deciding
 from ..tasks.tables.cells import sorted_labels
 from ..tasks.tables.reading import entries, read_table
 from ..tasks.tables.schema import Schema, target_kind
@@ -140,7 +141,11 @@ def _tables(data: Path, test: Path | None, reading: Reading) -> Divided:
     schema = reading.schema
     if schema is None and reading.target is None:
         raise UsageError("a table needs --target COLUMN, the column to predict")
-    frames = {"": read_table(data)} | ({} if test is None else {"_test": read_table(test)})
+    frames = {
+        part: read_table(path, reading=_cells(reading))
+        for part, path in (("", data), ("_test", test))
+        if path
+    }
     notes = [note for frame in frames.values() for note in frame.attrs.get("notes", ())]
     if schema is None:
         schema = _schema(frames[""], reading)
@@ -155,6 +160,14 @@ def _tables(data: Path, test: Path | None, reading: Reading) -> Divided:
         x, y = schema.encode(used), schema.encode_target(used)
         batches[part] = Batch(torch.from_numpy(x), torch.from_numpy(y))
     return replace(Divided.of(batches, schema.targets), schema=schema, notes=tuple(notes))
+
+
+def _cells(reading: Reading) -> deciding.Reading:
+    """How the cells of a table are read."""
+    if reading.schema is not None:
+        return reading.schema.reading
+    kind = reading.kind or ("classification" if reading.n_out > 1 else None)
+    return deciding.Reading.of({"target": reading.target, "kind": kind, "categorical": reading.categorical})
 
 
 def _schema(frame: pd.DataFrame, reading: Reading) -> Schema:

@@ -140,7 +140,7 @@ class Stored:
         )
 
         schema = self.table_schema()
-        table = as_frame(frame, task=schema.task, decimal=schema.decimal)
+        table = as_frame(frame, reading=schema.reading)
         refuse_taken(schema, table)
         if self.kind == "run":
             require_inner_steps(self.model, inner_steps)
@@ -190,7 +190,7 @@ class Stored:
             raise UsageError(f"{self.path} is adapted already: give the run it was adapted from")
         schema = self.table_schema()
         require_inner_steps(self.model, inner_steps)
-        table = as_frame(frame, task=schema.task, decimal=schema.decimal)
+        table = as_frame(frame, reading=schema.reading)
         adapted, n_support, labels = adapt_rows(self.model, schema, table, steps=inner_steps)
         settings: JsonObject = {"inner_steps": inner_steps}
         if schema.n_way:

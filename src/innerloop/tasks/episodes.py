@@ -103,7 +103,12 @@ def as_tensors(tree: PyTree) -> PyTree:
         torch.Size([2])
     """
     return _map_leaves(
-        lambda leaf: torch.from_numpy(np.ascontiguousarray(leaf)) if isinstance(leaf, np.ndarray) else leaf,
+        # memory that may not be written to, as that of pandas, is copied
+        lambda leaf: (
+            torch.from_numpy(np.require(leaf, requirements=["C", "W"]))
+            if isinstance(leaf, np.ndarray)
+            else leaf
+        ),
         tree,
     )
 

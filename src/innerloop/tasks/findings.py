@@ -22,6 +22,7 @@ from .sources import ClassSource, RowSource
 from .splits import Tasks
 from .tables.cells import task_ids
 from .tables.columns import Column
+from .tables.deciding import Reading
 from .tables.reading import as_frame, read_table
 from .tables.schema import Schema, target_kind, target_names
 
@@ -153,13 +154,11 @@ def check(data: Any, **options: Any) -> Report:
 
 def _frame(data: Any, given: Options, guard: Collector) -> pd.DataFrame:
     """The table, all its columns; files that differ from the others are errors."""
-    target, decimal = given.get("target"), given.get("decimal", ".")
-    task = given.get("task") or (target if isinstance(target, str) else None)
     if not isinstance(data, str | Path):
-        return as_frame(data, task=task, decimal=decimal)
+        return as_frame(data, reading=Reading.of(given))
     if Path(data).is_dir() and "n_way" not in given:
-        task = given.get("task", "task")
-    return read_table(data, task=task, decimal=decimal, guard=guard)
+        given = {"task": "task"} | given
+    return read_table(data, task=given.get("task"), reading=Reading.of(given), guard=guard)
 
 
 def _look_at(

@@ -38,14 +38,14 @@ def meant(names: str | Sequence[str], known: Iterable[str]) -> str:
     return f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
 
 
-def quoted(name: str) -> str:
-    """A column name as an option of the command takes it.
+def quoted(*names: str) -> str:
+    """Column names, or what stands for a gap, as an option of the command takes them.
 
     Example:
-        >>> print(quoted("dose"), quoted("Promo %"), quoted("age, years"))
-        dose 'Promo %' '"age, years"'
+        >>> print(quoted("dose"), quoted("Promo %"), quoted("age, years"), quoted("NA", "n/a"))
+        dose 'Promo %' '"age, years"' NA,n/a
     """
-    return shlex.quote(f'"{name}"' if "," in name else name)
+    return shlex.quote(",".join(f'"{name}"' if "," in name else name for name in names))
 
 
 def listed(names: Sequence[object], most: int = 8) -> str:

@@ -19,6 +19,7 @@ from .sources import ClassSource
 from .splits import SHARES, SPLITS, Split, Tasks, divide
 from .support import SupportSize
 from .tables.cells import sorted_labels
+from .tables.deciding import Reading
 from .tables.reading import TableLike, as_frame, table_name
 from .tables.schema import Schema
 
@@ -81,6 +82,9 @@ def class_table(
     ignore: Sequence[str] = (),
     categorical: Sequence[str] = (),
     decimal: str = ".",
+    missing: Sequence[str] = (),
+    encoding: str | None = None,
+    sheet: str | None = None,
     split: Split = SHARES,
     seed: int = 0,
 ) -> Tasks:
@@ -104,7 +108,11 @@ def class_table(
         Tasks(table: 15 classes = 11 train + 2 valid + 2 test, 1 feature, classification, n_shot=1)
     """
     name = table_name(frame)
-    frame = whole = as_frame(frame, task=target, decimal=decimal)
+    reading = Reading.of({
+        "target": target, "n_way": n_way, "categorical": categorical, "decimal": decimal, "missing": missing,
+        "encoding": encoding, "sheet": sheet,
+    })  # fmt: skip
+    frame = whole = as_frame(frame, reading=reading)
     notes = list(frame.attrs.get("notes", ()))
     labelled = Schema(None, target, "classification", ()).labelled(frame)
     if target in frame and not labelled.all():
@@ -115,7 +123,7 @@ def class_table(
     def fit(rows: pd.DataFrame, classes: Sequence[str] | None = None) -> Schema:
         return Schema.fit(
             rows, whole=whole, task=None, target=target, features=features, ignore=ignore, kind="classification",
-            categorical=categorical, classes=classes, decimal=decimal,
+            categorical=categorical, classes=classes, decimal=decimal, missing=missing, encoding=encoding,
         )  # fmt: skip
 
     known = fit(frame)

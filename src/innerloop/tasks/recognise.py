@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import pandas as pd
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -36,6 +37,7 @@ from .n_way import class_table, classes, default_way
 from .single_set import is_pair, items, single
 from .soundness import doubts, remarks
 from .splits import Tasks
+from .tables.deciding import Reading
 from .tables.delimited import refuse_name
 from .tables.reading import TABLES, TableLike, as_frame, entries, table_name
 from .tables.table import table
@@ -181,11 +183,13 @@ def without_task(columns: list[object]) -> UsageError:
 
 def _open_table(data: TableLike, options: Options) -> Tasks:
     """A file, a folder of tables or a frame."""
+    for name in ("task", "split_by"):
+        if name in options:
+            options = {**options, name: str(options[name])}  # names of columns that are numbers
     task, target = options.get("task"), options.get("target")
     if isinstance(data, str | Path) and Path(data).is_dir() and task is None and "n_way" not in options:
         task = "task"
-    text = task or (target if isinstance(target, str) else None)
-    frame = as_frame(data, task=text, decimal=options.get("decimal", "."))
+    frame = as_frame(data, task=task, reading=Reading.of({**options, "task": task}))
     if target is None:
         raise UsageError(
             f"a table needs --target COLUMN, the column to predict (target= in Python); it has "
@@ -200,7 +204,7 @@ def _open_table(data: TableLike, options: Options) -> Tasks:
     return table(frame, **{**options, "task": task}).renamed(table_name(data))
 
 
-def _open_classes(frame: TableLike, options: Options) -> Tasks:
+def _open_classes(frame: pd.DataFrame, options: Options) -> Tasks:
     """A table without a task column as n-way episodes of its classes."""
     of_tasks = ("task", "n_support", "kind", "split_by", "support", "labels")
     wrong = [name for name in of_tasks if name in options]
@@ -210,7 +214,6 @@ def _open_classes(frame: TableLike, options: Options) -> Tasks:
             "--n-shot, rows a class"
         )
     options = {name: value for name, value in options.items() if name not in ("kind", "date_format")}
-    frame = as_frame(frame)
     if "n_query" not in options and options["target"] in frame:
         labels = frame[options["target"]].dropna()
         way = default_way(labels, None, n_shot=options.get("n_shot") or 1, seed=options.get("seed", 0))
@@ -299,8 +302,8 @@ _SIZES = ("n_support", "n_shot", "n_way", "n_query")
 _TABLE = Layout(
     _open_table,
     (
-        "task", "target", *_SIZES, "features", "ignore", "categorical", "kind", "date_format", "decimal", "labels",
-        "split", "split_by", "support",
+        "task", "target", *_SIZES, "features", "ignore", "categorical", "kind", "date_format", "decimal",
+        "missing", "encoding", "sheet", "labels", "split", "split_by", "support",
     ),
 )  # fmt: skip
 LAYOUTS: dict[str, Layout] = {

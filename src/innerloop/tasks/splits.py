@@ -16,6 +16,7 @@ from .messages import absent_columns, listed, meant
 from .sources import ClassSource, Source
 from .support import Targets
 from .tables.cells import task_ids, where
+from .tables.deciding import Reading
 from .tables.reading import as_frame
 from .tables.schema import Schema
 
@@ -260,7 +261,7 @@ def read_split(path: str | Path) -> dict[str, list[str]]:
     Raises:
         DataError: a column is missing, or a value is no split.
     """
-    frame = as_frame(path)
+    frame = as_frame(path, reading=Reading(all_ids=True))
     if "split" not in frame:
         raise DataError(f"{path}: {absent_columns(['split'], frame)}; write the columns task and split")
     others = [name for name in frame.columns if name != "split"]

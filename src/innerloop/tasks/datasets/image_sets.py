@@ -16,6 +16,7 @@ from ...errors import DataError
 from ..images import SUFFIXES, read_images
 from ..n_way import classes
 from ..splits import SPLITS, Split, Tasks
+from ..tables.deciding import Reading
 from ..tables.reading import read_table
 from .folders import data_folder, not_here
 
@@ -212,7 +213,7 @@ def _pictures(name: str, root: Path) -> _Pictures:
     split: dict[str, list[str]] = {}
     for part, short in zip(SPLITS, ("train", "val", "test"), strict=True):
         if how == "tables":
-            frame = read_table(root / f"{short}.csv")
+            frame = read_table(root / f"{short}.csv", reading=Reading(all_ids=True))
             absent = [column for column in ("filename", "label") if column not in frame]
             if absent:
                 raise DataError(f"{root / short}.csv has no column {absent[0]!r}: write filename,label")

@@ -191,7 +191,7 @@ def letters(
             raise DataError(f"{path} has {len(frame.columns)} columns, and UCI's file has 17: get it anew")
         frame = frame.set_axis(list(_LETTER_COLUMNS), axis=1)
     else:
-        frame = as_frame(path)
+        frame = as_frame(path, task="label")
     tasks = class_table(
         frame, target="label", n_way=n_way, n_shot=n_shot, n_query=n_query, split=split, seed=seed
     )

@@ -2,8 +2,10 @@
 
 | file | what it holds |
 |---|---|
-| `reading` | CSV and Parquet files, folders of them, frames of polars and pyarrow; add a file format here |
-| `delimited` | one CSV file: encoding, separator, header, lines |
+| `reading` | files, folders of them, frames of polars and pyarrow |
+| `delimited` | one CSV file as text: encoding, separator, header, lines |
+| `other_files` | Parquet, Feather, JSON lines, Stata, SPSS, Excel; add a file format here |
+| `deciding` | from text to values: which columns are numbers, which are names, and what is a gap |
 | `cells` | values of a column: gaps, numbers, truth values, task ids; errors that name a cell |
 | `dates` | dates in text: their format, and days |
 | `numbers` | decimal commas, thousands marks, units |

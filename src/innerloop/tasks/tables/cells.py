@@ -5,7 +5,8 @@ A message about a cell names its task and its row; rows that were read from a fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from ...errors import DataError
 from ..messages import absent_columns
 
 __all__ = [
+    "as_names",
     "cell_error",
     "factorize",
     "is_missing",
@@ -29,6 +31,20 @@ __all__ = [
 ]
 
 _TRUTH = {"true": 1.0, "false": 0.0}
+
+
+def as_names(value: object) -> list[str]:
+    """Column names as a list of text: one name is a list of one, and a name that is a number is its text.
+
+    Example:
+        >>> as_names("ab"), as_names(["a", 1]), as_names(2), as_names(None)
+        (['ab'], ['a', '1'], ['2'], [])
+    """
+    if value is None:
+        return []
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return [str(value)]
+    return [str(name) for name in value]
 
 
 def task_codes(frame: pd.DataFrame, task: str) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +100,7 @@ def factorize(column: pd.Series) -> tuple[np.ndarray, list[object]]:
     """`pandas.factorize` with blank text as a gap: number of each row's value, -1 for gaps; the values."""
     try:
         codes, uniques = pd.factorize(column)
-    except TypeError:
+    except (TypeError, NotImplementedError):  # the second is that of arrow
         raise DataError(
             f"column {column.name!r} holds lists or dicts: one plain value a cell is needed",
             column=str(column.name),
@@ -121,8 +137,19 @@ def match_values(column: pd.Series, known: Sequence[str]) -> tuple[np.ndarray, l
     texts = [str(value) for value in values]
     exact = {text: number for number, text in enumerate(known)}
     # a column of whole numbers turns to floats as soon as it has gaps: 1.0 then stands for 1
-    loose = {parse(text): number for number, text in enumerate(known) if parse(text) is not None}
-    matches = [exact.get(text, loose.get(parse(text), -1)) for text in texts]
+    spelled = [(parse(text), number) for number, text in enumerate(known)]
+    twice = Counter(value for value, _ in spelled)
+    loose = {value: number for value, number in spelled if value is not None and twice[value] == 1}
+
+    def match(value: object, text: str) -> int:
+        if text in exact:
+            return exact[text]
+        if isinstance(value, str):  # names as they are written: 1.10 is not 1.1, and 007 is not 7
+            return exact.get(text.removesuffix(".0") if text.endswith(".0") else f"{text}.0", -1)
+        number = parse(value)
+        return -1 if number is None else loose.get(number, -1)
+
+    matches = [match(value, text) for value, text in zip(values, texts, strict=True)]
     return np.array([*matches, -1], dtype=np.int64)[codes], texts, codes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -21,8 +22,6 @@ from ..messages import file_error, meant
 
 __all__ = ["SEPARATORS", "Piece", "parse_pieces", "read_existing", "read_piece", "refuse_name"]
 
-# spellings of "no value" in a file; of the task column only the empty cell, because NA is also Namibia
-_GAPS = ["", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "null", "None", "none", "<NA>", "#N/A"]
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 # what a line without values may hold
 _BLANK = " \t\r"
@@ -45,11 +44,33 @@ _REFUSED = (
         "as files in a folder a class",
     ),
     (
-        (".xlsx", ".xls", ".ods", ".xlsm"),
+        (".xls", ".ods", ".xlsm", ".xlsb", ".numbers"),
         (b"\xd0\xcf\x11\xe0",),
-        "is a spreadsheet program's file: export the sheet as CSV UTF-8 and give that",
+        "is a spreadsheet program's file: save it as .xlsx, or export the sheet as CSV UTF-8, and give that",
+    ),
+    (
+        (".sas7bdat", ".sas7bcat", ".xpt"),
+        (b"\0" * 12 + b"\xc2\xea\x81\x60", b"HEADER RECORD*******LIBRARY"),
+        "is a file of SAS: export it as CSV (PROC EXPORT) and give that",
+    ),
+    (
+        (".por", ".zsav"),
+        (),
+        "is a file of SPSS in a form that is not read: save it as .sav or as CSV, and give that",
+    ),
+    (
+        (".db", ".sqlite", ".sqlite3", ".mdb", ".accdb"),
+        (b"SQLite format 3", b"\0\1\0\0Standard"),
+        "is a database: export the table as CSV and give that",
     ),
 )
+# what has a reader of its own, by its first bytes
+_OTHERS = {
+    b"PAR1": ("a Parquet file", ".parquet"),
+    b"ARROW1": ("a Feather file", ".feather"),
+    b"$FL2": ("a file of SPSS", ".sav"),
+    b"<stata_dta>": ("a file of Stata", ".dta"),
+}
 
 
 class Piece(NamedTuple):
@@ -61,22 +82,23 @@ class Piece(NamedTuple):
     header: tuple[str, ...]
     lines: np.ndarray
     empty: int = 0
+    notes: tuple[str, ...] = ()
 
 
-def read_piece(path: Path) -> Piece:
+def read_piece(path: Path, encoding: str | None = None) -> Piece:
     """Read a file as text that is a rectangle of values.
 
     Raises:
         DataError: it is none; the message names the line.
-        UsageError: it is an archive, a pickle or a spreadsheet under another name.
+        UsageError: it is an archive, a pickle or a spreadsheet under another name, or the encoding is unknown.
     """
-    data = _read_text(path)
+    data, notes = _read_text(path, encoding)
     separator = _separator(data)
     header, lines = _records(path, data, separator)
     data, empty = _without_bare(data, (separator * (len(header) - 1)).encode(), lines)
     if empty.all():
         raise file_error(path, " has a header and no row: add rows")
-    return Piece(path, data, separator, tuple(header), lines[~empty], int(empty.sum()))
+    return Piece(path, data, separator, tuple(header), lines[~empty], int(empty.sum()), notes)
 
 
 def _without_bare(data: bytes, bare: bytes, lines: np.ndarray) -> tuple[bytes, np.ndarray]:
@@ -90,35 +112,73 @@ def _without_bare(data: bytes, bare: bytes, lines: np.ndarray) -> tuple[bytes, n
     return data, empty
 
 
-def parse_pieces(pieces: Sequence[Piece], task: str | None, decimal: str = ".") -> pd.DataFrame:
-    """The rows of files with one header, which are read as one, so that a column has one type."""
+def parse_pieces(pieces: Sequence[Piece]) -> pd.DataFrame:
+    """The rows of files with one header, as text; a gap is an empty text."""
     first = pieces[0]
     header, separator = first.header, first.separator
     data = first.data if len(pieces) == 1 else _joined(pieces)
     lines = np.concatenate([piece.lines for piece in pieces])
+    frame = None if b'"' in data else _arrow_text(data, header, separator)
+    if frame is None or len(frame) != len(lines):
+        frame = _pandas_text(first.path, data, header, separator)
+    frame.index = pd.Index(lines if len(lines) == len(frame) else np.arange(2, len(frame) + 2), name="line")
+    return _without_row_names(frame, first.path)
+
+
+def _arrow_text(data: bytes, header: Sequence[str], separator: str) -> pd.DataFrame | None:
+    """The cells of a text without quotation marks, read by pyarrow, which is faster; `None` where it is not there."""
     try:
-        frame = pd.read_csv(
-            io.BytesIO(data),
-            sep=separator,
-            decimal=decimal,
-            names=list(header),
-            header=0,
-            dtype={task: str} if task in header else None,
-            keep_default_na=False,
-            na_values={name: [""] if name == task else _GAPS for name in header},
-            dtype_backend="numpy_nullable",
-            index_col=False,
-            low_memory=False,
+        import pyarrow
+        from pyarrow import csv as arrow
+    except ImportError:
+        return None
+    names = [str(number) for number in range(len(header))]
+    try:
+        table = arrow.read_csv(
+            pyarrow.BufferReader(data),
+            arrow.ReadOptions(
+                column_names=names, skip_rows=data[: len(data) - len(data.lstrip(b"\n"))].count(b"\n") + 1
+            ),
+            arrow.ParseOptions(delimiter=separator, quote_char=False),
+            arrow.ConvertOptions(
+                column_types=dict.fromkeys(names, pyarrow.large_string()), strings_can_be_null=False
+            ),
         )
+    except pyarrow.ArrowInvalid:
+        return None
+    frame: pd.DataFrame = table.to_pandas()
+    return frame.set_axis(list(header), axis=1)
+
+
+def _pandas_text(path: Path, data: bytes, header: Sequence[str], separator: str) -> pd.DataFrame:
+    """The cells of any text, read by pandas."""
+    try:
+        return pd.read_csv(
+            io.BytesIO(data), sep=separator, names=list(header), header=0, dtype="str", keep_default_na=False,
+            na_filter=False, index_col=False,
+        )  # fmt: skip
     except (pd.errors.ParserError, ValueError, OverflowError) as error:
         raise file_error(
-            first.path, f": not a table that can be read ({error}): save it again as CSV UTF-8"
+            path, f": not a table that can be read ({error}): save it again as CSV UTF-8"
         ) from None
-    frame = pd.DataFrame({name: _plain(frame[name]) for name in header})
-    for name in header:
-        if pd.api.types.is_bool_dtype(frame[name].dtype):
-            frame[name] = _written_flags(data, separator, header, name, frame[name])
-    frame.index = pd.Index(lines if len(lines) == len(frame) else np.arange(2, len(frame) + 2), name="line")
+
+
+def _without_row_names(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Without a first column that has no name and another value in each row: R and pandas number rows so."""
+    if frame.columns[0] != "":
+        return frame
+    names = frame[""]
+    if names.duplicated().any() or (names.str.strip() == "").any():
+        raise file_error(
+            path,
+            ": column 1 has no name: name it in the header line, or leave it out (an index that pandas wrote: "
+            "to_csv(index=False); row names of R: write.csv(row.names = FALSE))",
+        )
+    frame = frame.drop(columns="")
+    frame.attrs["notes"] = (
+        f"column 1 has no name and another value in each row, {names.iloc[0]!r} in the first: these are names of "
+        "rows and were left out",
+    )
     return frame
 
 
@@ -150,8 +210,9 @@ def _refuse_bytes(path: Path, data: bytes) -> None:
     for _, starts, way_out in _REFUSED:
         if data.startswith(starts):
             raise UsageError(f"{path} {way_out}", file=str(path))
-    if data.startswith(b"PAR1"):
-        raise file_error(path, " is a Parquet file: give it a name that ends with .parquet")
+    for start, (what, suffix) in _OTHERS.items():
+        if data.startswith(start):
+            raise file_error(path, f" is {what}: give it a name that ends with {suffix}")
     if data.startswith((b"\x89PNG", b"\xff\xd8\xff")):
         raise file_error(path, " is an image: give the folder that holds a folder of images a class")
 
@@ -176,25 +237,11 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _read_text(path: Path) -> bytes:
-    """The bytes of a UTF-8 file without byte order mark, its lines ended by newlines."""
+def _read_text(path: Path, encoding: str | None) -> tuple[bytes, tuple[str, ...]]:
+    """The bytes of a text as UTF-8 without byte order mark, its lines ended by newlines; notes on what it was."""
     data = read_existing(path)
-    _refuse_bytes(path, data[:16])
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise file_error(
-            path, " is not UTF-8 (it looks like UTF-16): save it as CSV UTF-8 (iconv -f UTF-16 -t UTF-8)"
-        )
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        byte = data[error.start : error.start + 1]
-        raise file_error(
-            path,
-            f", line {line}: byte 0x{byte.hex()} is not UTF-8 ({byte.decode('latin-1')!r} in Latin-1): save "
-            "the file as CSV UTF-8 (iconv -f CP1252 -t UTF-8)",
-        ) from None
+    _refuse_bytes(path, data[:32])
+    data, notes = _as_utf8(path, data, encoding)
     if b"\0" in data:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
         raise file_error(
@@ -203,7 +250,75 @@ def _read_text(path: Path) -> bytes:
     if not data.strip(f"{_BLANK}\n".encode()):
         raise file_error(path, " is empty: it needs a header line and rows")
     # inside quotation marks a line break is part of a value
-    return data if b'"' in data else data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return data if b'"' in data else data.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), notes
+
+
+def _as_utf8(path: Path, data: bytes, encoding: str | None) -> tuple[bytes, tuple[str, ...]]:
+    """Text in UTF-8, by its byte order mark, else by its encoding, which is UTF-8 unless one is given."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        try:
+            return data.decode("utf-16").removeprefix("\ufeff").encode(), (f"{path.name} is UTF-16",)
+        except UnicodeError as error:
+            raise file_error(
+                path, f" is not the UTF-16 that it says ({error}): save it as CSV UTF-8"
+            ) from None
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if encoding is None and 4 * data[:2000].count(b"\0") > len(data[:2000]):
+        likely = "utf-16-le" if data[1::2].count(b"\0") > data[::2].count(b"\0") else "utf-16-be"
+        raise file_error(path, f" is not UTF-8: it looks like UTF-16, say so (--encoding {likely})")
+    wide = encoding is not None and "16" in encoding
+    try:
+        if not wide:
+            data.decode("utf-8")
+            same = encoding is None or data.isascii() or _codec(encoding) == "utf-8"
+            return data, () if same else (f"{path.name} is UTF-8, and was read so, not as {encoding}",)
+    except UnicodeDecodeError as error:
+        if encoding is None:
+            raise _not_utf8(path, data, error.start) from None
+    assert encoding is not None
+    _codec(encoding)
+    try:
+        return data.decode(encoding).removeprefix("\ufeff").encode(), ()
+    except UnicodeError as error:
+        line = data.count(b"\n", 0, getattr(error, "start", 0)) + 1
+        raise file_error(
+            path, f", line {line}: is not {encoding} ({error}): name its encoding (--encoding cp1252)"
+        ) from None
+
+
+def _codec(encoding: str) -> str:
+    """The name that Python has for an encoding of text."""
+    try:
+        name = codecs.lookup(encoding).name
+        "".encode(name)
+    except LookupError:  # also for codecs that are not for text
+        raise UsageError(
+            f"encoding={encoding!r} is unknown: give one such as cp1252 (Windows), latin-1 or utf-16"
+        ) from None
+    return name
+
+
+def _not_utf8(path: Path, data: bytes, start: int) -> DataError:
+    """The error that names the first byte that is not UTF-8, and the likeliest encoding."""
+    line = data.count(b"\n", 0, start) + 1
+    likely = next(name for name in ("cp1252", "latin-1") if _decodes(data, name))
+    low, high = data.rfind(b"\n", 0, start) + 1, data.find(b"\n", start)
+    text = data[low : high if high >= 0 else len(data)].decode(likely)
+    word = next((part for part in re.split(r'[\s,;"]+', text) if not part.isascii()), text)
+    name = {"cp1252": "Windows-1252", "latin-1": "Latin-1"}[likely]
+    return file_error(
+        path,
+        f", line {line}: byte 0x{data[start]:02x} is not UTF-8; in {name} it reads {word[:40]!r}: if that is right, "
+        f"say so (--encoding {likely}), or save the file as CSV UTF-8",
+    )
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _separator(data: bytes) -> str:
@@ -232,6 +347,10 @@ def _records(path: Path, data: bytes, separator: str) -> tuple[list[str], np.nda
     else:
         lines, widths = _plain_records(data, separator)
     header = [name.strip() for name in next(_filled(data.decode("utf-8"), separator))]
+    if header[0].startswith("#") and len(widths) > 1 and widths[0] != widths[-1]:
+        raise file_error(
+            path, f": its first line is a comment, {header[0]!r}: remove the lines above the header"
+        )
     if len(header) == 1:
         raise file_error(
             path,
@@ -259,7 +378,9 @@ def _require_names(path: Path, header: Sequence[str]) -> None:
             f": its first line is a title, {header[0]!r}, and names no columns: remove the lines above "
             "the names of the columns",
         )
-    faults = [f"column {number} has no name" for number, name in enumerate(header, 1) if not name]
+    # the first one alone can hold the names of rows
+    nameless = [number for number, name in enumerate(header, 1) if not name]
+    faults = [f"column {number} has no name" for number in nameless if nameless != [1]]
     faults += [
         f"two columns are called {name!r}" for name, count in Counter(header).items() if name and count > 1
     ]
@@ -303,23 +424,3 @@ def _quoted_records(path: Path, data: bytes, separator: str) -> tuple[np.ndarray
             path, f", line {start}: {error}: look for a quotation mark that is not closed"
         ) from None
     return np.array(lines), np.array(widths)
-
-
-def _plain(column: pd.Series) -> pd.Series:
-    """A nullable column as an ordinary one, where it has no gap that an ordinary one could not hold."""
-    if pd.api.types.is_float_dtype(column.dtype):
-        return pd.Series(column.to_numpy(np.float64, na_value=np.nan))
-    if pd.api.types.is_string_dtype(column.dtype) or column.hasnans:
-        return column
-    return pd.Series(column.to_numpy(column.dtype.numpy_dtype))  # type: ignore[union-attr]
-
-
-def _written_flags(
-    data: bytes, separator: str, header: Sequence[str], name: str, flags: pd.Series
-) -> pd.Series:
-    """The column as text unless truth is written `True` and `False`, so that labels come back as written."""
-    written = pd.read_csv(
-        io.BytesIO(data), sep=separator, names=list(header), header=0, usecols=[name], dtype=str,
-        keep_default_na=False, na_values=_GAPS,
-    )[name]  # fmt: skip
-    return flags if set(written.dropna().unique()) <= {"True", "False"} else written

@@ -1,7 +1,6 @@
-"""Read a table from a CSV or Parquet file, a folder of files, or a frame of polars or pyarrow.
+"""Read a table from a file, a folder of files, or a frame of polars or pyarrow.
 
-The index of a frame that was read from a file is the line (of text) or the row (of other formats). A file format is
-added to `READERS`: the ending of its files, and the function that reads one.
+The index of a frame that was read from a file is the line (of text) or the row (of other formats).
 """
 
 from __future__ import annotations
@@ -15,13 +14,15 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from ...errors import DataError, Guard
+from ...errors import DataError, Guard, UsageError
 from ...files import explained
-from ..messages import file_error, first_line, listed
-from .delimited import SEPARATORS, Piece, parse_pieces, read_existing, read_piece, refuse_name
-from .numbers import with_decimal
+from ..messages import file_error, listed
+from .deciding import Reading, decide, with_gaps
+from .delimited import SEPARATORS, Piece, parse_pieces, read_piece, refuse_name
+from .numbers import require_decimal, with_decimal
+from .other_files import READERS, plain_arrow
 
-__all__ = ["READERS", "TABLES", "TableLike", "as_frame", "entries", "read_table", "table_name"]
+__all__ = ["TABLES", "TableLike", "as_frame", "entries", "read_table", "table_name"]
 
 
 class _ForeignFrame(Protocol):
@@ -33,24 +34,6 @@ class _ForeignFrame(Protocol):
 TableLike = str | Path | pd.DataFrame | _ForeignFrame
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    """A Parquet file; an index with a name is a column."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise file_error(path, ": Parquet files need pyarrow: pip install 'innerloop[parquet]'") from None
-    data = read_existing(path)
-    try:
-        frame: pd.DataFrame = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pandas()
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        raise file_error(path, f" cannot be read as Parquet ({first_line(error)}): write it again") from None
-    named = frame.index.name is not None or frame.index.nlevels > 1
-    frame = frame.reset_index(drop=not named)
-    return as_frame(frame)
-
-
-READERS = {".parquet": _read_parquet, ".pq": _read_parquet}
 # text is read by `delimited`
 TABLES = (".csv", ".tsv", ".txt", *READERS)
 
@@ -61,17 +44,18 @@ def table_name(table: object) -> str:
 
 
 def read_table(
-    path: str | Path, *, task: str | None = None, decimal: str = ".", guard: Guard = nullcontext
+    path: str | Path, *, task: str | None = None, reading: Reading | None = None, guard: Guard = nullcontext
 ) -> pd.DataFrame:
-    r"""Read a CSV or Parquet file, or a folder of them; the index of the frame is the line in the file.
+    r"""Read a file, or a folder of them; the index of the frame is the line in the file, or the row.
 
     In a folder each file is a task and the name of the file its id, unless the files have the task column.
 
     Arguments:
-        path: the file or folder. Text is UTF-8 with one header line, values separated by commas (or by
-            semicolons or tabs, which is recognised and noted).
+        path: the file or folder. Text has one header line, values separated by commas (or by semicolons or
+            tabs, which is recognised and noted), and is UTF-8 unless it starts with a mark or `reading` says.
         task: the task column; it is read as text, so that ids such as `007` and `NA` stay what they are.
-        decimal: what numbers are written with, `.` or `,`.
+        reading: what columns are for, and how numbers and gaps are written; without it, `task` is the only
+            column of ids.
         guard: what goes around each file of a folder; `check` gives one that collects the errors.
 
     Returns:
@@ -89,20 +73,35 @@ def read_table(
         >>> read_table(path, task="patient").patient.tolist()
         ['007', '008']
     """
-    path = Path(path)
+    path, reading = Path(path), _reading(task, reading)
+    require_decimal(reading.decimal)
     refuse_name(path)
     with explained(path, DataError):
         folder = path.is_dir()
     if folder:
-        return with_decimal(_read_folder(path, task, decimal, guard), decimal, task)
-    if reader := READERS.get(path.suffix.lower()):
-        return reader(path)
-    piece = read_piece(path)
-    frame = parse_pieces([piece], task, decimal)
+        return _read_folder(path, task, reading, guard)
+    suffix = path.suffix.lower()
+    if reading.sheet is not None and suffix != ".xlsx":
+        raise UsageError(f"{path} has no sheets: leave --sheet out")
+    if reader := READERS.get(suffix):
+        return _as_read(reader(path, reading), reading)
+    piece = read_piece(path, reading.encoding)
+    frame = parse_pieces([piece])
     noted = [f"{path.name} is separated by {SEPARATORS[piece.separator]}"] * (piece.separator != ",")
-    frame.attrs["notes"] = (*noted, *_emptied([piece]))
+    frame.attrs["notes"] = (*noted, *piece.notes, *frame.attrs.get("notes", ()), *_emptied([piece]))
     frame.attrs["separator"] = piece.separator
-    return with_decimal(frame, decimal, task)
+    return decide(frame, reading)
+
+
+def _reading(task: str | None, reading: Reading | None) -> Reading:
+    """The reading that was given, or that of a task column."""
+    return Reading(ids=() if task is None else (task,)) if reading is None else reading
+
+
+def _as_read(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
+    """A frame whose cells have types of their own: gaps that were declared, and decimal commas in its texts."""
+    names = (*reading.ids, *reading.names)
+    return with_decimal(with_gaps(frame, reading), reading.decimal, reading.task, names=names)
 
 
 def _emptied(pieces: Sequence[Piece]) -> list[str]:
@@ -122,7 +121,7 @@ def entries(folder: Path) -> list[Path]:
     return [folder / name for name in names if not name.startswith(".") and name not in left]
 
 
-def _read_folder(folder: Path, task: str | None, decimal: str, guard: Guard) -> pd.DataFrame:
+def _read_folder(folder: Path, task: str | None, reading: Reading, guard: Guard) -> pd.DataFrame:
     files = [path for path in entries(folder) if path.suffix.lower() in TABLES]
     if not files:
         raise file_error(folder, f" holds no table: a file a task is needed, {', '.join(TABLES)}")
@@ -130,28 +129,39 @@ def _read_folder(folder: Path, task: str | None, decimal: str, guard: Guard) -> 
     if count > 1:
         raise file_error(folder, f": two files are called {stem!r}, which would be one task: rename one")
     pieces: list[Piece] = []
-    parts: list[pd.DataFrame] = []
+    texts: list[pd.DataFrame] = []
+    typed: list[pd.DataFrame] = []
     for number, path in enumerate(files):
         with guard():
             refuse_name(path)
             if reader := READERS.get(path.suffix.lower()):
-                part = reader(path)
-                parts.append(_origin(part, [number] * len(part), files, list(range(len(part))), "row"))
+                part = _as_read(as_frame(reader(path, reading)), reading)
+                typed.append(_origin(part, [number] * len(part), files, list(range(len(part))), "row"))
             else:
-                pieces.append(read_piece(path))
+                pieces.append(read_piece(path, reading.encoding))
     number_of = {path: number for number, path in enumerate(files)}
     for group in _alike(pieces):
-        part = parse_pieces(group, task, decimal)
+        part = parse_pieces(group)
         owner = np.repeat([number_of[piece.path] for piece in group], [len(piece.lines) for piece in group])
         lines = np.concatenate([piece.lines for piece in group])
-        parts.append(_origin(part, owner.tolist(), files, lines.tolist(), "line"))
-    if not parts:
+        texts.append(_origin(part, owner.tolist(), files, lines.tolist(), "line"))
+    if not (texts or typed):
         raise file_error(folder, ": no file in it can be read as a table")
-    columns = _common_columns(parts, files, task, guard)
-    frame = pd.concat([part[[*columns, _FILE]] for part in parts if set(columns) <= set(part.columns)])
+    columns = _common_columns([*texts, *typed], files, task, guard)
+    parts = [
+        [part[[*columns, _FILE]] for part in some if set(columns) <= set(part.columns)]
+        for some in (texts, typed)
+    ]
+    notes = [note for piece in pieces for note in piece.notes] + _emptied(pieces)
+    if parts[0]:
+        # all files of text are decided on as one, so that a column has one type
+        text = pd.concat(parts[0])
+        decided = decide(text[columns], reading)
+        notes += decided.attrs["notes"]
+        parts[0] = [decided.assign(**{_FILE: text[_FILE]})]
+    frame = pd.concat([part for some in parts for part in some])
     frame = frame.iloc[np.argsort(frame[_FILE].to_numpy(), kind="stable")]
     stems = np.array([path.stem for path in files], dtype=object)[frame.pop(_FILE).to_numpy()]
-    notes = _emptied(pieces)
     name = task or "task"
     if name not in frame:
         frame.insert(0, name, stems)
@@ -163,7 +173,7 @@ def _read_folder(folder: Path, task: str | None, decimal: str, guard: Guard) -> 
     others = len(entries(folder)) - len(files)
     if others:
         notes.append(f"{others} files or folders in {folder.name} are no tables and were left out")
-    frame.attrs["notes"] = tuple(notes)
+    frame.attrs |= {"notes": tuple(dict.fromkeys(notes)), "decimal": reading.decimal}
     return frame
 
 
@@ -210,16 +220,16 @@ def _common_columns(
     return [name for name in first.columns if name != _FILE]
 
 
-def as_frame(table: TableLike, *, task: str | None = None, decimal: str = ".") -> pd.DataFrame:
+def as_frame(table: TableLike, *, task: str | None = None, reading: Reading | None = None) -> pd.DataFrame:
     """A pandas frame from a path, a pandas frame, or any frame with `to_pandas` (polars, pyarrow).
 
     Arguments:
         table: the path or frame; it is not changed.
         task: the task column, see `read_table`.
-        decimal: see `read_table`; for frames it concerns the columns of text.
+        reading: see `read_table`; for frames it concerns the columns of text.
 
     Returns:
-        A frame whose column names are distinct text.
+        A frame whose column names are distinct text. Columns of ids that are in its index are columns too.
 
     Raises:
         DataError: this is no table, or it has no row.
@@ -229,7 +239,8 @@ def as_frame(table: TableLike, *, task: str | None = None, decimal: str = ".") -
         ['a']
     """
     if isinstance(table, str | Path):
-        return read_table(table, task=task, decimal=decimal)
+        return read_table(table, task=task, reading=reading)
+    reading = _reading(task, reading)
     frame = table if isinstance(table, pd.DataFrame) else _foreign(table)
     names = [str(name) for name in frame.columns]
     if len(set(names)) < len(names):
@@ -239,20 +250,46 @@ def as_frame(table: TableLike, *, task: str | None = None, decimal: str = ".") -
         raise DataError("the table has no row: add rows")
     if names != list(frame.columns):
         frame = frame.set_axis(names, axis=1)
-    # pandas computes with the byte order of the machine only
-    swapped = {
-        name: frame[name].to_numpy().astype(kind.newbyteorder("="))
-        for name, kind in frame.dtypes.items()
-        if isinstance(kind, np.dtype) and not kind.isnative
-    }
-    if swapped:
-        frame = frame.assign(**{str(name): values for name, values in swapped.items()})
-    return with_decimal(frame, decimal, task)
+    frame = _with_index(_plain_columns(frame), reading)
+    require_decimal(reading.decimal)
+    return _as_read(frame, reading)
+
+
+def _with_index(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
+    """The frame with the columns of ids and the target that stand in its index, after `set_index` or `groupby`."""
+    wanted = [*reading.ids, *reading.names, *([reading.target] if reading.target else [])]
+    absent = [name for name in wanted if name not in frame and name in frame.index.names]
+    if not absent:
+        return frame
+    return frame.assign(**{name: frame.index.get_level_values(name).to_numpy() for name in absent})
+
+
+def _plain_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """Arrow's dictionaries and the byte order of other machines as plain columns; nested columns are refused."""
+    changed = dict[str, np.ndarray | pd.Series]()
+    for name, kind in frame.dtypes.items():
+        if isinstance(kind, np.dtype) and not kind.isnative:
+            # pandas computes with the byte order of the machine only
+            changed[str(name)] = frame[name].to_numpy().astype(kind.newbyteorder("="))
+        elif isinstance(kind, pd.ArrowDtype):
+            import pyarrow
+
+            if pyarrow.types.is_nested(kind.pyarrow_dtype):
+                raise DataError(
+                    f"column {str(name)!r} holds lists or dicts ({kind.pyarrow_dtype}): one plain value a cell is "
+                    "needed",
+                    column=str(name),
+                )
+            if pyarrow.types.is_dictionary(kind.pyarrow_dtype):
+                plain = frame[name].astype(pd.ArrowDtype(kind.pyarrow_dtype.value_type))
+                changed[str(name)] = plain.astype("category")
+    return frame.assign(**changed) if changed else frame
 
 
 def _foreign(table: _ForeignFrame) -> pd.DataFrame:
     try:
-        frame = table.to_pandas()
+        arrow = type(table).__module__.partition(".")[0] == "pyarrow"
+        frame = plain_arrow(table) if arrow and hasattr(table, "schema") else table.to_pandas()
     except AttributeError:
         frame = None
     except ImportError as error:

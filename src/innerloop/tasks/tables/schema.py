@@ -20,21 +20,26 @@ from ...errors import DataError, Guard, ModelFileError, UsageError
 from ..messages import absent_columns, listed
 from ..support import Targets
 from .cells import (
+    as_names,
     cell_error,
     factorize,
     is_missing,
     is_number,
     match_values,
+    parse,
     refuse_unsupported,
     sorted_labels,
     task_ids,
 )
 from .columns import Column, as_float32, constant_in_tasks, encode_column, fit_column, moments, numbers
+from .deciding import GAPS, Reading
 from .numbers import refuse_stray_text
 
 __all__ = ["KINDS", "Column", "Schema", "labelled_rows", "target_kind", "target_names"]
 
 KINDS = ("regression", "classification")
+# text with more different numbers than these may be no set of classes
+_MANY_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,9 @@ class Schema:
         more_targets: further target columns (regression), each with its mean and scale.
         decimal: what numbers are written with in files.
         n_way: where each task has classes of its own, the most that one has; `classes` is empty then.
+        missing: what stands for a gap in files.
+        encoding: of files that are not UTF-8.
+        as_written: names and classes are as files have them; before, those of digits were read as numbers.
 
     Example:
         >>> frame = pd.DataFrame({"site": list("aabb"), "dose": [1, 2, 3, 4], "risk": [0.1, 0.2, 0.4, 0.9]})
@@ -72,6 +80,9 @@ class Schema:
     more_targets: tuple[Column, ...] = ()
     decimal: str = "."
     n_way: int = 0
+    missing: tuple[str, ...] = ()
+    encoding: str = ""
+    as_written: bool = False
 
     @staticmethod
     def fit(
@@ -87,6 +98,8 @@ class Schema:
         classes: Sequence[str] | None = None,
         date_format: Sequence[str] = (),
         decimal: str = ".",
+        missing: Sequence[str] = (),
+        encoding: str | None = None,
         guard: Guard = nullcontext,
     ) -> Schema:
         """Find out what the columns mean.
@@ -101,20 +114,25 @@ class Schema:
             DataError: a column is missing or holds what it cannot hold.
             UsageError: an argument has no meaning.
         """
-        names = target_names(target)
+        names, categorical = target_names(target), as_names(categorical)
         used = _feature_names(
-            frame, task=task, target=names, features=features, ignore=ignore, categorical=categorical
-        )
+            frame, task=task, target=names, features=None if features is None else as_names(features),
+            ignore=as_names(ignore), categorical=categorical,
+        )  # fmt: skip
         codes = None if task is None else _task_numbers(frame, task)
         columns: list[Column] = []
         for name in used:
             with guard():
                 column = fit_column(
-                    frame, name, whole=whole, task=task, categorical=name in categorical, date_format=date_format
+                    frame, name, whole=whole, task=task, categorical=name in categorical,
+                    date_format=as_names(date_format),
                 )  # fmt: skip
                 same = codes is not None and constant_in_tasks(frame, name, codes)
                 columns.append(replace(column, constant_in_task=same))
         kind = target_kind(frame, target, kind, task=task)
+        written: dict[str, Any] = {
+            "decimal": decimal, "missing": tuple(as_names(missing)), "encoding": encoding or "", "as_written": True,
+        }  # fmt: skip
         if kind == "classification":
             known = tuple(classes if classes is not None else sorted_labels(frame[names[0]]))
             if len(known) < 2:
@@ -123,10 +141,31 @@ class Schema:
                     f"target {names[0]!r} has one class or none ({only}): two or more are needed",
                     column=names[0],
                 )
-            return Schema(task, names[0], kind, tuple(columns), known, decimal=decimal)
+            return Schema(task, names[0], kind, tuple(columns), known, **written)
         first, *more = (_fit_target(frame, name, task) for name in names)
         return Schema(
-            task, first.name, kind, tuple(columns), (), first.mean, first.scale, tuple(more), decimal
+            task, first.name, kind, tuple(columns), (), first.mean, first.scale, tuple(more), **written
+        )
+
+    @property
+    def reading(self) -> Reading:
+        """How the cells of another table are read for this schema."""
+        of_classes = self.task is None and not self.classes
+        ids = (self.target,) if of_classes else (self.task,) if self.task is not None else ()
+        if not self.as_written:  # a model directory from before: digits were numbers, and NA always a gap
+            return Reading(ids=ids, decimal=self.decimal, missing=GAPS)
+        names = [column.name for column in self.columns if column.kind == "category"]
+        values = [column.name for column in self.columns if column.kind != "category"]
+        labels = self.kind == "classification"
+        return Reading(
+            ids=ids,
+            names=(*names, *((self.target,) if labels else ())),
+            values=(*values, *(() if labels else (column.name for column in self.target_columns))),
+            target=self.target,
+            classes=self.classes,
+            decimal=self.decimal,
+            missing=self.missing,
+            encoding=self.encoding or None,
         )
 
     @property
@@ -315,6 +354,7 @@ class Schema:
                 "columns": tuple(_column(entry) for entry in config["columns"]),
                 "classes": tuple(config["classes"]),
                 "more_targets": tuple(_column(entry) for entry in config.get("more_targets", ())),
+                "missing": tuple(config.get("missing", ())),
             }
             return Schema(**{**config, **lists})
         except (KeyError, TypeError) as error:
@@ -329,7 +369,7 @@ def _column(config: dict[str, Any]) -> Column:
 
 def target_names(target: str | Sequence[str]) -> list[str]:
     """One target or several as a list."""
-    return [target] if isinstance(target, str) else list(target)
+    return as_names(target)
 
 
 def labelled_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
@@ -368,8 +408,21 @@ def target_kind(
     _, values = factorize(column)
     refuse_unsupported(column, values)
     refuse_stray_text(frame, names[0], task)
+    _refuse_numbers_as_text(column, values)
     plain = [value for value in values if not isinstance(value, str | bool | np.bool_)]
     return "regression" if len(plain) == len(values) > 2 else "classification"
+
+
+def _refuse_numbers_as_text(column: pd.Series, values: Sequence[object]) -> None:
+    """Refuse a target of text in which nearly every cell is another number: these are no names of classes."""
+    if len(values) <= _MANY_CLASSES or 2 * len(values) < column.count():
+        return
+    if all(isinstance(value, str) and parse(value) is not None for value in values):
+        raise DataError(
+            f"target {str(column.name)!r} is text with {len(values)} different numbers, {values[0]!r} the first: to "
+            "predict them as numbers, say so (--kind regression); as classes, --kind classification",
+            column=str(column.name),
+        )
 
 
 def _feature_names(

@@ -14,7 +14,8 @@ from ..messages import listed
 from ..row_source import RowSource
 from ..splits import SHARES, SPLITS, Split, Tasks
 from ..support import SupportChoice, SupportSize
-from .cells import factorize, is_missing, sorted_labels
+from .cells import as_names, factorize, is_missing, sorted_labels
+from .deciding import Reading
 from .grouping import Grouped, layout, task_splits
 from .reading import TableLike, as_frame, table_name
 from .schema import Schema, labelled_rows, target_kind, target_names
@@ -35,6 +36,9 @@ def table(
     categorical: Sequence[str] = (),
     date_format: Sequence[str] = (),
     decimal: str = ".",
+    missing: Sequence[str] = (),
+    encoding: str | None = None,
+    sheet: str | None = None,
     labels: str = "shared",
     split: Split = SHARES,
     split_by: str | None = None,
@@ -57,6 +61,10 @@ def table(
         date_format: formats of dates, as `strptime` has them; year-month-day, day.month.year and dates with
             slashes that can be read in one way only are recognised without. A date becomes days.
         decimal: what numbers are written with, `.` or `,`; the same at prediction.
+        missing: what stands for a gap, such as `-`, in every column but those of ids; the same at prediction.
+            Without it, `NA` and the like are gaps in columns of numbers, dates and truth values, and names in others.
+        encoding: of a file that is not UTF-8, such as `cp1252`; the same at prediction.
+        sheet: of an `.xlsx` file with several.
         labels: `shared` if a class means the same in every task; `per_task` if each task has classes of its own,
             which only its support explains. Then tasks with a single class are dropped.
         split: shares of the tasks for meta-train, meta-validation and meta-test; or the tasks of each,
@@ -86,7 +94,13 @@ def table(
     """
     size = SupportSize.parse(n_support, n_shot, support)
     name = table_name(frame)
-    frame = whole = as_frame(frame, task=task, decimal=decimal)
+    reading = Reading.of({
+        "task": task, "target": target, "kind": kind, "categorical": categorical, "split_by": split_by,
+        "support": support, "date_format": date_format, "decimal": decimal, "missing": missing,
+        "encoding": encoding, "sheet": sheet,
+    })  # fmt: skip
+    frame = whole = as_frame(frame, reading=reading)
+    task, split_by = str(task), None if split_by is None else str(split_by)
     notes = list(frame.attrs.get("notes", ()))
     kind = _checked_kind(frame, task=task, target=target, kind=kind, per_class=size.per_class, notes=notes)
     targets = target_names(target)
@@ -102,11 +116,12 @@ def table(
     rows = rows.compact()
     positions = task_splits(rows, whole, task=task, split_by=split_by, split=split, seed=seed)
     if features is None:
-        ignore = [*ignore, *(name for name in (size.block, split_by) if name is not None)]
+        ignore = [*as_names(ignore), *(name for name in (size.block, split_by) if name is not None)]
     classes = sorted_labels(rows.frame[targets[0]]) if kind == "classification" else None
     schema = Schema.fit(
         rows.frame[np.isin(rows.codes, positions[0])], whole=whole, task=task, target=target, features=features,
         ignore=ignore, kind=kind, categorical=categorical, classes=classes, date_format=date_format, decimal=decimal,
+        missing=missing, encoding=encoding,
     )  # fmt: skip
     if own_classes:
         n_way = int(rows.n_distinct(schema.target).max(initial=0))
@@ -116,7 +131,9 @@ def table(
         )
     notes += _gap_notes(schema, rows.frame)
     splits = {part: tuple(rows.names[index].tolist()) for part, index in zip(SPLITS, positions, strict=True)}
-    sources = _row_sources(rows, schema, positions, support=size, n_query=n_query, date_format=date_format)
+    sources = _row_sources(
+        rows, schema, positions, support=size, n_query=n_query, date_format=as_names(date_format)
+    )
     _check_sizes(sources, size, classes, notes)
     train, valid, test = sources
     shape = (schema.n_features,)
@@ -211,7 +228,10 @@ def _checked_kind(
     for name in target_names(target) if kind is None else ():
         notes.append(f"target {name!r} has {len(factorize(frame[name])[1])} different values: {decided}")
     if per_class and decided == "regression":
-        raise UsageError(f"n_shot counts rows a class, but target {target!r} is a number: give n_support")
+        raise UsageError(
+            f"n_shot counts rows a class, but target {target!r} is a number: give n_support; or, if its numbers are "
+            "classes, say so (--kind classification)"
+        )
     return decided
 
 

@@ -1,0 +1,41 @@
+"""Read many tables as people write them: each is understood as it was meant, or refused; none silently different.
+
+    python benchmarks/written_tables.py 20000
+
+It prints how many were right, refused and wrong, and what the refusals say. It leaves with 1 if one was wrong.
+"""
+
+import re
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from toolkit.written_tables import difference, written_table
+
+
+def main(count: int) -> int:
+    """Read the tables `0` to `count - 1`."""
+    ends, reasons = Counter[str](), Counter[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "written.csv"
+        for seed in range(count):
+            table = written_table(seed)
+            path.write_bytes(table.data)
+            end, what = difference(table, str(path))
+            ends[end] += 1
+            if end == "wrong":
+                print(f"table {seed}, {table.options}: {what}")
+            elif end == "refused":
+                reasons[re.sub(r"'[^']*'|\d+", "_", what.replace(str(path), "FILE"))[:100]] += 1
+            if (seed + 1) % 1000 == 0:
+                print(f"{seed + 1} tables: {dict(ends)}", flush=True)
+    print(f"{count} tables: {dict(ends)}")
+    for reason, times in reasons.most_common(20):
+        print(f"{times:7d}  {reason}")
+    return int(ends["wrong"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000))
