@@ -31,6 +31,7 @@ help: ## list the targets and variables
 
 demo: $(VENV)/.installed-demo ## install what the demo needs and run it
 	$(BIN)/innerloop demo
+	@echo 'innerloop is $(BIN)/innerloop'
 
 test: lint ## install everything, then run all checks: ruff, mypy, pytest
 	$(BIN)/python $(PYTEST)
