@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 # Empty: torch comes from where pip looks anyway. A URL (PyTorch's own index for a CPU-only or a certain CUDA
 # build) is used for torch alone, and only when $(VENV) is new: `rm -r .venv` first to change builds.
 TORCH_INDEX ?=
@@ -11,25 +12,32 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet -c constraints.txt --build-constraint constraints.txt
 TORCH_PIN := $(shell grep -E '^torch==' constraints.txt)
 PIP_PIN := $(shell grep -E '^pip==' constraints.txt)
+UV_PIN := $(shell grep -E '^uv==' constraints.txt)
+PYTEST := -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test setup lint format clean
+.PHONY: help demo test test-lowest setup lint format clean
 
 help: ## list the targets and variables
 	@echo 'Targets:'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 	@echo 'Variables:'
 	@echo '  PYTHON      the Python, 3.11 or later, that makes the environment (now: $(PYTHON))'
 	@echo '  VENV        the folder of the environment (now: $(VENV))'
+	@echo '  LOWEST      that of the lowest versions (now: $(LOWEST))'
 	@echo '  TORCH_INDEX index URL for torch alone, for a CPU-only or a certain CUDA build (now: $(or $(TORCH_INDEX),none))'
 
 demo: $(VENV)/.installed-demo ## install what the demo needs and run it
 	$(BIN)/innerloop demo
+	@echo 'innerloop is $(BIN)/innerloop'
 
 test: lint ## install everything, then run all checks: ruff, mypy, pytest
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python $(PYTEST)
+
+test-lowest: $(LOWEST)/.installed ## pytest with the lowest version of each dependency that pyproject.toml names
+	$(LOWEST)/bin/python $(PYTEST)
 
 setup: $(VENV)/.installed-test ## install everything for development
 
@@ -65,4 +73,11 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt $(VENV)/.installed-torch
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt $(VENV)/.installed-torch
 	$(INSTALL) -e '.[all]' --group dev
+	@touch $@
+
+# constraints.txt names newer versions, so it has no part in this.
+$(LOWEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet $(UV_PIN)
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[all]' --group dev
 	@touch $@

@@ -58,6 +58,16 @@ def test_what_is_made_known_in_a_file_is_defined_there():
     assert not missing
 
 
+def test_what_decides_is_defined_where_it_is_said():
+    section = ARCHITECTURE.partition("## Where it is decided")[2]
+    rows = re.findall(r"^\|[^|]*\|([^|]*)\|([^|]*`[^|]*)\|$", section, re.MULTILINE)
+    assert len(rows) > 10
+    for names, files in rows:
+        paths = [SOURCE / file for file in re.findall(r"`([\w/]+\.py)`", files)]
+        known = set().union(*(defined(path) for path in paths)) | {"exit_code", "auto"}
+        assert set(re.findall(r"`([\w.]+)`", names)) <= known, (names, files)
+
+
 def test_the_picture_has_the_order_of_imports():
     picture = ARCHITECTURE.partition("```\n")[2].partition("```")[0].rstrip().splitlines()
     names = [tuple(name for name in line[:26].split() if name) for line in picture]

@@ -1,5 +1,7 @@
 """What columns mean: against hand-made expectations, and on frames that nobody would make by hand."""
 
+import csv
+import io
 import json
 import math
 import os
@@ -86,6 +88,30 @@ def test_a_file_that_is_no_table_is_refused_with_its_place(
         read_table(path)
     assert all(word in str(caught.value) for word in [*words, "table.csv"]), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a\n1\n2\n", ["one column", "'a'"]),
+        ("a,b\n1,2\n3,4,5\n", ["line 3", "3 values", "2 columns"]),
+        ("a;b\n1;2\n3;4;5\n", ["line 3", "3 values", "2 columns"]),
+        (" \t\na;b,c;d\n1;2;3\n4;5\n", ["line 4", "2 values", "3 columns"]),
+        ('"a,b,c";d;e\n1;2\n', ["line 2", "2 values", "3 columns"]),
+    ],
+)
+def test_a_separator_is_found_in_rows_of_unequal_length_on_every_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: list[str]
+) -> None:
+    plain = csv.reader
+
+    def as_in_python_3_13(rows: io.StringIO, *, delimiter: str = ",", **rest: bool) -> object:
+        if delimiter in "\r\n":
+            raise ValueError("bad delimiter value")
+        return plain(rows, delimiter=delimiter, **rest)
+
+    monkeypatch.setattr(csv, "reader", as_in_python_3_13)
+    test_a_file_that_is_no_table_is_refused_with_its_place(tmp_path, text, words)
 
 
 def test_what_is_not_a_file(tmp_path: Path) -> None:
@@ -420,9 +446,6 @@ def test_any_bytes_are_a_table_or_one_message(tmp_path_factory: pytest.TempPathF
 def test_tables_written_by_the_csv_module_come_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]
 ) -> None:
-    import csv
-    import io
-
     text = io.StringIO(newline="")
     csv.writer(text, quoting=csv.QUOTE_ALL).writerows([["first", "second"], *rows])
     frame = read_table(write(tmp_path_factory.getbasetemp(), text.getvalue(), "written.csv"), task="first")

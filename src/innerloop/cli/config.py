@@ -27,7 +27,7 @@ def with_file(app: App, arguments: list[str], verbs: list[str]) -> list[str]:
     positional: set[str] = set()
     for argument in app[verb].assemble_argument_collection():
         names = positional if argument.field_info.kind is argument.field_info.POSITIONAL_ONLY else options
-        if argument.parse:
+        if argument.parameter.parse is not False:
             names.add(argument.name.strip("-").replace("-", "_").lower())
     added = []
     for key, value in _table(path, verb, verbs).items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from ..errors import UsageError
 from ..evaluation.examples import Shown, show
 from ..evaluation.inspection import gains, learned, plain_rows
 from ..evaluation.intervals import INTERVALS, holm, paired
+from ..storage.stored import versions
 from ..tasks.splits import Tasks
 from . import curves
 from .contest import Contest, Effort, Entry, Progress, method, silent
@@ -358,8 +358,8 @@ class _Outcome:
 
 def _versions() -> dict[str, str]:
     """Versions of the packages that are installed."""
-    versions = {"python": platform.python_version()}
-    for name in ("innerloop", "torch", "numpy", "scipy", "scikit-learn", "tabicl"):
+    installed = versions()
+    for name in ("scipy", "scikit-learn", "tabicl"):
         with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
+            installed[name] = version(name)
+    return installed

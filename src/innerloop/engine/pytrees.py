@@ -93,7 +93,9 @@ def _unflattener(
         return lambda tensors: pytree.tree_unflatten(
             [next(tensors) if leaf is None else leaf for leaf in leaves], structure
         )
-    parts = [_unflattener(child, constants) for child in structure.children()]
+    # torch 2.9 has no method for it yet, and later versions warn about this attribute
+    children = structure.children() if hasattr(structure, "children") else structure.children_specs
+    parts = [_unflattener(child, constants) for child in children]
     if kind is dict:
         named = list(zip(structure.context, parts, strict=True))
         return lambda tensors: {name: part(tensors) for name, part in named}

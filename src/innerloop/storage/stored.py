@@ -343,14 +343,20 @@ def describe(stored: Stored) -> JsonObject:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on.
+    """Versions of Python and of the packages that results depend on; that of torch names its build, as `+cpu`.
 
     Example:
         >>> sorted(versions())
         ['innerloop', 'numpy', 'python', 'torch']
     """
-    packages = {name: version(name) for name in ("innerloop", "torch", "numpy")}
-    return {"python": platform.python_version(), **packages}
+    # the metadata of a wheel may leave the build out
+    build = str(torch.__version__)
+    return {
+        "python": platform.python_version(),
+        "innerloop": version("innerloop"),
+        "torch": build,
+        "numpy": version("numpy"),
+    }
 
 
 def _stacks(tasks: Mapping[str, Adapted]) -> Params:

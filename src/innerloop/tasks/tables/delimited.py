@@ -328,8 +328,8 @@ def _separator(data: bytes) -> str:
         widths = {len(record) for record in islice(_filled(text, separator), 20)}
         if len(widths) == 1 and widths != {1}:
             return separator
-    first = next(_filled(text, "\n"), [""])[0]
-    return max(SEPARATORS, key=first.count)
+    text = text.lstrip(f"{_BLANK}\n")
+    return max(SEPARATORS, key=lambda separator: len(next(_filled(text, separator), [])))
 
 
 def _filled(text: str, separator: str) -> Iterator[list[str]]:
