@@ -5,7 +5,7 @@ import torch
 
 import innerloop as il
 from innerloop.engine import fast
-from innerloop.engine.c.compiler import CannotBuild
+from innerloop.engine.c import CannotBuild
 from innerloop.engine.modes import tracing, while_checking
 from innerloop.errors import UsageError
 from innerloop.outer.memory import _Alive, needed_bytes, tasks_at_once

@@ -10,7 +10,7 @@ ENGINE = Path(__file__).resolve().parents[2] / "src" / "innerloop" / "engine"
 ALLOWED = {
     "": {"innerloop.errors", "innerloop.engine"},
     "ops": {"innerloop.engine.ops"},
-    "c": {"innerloop.files", "innerloop.engine.c", "innerloop.engine.ops"},
+    "c": {"innerloop.errors", "innerloop.files", "innerloop.engine.c", "innerloop.engine.ops"},
 }
 
 

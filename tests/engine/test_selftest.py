@@ -21,8 +21,12 @@ def test_one_wrong_loop_is_seen(right, wrong):
 @compiles
 def test_a_compiler_that_fails_gets_safer_flags_or_none(monkeypatch):
     answers = iter([False, True])
+    build._tested.cache_clear()
     monkeypatch.setattr(build, "passes", lambda run: next(answers))
-    assert build._flags.__wrapped__(build._compiler()) == (*build._FLAGS, *build._SAFER[1])
+    assert build._flags(build._compiler()) == (*build._FLAGS, *build._SAFER[1])
+    assert build.command() == " ".join([build._compiler(), *build._FLAGS, *build._SAFER[1]])
+    build._tested.cache_clear()
     monkeypatch.setattr(build, "passes", lambda run: False)
     with pytest.raises(build.CannotBuild, match="compiles loops wrongly on this machine"):
-        build._flags.__wrapped__(build._compiler())
+        build._flags(build._compiler())
+    build._tested.cache_clear()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from innerloop.engine.c.compiler import CannotBuild, compile_c
+from innerloop.engine.c import CannotBuild, compile_c
 
 
 def compiler_works() -> bool:

@@ -10,6 +10,7 @@ Files in the order in which a call passes through them:
 
 - `gears`: `fast`, the static key of a call and the cache of graphs; picks eager, traced or compiled.
 - `pytrees`: arguments flattened, results put together again, and the key of a call.
+- `guards`: what the function closes over: whether it is still as a graph was made for.
 - `modes`: whether a function runs for its values, to be traced, or to be checked.
 - `trace`: a function and the gradients inside it as one graph (make_fx); CSE and dead code elimination.
 - `functionalize`: operators that write into their arguments become operators that do not.

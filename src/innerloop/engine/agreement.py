@@ -1,15 +1,16 @@
 """Whether two ways to compute the same function agree within rounding: the check that every graph has to pass.
 
-`agree` compares once. Where results are ill-conditioned (a gradient that is 0 but for rounding) or lie beside a kink
-(ReLU, max-pooling), `agree_nearby` asks the function itself how much of a result is rounding, and compares a little
-way off as well.
+`agree` compares once, as sharply as single operators are rounded. Where errors add up, or a result is rounding alone (a
+gradient that is 0 but for that), `agree_nearby` asks function and graph how much of a result is rounding, and allows
+that much. Only where they agree so closely a little way off may they differ by more here: a number lies beside a kink
+(ReLU, max-pooling) and fell on the other side of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,44 +20,55 @@ from .modes import frugal, while_checking
 
 __all__ = ["agree", "agree_nearby", "differences"]
 
-# relative difference in norm up to which results agree. Two ways to round agree far better, but for a number on the
-# other side of a kink (ReLU, max-pooling), which moves a gradient of few tasks by a percent; two different functions
-# do not
-_TOLERANCE = 5e-2
-# how many times the change that rounded arguments make in a result may be added to the tolerance
-_ROUNDINGS = 32
-# up to which difference a kink may be the reason, and how far away, relatively, results are then compared again: a
-# number falls on the other side of it at some points, two different functions differ at all
-_KINK, _ELSEWHERE = 0.3, (1e-3, 2e-3)
+# roundings (eps of the type) by which an element may be off, relative to its size and that of the tensor; where
+# nothing among the arguments is floating, so that nobody can be asked what rounding makes
+_ROUNDINGS, _UNASKED = 64, 1024
+# how many times the change that rounded arguments make in a result may be added to that
+_CHANGES = 8
+# up to which difference in norm a kink may be the reason, and how far away, relatively, results are then compared
+# again: a number falls on the other side of it at some points, two different functions differ at all
+_KINK, _ELSEWHERE = 0.3, (1e-4, 1e-3, 2e-3)
 
 T = TypeVar("T")
 
 
 def agree(
-    one: object, other: object, rounding: Sequence[float] | None = None, *, tolerance: float = _TOLERANCE
+    one: object, other: object, rounding: Sequence[float] | None = None, *, roundings: float = _ROUNDINGS
 ) -> bool:
-    """Whether two pytrees of tensors hold the same numbers up to rounding, compared tensor by tensor in norm.
+    """Whether two pytrees of tensors hold the same numbers up to rounding, compared element by element.
 
     Arguments:
         one: a pytree.
         other: a pytree of the same structure.
         rounding: how much of each floating tensor is rounding, see `differences`; nothing unless given.
-        tolerance: how far a tensor may be off beside that, relative to its norm.
+        roundings: by how many roundings of its type an element may be off beside that.
 
     Returns:
-        Whether shapes, types and whole numbers are equal, and floating tensors within the tolerance.
+        Whether shapes, types, whole numbers and truth values are equal, NaN and infinities are in the same elements
+        with the same sign, and floating elements within the tolerance.
 
     Example:
-        >>> agree([torch.ones(3)], [torch.ones(3) + 1e-6]), agree([torch.ones(3)], [torch.zeros(3)])
+        >>> agree([torch.ones(3)], [torch.ones(3) + 1e-6]), agree([torch.ones(3)], [torch.ones(3) + 1e-4])
         (True, False)
+        >>> agree([torch.tensor(float("inf"))], [torch.tensor(-float("inf"))])
+        False
     """
-    if any(a.shape != b.shape or a.dtype != b.dtype for a, b in _pairs(one, other)):
-        return False
-    if any(not torch.equal(a, b) for a, b in _pairs(one, other) if not a.is_floating_point()):
+    if not _exact(one, other):
         return False
     shares = differences(one, other)
-    limits = [tolerance + _ROUNDINGS * share for share in rounding or [0.0] * len(shares)]
+    limits = [
+        roundings * torch.finfo(a.dtype).eps + _CHANGES * share
+        for (a, _), share in zip(_floats(one, other), rounding or [0.0] * len(shares), strict=True)
+    ]
     return all(share <= limit for share, limit in zip(shares, limits, strict=True))
+
+
+class _Point(NamedTuple):
+    """Function and graph at some arguments, and how much of each floating tensor is rounding there."""
+
+    plain: object
+    graph: object
+    rounding: list[float]
 
 
 def agree_nearby(
@@ -68,8 +80,10 @@ def agree_nearby(
 ) -> bool:
     """Whether function and graph differ no more than rounding explains, at these arguments or a little way off.
 
-    The gradient of a bias before BatchNorm, for instance, is 0, and all that is computed of it is rounding: how much
-    of a result is, tells the function itself when its arguments are rounded otherwise.
+    The gradient of a bias before BatchNorm, for instance, is 0, and all that is computed of it is rounding. How much of
+    a result is, tell both themselves when their arguments are rounded otherwise: rounding changes with these, and an
+    error of the graph does not. Where that does not explain a difference, the function in double precision tells how
+    far from the truth it is itself: errors of one sign (long sums) hardly change with the arguments.
 
     Arguments:
         plain: the function, of flat arguments.
@@ -82,51 +96,147 @@ def agree_nearby(
         with while_checking(), frugal():
             return plain(leaves)
 
-    rounding = differences(results[0], value([_perturbed(leaf) for leaf in leaves]))
-    if agree(*results, rounding):
-        return True
-    if not agree(*results, rounding, tolerance=_KINK):
+    def point(leaves: list[object], results: tuple[T, T]) -> _Point:
+        rounded = [_perturbed(leaf) for leaf in leaves]
+        with while_checking():
+            changes = differences(results[0], value(rounded)), _changes(*results, graph(rounded))
+        # what is infinite or NaN for other roundings tells nothing
+        rounding = [max(filter(math.isfinite, pair), default=0.0) for pair in zip(*changes, strict=True)]
+        return _Point(*results, rounding)
+
+    if not _exact(*results):
         return False
-    for distance in _ELSEWHERE:
-        there = [_perturbed(leaf, distance) for leaf in leaves]
-        try:
-            with while_checking():
-                results = value(there), graph(there)
-            shares = differences(results[0], value([_perturbed(leaf) for leaf in there]))
-        except Exception:  # nobody said that the function is defined there
-            return False
-        rounding = [min(pair) for pair in zip(rounding, shares, strict=True)]
-        if agree(*results, rounding):
+    if not any(map(_is_floating, leaves)):
+        return agree(*results, roundings=_UNASKED)
+    try:
+        here = point(leaves, results)
+        if agree(*here):
             return True
+        here = here._replace(rounding=[*map(max, here.rounding, _inexact(value, leaves, results[0]))])
+        if agree(*here):
+            return True
+        if not _within_a_kink(here):
+            return False
+        least = here.rounding
+        for distance in _ELSEWHERE:
+            away = [_perturbed(leaf, distance) for leaf in leaves]
+            with while_checking():
+                there = point(away, (value(away), graph(away)))
+            least = [min(pair) for pair in zip(least, there.rounding, strict=True)]
+            if agree(there.plain, there.graph, least):
+                return True
+    except Exception:  # nobody said that the function is defined there
+        return False
     return False
 
 
 def differences(one: object, other: object) -> list[float]:
-    """How far the floating tensors of two pytrees are apart, each relative to its norm.
+    r"""How far the floating tensors of two pytrees are apart: $\max_i |a_i - b_i| / (|a_i| + \mathrm{rms}(a))$.
 
     Example:
-        >>> [round(share, 6) for share in differences([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 3.0])])]
-        [0.2]
+        >>> a, b = torch.tensor([3.0, 3.0]), torch.tensor([3.0, 3.6])
+        >>> [round(share, 6) for share in differences([a], [b])]
+        [0.1]
     """
-    return [_difference(a, b) for a, b in _pairs(one, other) if a.is_floating_point()]
+    return [_difference(a, b) for a, b in _floats(one, other)]
+
+
+def _changes(plain: object, graph: object, rounded: object) -> list[float]:
+    """How far a graph is from itself for rounded arguments, relative to the size of the plain function's result."""
+    triples = zip(_floats(plain, graph), _floats(graph, rounded), strict=True)
+    return [_difference(b, c, size=a) for (a, b), (_, c) in triples]
+
+
+def _inexact(value: Callable[[list[object]], T], leaves: list[object], plain: T) -> list[float]:
+    """Half of how far floating results are from those in double precision; 0 where the function does not run in it."""
+    exact = [_double(leaf) for leaf in leaves]
+    try:
+        shares = differences(plain, value(exact))
+    except Exception:  # weights that it closes over, for instance, have their own type
+        return [0.0 for _ in _floats(plain, plain)]
+    return [share / 2 if math.isfinite(share) else 0.0 for share in shares]
+
+
+def _double(leaf: object) -> object:
+    if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+        return leaf
+    return leaf.detach().double().requires_grad_(leaf.requires_grad)
+
+
+def _is_floating(leaf: object) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _exact(one: object, other: object) -> bool:
+    """Whether shapes and types are equal, and so are all numbers that are not floating, to the bit."""
+    for a, b in _pairs(one, other):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        if not (a.is_floating_point() or a.is_complex() or torch.equal(_bytes(a), _bytes(b))):
+            return False
+    return True
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """Truth values as the numbers in memory: 2 is true as well, and is no truth value."""
+    return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
+
+
+def _within_a_kink(here: _Point) -> bool:
+    """Whether the difference in norm is as small as one that a kink may make, beside what is rounding."""
+    pairs = zip(_floats(here.plain, here.graph), here.rounding, strict=True)
+    return all(_in_norm(a, b) <= _KINK + _CHANGES * share for (a, b), share in pairs)
+
+
+def _in_norm(one: Tensor, other: Tensor) -> float:
+    """The norm of the difference by that of the first; infinite where NaN and infinities differ."""
+    if (pair := _finite(one, other)) is None:
+        return math.inf
+    a, b = pair
+    return float((a - b).norm()) / max(float(a.norm()), 1e-300)
 
 
 def _pairs(one: object, other: object) -> list[tuple[Tensor, Tensor]]:
     """The tensors of two pytrees, two by two."""
     pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
-    return [pair for pair in pairs if isinstance(pair[0], Tensor)]
+    return [(a.detach(), b.detach()) for a, b in pairs if isinstance(a, Tensor)]
 
 
-def _difference(one: Tensor, other: Tensor) -> float:
-    """The norm of the difference by that of the first; infinite where NaN and infinity are not at the same indices."""
-    a, b = one.detach().double(), other.detach().double()
+def _floats(one: object, other: object) -> Iterator[tuple[Tensor, Tensor]]:
+    """The floating tensors among them; complex ones as pairs of numbers."""
+    for a, b in _pairs(one, other):
+        if a.is_complex():
+            yield torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
+        elif a.is_floating_point():
+            yield a, b
+
+
+def _finite(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Both in double precision, with 0 where they are not finite; `None` where NaN or infinities are not the same."""
+    a, b = one.double(), other.double()
     finite = torch.isfinite(a)
+    if not torch.equal(a[~finite].nan_to_num(0.0), b[~finite].nan_to_num(0.0)):
+        return None  # an infinity becomes the largest number of its sign
     if not torch.equal(finite, torch.isfinite(b)):
+        return None
+    return _numbers(a), _numbers(b)
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    return tensor.double().nan_to_num(0.0, 0.0, 0.0)
+
+
+def _difference(one: Tensor, other: Tensor, *, size: Tensor | None = None) -> float:
+    """See `differences`; relative to the elements of another tensor than the first if that is given."""
+    if (pair := _finite(one, other)) is None:
         return math.inf
-    a, b = a[finite], b[finite]
-    # what is 0 but for 1e-12 is 0
-    apart, size = float((a - b).norm()), float(a.norm())
-    return max(0.0, apart - 1e-12) / max(size, 1e-300)
+    apart = (pair[0] - pair[1]).abs()
+    if not apart.numel():
+        return 0.0
+    size = pair[0] if size is None else _numbers(size)
+    scale = size.abs() + size.square().mean().sqrt()
+    # C flushes what is smaller than the smallest normal number to 0
+    return float(((apart - 4 * torch.finfo(one.dtype).tiny).clamp(min=0) / scale.clamp(min=1e-300)).max())
 
 
 def _perturbed(leaf: object, distance: float | None = None) -> object:

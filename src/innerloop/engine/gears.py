@@ -2,8 +2,8 @@
 
 `fast` wraps a pure function. At the first call with a static key (structure, shapes, types; see `pytrees`) a rule
 chooses the gear, the function is traced and perhaps compiled, and the graph is compared with the plain function on
-these arguments: a graph that disagrees is not used. The outcome is cached by that key, and later calls only look it
-up: the key is the only guard.
+these arguments: a graph that disagrees is not used, and the next slower way takes its turn. The outcome is cached by
+that key and by the state of what the function closes over (`guards`), and later calls only look it up.
 
 The result never depends on the gear beyond rounding, and subnormal numbers, which C flushes to zero.
 """
@@ -11,10 +11,11 @@ The result never depends on the gear beyond rounding, and subnormal numbers, whi
 from __future__ import annotations
 
 import math
+import operator
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -22,7 +23,8 @@ from torch.utils import _pytree as pytree
 
 from ..errors import UsageError
 from .agreement import agree, agree_nearby
-from .c import CannotBuild, Unsupported, compile_c, lower
+from .c import CannotBuild, Unsupported, command, compile_c, lower
+from .guards import Closure
 from .modes import frugal, while_checking
 from .pytrees import flatten, unflattener
 from .run import Executable, Run, inductor, interpreted
@@ -51,12 +53,14 @@ class Report:
         reason: why it is not the gear asked for, or what `auto` went by.
         seconds: spent on tracing and compiling.
         graphs: shapes that were traced.
+        compiler: the C compiler and its flags, of what runs compiled to C.
     """
 
     gear: str = "eager"
     reason: str = ""
     seconds: float = 0.0
     graphs: int = 0
+    compiler: str = ""
 
     def __str__(self) -> str:
         """In words, for people."""
@@ -65,12 +69,23 @@ class Report:
 
 
 class _Lowered(NamedTuple):
-    """A graph that can be run, and how its result is put together; the gear, and why it is no faster one."""
+    """A graph that can be run, and how its result is put together; the gear, and why it is no faster one.
+
+    Arguments:
+        run: the graph.
+        result: see `graph_of`.
+        gear: it runs in.
+        reason: why it is not the gear asked for.
+        constants: tensors that the graph reads beside its arguments.
+        compiler: see `Report`.
+    """
 
     run: Run
     result: tuple[pytree.TreeSpec, list[object]]
     gear: str
     reason: str
+    constants: list[Tensor]
+    compiler: str = ""
 
 
 @dataclass
@@ -109,12 +124,16 @@ class Fast(Generic[T]):
         report: which gear was taken, and why.
     """
 
+    # what is looked at where another function closes over this one: not the report
+    watched: ClassVar[tuple[str, ...]] = ("function",)
+
     function: Callable[..., T]
     gear: str
     planned: int
     report: Report = field(default_factory=Report)
-    # by static key; `None`: calls with this key run the plain function
+    # by static key and number of the closure's state; `None`: calls with this key run the plain function
     _specialized: dict[Hashable, _Specialization[T] | None] = field(default_factory=dict, repr=False)
+    _closure: Closure | None = field(default=None, repr=False)
 
     def __call__(self, *args: object) -> T:
         """The function's result."""
@@ -122,17 +141,34 @@ class Fast(Generic[T]):
             return self.function(*args)
         leaves, key = flatten(args)
         try:
-            known = key in self._specialized
+            specialized = self._specialized[key, self._state()]
+        except KeyError:
+            return self._first(args, leaves)
         except TypeError:
             self._eager("an argument has no constant value to make a graph of")
             return self.function(*args)
-        if not known:
-            began = time.perf_counter()
-            self._specialized[key], first = self._specialize(args, leaves)
-            self.report.seconds += time.perf_counter() - began
-            return first
-        specialized = self._specialized[key]
         return self.function(*args) if specialized is None else specialized(leaves)
+
+    def _state(self) -> int:
+        """The number of the present state of what the function closes over."""
+        if self._closure is None:
+            self._closure = Closure(self.function)
+        return self._closure.number if self._closure.unchanged() else self._closure.look()
+
+    def _first(self, args: Sequence[object], leaves: list[object]) -> T:
+        """The first call with a key: a graph is made, if the gear asks for one and few enough were made."""
+        assert self._closure is not None
+        if len(self._specialized) >= _MOST_GRAPHS:
+            states = "different shapes, constant arguments or states of what it closes over"
+            self._eager(f"more than {_MOST_GRAPHS} {states}")
+            return self.function(*args)
+        began = time.perf_counter()
+        self._closure.watch(leaf for leaf in leaves if not isinstance(leaf, Tensor))
+        specialized, first = self._specialize(args, leaves)
+        # as it is now: the first call of all may have filled a cache
+        self._specialized[flatten(args)[1], self._state()] = specialized
+        self.report.seconds += time.perf_counter() - began
+        return first
 
     def scan(self, carry: object, rows: object, *constants: object) -> Any:
         """Calls in a row, each with what the one before it returned first.
@@ -182,7 +218,7 @@ class Fast(Generic[T]):
         if self.gear == "eager":
             return None
         try:
-            return self._specialized.get(flatten(args)[1])
+            return self._specialized.get((flatten(args)[1], self._state()))
         except TypeError:
             return None
 
@@ -210,29 +246,34 @@ class Fast(Generic[T]):
     def _checked(
         self, plain: T, leaves: list[object], structure: pytree.TreeSpec
     ) -> tuple[_Specialization[T], T]:
-        """A graph that agrees with the plain function on the first arguments, and its result for them."""
-        if len(self._specialized) >= _MOST_GRAPHS:
-            raise Untraceable(f"more than {_MOST_GRAPHS} different shapes")
-        lowered = self._lowered(leaves, structure)
-        specialized: _Specialization[T] = _Specialization(lowered.run, unflattener(*lowered.result))
-        with while_checking():
-            first = specialized(leaves)
+        """The fastest graph that agrees with the plain function on the first arguments, and its result for them."""
 
         def function(leaves: list[object]) -> T:
             return self.function(*pytree.tree_unflatten(leaves, structure))
 
-        if not agree(plain, first) and not agree_nearby(
-            function, specialized, leaves=leaves, results=(plain, first)
-        ):
-            raise Untraceable(f"the {lowered.gear} graph gives another result than the function")
-        self.report.gear, self.report.reason = lowered.gear, lowered.reason
+        refused = ""
+        for lowered in self._lowered(leaves, structure):
+            specialized: _Specialization[T] = _Specialization(lowered.run, unflattener(*lowered.result))
+            with while_checking():
+                first = specialized(leaves)
+            if agree(plain, first) or agree_nearby(
+                function, specialized, leaves=leaves, results=(plain, first)
+            ):
+                break
+            refused = f"the {lowered.gear} graph gives another result than the function"
+        else:
+            raise Untraceable(refused)
+        self.report.gear, self.report.compiler = lowered.gear, lowered.compiler
+        self.report.reason = "; ".join(filter(None, (refused, lowered.reason)))
         self.report.graphs += 1
+        if self._closure is not None:
+            self._closure.hold(lowered.constants)
         if isinstance(first, tuple) and len(first) == 2:
             specialized.carry_key = flatten(first[0])[1]
         return specialized, first
 
-    def _lowered(self, leaves: list[object], structure: pytree.TreeSpec) -> _Lowered:
-        """The fastest way to run a graph that the gear allows: C, else inductor or operator by operator."""
+    def _lowered(self, leaves: list[object], structure: pytree.TreeSpec) -> Iterator[_Lowered]:
+        """The ways to run a graph that the gear allows, the fastest first: C, else inductor or by operators."""
         reason, graph = "", None
         on_cpu = all(leaf.device.type == "cpu" for leaf in _tensors(leaves))
         compiling = self.gear == "compiled" or (self.gear == "auto" and self.planned >= _COMPILE_FROM)
@@ -240,21 +281,36 @@ class Fast(Generic[T]):
             graph, result = graph_of(self.function, leaves, structure)
             compiling = convolutions(graph) * self.planned >= _COMPILE_WORK
         if on_cpu and compiling:
-            simple, result = graph_of(self.function, leaves, structure, decomposed=True)
-            try:
-                program = lower(simple)
-                return _Lowered(Executable(program, compile_c(program.source)), result, "compiled", "")
-            except (Unsupported, CannotBuild) as error:
-                reason = f"not compiled: {error}"
-            except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
-                # a rule that did not think of a case must not be the user's trouble
-                reason = f"not compiled: {type(error).__name__}: {error}"
+            lowered = _in_c(*graph_of(self.function, leaves, structure, decomposed=True))
+            if isinstance(lowered, _Lowered):
+                yield lowered
+            else:
+                reason = lowered
         if graph is None:
             graph, result = graph_of(self.function, leaves, structure)
         if self.gear == "compiled":
-            reason = f"by inductor; {reason}" if reason else "by inductor"
-            return _Lowered(inductor(graph), result, "compiled", reason)
-        return _Lowered(interpreted(graph), result, "traced", reason)
+            why = f"by inductor; {reason}" if reason else "by inductor"
+            yield _Lowered(inductor(graph), result, "compiled", why, _constants(graph))
+        else:
+            yield _Lowered(interpreted(graph), result, "traced", reason, _constants(graph))
+
+
+def _in_c(graph: fx.GraphModule, result: tuple[pytree.TreeSpec, list[object]]) -> _Lowered | str:
+    """A graph compiled to C, or why it is not."""
+    try:
+        program = lower(graph)
+        run = Executable(program, compile_c(program.source))
+        return _Lowered(run, result, "compiled", "", _constants(graph), command())
+    except (Unsupported, CannotBuild) as error:
+        return f"not compiled: {error}"
+    except Exception as error:  # a rule that did not think of a case must not be the user's trouble
+        return f"not compiled: {type(error).__name__}: {error}"
+
+
+def _constants(graph: fx.GraphModule) -> list[Tensor]:
+    """Tensors that a graph reads beside its arguments: those that the function closes over."""
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+    return [tensor for name in names if isinstance(tensor := operator.attrgetter(name)(graph), Tensor)]
 
 
 def fast(function: Callable[..., T], *, gear: str = "auto", planned: int = 1000) -> Fast[T]:

@@ -44,11 +44,24 @@ def inductor(graph: fx.GraphModule) -> Run:
     return run
 
 
+def _unwritten(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Memory that a program writes; while a graph is checked, what it leaves unwritten shows.
+
+    It is NaN then in every floating type, and a number that nobody computes in all others.
+    """
+    memory = torch.empty(tuple(shape), dtype=dtype)
+    if checking():
+        scratch = dtype == torch.uint8  # of any type
+        memory.view(-1).view(torch.uint8).fill_(0xFF if dtype.is_floating_point or scratch else 0xA5)
+    return memory
+
+
 class Executable:
     """A program as machine code, called once or many times in a row.
 
     The C function takes a table of addresses, one row a call: inputs, constants of the graph, outputs, the arena, and
-    the number of threads. The arena is kept between calls, but given back after a call that only checks the graph.
+    the number of threads. The arena is kept between calls; a call that only checks the graph gets one full of NaN, and
+    gives it back.
 
     Arguments:
         program: what it is.
@@ -65,8 +78,9 @@ class Executable:
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The results of one call."""
         inputs = [tensor.contiguous() for tensor in tensors]
-        outputs = [torch.empty(shape, dtype=dtype) for shape, dtype in self.program.outputs]
-        addresses = [tensor.data_ptr() for tensor in (*inputs, *self.program.constants, *outputs)]
+        outputs = [_unwritten(shape, dtype) for shape, dtype in self.program.outputs]
+        constants = [tensor.contiguous() for tensor in self.program.constants]
+        addresses = [tensor.data_ptr() for tensor in (*inputs, *constants, *outputs)]
         self._run(np.array([[*addresses, 0, 0]], dtype=np.int64))
         return outputs
 
@@ -86,7 +100,8 @@ class Executable:
         Returns:
             The first results as the last call left them, the others with a leading axis of calls.
         """
-        first, along_calls, same = ([t.contiguous() for t in part] for part in (carry, rows, constants))
+        parts = (carry, rows, (*constants, *self.program.constants))
+        first, along_calls, same = ([t.contiguous() for t in part] for part in parts)
         calls, carried, shapes = len(rows[0]), len(carry), self.program.outputs
         even, odd = ([torch.empty(shape, dtype=dtype) for shape, dtype in shapes[:carried]] for _ in range(2))
         stacked = [torch.empty(calls, *shape, dtype=dtype) for shape, dtype in shapes[carried:]]
@@ -102,7 +117,7 @@ class Executable:
         columns = [
             np.concatenate([addresses(first), state[:-1]]),
             along(along_calls),
-            np.repeat(addresses([*same, *self.program.constants]), calls, axis=0),
+            np.repeat(addresses(same), calls, axis=0),
             state,
             along(stacked),
             np.zeros((calls, 2), dtype=np.int64),
@@ -119,7 +134,9 @@ class Executable:
             )
         threads = min(self.max_threads, torch.get_num_threads())
         with self.lock:
-            arena = torch.empty(self.arena_bytes, dtype=torch.uint8) if self.arena is None else self.arena
+            arena = self.arena
+            if arena is None or checking():
+                arena = _unwritten((self.arena_bytes,), torch.uint8)
             if not checking():  # the function that the graph is compared with needs the memory more
                 self.arena = arena
             table[:, -2:] = -(-arena.data_ptr() // 64) * 64, threads

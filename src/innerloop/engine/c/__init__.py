@@ -10,13 +10,14 @@ Files in the order in which a graph passes through them:
 - `padding`: memory layout (channels last) and halo of zeros of images.
 - `schedule`: order of the kernels, bands that run task by task, and memory planning in an arena.
 - `prelude`, `runtime`: C that every program contains: elementary functions; flushing subnormals, threads.
-- `compiler`: runs the C compiler, and caches what it made on disk; `selftest` tests it before it is trusted.
+- `compiler`: runs the C compiler; `library_cache` holds what it made on disk, `selftest` tests it before it is trusted.
 
 From the rest of the engine it imports `ops` alone (`padding`, for the operators that it has rules for).
 """
 
-from .compiler import CannotBuild, compile_c
+from .compiler import command, compile_c
 from .expressions import Unsupported
+from .library_cache import CannotBuild
 from .program import Program, lower
 
-__all__ = ["CannotBuild", "Program", "Unsupported", "compile_c", "lower"]
+__all__ = ["CannotBuild", "Program", "Unsupported", "command", "compile_c", "lower"]

@@ -1,7 +1,7 @@
 """The C compiler: C source as a function in this process, compiled once and then loaded from a cache on disk.
 
-The cache key is a hash of source, flags, compiler and processor; what it names is a shared library. A compiler is
-trusted only with flags with which it passes the self-test (`selftest`), once a process.
+The cache key is a hash of source, flags, compiler and processor; what it names is a shared library (`library_cache`). A
+compiler is trusted only with flags with which it passes the self-test (`selftest`), once a process.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,11 +20,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ...files import explained, write_bytes
+from .library_cache import CannotBuild, cache_folder, is_proved, keep, try_loading
 from .selftest import passes
 from .selftest import source as selftest_source
 
-__all__ = ["CannotBuild", "Function", "compile_c", "vector_bytes"]
+__all__ = ["Function", "command", "compile_c", "vector_bytes"]
 
 # `run` of a program: of the address of a table of pointers, its width, and the number of calls
 Function = Callable[[int, int, int], int]
@@ -34,10 +36,10 @@ _FLAGS = (
 # tried in turn on a compiler that fails the self-test: gcc 12.2 loses the last numbers of a loop when it vectorises
 # what it has unrolled
 _SAFER = ((), ("-fno-tree-slp-vectorize",), ("-O1", "-fno-tree-vectorize"))
-
-
-class CannotBuild(Exception):
-    """There is no compiler, or it failed, or what it makes is wrong."""
+# seconds after which it is said that the compiler is waited for; after which the self-test, some dozen short loops, and
+# after which any program is given up
+_SAID, _LONGEST_TEST, _LONGEST = 10, 60, 300
+_LOG = logging.getLogger(__name__)
 
 
 def compile_c(source: str) -> Function:
@@ -56,66 +58,88 @@ def compile_c(source: str) -> Function:
     return _load(compiler, source, _flags(compiler))
 
 
-@functools.cache
+def command() -> str:
+    """The compiler and the flags in use, safer ones after the self-test included.
+
+    Raises:
+        CannotBuild: see `compile_c`.
+    """
+    compiler = _compiler()
+    return " ".join([compiler, *_flags(compiler)])
+
+
 def _flags(compiler: str) -> tuple[str, ...]:
     """The first flags with which the compiler passes the self-test on this machine: see `_SAFER`."""
+    answer = _tested(compiler)
+    if isinstance(answer, str):
+        raise CannotBuild(answer)
+    return answer
+
+
+@functools.cache
+def _tested(compiler: str) -> tuple[str, ...] | str:
+    """As `_flags`, or why there are none: a compiler that never answers is not asked again."""
     for safer in _SAFER:
-        if passes(_load(compiler, selftest_source(), (*_FLAGS, *safer))):
+        try:
+            run = _load(compiler, selftest_source(), (*_FLAGS, *safer), limit=_LONGEST_TEST)
+        except CannotBuild as error:
+            return str(error)
+        if passes(run):
             return (*_FLAGS, *safer)
-    raise CannotBuild(f"{compiler} compiles loops wrongly on this machine, with vectors and without")
+    return f"{compiler} compiles loops wrongly on this machine, with vectors and without"
 
 
-def _load(compiler: str, source: str, flags: tuple[str, ...]) -> Function:
-    """As `compile_c`, with these flags."""
-    name = hashlib.sha256("\0".join([source, *flags, compiler, _machine()]).encode()).hexdigest()[:32]
-    path = _cache_folder() / f"{name}.so"
-    if not path.is_file():
-        _compile(compiler, source, flags, path)
-    run = ctypes.CDLL(str(path)).run
+def _load(compiler: str, source: str, flags: tuple[str, ...], *, limit: float = _LONGEST) -> Function:
+    """As `compile_c`, with these flags, and so many seconds for the compiler."""
+    key = "\0".join([source, *flags, compiler, _identity(compiler), _machine()])
+    path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
+    if not is_proved(path):
+        _compile(compiler, source, flags, path=path, limit=limit)
+    try:
+        run = ctypes.CDLL(str(path)).run
+    except (OSError, AttributeError) as error:
+        raise CannotBuild(f"a compiled program cannot be loaded: {error}") from error
     run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
     run.restype = ctypes.c_int
     return run
 
 
-def _cache_folder() -> Path:
-    """Where compiled programs are: `INNERLOOP_CACHE`, or the user's cache folder. Only the user may write there."""
-    given = os.environ.get("INNERLOOP_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(given) if given else Path(base) / "innerloop"
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = folder.stat()
-    foreign = hasattr(os, "getuid") and status.st_uid != os.getuid()
-    if foreign or status.st_mode & 0o022:
-        raise CannotBuild(f"others can write to {folder}")
-    return folder
-
-
-def _compile(compiler: str, source: str, flags: tuple[str, ...], path: Path) -> None:
-    """Compile to a temporary file, and write the cache from that in one step."""
+def _compile(compiler: str, source: str, flags: tuple[str, ...], *, path: Path, limit: float) -> None:
+    """Compile to a temporary file, load that in another process, and write the cache from it."""
     with tempfile.TemporaryDirectory(prefix="innerloop-") as folder:
         out = Path(folder) / "step.so"
         try:
             process = subprocess.Popen(
-                [*compiler.split(), *flags, "-", "-o", str(out), "-lm"],
+                [*shlex.split(compiler), *flags, "-", "-o", str(out), "-lm"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
-            _, messages = _communicate(process, source)
-        except (OSError, subprocess.TimeoutExpired) as error:
+            messages = _communicate(process, compiler, source, limit=limit)
+        except OSError as error:
             raise CannotBuild(f"{compiler}: {error}") from error
         if process.returncode:
             first = messages.decode(errors="replace").strip().splitlines()[:1]
             raise CannotBuild(f"{compiler} failed: {' '.join(first)}")
-        write_bytes(path, out.read_bytes())
+        if not out.is_file():
+            raise CannotBuild(f"{compiler} wrote no library, and reported no error")
+        try_loading(out, compiler)
+        keep(out.read_bytes(), path)
 
 
-def _communicate(process: subprocess.Popen[bytes], source: str) -> tuple[bytes, bytes]:
+def _communicate(process: subprocess.Popen[bytes], compiler: str, source: str, *, limit: float) -> bytes:
     """What a compiler prints; if it is interrupted or takes too long, its whole process group is killed."""
+    said = min(_SAID, limit)
     try:
-        return process.communicate(source.encode(), timeout=300)
+        try:
+            return process.communicate(source.encode(), timeout=said)[1]
+        except subprocess.TimeoutExpired:
+            _LOG.warning("waiting for the C compiler %r, for at most %d s more", compiler, limit - said)
+        try:
+            return process.communicate(timeout=limit - said)[1]
+        except subprocess.TimeoutExpired as error:
+            raise CannotBuild(f"{compiler} did not answer within {limit:.0f} s") from error
     except BaseException:
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
@@ -124,13 +148,35 @@ def _communicate(process: subprocess.Popen[bytes], source: str) -> tuple[bytes, 
         raise
 
 
-@functools.cache
 def _compiler() -> str:
-    """The first compiler there is of `CC`, cc, gcc and clang."""
-    for name in filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")):
-        if shutil.which(name.split()[0]):
+    """What `CC` names, else the first there is of cc, gcc and clang."""
+    if named := os.environ.get("CC", "").strip():
+        if _program(named) is None:
+            raise CannotBuild(f"CC names {named!r}, which is no program: correct it, or unset it")
+        return named
+    for name in ("cc", "gcc", "clang"):
+        if _program(name):
             return name
     raise CannotBuild("no C compiler was found")
+
+
+def _program(compiler: str) -> str | None:
+    """The path of the program that a command begins with; `None` if there is none."""
+    try:
+        return shutil.which(shlex.split(compiler)[0])
+    except ValueError:  # a quotation mark without its partner
+        return None
+
+
+@functools.cache
+def _identity(compiler: str) -> str:
+    """File, size and time of a compiler, part of the cache key: a new version of it is tested again."""
+    path = os.path.realpath(_program(compiler) or compiler)
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return path
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
 @functools.cache

@@ -64,7 +64,7 @@ class Program:
         outputs: shape and type of every output.
         arena: bytes of scratch memory.
         worker: bytes of it for each thread, besides.
-        constants: tensors of the graph, given as inputs after the others.
+        constants: tensors of the graph, given as inputs after the others, with what they hold at the call.
     """
 
     source: str
@@ -103,7 +103,7 @@ def lower(graph: fx.GraphModule) -> Program:
         if node.op == "get_attr":
             constant = operator.attrgetter(str(node.target))(graph)
             values[node] = low.input_buffer(constant)
-            constants.append(constant.detach().contiguous())
+            constants.append(constant.detach())
             inputs.append(values[node].buffer)
         elif node.op == "call_function":
             values[node] = _lower_node(low, node, values, returned)
