@@ -286,3 +286,18 @@ def test_replace_replaces_a_model_and_nothing_else(place, capsys):
     assert run([*options, "--replace"]) == 2
     assert (target / "mine.txt").read_text() == "keep"
     shutil.rmtree(target)
+
+
+@pytest.mark.parametrize(
+    ("verb", "way"), [("train", "--meta-batch-size"), ("predict", "fewer tasks or rows at a time")]
+)
+def test_out_of_memory_names_what_the_verb_can_do(verb, way, monkeypatch, capsys):
+    def full(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr("innerloop.cli.app", full)
+    assert run([verb, "runs/x", "new.csv"]) == 5
+    printed = capsys.readouterr().err
+    assert "out of memory" in printed
+    assert way in printed
+    assert ("--meta-batch-size" in printed) == (verb == "train")

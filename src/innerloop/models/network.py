@@ -72,6 +72,7 @@ class Network:
     """
 
     def __init__(self, module: nn.Module, *, batchnorm: str = "support", mapping: str = "vmap") -> None:
+        _refuse_wrapped(module)
         check_known("batchnorm", batchnorm, BATCHNORM_POLICIES)
         check_known("mapping", mapping, MAPPINGS)
         if batchnorm == "auto":
@@ -86,7 +87,6 @@ class Network:
         self._context = Context()
         self._context.observes = batchnorm == "per_step"
         self._context.frozen = batchnorm == "frozen"
-        _refuse_wrapped(module)
         refuse_hooks(module)
         refuse_lazy(module)
         self.module = copy.deepcopy(module)
