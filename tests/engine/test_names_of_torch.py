@@ -106,7 +106,14 @@ def test_private_names_are_those_of_this_list():
         "torch.utils._python_dispatch",
         "torch.utils._pytree",
     )
-    classes = ("torch.nn.modules.batchnorm._BatchNorm", "torch.nn.modules.dropout._DropoutNd")
+    classes = (
+        "torch._ops.OpOverload",
+        "torch.nn.modules.batchnorm._BatchNorm",
+        "torch.nn.modules.dropout._DropoutNd",
+        "torch.nn.modules.instancenorm._InstanceNorm",
+        "torch.nn.utils.parametrizations._SpectralNorm",
+        "torch.utils.checkpoint._checkpoint_without_reentrant_generator",
+    )
     # operators belong to the graphs that torch writes, in which every name is one that torch chose
     rest = {
         name
