@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -171,10 +172,12 @@ def test_every_picture_has_a_title_a_text_and_its_numbers(page, found):
     assert len(links) == len(reader.all("figure")) == len(reader.all("details"))
     ranking = csv_of(links["ranking.csv"])
     pd.testing.assert_frame_equal(ranking, figures.ranking_numbers(found))
+    # pandas before version 3 reads the last bit of some numbers wrongly
+    read = partial(pytest.approx, rel=1e-15, abs=0)
     support = csv_of(links["curve-support.csv"])
-    assert support["mean"].tolist() == figures.curve_numbers(found, "support")["mean"].tolist()
+    assert support["mean"].tolist() == read(figures.curve_numbers(found, "support")["mean"].tolist())
     cells = csv_of(links["factorial.csv"])
-    assert cells["mean"].tolist() == [one.score.mean for one in found.cells]
+    assert cells["mean"].tolist() == read([one.score.mean for one in found.cells])
 
 
 def test_structure_for_those_who_hear_the_page(page):
