@@ -138,7 +138,9 @@ class Executable:
             arena = self.arena
             if arena is None or checking():
                 arena = torch.empty(self.arena_bytes, dtype=torch.uint8)
-            if checking():  # it is given back: the function that the graph is compared with needs the memory more
+            if (
+                checking()
+            ):  # it is given back: the function that the graph is compared with needs the memory more
                 _spoil([arena])
             else:
                 self.arena = arena
