@@ -123,7 +123,7 @@ def gear_of(
     return geared(learner, episode, gear)
 
 
-def geared(learner: il.learner.Learner, episode: il.Episode, gear: str) -> Callable[[], None]:
+def geared(learner: il.Learner, episode: il.Episode, gear: str) -> Callable[[], None]:
     update = il.fast(meta_update(learner, clip=None), gear=gear)
     key = torch.arange(episode.n_tasks)
     state = Outer.start(learner.init())
@@ -210,7 +210,7 @@ def heads(rounds: int) -> None:
         print(f"| {algorithm}, {rows} support rows | {' | '.join(cells)} | {made} |", flush=True)
 
 
-def in_precision(chosen: str, learner: il.learner.Learner, *given: Any) -> Callable[[], list[torch.Tensor]]:
+def in_precision(chosen: str, learner: il.Learner, *given: Any) -> Callable[[], list[torch.Tensor]]:
     """The traced meta-gradient."""
     function = il.fast(meta_gradient(learner), gear="traced")
 

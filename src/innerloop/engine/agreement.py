@@ -20,9 +20,10 @@ from .modes import frugal, while_checking
 
 __all__ = ["agree", "agree_nearby", "differences"]
 
-# roundings (eps of the type) by which an element may be off, relative to its size and that of the tensor; where
-# nothing among the arguments is floating, so that nobody can be asked what rounding makes
-_ROUNDINGS, _UNASKED = 64, 1024
+# the power of the eps of its type by which an element may be off, relative to its size and that of the tensor: 6e-6 in
+# single precision; and how much more where nothing among the arguments is floating, so that nobody can be asked what
+# rounding makes
+_POWER, _UNASKED = 0.75, 16
 # how many times the change that rounded arguments make in a result may be added to that
 _CHANGES = 8
 # up to which difference in norm a kink may be the reason, and how far away, relatively, results are then compared
@@ -32,16 +33,14 @@ _KINK, _ELSEWHERE = 0.3, (1e-4, 1e-3, 2e-3)
 T = TypeVar("T")
 
 
-def agree(
-    one: object, other: object, rounding: Sequence[float] | None = None, *, roundings: float = _ROUNDINGS
-) -> bool:
+def agree(one: object, other: object, rounding: Sequence[float] | None = None, *, times: float = 1.0) -> bool:
     """Whether two pytrees of tensors hold the same numbers up to rounding, compared element by element.
 
     Arguments:
         one: a pytree.
         other: a pytree of the same structure.
         rounding: how much of each floating tensor is rounding, see `differences`; nothing unless given.
-        roundings: by how many roundings of its type an element may be off beside that.
+        times: how many times the tolerance of single operators an element may be off beside that.
 
     Returns:
         Whether shapes, types, whole numbers and truth values are equal, NaN and infinities are in the same elements
@@ -57,7 +56,7 @@ def agree(
         return False
     shares = differences(one, other)
     limits = [
-        roundings * torch.finfo(a.dtype).eps + _CHANGES * share
+        times * torch.finfo(a.dtype).eps ** _POWER + _CHANGES * share
         for (a, _), share in zip(_floats(one, other), rounding or [0.0] * len(shares), strict=True)
     ]
     return all(share <= limit for share, limit in zip(shares, limits, strict=True))
@@ -107,7 +106,7 @@ def agree_nearby(
     if not _exact(*results):
         return False
     if not any(map(_is_floating, leaves)):
-        return agree(*results, roundings=_UNASKED)
+        return agree(*results, times=_UNASKED)
     try:
         here = point(leaves, results)
         if agree(*here):

@@ -30,6 +30,8 @@ _LIBRARIES = {*sys.stdlib_module_names, "innerloop", "numpy", "pandas", "torch"}
 # objects that are followed; the others count as the same as long as they are the same object
 _MOST = 20_000
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
+# attributes of every module that are not watched
+_HOOKS = frozenset(vars(nn.Module())) - {"training", "_parameters", "_buffers", "_modules"}
 _contents = attrgetter("cell_contents")
 _END = object()
 
@@ -208,11 +210,14 @@ class _Walk:
 
     def _module(self, one: nn.Module) -> None:
         """Attributes, parameters, buffers and submodules, and the code of its class; hooks are not watched."""
-        self.views[id(one)] = one.__dict__.values()
-        for name, value in list(one.__dict__.items()):
-            if "_hook" not in name:
-                self.parts.append(name)
-                self._visit(value)
+        names = tuple(name for name in one.__dict__ if name not in _HOOKS)
+        self.parts.append(names)
+        if _root(type(one)) in _LIBRARIES:  # whose attributes have all been set
+            given = tuple(name for name in names if not name.startswith("_"))
+            self.named[id(one)] = (one.__dict__.get, given)
+        else:
+            self.views[id(one)] = one.__dict__.values()
+        self._all(one.__dict__[name] for name in names)
         for kind in type(one).__mro__:
             if _root(kind) not in _LIBRARIES:
                 self._visit(kind)

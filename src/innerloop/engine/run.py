@@ -44,16 +44,15 @@ def inductor(graph: fx.GraphModule) -> Run:
     return run
 
 
-def _unwritten(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Memory that a program writes; while a graph is checked, what it leaves unwritten shows.
+def _spoil(tensors: Sequence[Tensor]) -> None:
+    """Fill memory that a program is going to write, so that what it leaves unwritten shows.
 
-    It is NaN then in every floating type, and a number that nobody computes in all others.
+    It is NaN in every floating type, and a number that nobody computes in all others; bytes are scratch memory of any
+    type.
     """
-    memory = torch.empty(tuple(shape), dtype=dtype)
-    if checking():
-        scratch = dtype == torch.uint8  # of any type
-        memory.view(-1).view(torch.uint8).fill_(0xFF if dtype.is_floating_point or scratch else 0xA5)
-    return memory
+    for tensor in tensors:
+        floating = tensor.dtype.is_floating_point or tensor.dtype == torch.uint8
+        tensor.view(-1).view(torch.uint8).fill_(0xFF if floating else 0xA5)
 
 
 class Executable:
@@ -78,7 +77,9 @@ class Executable:
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The results of one call."""
         inputs = [tensor.contiguous() for tensor in tensors]
-        outputs = [_unwritten(shape, dtype) for shape, dtype in self.program.outputs]
+        outputs = [torch.empty(shape, dtype=dtype) for shape, dtype in self.program.outputs]
+        if checking():
+            _spoil(outputs)
         constants = [tensor.contiguous() for tensor in self.program.constants]
         addresses = [tensor.data_ptr() for tensor in (*inputs, *constants, *outputs)]
         self._run(np.array([[*addresses, 0, 0]], dtype=np.int64))
@@ -136,8 +137,12 @@ class Executable:
         with self.lock:
             arena = self.arena
             if arena is None or checking():
-                arena = _unwritten((self.arena_bytes,), torch.uint8)
-            if not checking():  # the function that the graph is compared with needs the memory more
+                arena = torch.empty(self.arena_bytes, dtype=torch.uint8)
+            if (
+                checking()
+            ):  # it is given back: the function that the graph is compared with needs the memory more
+                _spoil([arena])
+            else:
                 self.arena = arena
             table[:, -2:] = -(-arena.data_ptr() // 64) * 64, threads
             out_of_range = self.function(table.ctypes.data, table.shape[1], len(table))

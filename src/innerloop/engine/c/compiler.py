@@ -131,21 +131,20 @@ def _compile(compiler: str, source: str, flags: tuple[str, ...], *, path: Path, 
 def _communicate(process: subprocess.Popen[bytes], compiler: str, source: str, *, limit: float) -> bytes:
     """What a compiler prints; if it is interrupted or takes too long, its whole process group is killed."""
     said = min(_SAID, limit)
-    try:
+    with process:
         try:
-            return process.communicate(source.encode(), timeout=said)[1]
-        except subprocess.TimeoutExpired:
-            _LOG.warning("waiting for the C compiler %r, for at most %d s more", compiler, limit - said)
-        try:
+            try:
+                return process.communicate(source.encode(), timeout=said)[1]
+            except subprocess.TimeoutExpired:
+                _LOG.warning("waiting for the C compiler %r, for at most %.0f s more", compiler, limit - said)
             return process.communicate(timeout=limit - said)[1]
-        except subprocess.TimeoutExpired as error:
-            raise CannotBuild(f"{compiler} did not answer within {limit:.0f} s") from error
-    except BaseException:
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        process.wait()
-        raise
+        except BaseException as error:
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise CannotBuild(f"{compiler} did not answer within {limit:.0f} s") from error
+            raise
 
 
 def _compiler() -> str:

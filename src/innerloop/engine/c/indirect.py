@@ -16,7 +16,7 @@ from .compiler import vector_bytes
 __all__ = ["Indirect", "indirect", "tile_functions"]
 
 # summands of one result before it is stored; the next ones are added to it, so that long sums keep their digits
-_RUN = 512
+_RUN = 128
 
 
 @dataclass(frozen=True)

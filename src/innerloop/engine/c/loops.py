@@ -7,13 +7,14 @@ strides allow; `#pragma omp simd` on the innermost. Kernels of the same text are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from .expressions import Apply, Read, Value, reads
-from .matmul import TILE, transpose_body
+from .matmul import TILE, WIDER, transpose_body
 from .pointwise import C_TYPES, REDUCTIONS, cast, number
 
 __all__ = [
@@ -36,8 +37,13 @@ __all__ = [
 FLOATS = (torch.float32, torch.float64)
 # axes of at most this length are unrolled, so that the next one becomes the vector loop
 _SHORT = 4
-# summands that are added up by themselves before they join the sum: long sums keep their digits
+# summands that are added up by themselves before they join the sum, which has a wider type (`WIDER`): long sums keep
+# their digits
 _RUN = 128
+# and of a single result; as many lanes of a vector share them
+_LONG = 1024
+# results of a row that are accumulated at once
+_WIDTH = 256
 
 
 class Pointers:
@@ -228,7 +234,7 @@ class _Reduction:
     """What both forms of a reduction are written from.
 
     Arguments:
-        dtype: of the result.
+        dtype: of the sum.
         outer: sizes of the loops over the result.
         inner: sizes of the loops over the elements that are reduced.
         out: C of the flat index in the result.
@@ -244,7 +250,9 @@ class _Reduction:
     sign: str
 
 
-def reduction(remaining: Sequence[int], axes: Sequence[int], kind: str, *, adds: bool = False) -> Template:
+def reduction(
+    remaining: Sequence[int], axes: Sequence[int], kind: str, *, adds_in: torch.dtype | None = None
+) -> Template:
     """Template of the sum or largest element over some axes.
 
     Two loop structures, chosen by the memory order of what is read. Where reduced elements are neighbours in memory,
@@ -256,7 +264,8 @@ def reduction(remaining: Sequence[int], axes: Sequence[int], kind: str, *, adds:
         remaining: axes of the result.
         axes: axes that are reduced.
         kind: `sum` or `max`.
-        adds: whether a sum is added to what the target holds (each task adds its part).
+        adds_in: the type of a sum that is added to what the target holds (each task adds its part); what is there is
+            replaced unless given.
     """
 
     def write(pointers: Pointers, target: Read, value: Value) -> str:
@@ -273,11 +282,12 @@ def reduction(remaining: Sequence[int], axes: Sequence[int], kind: str, *, adds:
             [value.shape[a] for a in inward], *([r.strides[a] for a in inward] for r in operands)
         )
         printer = Printer(own, pointers, [[*a, *b] for a, b in zip(over, within, strict=True)])
-        element = cast(printer.text(own), own.dtype, target.dtype)
-        sign = "+=" if adds else "="
-        if adds and not inner:
+        dtype = adds_in or target.dtype
+        element = cast(printer.text(own), own.dtype, dtype)
+        sign = "+=" if adds_in else "="
+        if adds_in and not inner:
             return c_function(pointers, loops(outer, f"o[{flat_index(out)}] += {element};"))
-        what = _Reduction(target.dtype, outer, inner, flat_index(out), element, sign)
+        what = _Reduction(dtype, outer, inner, flat_index(out), element, sign)
         by_rows = outer and outer[-1] >= 4 and kind == "sum" and _prefers_rows(over, within, inner)
         return c_function(pointers, _row_sums(what) if by_rows else _one_by_one(what, kind))
 
@@ -294,40 +304,88 @@ def _one_by_one(what: _Reduction, kind: str) -> str:
     n, rule, inner = len(what.outer), REDUCTIONS[kind], what.inner
     step = rule.step.format(value=what.element)
     short = len(inner) == 1 and inner[0] <= _SHORT and n > 0
-    step = unrolled(f"i{n}", inner[0], step) if short else loops(inner, step, first=n, simd=rule.simd)
     start = f"{C_TYPES[what.dtype]} acc = {rule.start[what.dtype]};"
-    each = f"{start}\n{step}\no[{what.out}] {what.sign} acc;"
-    return loops(what.outer, each, simd="#pragma omp simd" if short else "")
+    if short:
+        step = f"{start}\n{unrolled(f'i{n}', inner[0], step)}"
+    elif kind == "sum" and what.dtype in FLOATS and math.prod(inner) > _LONG:
+        step = _long_sum(what, start, loops([inner[-1]], step, first=n + len(inner) - 1, simd=rule.simd))
+    else:
+        step = f"{start}\n{loops(inner, step, first=n, simd=rule.simd)}"
+    return loops(
+        what.outer, f"{step}\no[{what.out}] {what.sign} acc;", simd="#pragma omp simd" if short else ""
+    )
+
+
+def _long_sum(what: _Reduction, start: str, row: str) -> str:
+    """A sum of which at most `_LONG` summands are added up by themselves, and these sums in a wider type.
+
+    Arguments:
+        what: the sum.
+        start: C that declares `acc` and sets it to 0.
+        row: the loop over the last axis, which adds to it.
+    """
+    n, inner, size = len(what.outer), what.inner, what.inner[-1]
+    index = f"i{n + len(inner) - 1}"
+    if size > _LONG:
+        bounds = f"const int64_t end = start + {_LONG} < {size} ? start + {_LONG} : {size};"
+        row = row.replace(
+            f"int64_t {index} = 0; {index} < {size};", f"int64_t {index} = start; {index} < end;", 1
+        )
+        row = f"for (int64_t start = 0; start < {size}; start += {_LONG}) {{\n{bounds}\n{start}\n{row}\nall += acc;\n}}"
+    else:
+        row = f"{start}\n{row}\nall += acc;"
+    rows = loops(inner[:-1], row, first=n, simd="")
+    return f"{WIDER[C_TYPES[what.dtype]]} all = 0;\n{rows}\nconst {C_TYPES[what.dtype]} acc = all;"
 
 
 def _row_sums(what: _Reduction) -> str:
     """A row of results at once: `_RUN` summands into `few`, the sums of these into `all`, and those into the result.
 
-    Two levels of sums keep the digits of long ones. Very wide or very short rows are added to the result directly.
+    Two levels of sums, the second one in a wider type, keep the digits of long ones. Of a wide row `_WIDTH` results at
+    a time; of very short rows those of the next axis are added up as well before they join the sum.
     """
     outer, inner, typed = what.outer, what.inner, C_TYPES[what.dtype]
-    n, width = len(outer), outer[-1]
+    n, width = len(outer), _width(outer[-1])
     index, last = f"i{n - 1}", f"i{n + len(inner) - 1}"
 
     def along(body: str) -> str:
-        return loops([width], body, first=n - 1)
+        """For every result of the part of the row."""
+        bound = "width" if outer[-1] % width else str(width)
+        text = f"#pragma omp simd\nfor (int64_t j = 0; j < {bound}; ++j) {{\nBODY\n}}"
+        own = f"const int64_t {index} = {'first + j' if outer[-1] > width else 'j'};\n"
+        return text.replace("BODY", f"{own if index in body else ''}{body}")
 
-    if width > 256 or inner[-1] <= 2:
-        rows = loops(inner, along(f"o[{what.out}] += {what.element};"), first=n, simd="")
-        start = along(f"o[{what.out}] = 0;") if what.sign == "=" else ""
-        return loops(outer[:-1], f"{start}\n{rows}", simd="")
-    run = min(inner[-1], _RUN)
-    few = (
-        f"{typed} few[{width}];\n{along(f'few[{index}] = 0;')}\n"
-        f"const int64_t end = start + {run} < {inner[-1]} ? start + {run} : {inner[-1]};\n"
-        f"for (int64_t {last} = start; {last} < end; ++{last}) {{\n{along(f'few[{index}] += {what.element};')}\n}}\n"
-        f"{along(f'all[{index}] += few[{index}];')}"
-    )
-    rows = f"for (int64_t start = 0; start < {inner[-1]}; start += {run}) {{\n{few}\n}}"
-    rows = loops(inner[:-1], rows, first=n, simd="")
-    start, end = along(f"all[{index}] = 0;"), along(f"o[{what.out}] {what.sign} all[{index}];")
-    whole = f"{typed} all[{width}];\n{start}\n{rows}\n{end}"
+    add, zero, join = along(f"few[j] += {what.element};"), along("few[j] = 0;"), along("all[j] += few[j];")
+    if math.prod(inner) <= _RUN:
+        rows = f"{zero}\n{loops(inner, add, first=n, simd='')}"
+        total = "few"
+    else:
+        total, wider = "all", WIDER.get(typed, typed)
+        if len(inner) > 1 and inner[-1] <= _SHORT:
+            short = loops(inner[-1:], add, first=n + len(inner) - 1, simd="")
+            rest, last, size = inner[:-2], f"i{n + len(inner) - 2}", inner[-2]
+        else:
+            short, rest, size = add, inner[:-1], inner[-1]
+        run = min(size, _RUN)
+        few = (
+            f"{zero}\nconst int64_t end = start + {run} < {size} ? start + {run} : {size};\n"
+            f"for (int64_t {last} = start; {last} < end; ++{last}) {{\n{short}\n}}\n{join}"
+        )
+        rows = f"for (int64_t start = 0; start < {size}; start += {run}) {{\n{few}\n}}"
+        rows = f"{wider} all[{width}];\n{along('all[j] = 0;')}\n{loops(rest, rows, first=n, simd='')}"
+    whole = f"{typed} few[{width}];\n{rows}\n{along(f'o[{what.out}] {what.sign} {total}[j];')}"
+    if outer[-1] > width:
+        bounds = f"const int64_t width = first + {width} < {outer[-1]} ? {width} : {outer[-1]} - first;\n"
+        bounds = bounds if outer[-1] % width else ""
+        whole = f"for (int64_t first = 0; first < {outer[-1]}; first += {width}) {{\n{bounds}{whole}\n}}"
     return loops(outer[:-1], f"{{ {whole} }}", simd="")
+
+
+def _width(size: int) -> int:
+    """How many results of a row are accumulated at once: all, or as many as divide it if there is such a number."""
+    if size <= _WIDTH:
+        return size
+    return next((width for width in range(_WIDTH, _WIDTH // 4, -1) if size % width == 0), _WIDTH)
 
 
 def _prefers_rows(over: Sequence[Sequence[int]], within: Sequence[Sequence[int]], inner: list[int]) -> bool:

@@ -189,6 +189,20 @@ class Lowering:
         aligned = frozenset(buffer for buffer, _, _ in arguments if buffer not in crossing)
         self.calls.append(Call(name, arguments, split, aligned))
 
+    def add_over_tasks(self, template: Template, target: Read, value: Value) -> None:
+        """Sum the parts of all tasks in an accumulator of a wider type (there may be a million), and store it.
+
+        Arguments:
+            template: adds the part of one task.
+            target: the sum.
+            value: what is summed, the axis of tasks first.
+        """
+        wide = torch.float64 if target.dtype == torch.float32 else target.dtype
+        total = replace(self.new(target.shape, wide), strides=target.strides)
+        self.emit(loop_nest, total, expand(self.constant(0, wide), total.shape), split=False)
+        self.emit(template, total, value, adds=True)
+        self.emit(loop_nest, target, total, split=False)
+
     def splits_by_task(self, value: Value) -> bool:
         """Whether kernels run task by task, and the leading axis can be cut into one part for each."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["TILE", "Product", "matmul", "transpose_body", "transpose_tile"]
+__all__ = ["TILE", "WIDER", "Product", "matmul", "transpose_body", "transpose_tile"]
 
 # rows and vectors of a register tile
 _ROWS, _VECTORS = 4, 3
@@ -21,6 +21,10 @@ _ROWS_ALONE = 8
 _LARGE = 2**19
 # and how many of its rows are a panel
 _PANEL = 64
+# summands that are added up by themselves before they join the sum: long sums keep their digits
+_RUN = 128
+# types with more digits, of the sums of such sums
+WIDER = {"float": "double", "double": "long double"}
 # more register tiles along a row than these are a loop: every tile written out takes time to compile
 _WRITTEN_OUT = 16
 
@@ -112,9 +116,10 @@ def _row_panels(product: Product, typed: str) -> list[str]:
         start, lanes = product.columns - left, min(lanes, 1 << (left.bit_length() - 1))
         panels.append(("", [(start, lanes)]))
         left -= lanes
+    panel = _PANEL if product.inner <= _PANEL * _PANEL else _RUN
     lines = [
-        f"for (int64_t p = 0; p < {product.inner}; p += {_PANEL}) {{",
-        f"const int64_t end = p + {_PANEL} < {product.inner} ? p + {_PANEL} : {product.inner};",
+        f"for (int64_t p = 0; p < {product.inner}; p += {panel}) {{",
+        f"const int64_t end = p + {panel} < {product.inner} ? p + {panel} : {product.inner};",
     ]
     whole = product.rows - product.rows % _ROWS
     for along, vectors in panels:
@@ -146,9 +151,6 @@ def _register_tile(
 ) -> list[str]:
     """A register tile: some rows and vectors of the result, accumulated in registers from row `i` on.
 
-    Each step of the inner loop loads its vectors of the right-hand matrix once, and multiplies them by one broadcast
-    element of each row of the left-hand one.
-
     Arguments:
         product: sizes and strides.
         typed: C type of the elements.
@@ -157,33 +159,92 @@ def _register_tile(
         begin: of the inner axis; what was summed before it stands in the result.
         end: of the inner axis; all of it unless given.
     """
-    lanes = vectors[0][1]
-    kind = f"{typed}{lanes}" if lanes > 1 else typed
-    load = f"*(const {kind}u *)" if lanes > 1 else "*"
-    zero = "{0}" if lanes > 1 else "0"
-    down, across = product.out
-    tile = [(r, v) for r in range(rows) for v in range(len(vectors))]
-    index = {(r, v): f"(i + {r}) * {down} + {vectors[v][0]} * {across}" for r, v in tile}
-    lines = ["{"]
-    for r, v in tile:
-        lines += [f"{kind} c{r}_{v} = {zero};"]
-    if begin:
-        lines += [f"if ({begin}) {{", *(f"c{r}_{v} = {load}(C + {index[r, v]});" for r, v in tile), "}"]
-    lines += [f"for (int64_t k = {begin}; k < {end or product.inner}; ++k) {{"]
-    lines += [
-        f"const {kind} x{v} = {load}(B + k * {product.right[1]} + {s});" for v, (s, _) in enumerate(vectors)
-    ]
-    for r in range(rows):
-        lines += [f"const {typed} a{r} = A[(i + {r}) * {product.left[1]} + k * {product.left[2]}];"]
-    lines += [*(f"c{r}_{v} += a{r} * x{v};" for r, v in tile), "}"]
-    for r, v in tile:
-        if lanes == 1:
-            lines += [f"C[{index[r, v]}] = c{r}_{v};"]
-        elif across == 1:
-            lines += [f"*({kind}u *)(C + {index[r, v]}) = c{r}_{v};"]
-        else:
-            lines += [f"for (int64_t j = 0; j < {lanes}; ++j) C[{index[r, v]} + j * {across}] = c{r}_{v}[j];"]
-    return [*lines, "}"]
+    tile = _Tile(product, typed, rows, tuple(vectors))
+    if end:
+        return ["{", *tile.sums(begin, end), *tile.stored(begin), "}"]
+    if product.inner <= _RUN:
+        return ["{", *tile.sums(0, product.inner), *tile.stored(), "}"]
+    return ["{", *tile.long_sums(), "}"]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """The parts of a register tile; see `_register_tile`."""
+
+    product: Product
+    typed: str
+    rows: int
+    vectors: tuple[tuple[int | str, int], ...]
+
+    @property
+    def lanes(self) -> int:
+        """Elements of a vector."""
+        return self.vectors[0][1]
+
+    @property
+    def sites(self) -> list[tuple[int, int]]:
+        """Row and vector of every register."""
+        return [(r, v) for r in range(self.rows) for v in range(len(self.vectors))]
+
+    def _index(self, r: int, v: int) -> str:
+        """Where a register belongs in the result."""
+        down, across = self.product.out
+        return f"(i + {r}) * {down} + {self.vectors[v][0]} * {across}"
+
+    def sums(self, begin: int | str, end: int | str) -> list[str]:
+        """Sums over a part of the inner axis in registers `c`.
+
+        Each step of the loop loads its vectors of the right-hand matrix once, and multiplies them by one broadcast
+        element of each row of the left-hand one.
+        """
+        kind, load, zero = self.typed, "*", "0"
+        if self.lanes > 1:
+            kind = f"{self.typed}{self.lanes}"
+            load, zero = f"*(const {kind}u *)", "{0}"
+        lines = [f"{kind} c{r}_{v} = {zero};" for r, v in self.sites]
+        lines += [f"for (int64_t k = {begin}; k < {end}; ++k) {{"]
+        down, across = self.product.right[1], self.product.left[2]
+        for v, (start, _) in enumerate(self.vectors):
+            lines += [f"const {kind} x{v} = {load}(B + k * {down} + {start});"]
+        for r in range(self.rows):
+            lines += [f"const {self.typed} a{r} = A[(i + {r}) * {self.product.left[1]} + k * {across}];"]
+        return [*lines, *(f"c{r}_{v} += a{r} * x{v};" for r, v in self.sites), "}"]
+
+    def stored(self, begin: int | str = 0) -> list[str]:
+        """The registers to the result, added to what stands there if `begin` is not 0."""
+        across, kind = self.product.out[1], f"{self.typed}{self.lanes}"
+        lines: list[str] = []
+        for r, v in self.sites:
+            slot = f"*({kind}u *)(C + {self._index(r, v)})" if self.lanes > 1 else f"C[{self._index(r, v)}]"
+            if begin:  # in panels, whose results are not transposed
+                lines += [f"if ({begin}) c{r}_{v} += {slot};", f"{slot} = c{r}_{v};"]
+            elif self.lanes == 1 or across == 1:
+                lines += [f"{slot} = c{r}_{v};"]
+            else:
+                lines += [self._each(f"C[{self._index(r, v)} + j * {across}] = c{r}_{v}[j];")]
+        return lines
+
+    def long_sums(self) -> list[str]:
+        """All of a long inner axis: `_RUN` summands in registers, and these sums in a wider type."""
+        inner, across = self.product.inner, self.product.out[1]
+        lane = "[j]" if self.lanes > 1 else ""
+        added = [
+            self._each(f"wide[{number}][j] += c{r}_{v}{lane};") for number, (r, v) in enumerate(self.sites)
+        ]
+        written = [
+            self._each(f"C[{self._index(r, v)} + j * {across}] = wide[{number}][j];")
+            for number, (r, v) in enumerate(self.sites)
+        ]
+        return [
+            f"{WIDER[self.typed]} wide[{len(self.sites)}][{self.lanes}] = {{0}};",
+            f"for (int64_t p = 0; p < {inner}; p += {_RUN}) {{",
+            f"const int64_t end = p + {_RUN} < {inner} ? p + {_RUN} : {inner};",
+            *(*self.sums("p", "end"), *added, "}", *written),
+        ]
+
+    def _each(self, body: str) -> str:
+        """C for every lane."""
+        return f"for (int64_t j = 0; j < {self.lanes}; ++j) {body}"
 
 
 def transpose_body(batch: int, rows: int, columns: int, strides: tuple[int, int], typed: str, a: str) -> str:

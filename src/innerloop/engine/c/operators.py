@@ -25,18 +25,7 @@ from .expressions import (
     reads,
     view_expression,
 )
-from .loops import (
-    FLOATS,
-    Pointers,
-    Printer,
-    Template,
-    c_function,
-    loop_nest,
-    loops,
-    reduction,
-    term,
-    unshared,
-)
+from .loops import FLOATS, Pointers, Printer, Template, c_function, loops, reduction, term, unshared
 from .lowering import Lowering, Rule
 from .matmul import Product, matmul
 from .pointwise import C_TYPES, POINTWISE, Operator, Pointwise, cast
@@ -76,7 +65,7 @@ Axes = int | Sequence[int] | None
 def _reduced(low: Lowering, value: Value, axes: Axes, keep: bool, dtype: torch.dtype, kind: str) -> Read:
     """Sum or largest element over some axes.
 
-    A sum over all tasks, where kernels run task by task, is an accumulator to which each task adds its part.
+    A sum over all tasks, where kernels run task by task, gets the part of each from an accumulator.
     """
     rank = len(value.shape)
     axes = [axes] if isinstance(axes, int) else axes
@@ -90,8 +79,7 @@ def _reduced(low: Lowering, value: Value, axes: Axes, keep: bool, dtype: torch.d
     )
     value = low.coalesced(value, low.constant(0, dtype))
     if kind == "sum" and 0 in axes and low.splits_by_task(value):
-        low.emit(loop_nest, target, expand(low.constant(0, dtype), target.shape), split=False)
-        low.emit(reduction(remaining, axes, kind, adds=True), target, value, adds=True)
+        low.add_over_tasks(reduction(remaining, axes, kind, adds_in=dtype), target, value)
     else:
         low.emit(reduction(remaining, axes, kind), target, value, split=0 in remaining)
     if not keep:
