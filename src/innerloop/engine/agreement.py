@@ -167,7 +167,9 @@ def _is_floating(leaf: object) -> bool:
 
 
 def _exact(one: object, other: object) -> bool:
-    """Whether shapes and types are equal, and so are all numbers that are not floating, to the bit."""
+    """Whether structures, shapes and types are equal, and so are all numbers that are not floating, to the bit."""
+    if pytree.tree_structure(one) != pytree.tree_structure(other):
+        return False
     for a, b in _pairs(one, other):
         if a.shape != b.shape or a.dtype != b.dtype:
             return False

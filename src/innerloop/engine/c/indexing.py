@@ -98,7 +98,7 @@ def _embedding(
 def _flip(low: Lowering, node: fx.Node, x: Value, axes: Sequence[int]) -> Read:
     """Indices that count down."""
     rank = len(x.shape)
-    turned = {axis % rank for axis in axes}
+    turned = {axis % rank for axis in axes} if rank else set()
     shape = tuple(x.shape)
     base = low.materialized(x)
     strides = tuple(0 if axis in turned else stride for axis, stride in enumerate(base.strides))

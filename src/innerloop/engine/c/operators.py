@@ -69,7 +69,7 @@ def _reduced(low: Lowering, value: Value, axes: Axes, keep: bool, dtype: torch.d
     """
     rank = len(value.shape)
     axes = [axes] if isinstance(axes, int) else axes
-    axes = sorted(axis % rank for axis in axes) if axes else list(range(rank))
+    axes = sorted(axis % rank for axis in axes) if axes and rank else list(range(rank))
     remaining = [axis for axis in range(rank) if axis not in axes]
     if math.prod(value.shape) == 0 and kind != "sum":
         raise Unsupported("the largest of no elements")

@@ -143,7 +143,7 @@ def _clamp(args: Args, kwargs: Kwargs) -> Lowered:
     high = kwargs.get("max", args[2] if len(args) > 2 else None)
     least, most = -math.inf, math.inf
     if not args[0].dtype.is_floating_point and not any(isinstance(bound, float) for bound in (low, high)):
-        ends = torch.iinfo(args[0].dtype)
+        ends = torch.iinfo(torch.int64 if args[0].dtype == torch.bool else args[0].dtype)
         least, most = ends.min, ends.max
     low = least if low is None else low
     high = most if high is None else high
