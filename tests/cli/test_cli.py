@@ -551,3 +551,14 @@ def test_predictions_are_written_as_the_table_was_and_read_again(tmp_path, capsy
     # the next verb takes it
     assert run(["check", str(out), "--task", "who", "--target", "dose", "--decimal", ",", "--json"]) in (0, 3)
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["understood"]["rows"] == 3
+
+
+def test_the_device_and_the_tasks_at_once_are_stored_with_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "sinusoid", "--n-support", "5", "--algorithm", "maml", "--steps", "1", "--quiet"]
+    assert run([*words, "--memory", "1B", "--device", "cpu", "--out", "one"]) == 0
+    settings = json.loads((tmp_path / "one" / "config.json").read_text(encoding="utf-8"))["settings"]
+    assert settings["at_once"] == 1
+    assert settings["placed"] == "cpu"
+    assert settings["memory"] == "1B"
+    assert run(["evaluate", "one", "--quiet", "--report", "none"]) == 0

@@ -10,12 +10,14 @@ from sklearn.neighbors import KNeighborsRegressor
 
 import innerloop as il
 from innerloop.compare import methods
+from innerloop.compare.contest import Contest, Effort
 from innerloop.compare.linear import _with_spread, logistic
 from innerloop.compare.methods import BASELINES, META, Entrant, _alone, entrant
 from innerloop.compare.nets import AllClasses, Bench, best_stop, fine_tuned
 from innerloop.compare.race import race, runners
 from innerloop.compare.search import error_on, search
 from innerloop.compare.sklearn_methods import EstimatorLearner, training_rows
+from innerloop.engine.devices import NO_GPU, Choice
 from innerloop.errors import DivergedError, UsageError
 from innerloop.tasks.compose import Recomposed
 from innerloop.tasks.sources import EVALUATION_SEED, stream
@@ -237,3 +239,12 @@ def test_the_race_trains_on_the_episodes_it_is_given_and_is_decided_on_the_tasks
     assert {1000, 32} <= set(drawn)  # a direct fit, and meta-batches
     nets = [{lap.label: lap.score for lap in each.laps if lap.algorithm == "maml"} for each in (found, plain)]
     assert nets[0] == nets[1]
+
+
+def test_a_comparison_says_where_its_nets_were_trained():
+    contest = Contest([il.tasks.sinusoid(n_support=5, episodes=3)], [], Effort(1, 1, 1))
+    cpu = torch.device("cpu")
+    contest.placed += [Choice(cpu, NO_GPU), Choice(cpu)]
+    assert contest.where == ()
+    contest.placed += [Choice(cpu, "small"), Choice(torch.device("cuda"), "large"), Choice(cpu, "tiny")]
+    assert sorted(contest.where) == ["nets were trained on cpu: small", "nets were trained on cuda: large"]

@@ -33,9 +33,7 @@ def test_a_call_into_another_package_is_seen_and_one_within_a_package_is_not():
     assert {("algorithms", "inner"), ("inner", "models")} <= {move.packages for move in walk}
 
 
-@pytest.mark.parametrize(
-    "make", [journeys.csv_to_adapted, journeys.meta_update], ids=lambda make: make.__name__
-)
+@pytest.mark.parametrize("make", journeys.JOURNEYS, ids=lambda make: make.__name__)
 def test_a_journey_takes_no_more_moves_than_wanted(make):
     walk = journeys.walk(journeys.moves_of(make))
     assert len(walk) <= journeys.JOURNEYS[make], "\n".join(f"{m.caller} -> {m.callee}" for m in walk)

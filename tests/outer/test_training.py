@@ -13,7 +13,6 @@ from torch import nn
 import innerloop as il
 from innerloop.errors import DivergedError, UsageError
 from innerloop.outer import annealed, unrolled
-from innerloop.outer.training import resolve_device
 from toolkit.compiler import compiles
 
 
@@ -302,12 +301,6 @@ def test_callbacks_see_every_step():
     seen = []
     run = train(learner_of(), tasks_of_lines(), callbacks=[seen.append])
     assert seen == run.log
-
-
-def test_devices_by_name():
-    assert resolve_device("cpu").type == "cpu"
-    with pytest.raises(UsageError, match="knows no such device"):
-        resolve_device("nonsense")
 
 
 def test_more_inner_steps_than_in_training_are_not_written_into_the_learner():

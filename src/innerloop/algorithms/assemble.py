@@ -206,8 +206,9 @@ def _numbered_anew(tasks: Tasks) -> bool:
 
 def _count_features(module: nn.Module, shape: Sequence[int]) -> int:
     """Features of a row, by trying two."""
+    device = next((value.device for value in module.parameters()), torch.device("cpu"))
     with torch.no_grad():
-        return int(module(torch.zeros(2, *shape)).shape[-1])
+        return int(module(torch.zeros(2, *shape, device=device)).shape[-1])
 
 
 def _module(tasks: Tasks, wanted: _Architecture, outputs: int | None) -> nn.Module:

@@ -28,7 +28,7 @@ __all__ = ["BASELINES", "RidgeHead", "alone_ridge", "pooled", "shrunken_ridge"]
 BASELINES: dict[str, Callable[..., Learner]] = {}
 
 # prior standard deviations (of standardised coefficients, per noise) that are tried; the last is nearly free
-_SPREADS = tuple(torch.logspace(-3, 2, 21).tolist())
+_SPREADS = tuple(torch.logspace(-3, 2, 21, device="cpu").tolist())
 _NONE, _FREE = 1e-12, 1e4
 # tasks often differ in level far more than in slopes: the constant has a spread of its own, or that of the slopes
 _LEVELS = (None, 0.3, 1.0, 3.0)
@@ -95,10 +95,11 @@ def _root(like: Tensor, spread: float, level: float | None) -> Tensor:
 
 def _divide(rows: Batch, n_support: int, draw: int | None) -> tuple[Batch, Batch]:
     """Weights that mark `n_support` rows of each task, random or the first, as support, others as query."""
-    weight = torch.ones(rows.y.shape[:2]) if rows.weight is None else rows.weight
-    keys = torch.linspace(0, 1, weight.shape[1]).expand(weight.shape)
+    weight = rows.x.new_ones(rows.y.shape[:2]) if rows.weight is None else rows.weight
+    keys = torch.linspace(0, 1, weight.shape[1], device=weight.device).expand(weight.shape)
     if draw is not None:
-        keys = torch.rand(weight.shape, generator=stream(0, draw))
+        # drawn on the CPU, so that every device gives the same
+        keys = torch.rand(weight.shape, generator=stream(0, draw)).to(weight.device)
     rank = keys.masked_fill(weight == 0, 2.0).argsort(1).argsort(1)
     most = (weight.sum(1, keepdim=True) - 1).clamp(max=n_support)
     inside = (rank < most).to(weight.dtype) * weight

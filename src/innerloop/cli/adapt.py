@@ -43,9 +43,9 @@ def adapt(
     require_place(out)
     stored = stored_run(directory, device)
     frame = read_rows(stored, support, notes)
-    schema = stored.table_schema()
-    if not schema.labelled(frame).any():
-        raise DataError(f"{support} has no row with a value in the target {schema.target!r}")
+    if not stored.labelled(frame).any():
+        target = stored.table_schema().target
+        raise DataError(f"{support} has no row with a value in the target {target!r}")
     adapted = stored.adapt_frame(frame, inner_steps=inner_steps)
     settings = {"support": str(support), **adapted.config["settings"]}
     adapted.save(out, settings=settings, replace=replace)

@@ -22,11 +22,10 @@ SCHEMA_VERSION = 1
 
 
 def stored_run(directory: Path, device: str) -> Stored:
-    """A model directory, its model on a device."""
-    from ..outer.training import resolve_device
+    """A model directory, its model on a device; `auto` is the CPU until the work is known."""
     from ..storage import load
 
-    return load(directory, device=resolve_device(device))
+    return load(directory, device="cpu" if device == "auto" else device)
 
 
 def fingerprint(data: str | Path) -> dict[str, str | None]:

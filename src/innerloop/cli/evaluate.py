@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,6 +52,7 @@ def evaluate(
     """
     from ..evaluation.scores import evaluate as score
     from ..evaluation.scores import query_dependence
+    from ..outer.placement import placed
 
     notes = Notes(quiet=quiet)
     require_steps(inner_steps)
@@ -59,6 +61,10 @@ def evaluate(
     if stored.kind == "adapted":
         raise UsageError(f"{directory} holds adapted tasks: evaluate the run they were adapted from")
     source = held_out(stored, tasks, notes)
+    model, where = placed(stored.model, source, device)
+    stored = replace(stored, model=model)
+    if where.decided:
+        notes(f"device: {where}")
     scores = score(stored.model, source, steps=inner_steps)
     dependence = query_dependence(stored.model, source)
     learner = stored.config["learner"]

@@ -33,7 +33,7 @@ FLAG = Parameter(negative="", group=OUTPUT, show_default=False)
 Json = Annotated[bool, FLAG, about("Print one JSON object on stdout.")]
 Quiet = Annotated[bool, FLAG, about("No progress and no notes on stderr.")]
 Replace = Annotated[bool, FLAG, about("Replace the model that is in the directory.")]
-Device = Annotated[str, about("auto (a GPU if there is one), cpu, cuda, ...")]
+Device = Annotated[str, about("auto (the GPU where it is estimated faster), cpu, cuda, ...")]
 Steps = Annotated[int | None, about("Inner steps; as in training unless given.")]
 
 # what verbs that read tables and images have in common
@@ -211,7 +211,7 @@ class TrainingOptions(Options):
         str,
         Parameter(alias="--engine", help="auto, eager, traced, compiled or loop; the result is the same."),
     ] = "auto"
-    memory: Annotated[str, about("What tasks that are worked on at once may keep: 512MB.")] = "512MB"
+    memory: Annotated[str, about("What tasks that are worked on at once may keep: auto, 512MB.")] = "auto"
     precision: Annotated[str, about("Of the network's products in training: float32 or bfloat16.")] = (
         "float32"
     )

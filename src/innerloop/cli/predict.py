@@ -57,7 +57,7 @@ def predict(
     stored = stored_run(directory, device)
     frame = read_rows(stored, rows, notes)
     table, schema = stored.predict_frame(frame, inner_steps=inner_steps), stored.table_schema()
-    wanted = ~schema.labelled(frame)
+    wanted = ~stored.labelled(frame)
     if stored.kind != "run" and not wanted.all():
         notes(f"note: {int((~wanted).sum())} rows have a target; this model predicts them all the same")
     wanted |= stored.kind != "run"
@@ -88,21 +88,10 @@ def read_rows(stored: Stored, path: Path, notes: Notes) -> pd.DataFrame:
         UsageError: the model was not trained on a table with a task column.
         DataError: the table cannot be used.
     """
-    from ..tasks.tables.reading import read_table
-
-    schema = stored.table_schema()
-    frame = read_table(path, task=schema.task, reading=schema.reading)
+    frame = stored.read_frame(path)
     require_rows(frame, str(path))
-    for note in frame.attrs.get("notes", ()):
+    for note in frame.attrs["notes"]:
         notes(f"note: {note}")
-    if all(column.name in frame for column in schema.columns):
-        for name, count in schema.gaps(frame).items():
-            notes(f"note: {count} missing values of {name!r} were filled with its mean in training")
-        for name, count in schema.unseen(frame).items():
-            notes(
-                f"note: {count} rows have a value of {name!r} that no row of training has: it counts as none of its "
-                "values"
-            )
     return frame
 
 

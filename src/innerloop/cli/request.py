@@ -94,6 +94,10 @@ class Request(Options):
             )
         together = "" if run.at_once is None else f"; at most {run.at_once} tasks at once, by --memory"
         notes(f"gear: {run.gear}{together}")
+        if run.placed.decided:
+            notes(f"device: {run.placed}")
+        for remark in run.remarks:
+            notes(f"note: {remark}")
         if run.skipped:
             notes(f"note: {run.skipped} tasks were left out of their step because their loss was not finite")
         return run

@@ -144,7 +144,7 @@ class _Trained:
         """Write the model directory."""
         from ..storage import save
 
-        settings = self.request.settings()
+        settings = self.request.settings() | {"at_once": self.run.at_once, "placed": str(self.run.placed)}
         save(
             self.directory,
             self.run.model,

@@ -163,7 +163,7 @@ def compare(
         verdict=outcome.verdict(),
         episodes=outcome.episodes(),
         learned=outcome.learned(),
-        notes=folds[0].notes,
+        notes=(*folds[0].notes, *contest.where),
         versions=_versions(),
         seconds=round(time.perf_counter() - began, 3),
     )

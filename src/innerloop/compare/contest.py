@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..engine.devices import Choice
 from ..errors import DivergedError
 from ..evaluation.intervals import Array, Estimate, mean_interval
 from ..evaluation.scores import ERRORS, Evaluation, evaluate, over_folds
@@ -99,6 +100,7 @@ class Contest:
         self.entries = {e.name: Entry(e) for e in entrants if e.name not in self.skipped}
         self.gear = Gear(planned=effort.steps * effort.seeds * len(folds))
         self.benches: dict[tuple[int, int], Bench] = {}
+        self.placed: list[Choice] = []
         self._done = 0.0
 
     def run(self) -> dict[str, Entry]:
@@ -125,6 +127,13 @@ class Contest:
         return self.entries
 
     @property
+    def where(self) -> tuple[str, ...]:
+        """The devices that nets were trained on, where there was a choice, each with the reason of the first one."""
+        chosen = [choice for choice in reversed(self.placed) if choice.decided]
+        reasons = {str(choice.device): choice.reason for choice in chosen}
+        return tuple(f"nets were trained on {device}: {reason}" for device, reason in reasons.items())
+
+    @property
     def cost(self) -> float:
         """All of it, in meta-updates."""
         return sum(self._cost(entry.entrant) for entry in self.entries.values()) * len(self.folds)
@@ -138,7 +147,9 @@ class Contest:
     def bench_of(self, tasks: Tasks, seed: int = 0) -> Bench:
         """Where methods are trained on tasks that may be others than those of a fold."""
         effort = self.effort
-        return Bench(tasks, seed, effort.steps, effort.model, effort.device, gear=self.gear)
+        return Bench(
+            tasks, seed, effort.steps, effort.model, effort.device, gear=self.gear, placed=self.placed
+        )
 
     def _enter(self, entry: Entry, fold: int) -> None:
         """Search, train and score one method on one fold."""

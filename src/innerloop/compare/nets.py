@@ -15,6 +15,7 @@ import torch
 from ..algorithms.assemble import learner_for, sound_settings
 from ..algorithms.baselines import RidgeHead
 from ..algorithms.gradient_based import inner_rule
+from ..engine.devices import Choice
 from ..engine.threads import threads_for
 from ..inner.gradient import GradientLearner
 from ..inner.head import HeadLearner
@@ -24,6 +25,7 @@ from ..inner.rules import InnerRule
 from ..models.builtin import build
 from ..models.network import Network, reference
 from ..outer.metagrad import unrolled
+from ..outer.placement import placed
 from ..outer.training import Gear, Run, meta_train
 from ..tasks.augment import Augmented
 from ..tasks.episodes import Batch, Episode, to
@@ -64,6 +66,7 @@ class Bench:
         device: see `meta_train`.
         gear: what makes meta-updates fast; shared by trainings that have much in common.
         runs: trainings that are done, by their settings.
+        placed: where trainings ran, and why, for whoever asks; the benches of a comparison share it.
     """
 
     tasks: Tasks
@@ -73,11 +76,12 @@ class Bench:
     device: str = "auto"
     gear: Gear = field(default_factory=Gear)
     runs: dict[str, Run] = field(default_factory=dict)
+    placed: list[Choice] = field(default_factory=list)
 
     def train(self, learner: Learner, settings: Settings, *, validated: bool = True) -> Run:
         """Meta-train with sound outer settings, those in `settings` before them."""
         sound = sound_settings(self.tasks, (learner.recipe or {}).get("algorithm", "maml"))
-        return meta_train(
+        run = meta_train(
             learner,
             self.tasks.train,
             valid=_fewer(self.tasks.valid) if validated else None,
@@ -89,6 +93,8 @@ class Bench:
             device=self.device,
             gear=self.gear,
         )
+        self.placed.append(run.placed)
+        return run
 
     def learner(self, algorithm: str, settings: Settings) -> Learner:
         """A learner by name; outer settings are not its own."""
@@ -120,10 +126,11 @@ class Bench:
             every = replace(source, source=rows) if isinstance(source, Augmented) else rows
             wide = replace(self, tasks=replace(tasks, targets=every.targets, train=every), runs={})
             self.runs["start"] = wide.train(wide.unadapted({}), {}, validated=False)
-        meta = learner.init()
+        trained = self.runs["start"].model.meta
+        device = next(iter(trained.values())).device
+        meta = {name: value.to(device) for name, value in learner.init().items()}
         # the last layer is that of the other classes: a new one starts at zero
         body = list(meta)[:-2]
-        trained = self.runs["start"].model.meta
         same = [name for name in body if name in trained and trained[name].shape == meta[name].shape]
         return Model(learner, meta | {name: trained[name] for name in same})
 
@@ -144,8 +151,8 @@ def fine_tuned(bench: Bench, settings: Settings, *, most: int = 30) -> Model:
 def from_scratch(bench: Bench, settings: Settings, *, most: int = 60) -> Model:
     """A net that starts from random parameters in every task, with tuned stopping."""
     learner = bench.unadapted({})
-    rule = inner_rule("adam", settings["inner_lr"], None, 10.0)
-    return _stopped(bench, Model(learner, learner.init()), rule, most)
+    model, _ = placed(Model(learner, learner.init()), bench.tasks.valid, bench.device)
+    return _stopped(bench, model, inner_rule("adam", settings["inner_lr"], None, 10.0), most)
 
 
 def linear_head(bench: Bench) -> Model:
@@ -162,7 +169,8 @@ def linear_head(bench: Bench) -> Model:
     else:
         head = LaplaceHead(size, tasks.n_outputs, "diagonal")
     learner = HeadLearner(body, head, unrolled())
-    meta = head.init() | shared | {"head/mean": torch.cat([weight.T, bias[None]])}
+    fresh = {name: value.to(weight.device) for name, value in head.init().items()}
+    meta = fresh | shared | {"head/mean": torch.cat([weight.T, bias[None]])}
     return with_best_spread(learner, meta, replace(tasks, valid=_fewer(tasks.valid)))
 
 

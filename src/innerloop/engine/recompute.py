@@ -19,20 +19,7 @@ from torch.utils import _pytree as pytree
 
 from .modes import tracing
 
-__all__ = ["Runner", "directly", "recomputed"]
-
-# how a function is run: `directly` or `recomputed`
-Runner = Callable[..., Any]
-
-
-def directly(function: Callable[..., Any], *arguments: object) -> Any:
-    """The function's result, everything that its derivative needs kept.
-
-    Example:
-        >>> directly(max, 1, 2)
-        2
-    """
-    return function(*arguments)
+__all__ = ["recomputed"]
 
 
 def recomputed(function: Callable[..., Any], *arguments: object) -> Any:

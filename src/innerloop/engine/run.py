@@ -32,7 +32,10 @@ def interpreted(graph: fx.GraphModule) -> Run:
 
 
 def inductor(graph: fx.GraphModule) -> Run:
-    """Compile a graph with torch's own compiler; on CUDA with its graphs."""
+    """Compile a graph with torch's own compiler.
+
+    Without CUDA graphs: they would write the results of one call over those of the call before.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about torch
         compiled = torch.compile(graph, dynamic=False)
@@ -42,6 +45,11 @@ def inductor(graph: fx.GraphModule) -> Run:
             return list(compiled(*tensors))
 
     return run
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Memory for a program, which runs on the CPU."""
+    return torch.empty(tuple(shape), dtype=dtype, device="cpu")
 
 
 def _spoil(tensors: Sequence[Tensor]) -> None:
@@ -77,7 +85,7 @@ class Executable:
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The results of one call."""
         inputs = [tensor.contiguous() for tensor in tensors]
-        outputs = [torch.empty(shape, dtype=dtype) for shape, dtype in self.program.outputs]
+        outputs = [_empty(shape, dtype) for shape, dtype in self.program.outputs]
         if checking():
             _spoil(outputs)
         constants = [tensor.contiguous() for tensor in self.program.constants]
@@ -104,8 +112,8 @@ class Executable:
         parts = (carry, rows, (*constants, *self.program.constants))
         first, along_calls, same = ([t.contiguous() for t in part] for part in parts)
         calls, carried, shapes = len(rows[0]), len(carry), self.program.outputs
-        even, odd = ([torch.empty(shape, dtype=dtype) for shape, dtype in shapes[:carried]] for _ in range(2))
-        stacked = [torch.empty(calls, *shape, dtype=dtype) for shape, dtype in shapes[carried:]]
+        even, odd = ([_empty(shape, dtype) for shape, dtype in shapes[:carried]] for _ in range(2))
+        stacked = [_empty((calls, *shape), dtype) for shape, dtype in shapes[carried:]]
         number = np.arange(calls)[:, None]
 
         def addresses(tensors: Sequence[Tensor]) -> np.ndarray:
@@ -137,7 +145,7 @@ class Executable:
         with self.lock:
             arena = self.arena
             if arena is None or checking():
-                arena = torch.empty(self.arena_bytes, dtype=torch.uint8)
+                arena = _empty((self.arena_bytes,), torch.uint8)
             if (
                 checking()
             ):  # it is given back: the function that the graph is compared with needs the memory more

@@ -89,7 +89,7 @@ def _some(batch: Batch, most: int) -> Batch:
     """At most so many rows, from all over the batch: classes stand one after the other."""
     if batch.rows <= most:
         return batch
-    chosen = torch.linspace(0, batch.rows - 1, most).round().long()
+    chosen = torch.linspace(0, batch.rows - 1, most, device="cpu").round().long().to(batch.y.device)
     return Batch(batch.x[chosen], batch.y[chosen])
 
 

@@ -286,10 +286,11 @@ def activations(network: Network, meta: Params, adapted: Params, x: Any) -> dict
 
 def _probe_rows(query: Batch) -> Any:
     """Up to 256 query rows of all tasks as the rows of one, `(1, n, *feature)`."""
-    counted = torch.ones(query.y.shape[:2]) if query.weight is None else query.weight.cpu()
+    counted = query.y.new_ones(query.y.shape[:2]) if query.weight is None else query.weight
     real = counted.flatten().nonzero().flatten()
-    chosen = real[torch.linspace(0, len(real) - 1, min(_PROBES, len(real))).round().long()]
-    return map_tensors(lambda t: t.flatten(0, 1)[chosen.to(t.device)].unsqueeze(0), query.x)
+    chosen = torch.linspace(0, len(real) - 1, min(_PROBES, len(real)), device="cpu").round().long()
+    rows = real[chosen.to(real.device)]
+    return map_tensors(lambda t: t.flatten(0, 1)[rows].unsqueeze(0), query.x)
 
 
 def rates(model: Model) -> pd.DataFrame:

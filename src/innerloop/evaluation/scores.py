@@ -331,7 +331,10 @@ class _Spread:
     def add(self, query: Batch, targets: Targets) -> None:
         if targets.kind != "regression":
             return
-        y = query.y.double() / torch.tensor(targets.variance, dtype=torch.float64).sqrt()
+        y = (
+            query.y.double()
+            / torch.tensor(targets.variance, dtype=torch.float64, device=query.y.device).sqrt()
+        )
         self.first.append(mean_rows(y.movedim(-1, 0), query.weight))
         self.second.append(mean_rows(y.square().movedim(-1, 0), query.weight))
 

@@ -154,7 +154,8 @@ def _width(episode: Episode) -> int:
 
 def _blank(x: Any) -> Batch:
     """Query rows whose targets are not known."""
-    return Batch(x, torch.zeros(next(tensors(x)).shape[0]))
+    first = next(tensors(x))
+    return Batch(x, torch.zeros(len(first), device=first.device))
 
 
 def _rows_of(stacked: Any, task: int, count: int) -> Any:

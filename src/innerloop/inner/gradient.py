@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine.recompute import directly, recomputed
+from ..engine.recompute import recomputed
 from ..errors import UsageError
 from ..models.losses import Loss, require_loss, task_losses
 from ..models.network import Features, Network, Params, reference
@@ -180,6 +180,5 @@ class GradientLearner(Learner):
         return replace(self, checkpointing=True)
 
     def run(self, function: Callable[..., R], *arguments: object) -> R:
-        run = recomputed if self.checkpointing else directly
-        result: R = run(function, *arguments)
+        result: R = recomputed(function, *arguments) if self.checkpointing else function(*arguments)
         return result

@@ -20,7 +20,7 @@ from ..engine.modes import tracing
 from ..errors import UsageError
 from ..models.losses import Loss
 from ..models.network import Features, Network, Params, reference
-from ..tasks.episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, tensors, unsqueeze
+from ..tasks.episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, tensors, to, unsqueeze
 
 __all__ = [
     "Adapted",
@@ -259,7 +259,8 @@ def _mean_of_parts(
 ) -> tuple[Params, Metrics]:
     """Gradients as the mean over all tasks; metrics of a task each in the order of the stack."""
     total = sum(map(len, positions))
-    order = torch.tensor([position for part in positions for position in part]).argsort()
+    device = next(iter(results[0][0].values())).device
+    order = torch.tensor([position for part in positions for position in part], device=device).argsort()
 
     def mean(values: list[Tensor]) -> Tensor:
         weighted = [value * (len(part) / total) for value, part in zip(values, positions, strict=True)]
@@ -322,6 +323,11 @@ class Model:
         """What predicts without any support row: the meta-parameters as they are."""
         return Adapted(self, {})
 
+    @property
+    def device(self) -> torch.device:
+        """Where the meta-parameters are."""
+        return reference(self.meta).device
+
     def to(self, device: torch.device | str) -> Model:
         """The same model on another device."""
         return Model(self.learner, {name: value.to(device) for name, value in self.meta.items()})
@@ -329,11 +335,7 @@ class Model:
     def _like(self, tree: Any) -> Any:
         """Tensors of data on the device and in the precision of the meta-parameters."""
         like = reference(self.meta)
-
-        def match(t: Tensor) -> Tensor:
-            return t.to(like.device, like.dtype if t.is_floating_point() else None)
-
-        return map_tensors(match, tree)
+        return to(tree, like.device, like.dtype)
 
 
 def require_model(model: object) -> None:
@@ -412,4 +414,4 @@ class Adapted:
 def _no_rows(x: Features) -> Batch:
     """An empty support set for one task with features like `x`."""
     empty = map_tensors(lambda t: t[:, :0], x)
-    return Batch(empty, torch.zeros(1, 0))
+    return Batch(empty, torch.zeros(1, 0, device=next(tensors(empty)).device))

@@ -159,11 +159,14 @@ class PerTask(Learner):
         own: Params = {}
         support = all_draws(support)
         if self.features:
-            own |= _moments("x", support.x, support.weight, torch.tensor(self.features))
+            own |= _moments(
+                "x", support.x, support.weight, torch.tensor(self.features, device=support.x.device)
+            )
         if self.n_targets:
             # without a row, the base has a support without columns
             y = support.y if support.y.dim() == 3 else support.x.new_zeros(len(support.y), 0, self.n_targets)
-            own |= _moments("y", y, support.weight, torch.ones(self.n_targets, dtype=torch.bool))
+            every = y.new_ones(self.n_targets, dtype=torch.bool)
+            own |= _moments("y", y, support.weight, every)
         if self.n_classes:
             classes = torch.nn.functional.one_hot(support.y.long(), self.n_classes).to(support.x.dtype)
             rows = classes if support.weight is None else classes * support.weight[..., None]
@@ -194,7 +197,6 @@ def _moments(name: str, values: Tensor, weight: Tensor | None, scaled: Tensor) -
     mean = (values * rows[..., None]).sum(1, keepdim=True) / count
     squares = ((values - mean).square() * rows[..., None]).sum(1, keepdim=True)
     scale = ((1 + squares) / count).sqrt()
-    scaled = scaled.to(values.device)
     return {
         f"{_PREFIX}{name}_mean": torch.where(scaled, mean, torch.zeros_like(mean)),
         f"{_PREFIX}{name}_scale": torch.where(scaled, scale, torch.ones_like(scale)),

@@ -136,7 +136,8 @@ class Network:
         buffers = dict(self.module.named_buffers())
         for name in (name for layer in self.normalizers for name in statistics_names(layer)):
             entries[f"state/bn/{name}"] = buffers[name].repeat(rows, 1)
-        return entries | {"state/updates": torch.zeros(())}
+        like = next(iter(entries.values()))
+        return entries | {"state/updates": like.new_zeros(())}
 
     def at_step(self, meta: Params, step: int) -> Params:
         """The row of `step_params` for a step, by the names of the module; later steps use the last."""
@@ -244,12 +245,12 @@ class Network:
             context.statistics = {}
             values = {**constants, **base, **mine}
             args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
-            with self._randomness(key):
+            with self._randomness(key, next(tensors(x)).device):
                 y = self._called(values, args, kwargs)
             return y, context.statistics
 
         floating = (v for v in (*mine.values(), *base.values(), *tensors(x)) if v.is_floating_point())
-        like = next(floating, torch.zeros(()))
+        like = next(floating, torch.zeros((), device="cpu"))
         with self._kernels(), multiplying(like), _in_words(x):
             for layer in self._asking:
                 layer.training = key is not None
@@ -293,11 +294,11 @@ class Network:
         inside = {f"module.{name}": value for name, value in values.items()}
         return functional_call(self._watched, inside, args, kwargs)
 
-    def _randomness(self, key: Tensor | None) -> AbstractContextManager[Any]:
+    def _randomness(self, key: Tensor | None, device: torch.device) -> AbstractContextManager[Any]:
         """Where code that is not torch's own draws random numbers: the stream of a task, at prediction a fixed one."""
         if not self._draws:
             return nullcontext()
-        return CounterRandom(torch.zeros((), dtype=torch.int64) if key is None else key)
+        return CounterRandom(torch.zeros((), dtype=torch.int64, device=device) if key is None else key)
 
     @contextmanager
     def _kernels(self) -> Iterator[None]:
@@ -397,7 +398,7 @@ def reference(values: Params) -> Tensor:
         torch.float32
     """
     floating = next((v for v in values.values() if v.is_floating_point()), None)
-    like = next(iter(values.values()), torch.zeros(())) if floating is None else floating
+    like = next(iter(values.values()), torch.zeros((), device="cpu")) if floating is None else floating
     return torch.empty((), dtype=like.dtype.to_real(), device=like.device)
 
 

@@ -13,20 +13,22 @@ import torch
 from torch import Tensor
 
 from ..engine import GEARS, Fast, Report
+from ..engine.devices import AUTO, Choice, free_bytes, resolve_device
 from ..engine.threads import threads_for
-from ..errors import DivergedError, UsageError, check_known
+from ..errors import DivergedError, ResourceError, UsageError, check_known
 from ..inner.learner import Learner, Metrics, Model, empty
 from ..models.network import Params, reference
 from ..models.precision import products, products_in
-from ..tasks.episodes import Episode, select
+from ..tasks.episodes import Episode, select, to
 from ..tasks.sources import VALIDATION_SEED, RowSource, Source, require_source, stream
 from .logs import Entry
 from .memory import bytes_of, tasks_at_once
+from .placement import update_work
 from .prefetch import EPISODES, Block, blocks_of
 from .update import Outer, Update, geared_update, meta_update, numbers_of
 from .validation import mean_loss
 
-__all__ = ["Callback", "Gear", "Run", "meta_train", "resolve_device"]
+__all__ = ["Callback", "Gear", "Run", "meta_train"]
 
 SCHEDULES = ("cosine", "constant")
 TRAINING_GEARS = (*GEARS, "loop")
@@ -97,6 +99,8 @@ class Run:
         seconds: time taken.
         gear: the gear that was taken, and why.
         at_once: most tasks that were worked on together, by the memory they need; `None` for all.
+        placed: the device, and under `auto` why.
+        remarks: what happened on the way, for people: that memory ran out, say.
 
     Example:
         >>> import innerloop as il
@@ -112,6 +116,8 @@ class Run:
     seconds: float
     gear: Report = field(default_factory=Report)
     at_once: int | None = None
+    placed: Choice = field(default_factory=lambda: resolve_device("cpu"))
+    remarks: tuple[str, ...] = ()
 
     @property
     def engine(self) -> Report:
@@ -133,7 +139,7 @@ def meta_train(
     seed: int = 0,
     device: str = "auto",
     gear: str | Gear = "auto",
-    memory: str = "512MB",
+    memory: str = AUTO,
     precision: str = "float32",
     meta: Params | None = None,
     callbacks: Sequence[Callback] = (),
@@ -156,12 +162,14 @@ def meta_train(
         validate_every: steps between validations; a twentieth of `steps` unless given, a fifth where tasks never
             repeat.
         seed: of everything random.
-        device: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
+        device: `cpu`, `cuda`, ..., or `auto`, which takes the GPU where an update is estimated to be faster there;
+            `Run.placed` says why.
         gear: of the meta-update: `eager`, `traced` (one graph of operators), `compiled` (machine code),
             `loop` (task by task), or `auto`, the fastest that pays within `steps`; see `innerloop.fast`. A `Gear`
             shares what is made among trainings.
         memory: memory of the tasks that are worked on at once, as in `512MB` or `2GB`; fewer at once where
-            they need more. Large activations are slow all at once.
+            they need more. `auto` is 512 MB on the CPU, where large activations are slow all at once, and 60 % of
+            what is free on a GPU. Where it runs out all the same, half as many tasks are tried.
         precision: `bfloat16` for the network's products of matrices and convolutions: for hardware that is faster at
             them, at the price of a coarser meta-gradient. Parameters, sums, losses, heads and scores stay float32.
         meta: where to start; `learner.init()` unless given.
@@ -171,6 +179,7 @@ def meta_train(
     Raises:
         UsageError: an argument has no meaning.
         DivergedError: no finite meta-gradient for 20 steps in a row, or no finite loss on `valid` at all.
+        ResourceError: the device has no memory for a single task.
 
     Example:
         >>> import innerloop as il
@@ -185,25 +194,34 @@ def meta_train(
     if isinstance(gear, str):
         gear = Gear(gear)
     began = time.perf_counter()
-    target = resolve_device(device)
-    if meta is None:
-        meta = learner.init()
-    meta = {name: value.to(target) for name, value in meta.items()}
+    # a direct solution is small work
+    choice = resolve_device(device)
+    meta = to(learner.init() if meta is None else meta, choice.device)
     with threads_for(meta):
         fitted = _direct_fit(learner, meta, source)
     if fitted is not None:
-        return Run(Model(learner, fitted), [], 0, 0, time.perf_counter() - began)
+        return Run(Model(learner, fitted), [], 0, 0, time.perf_counter() - began, placed=choice)
+    start = meta
+    choice = resolve_device(
+        device,
+        lambda: update_work(learner, start, source.sample(meta_batch_size, stream(seed, EPISODES, 0))),
+    )
+    meta = to(meta, choice.device)
 
     with threads_for(meta), products_in(precision):
-        loop = _OuterLoop(learner, meta, meta_lr, schedule, steps, clip, gear, bytes_of(memory))
+        most = free_bytes(choice.device) if memory == AUTO else bytes_of(memory)
+        loop = _OuterLoop(learner, meta, meta_lr, schedule, steps, clip, gear, most)
         # tasks without end are scored on many episodes each time, which training must not wait for
         endless = valid is not None and valid.n_tasks is None
         every = validate_every or max(1, steps // (5 if endless else 20))
         best, best_step, log = _descend(
-            loop, source, valid, steps, meta_batch_size, every, seed, target, callbacks
+            loop, source, valid, steps, meta_batch_size, every, seed, choice.device, callbacks
         )
     seconds = time.perf_counter() - began
-    return Run(Model(learner, best), log, best_step, loop.skipped, seconds, loop.report, loop.chunk)
+    model = Model(learner, best)
+    return Run(
+        model, log, best_step, loop.skipped, seconds, loop.report, loop.chunk, choice, tuple(loop.remarks)
+    )
 
 
 def _require_parts(learner: object, source: object, valid: object) -> None:
@@ -296,6 +314,7 @@ class _OuterLoop:
         self.lr, self.schedule, self.steps = lr, schedule, max(steps, 1)
         self.skipped = self.failed = 0
         self.chunk: int | None = None
+        self.remarks: list[str] = []
         self.update: Fast[tuple[Outer, Metrics]] | None = None
         self.seconds = math.inf  # of an update, lately
 
@@ -360,7 +379,7 @@ class _OuterLoop:
             self.learner.adapt(self.state.meta, episode.support)  # raises where that cannot be
         phase = self.learner.metagrad.phase(step)
         numbers = numbers_of(step, rate, key.device)
-        state, metrics = self.update(self.state, numbers, episode, key, phase)
+        state, metrics = self._updated(numbers, episode, key, phase)
         losses = metrics["losses"].tolist()
         finite = [math.isfinite(loss) for loss in losses]
         if not all(finite):
@@ -377,6 +396,33 @@ class _OuterLoop:
             return {"step": step + 1, "loss": math.nan, "meta_lr": rate}
         self.failed, self.state = 0, state
         return {"step": step + 1, "loss": sum(losses) / len(losses), "meta_lr": rate}
+
+    def _updated(self, numbers: Tensor, episode: Episode, key: Tensor, phase: int) -> tuple[Outer, Metrics]:
+        """One update; where the device has no memory for it, with half as many tasks at once from here on."""
+        while True:
+            try:
+                assert self.update is not None
+                return self.update(self.state, numbers, episode, key, phase)
+            except torch.OutOfMemoryError as error:
+                full = str(error)
+            # outside of the handler, whose traceback keeps what was computed
+            self._halve(episode.n_tasks, int(numbers[0]) + 1, full)
+
+    def _halve(self, tasks: int, step: int, full: str) -> None:
+        """Half as many tasks at once; said once, however often it happens."""
+        before = min(self.chunk or tasks, tasks)
+        if before == 1:
+            raise ResourceError(
+                f"the device has no memory for one task (update {step}): take fewer inner steps or query rows, "
+                f"metagrad='checkpointed', or device='cpu'. It said: {full.splitlines()[0]}"
+            )
+        self.chunk = before // 2
+        self.remarks[:] = [
+            f"memory ran out (update {step}): at most {self.chunk} tasks at once from there on"
+        ]
+        self.update = self.gear.update(self.learner, self.steps, clip=self.clip, chunk=self.chunk)
+        if self.state.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _plain(self) -> Update:
         return meta_update(self.learner, clip=self.clip, chunk=self.chunk)
@@ -404,27 +450,4 @@ def _direct_fit(learner: Learner, meta: Params, source: Source) -> Params | None
     if not learner.fits_directly:
         return None
     rows = source.whole() if isinstance(source, RowSource) else source.sample(1000, stream(0, EPISODES)).query
-    return learner.fit(meta, rows)
-
-
-def resolve_device(device: str) -> torch.device:
-    """`auto` is a GPU if there is one, else the CPU.
-
-    Raises:
-        UsageError: there is no such device.
-
-    Example:
-        >>> resolve_device("cpu")
-        device(type='cpu')
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as error:
-        # torch answers an unknown name with a list of everything it was ever built for
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        why = "torch knows no such device" if reason.startswith("Expected one of") else reason
-        raise UsageError(f"device={device!r} cannot be used ({why}): choose auto, cpu, cuda, ...") from None
-    return resolved
+    return learner.fit(meta, to(rows, next(iter(meta.values())).device))

@@ -36,6 +36,11 @@ class Outer(NamedTuple):
     mean: Params
     square: Params
 
+    @property
+    def device(self) -> torch.device:
+        """Where the meta-parameters are."""
+        return next(iter(self.meta.values())).device
+
     @classmethod
     def start(cls, meta: Params) -> Outer:
         """Moments at zero.

@@ -154,7 +154,7 @@ def _possible_targets(objective: Objective, theta: Params, rows: Batch) -> list[
     """Targets and their weights `(n,)`, over which squared gradients sum to an expectation."""
     loss, count = objective.learner.criterion, len(rows.y)
     if not isinstance(loss, str):
-        return [(torch.ones(count, dtype=next(iter(theta.values())).dtype), rows.y)]
+        return [(next(iter(theta.values())).new_ones(count), rows.y)]
     with torch.no_grad():
         prediction = objective.predictions(stacked(theta, 1), unsqueeze(rows).x)[0]
     if loss == "cross_entropy":
@@ -167,7 +167,7 @@ def _possible_targets(objective: Objective, theta: Params, rows: Batch) -> list[
         # the expectation of the square under a variance of C / 2 is 2 f'^2 / C
         off = torch.zeros_like(prediction).flatten(1)
         off[:, output] = 1.0
-        weights = torch.full((count,), outputs / 2, dtype=prediction.dtype)
+        weights = prediction.new_full((count,), outputs / 2)
         pairs.append((weights, prediction + off.reshape(prediction.shape)))
     return pairs
 

@@ -69,8 +69,8 @@ def fold_numbers(y: Tensor, n_folds: int, generator: torch.Generator) -> Tensor:
         order = order[torch.argsort(y.cpu()[order], stable=True)]
     # the names of the folds are drawn too, so that none of them is always the larger one
     names = torch.randperm(n_folds, generator=generator)
-    folds = torch.empty(count, dtype=torch.int64)
-    folds[order] = names[torch.arange(count) % n_folds]
+    folds = torch.empty_like(order)
+    folds[order] = names[torch.arange(count, device="cpu") % n_folds]
     return folds
 
 
@@ -151,9 +151,9 @@ def split_off(rows: Batch, share: float, generator: torch.Generator) -> tuple[Ba
     count = len(rows.y)
     if count < 3:
         raise DataError(f"{count} row(s) leave none for stopping: give stop='none', or more rows")
-    away = torch.zeros(count, dtype=torch.bool)
+    away = torch.zeros(count, dtype=torch.bool, device="cpu")
     classes = rows.y.dim() == 1 and not rows.y.is_floating_point()
-    labels = rows.y.cpu() if classes else torch.zeros(count, dtype=torch.int64)
+    labels = rows.y.cpu() if classes else torch.zeros(count, dtype=torch.int64, device="cpu")
     for label in sorted(set(labels.tolist())):
         members = torch.nonzero(labels == label).flatten()
         members = members[torch.randperm(len(members), generator=generator)]

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..algorithms.ordinary import plain, plain_learner
+from ..engine.devices import Work, counted, resolve_device
 from ..engine.threads import threads_for
 from ..errors import DataError, UsageError
 from ..inner.learner import Model
@@ -18,12 +20,11 @@ from ..inner.partition import select_names
 from ..inner.plain import PlainLearner
 from ..models.losses import Loss
 from ..models.network import Params
-from ..outer.training import resolve_device
-from ..tasks.episodes import Batch, map_tensors
+from ..tasks.episodes import Batch, map_tensors, to, unsqueeze
 from ..tasks.single_set import items
 from ..tasks.support import stream
 from .candidates import Objective, mean_statistics, stacked
-from .folds import split_off
+from .folds import split_off, take
 from .rounds import Callback, Descent, RoundEntry, changed_mask, crossfit_rounds, descend, score
 from .settings import Settings
 
@@ -32,6 +33,8 @@ __all__ = ["Refined", "as_rows", "learned_mask", "refine", "state_dict"]
 _SPLIT = 3
 # rows from which on a third split is worth its rows: a fifth of fewer says too little of when to stop
 _ROWS_TO_SPLIT, _SHARE_TO_STOP = 250, 0.2
+# rows that the work of all is counted on
+_COUNTED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +152,7 @@ def refine(
         mask: 0 where a parameter may not change, by name; such as what sparse-MAML has learned, see
             `learned_mask`.
         mapping: `vmap`, or `loop` for models that cannot be mapped.
-        device: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
+        device: `cpu`, `cuda`, ..., or `auto`: the GPU where a round is estimated to be faster there.
         callbacks: called with the log entry of every round.
         settings: the fields of `refining.Settings`: `folds`, `budget`, `score`, `lr`, ...
 
@@ -170,11 +173,15 @@ def refine(
     """
     began = time.perf_counter()
     chosen = _settings(settings)
-    to_device = resolve_device(device)
     rows = as_rows(data)
     learner, meta = _ordinary(model, loss, rows.y, mapping)
-    meta = {name: _precise(value).to(to_device) for name, value in meta.items()}
+    meta = {name: _precise(value) for name, value in meta.items()}
     names = select_names(learner.network, adapt)
+    a_round = chosen.folds * min(len(rows.y), chosen.batch_size)
+    on = resolve_device(
+        device, lambda: _work(model, learner, meta, names, rows).times(a_round), what="a round"
+    ).device
+    meta = to(meta, on)
     rows = _like(rows, meta, learner.criterion)
     stop_rows, test_rows = (
         None if part is None else _like(as_rows(part), meta, learner.criterion) for part in (valid, test)
@@ -198,6 +205,16 @@ def refine(
         scores,
         time.perf_counter() - began,
     )
+
+
+def _work(
+    model: nn.Module | Model, learner: PlainLearner, meta: Params, names: tuple[str, ...], rows: Batch
+) -> Work:
+    """The work of a row in a round, counted on the gradient of a few."""
+    few = _like(take(rows, np.arange(min(len(rows.y), _COUNTED))), meta, learner.criterion)
+    objective = Objective(learner, meta | _missing_statistics(model, learner, meta, few), names)
+    work = counted(lambda: objective.gradients(stacked(objective.start(), 1), unsqueeze(few)))
+    return Work(work.operators, work.flops / len(few.y), work.bytes / len(few.y))
 
 
 def _descend(

@@ -232,7 +232,7 @@ def crossfit_rounds(objective: Objective, rows: Batch, settings: Settings) -> in
     """
     n_folds = min(settings.folds, len(rows.y))
     numbers = fold_numbers(rows.y, n_folds, stream(settings.seed, _CROSS))
-    total = torch.zeros(settings.rounds + 1, dtype=torch.float64)
+    total = torch.zeros(settings.rounds + 1, dtype=torch.float64, device="cpu")
     for fold in range(n_folds):
         inside, outside = take(rows, numbers != fold), take(rows, numbers == fold)
         if len(inside.y) < 2:
@@ -242,7 +242,7 @@ def crossfit_rounds(objective: Objective, rows: Batch, settings: Settings) -> in
         curve += [entry.get("valid_loss", math.inf) for entry in descent.log]
         # a run that has stopped would go on to be as good as it was when it stopped
         curve += [curve[-1]] * (settings.rounds + 1 - len(curve))
-        total += len(outside.y) * torch.tensor(curve, dtype=torch.float64)
+        total += len(outside.y) * torch.tensor(curve, dtype=torch.float64, device="cpu")
     return int(total.argmin())
 
 

@@ -310,7 +310,7 @@ def _labelled(parts: Mapping[str, tuple[Tensor, np.ndarray]], reading: Reading) 
                 raise DataError(
                     f"row {row} of y{part} is of class {label!r}, which is none of {listed(classes)}"
                 )
-        batches[part] = Batch(x, torch.tensor([number[label] for label in labels]))
+        batches[part] = Batch(x, torch.tensor([number[label] for label in labels], device="cpu"))
     divided = Divided.of(batches, Targets("classification", reading.n_out))
     return replace(divided, notes=(f"classes: {listed(classes, 20)}",))
 

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from ..algorithms import build
+from ..engine.devices import resolve_device
 from ..errors import UsageError
 from ..inner.learner import Adapted, Learner, Model
 from ..models.losses import Loss
-from ..models.network import Params, reference
+from ..models.network import Params
 from .manifest import EXTRA_FILES, Sealed, read_sealed
 from .stored import MASK, TASKS, Stored
 from .tensors import differences, frozen, outline, precision
@@ -75,8 +76,9 @@ def load(
         schema = schema_of(config)
     try:
         model = Model(learner, meta).to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device={str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, AssertionError):
+        resolve_device(str(device))  # says what is wrong with it
+        raise
     with blaming(sealed, "model.safetensors"):
         tasks = _tasks(model, config["tasks"] or [], own)
         for name, value in mask.items():
@@ -125,7 +127,7 @@ def _tasks(model: Model, entries: list[TaskEntry], stacks: Params) -> dict[str, 
     stacked = {name: ((len(owners), *shape[1:]), dtype) for name, (shape, dtype) in expected.items()}
     wrong = differences(outline(stacks), stacked)
     require(not wrong, f"values of tasks: {wrong}")
-    device = reference(model.meta).device
+    device = model.device
     rows = {name: torch.split(stacks[name].to(device), 1) for name in stacked}
     own = {task: {name: rows[name][row] for name in rows} for row, task in enumerate(owners)}
     return {entry["id"]: Adapted(model, own.get(entry["id"], {})) for entry in entries}

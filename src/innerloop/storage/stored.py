@@ -22,6 +22,9 @@ from .validation import Config, require_config, support_of, targets_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+    import pandas as pd
+
     from ..tasks.tables.reading import TableLike
     from ..tasks.tables.schema import Schema
     from .tables import Frame
@@ -91,6 +94,34 @@ class Stored:
                 "use innerloop.load(...).model.adapt(x, y) from Python"
             )
         return self.schema
+
+    def read_frame(self, path: Path) -> pd.DataFrame:
+        """Read a table with the columns of training; `attrs["notes"]` of the frame says what was understood.
+
+        Raises:
+            UsageError: the model was not trained on a table with a task column.
+            DataError: the table cannot be used.
+        """
+        from ..tasks.tables.reading import read_table
+
+        schema = self.table_schema()
+        frame = read_table(path, task=schema.task, reading=schema.reading)
+        notes = [*frame.attrs.get("notes", ())]
+        if len(frame) and all(column.name in frame for column in schema.columns):
+            notes += [
+                f"{count} missing values of {name!r} were filled with its mean in training"
+                for name, count in schema.gaps(frame).items()
+            ]
+            notes += [
+                f"{count} rows have a value of {name!r} that no row of training has: it counts as none of its values"
+                for name, count in schema.unseen(frame).items()
+            ]
+        frame.attrs["notes"] = tuple(notes)
+        return frame
+
+    def labelled(self, frame: pd.DataFrame) -> np.ndarray:
+        """Which rows of such a table have a target."""
+        return self.table_schema().labelled(frame)
 
     def predict_frame(self, frame: Frame, *, inner_steps: int | None = None) -> Frame:
         """Predict the rows of a table that have no target; what `innerloop predict` does.

@@ -151,7 +151,7 @@ def _supports(schema: Schema, frame: pd.DataFrame, x: Tensor, positions: Sequenc
     elif schema.kind == "regression":
         y = x.new_zeros(0, schema.n_outputs)
     else:
-        y = torch.zeros(0, dtype=torch.int64)
+        y = x.new_zeros(0, dtype=torch.int64)
     sizes = [len(part) for part in positions]
     return [Batch(*part) for part in zip(torch.split(x[rows], sizes), torch.split(y, sizes), strict=True)]
 

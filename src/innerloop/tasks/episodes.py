@@ -7,7 +7,7 @@ Tasks of different sizes are padded with rows of weight 0, and no weighted resul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ __all__ = [
 
 # a tensor, or dicts, lists, tuples and named tuples of them, however deep
 PyTree: TypeAlias = Any
+Tree = TypeVar("Tree")
 
 
 class Batch(NamedTuple):
@@ -155,13 +156,13 @@ def select(episode: Episode, index: Tensor | slice) -> Episode:
     return chosen
 
 
-def to(episode: Episode, device: torch.device | str, dtype: torch.dtype | None = None) -> Episode:
-    """The same episode on another device, floating tensors in another precision."""
+def to(tree: Tree, device: torch.device | str, dtype: torch.dtype | None = None) -> Tree:
+    """The same episode, or any pytree, on another device; floating tensors in another precision."""
 
     def move(t: Tensor) -> Tensor:
         return t.to(device, dtype) if dtype is not None and t.is_floating_point() else t.to(device)
 
-    moved: Episode = map_tensors(move, episode)
+    moved: Tree = map_tensors(move, tree)
     return moved
 
 

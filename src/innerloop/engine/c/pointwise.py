@@ -88,7 +88,11 @@ def number(value: float, dtype: torch.dtype) -> str:
             return "NAN"
         if math.isinf(value):
             return "INFINITY" if value > 0 else "(-INFINITY)"
-        text = value.hex() if dtype == torch.float64 else float(torch.tensor(value, dtype=dtype)).hex()
+        text = (
+            value.hex()
+            if dtype == torch.float64
+            else float(torch.tensor(value, dtype=dtype, device="cpu")).hex()
+        )
         return f"({text}{suffix})"
     if dtype == torch.bool:
         return str(int(bool(value)))

@@ -57,7 +57,7 @@ def passes(run: Callable[[int, int, int], int]) -> bool:
         expected.append(x.to(through).to(to))
         # what is never written stays NaN, or a number that no result is
         unwritten = float("nan") if to.is_floating_point else -7
-        outputs.append(torch.full((length,), unwritten, dtype=to))
+        outputs.append(torch.full((length,), unwritten, dtype=to, device="cpu"))
     pairs = (tensor.data_ptr() for pair in zip(inputs, outputs, strict=True) for tensor in pair)
     pointers = (ctypes.c_void_p * (2 * len(_LOOPS)))(*pairs)
     run(ctypes.addressof(pointers), 0, 1)
@@ -66,7 +66,7 @@ def passes(run: Callable[[int, int, int], int]) -> bool:
 
 def _input(dtype: torch.dtype, length: int) -> Tensor:
     """Numbers with more digits than a float holds, of both signs; conversions of them are defined in C."""
-    x = 1000 / (torch.arange(length, dtype=torch.float64) + 3)
+    x = 1000 / (torch.arange(length, dtype=torch.float64, device="cpu") + 3)
     x[1::2] *= -1
     if dtype == torch.bool:
         return x > 0

@@ -115,7 +115,7 @@ def average_matrix(size: int, kernel: int, stride: int, padding: int, *, ceil: b
     windows = rounding((size + 2 * padding - kernel) / stride) + 1
     if ceil and (windows - 1) * stride >= size + padding:
         windows -= 1
-    matrix = torch.zeros(size, windows, dtype=torch.float64)
+    matrix = torch.zeros(size, windows, dtype=torch.float64, device="cpu")
     for window in range(windows):
         start = window * stride - padding
         end = min(start + kernel, size + padding)
@@ -137,7 +137,7 @@ def interpolation_matrix(
         mode: one of `MODES`.
         align_corners: see `torch.nn.functional.interpolate`.
     """
-    unit = torch.eye(size, dtype=torch.float64)[None]
+    unit = torch.eye(size, dtype=torch.float64, device="cpu")[None]
     if mode != "bicubic":
         rows: Tensor = functional.interpolate(unit, out, scale, MODES[mode], align_corners)
         return rows[0]
@@ -150,7 +150,7 @@ def interpolation_matrix(
 @_constant
 def band_matrix(channels: int, size: int) -> Tensor:
     """The matrix of means over `size` neighbouring channels, zeros beyond the first and the last."""
-    matrix = torch.zeros(channels, channels, dtype=torch.float64)
+    matrix = torch.zeros(channels, channels, dtype=torch.float64, device="cpu")
     for channel in range(channels):
         matrix[max(channel - size // 2, 0) : channel + (size - 1) // 2 + 1, channel] = 1 / size
     return matrix

@@ -106,7 +106,9 @@ class Moments(Evidence):
             inside, turned = root.unsqueeze(-1) * self.gram * root, root.unsqueeze(-1) * residual
         else:
             inside, turned = root.mT @ self.gram @ root, root.mT @ residual
-        factor = torch.linalg.cholesky(torch.eye(root.shape[-1], dtype=root.dtype) + inside)
+        factor = torch.linalg.cholesky(
+            torch.eye(root.shape[-1], dtype=root.dtype, device=root.device) + inside
+        )
         explained = torch.linalg.solve_triangular(factor, turned, upper=False).square().sum(1)
         return _total(error - explained, factor, self.rows, noise)
 
@@ -145,7 +147,9 @@ class Rows(Evidence):
     def negative_log_evidence(self, mean: Tensor, root: Tensor, log_noise: Tensor) -> Tensor:
         noise = (2 * log_noise).exp()
         half = self.design * root if root.dim() == 1 else self.design @ root
-        factor = torch.linalg.cholesky(torch.eye(half.shape[1], dtype=half.dtype) + half @ half.mT)
+        factor = torch.linalg.cholesky(
+            torch.eye(half.shape[1], dtype=half.dtype, device=half.device) + half @ half.mT
+        )
         residual = self.target - self.design @ mean
         error = torch.linalg.solve_triangular(factor, residual, upper=False).square().sum(1)
         return _total(error, factor, self.rows, noise)
@@ -179,7 +183,7 @@ def shrunken(design: Tensor, rows: Batch) -> Params:
 
     inside = row_weights(rows, design) > 0
     x, y = design[inside], rows.y.double()[inside]
-    task = torch.arange(len(inside)).unsqueeze(1).expand_as(inside)[inside]
+    task = torch.arange(len(inside), device=inside.device).unsqueeze(1).expand_as(inside)[inside]
     few = slice(0, _ROWS)
     kernels = _kernels(x[few], task[few])
 
@@ -218,7 +222,7 @@ def _kernels(x: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _covariance(kernels: tuple[Tensor, Tensor, Tensor], logs: Tensor) -> Tensor:
     """The covariance of all rows in units of the noise, for logarithms of tau, s and c."""
-    total = torch.eye(len(kernels[0]), dtype=kernels[0].dtype)
+    total = torch.eye(len(kernels[0]), dtype=kernels[0].dtype, device=kernels[0].device)
     for kernel, log in zip(kernels, logs, strict=True):
         total = total + (2 * log).exp() * kernel
     return total

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import check_known
 from ...models.losses import mean_rows
 from ...models.network import Params
-from ...tasks.episodes import Batch
+from ...tasks.episodes import Batch, to
 from .base import (
     COVARIANCES,
     Predictive,
@@ -129,7 +129,8 @@ class GaussianHead(Predictive):
         columns, which is the same. Where all tasks together have fewer than two rows a column, ML would follow
         every row: then the mean is drawn from a Gaussian too, and all slopes vary alike (`evidence.shrunken`).
         """
-        design = with_constant(features).double()
+        # torch's solver of the shortest solution and SciPy's search are the CPU's
+        design, rows = with_constant(features).double().cpu(), to(rows, "cpu")
         wide = self.n_features > MANY
         if wide and row_weights(rows, design).sum() < 2 * design.shape[-1]:
             params = shrunken(design, rows)
@@ -162,12 +163,13 @@ class GaussianHead(Predictive):
 
         start = start or evidence.start()
         size = self.n_features + 1
-        rows, columns = (torch.arange(size),) * 2 if diagonal else tuple(torch.tril_indices(size, size))
+        entries = torch.eye(size, device="cpu") if diagonal else torch.ones(size, size, device="cpu").tril()
+        rows, columns = entries.nonzero().T
         shapes = {"head/mean": start["head/mean"].shape, "head/log_noise": start["head/log_noise"].shape}
 
         def unpack(flat: Tensor) -> Params:
             mean, noise, free = torch.split(flat, [*(shape.numel() for shape in shapes.values()), len(rows)])
-            root = torch.zeros(size, size, dtype=flat.dtype).index_put((rows, columns), free)
+            root = flat.new_zeros(size, size).index_put((rows, columns), free)
             return {
                 "head/mean": mean.reshape(shapes["head/mean"]),
                 "head/root": root,
@@ -205,11 +207,11 @@ def pooled_least_squares(features: Tensor, rows: Batch) -> tuple[Tensor, Tensor]
         rows: their targets and weights.
 
     Returns:
-        Weights `(F + 1, C)`, the constant's last, and the noise variance `(C,)`, in float64.
+        Weights `(F + 1, C)`, the constant's last, and the noise variance `(C,)`, in float64 on the CPU.
 
     Example:
         >>> rows = Batch(torch.zeros(1, 2, 1), torch.ones(1, 2, 1))
         >>> pooled_least_squares(rows.x, rows)[0].flatten().tolist()
         [0.0, 1.0]
     """
-    return Moments.of(with_constant(features).double(), rows).pooled()
+    return Moments.of(with_constant(features).double().cpu(), to(rows, "cpu")).pooled()

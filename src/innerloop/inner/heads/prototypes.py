@@ -55,7 +55,7 @@ class PrototypeHead(ClassHead):
 
     def base(self, meta: Params, count: int) -> Params:
         """No class is present."""
-        like = next(iter(meta.values()), torch.zeros(0))
+        like = next(iter(meta.values()), torch.zeros(0, device="cpu"))
         return {
             "head/prototypes": like.new_zeros(count, self.n_outputs, self.n_features),
             "head/rows": like.new_zeros(count, self.n_outputs),
