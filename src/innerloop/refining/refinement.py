@@ -213,6 +213,7 @@ def _work(
     """The work of a row in a round, counted on the gradient of a few."""
     few = _like(take(rows, np.arange(min(len(rows.y), _COUNTED))), meta, learner.criterion)
     objective = Objective(learner, meta | _missing_statistics(model, learner, meta, few), names)
+    _require_fit(objective, few)
     work = counted(lambda: objective.gradients(stacked(objective.start(), 1), unsqueeze(few)))
     return Work(work.operators, work.flops / len(few.y), work.bytes / len(few.y))
 
@@ -367,7 +368,7 @@ def _require_fit(objective: Objective, rows: Batch) -> None:
     try:
         with torch.no_grad():
             prediction = objective.predictions(stacked(objective.start(), 1), one.x)
-    except RuntimeError as error:
+    except (RuntimeError, UsageError) as error:
         shapes = [tuple(t.shape[1:]) for t in (rows.x.values() if isinstance(rows.x, dict) else [rows.x])]
         raise DataError(
             f"the model cannot take rows of shape {shapes[0]}: {str(error).splitlines()[0]}"
