@@ -68,7 +68,8 @@ class Graph:
             slopes = torch.autograd.grad(
                 total, leaves, create_graph=order + 1 < self.slope, allow_unused=True
             )
-            results = [slope for slope in slopes if slope is not None]
+            # no gradient is one of 0
+            results = [torch.zeros_like(x) if y is None else y for x, y in zip(leaves, slopes, strict=True)]
         return [result.detach() for result in results]
 
     def __str__(self) -> str:

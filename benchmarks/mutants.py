@@ -65,6 +65,17 @@ MUTANTS = [
     Mutant("ridge without its learned strength", "inner/heads/ridge.py", "gram = design.mT @ design + torch.diag(strength)", "gram = design.mT @ design + torch.eye(len(strength), dtype=strength.dtype)", "inner/test_heads.py::test_the_dual_ridge_equals_the_primal_and_scikit_learn"),
     Mutant("prototypes as sums instead of means", "inner/heads/prototypes.py", "total / rows.clamp(min=1).unsqueeze(-1)", "total", "inner/test_heads.py::test_prototypes_equal_a_loop_over_classes_and_rows"),
     Mutant("MAML++ starts with the last loss alone", "outer/metagrad.py", "if steps < 2 or (not isinstance(share, Tensor) and share >= 1):", "if True:", "algorithms/test_formulas.py::test_multi_step_weights"),
+    Mutant("exp a thousandth too large, in C", "engine/c/prelude.py", "return x != x ? x : y;", "return x != x ? x : 1.001f * y;", "engine/test_engine.py::test_pointwise_operators_as_in_torch"),
+    Mutant("a product that leaves out its last summand, in C", "engine/c/matmul.py", 'f"for (int64_t p = 0; p < {inner}; p += {_RUN}) {{",\n            f"const int64_t end = p + {_RUN} < {inner} ? p + {_RUN} : {inner};"', 'f"for (int64_t p = 0; p < {inner}; p += {_RUN}) {{",\n            f"const int64_t end = p + {_RUN} < {inner} ? p + {_RUN} : {inner} - 1;"', "engine/test_sums.py::test_runs_of_a_sum_end_where_they_should"),
+    Mutant("a run of a sum that replaces those before it, in C", "engine/c/loops.py", "all[j] += few[j];", "all[j] = few[j];", "engine/test_sums.py::test_runs_of_a_sum_end_where_they_should"),
+    Mutant("sums over tasks in single precision, in C", "engine/c/lowering.py", "wide = torch.float64 if target.dtype == torch.float32", "wide = torch.float32 if target.dtype == torch.float32", "engine/test_sums.py::test_as_exact_as_torch"),
+    Mutant("a convolution that forgets the summands of earlier runs, in C", "engine/c/indirect.py", 'here = [*added, "1"] if first else added', "here = added", "engine/test_sums.py::test_as_exact_as_torch"),
+    Mutant("a check that lets 1 % pass", "engine/agreement.py", "_POWER, _UNASKED = 0.75, 16", "_POWER, _UNASKED = 0.3, 16", "engine/test_planted_faults.py::test_a_kernel_that_is_a_thousandth_off_is_refused"),
+    Mutant("a check to which all infinities are one", "engine/agreement.py", "    if not torch.equal(a[~finite].nan_to_num(0.0), b[~finite].nan_to_num(0.0)):", "    if False:", "engine/test_planted_faults.py::test_special_numbers_are_compared_by_index_and_sign"),
+    Mutant("results in what memory held before", "engine/run.py", "            _spoil(outputs)", "            pass", "engine/test_planted_faults.py::test_what_is_never_written_is_seen"),
+    Mutant("a closure whose cells are not looked at", "engine/guards.py", "cells = map(_contents, self._cells)", "cells = map(_contents, ())", "engine/test_guards.py::test_a_change_is_seen"),
+    Mutant("weights that moved in memory", "engine/guards.py", "list(map(Tensor.data_ptr, self.tensors)) == self._addresses", "True", "engine/test_guards.py::test_a_change_is_seen"),
+    Mutant("a library that is loaded unproved", "engine/c/library_cache.py", 'return _proof(library).read_text(encoding="ascii") == _hash(library.read_bytes())', "return library.is_file()", "engine/test_compiler.py::test_a_file_of_the_cache_that_is_not_what_was_proved_is_made_again"),
 ]  # fmt: skip
 
 
