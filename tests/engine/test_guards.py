@@ -94,6 +94,11 @@ def strided_tensor_changed_in_place():
     return lambda x: x * given, lambda: given.add_(1.0)
 
 
+def number_read_of_a_tensor():
+    given = torch.tensor(2.0)
+    return lambda x: x * given.item(), lambda: given.fill_(3.0)
+
+
 def tensor_with_other_memory():
     given = nn.Parameter(torch.full((3,), 2.0))
     return lambda x: (x * given).detach(), lambda: setattr(given, "data", torch.full((3,), 3.0))
@@ -124,7 +129,8 @@ def channels_last():
 CHANGES = [
     *(number_of_a_cell, entry_of_a_dictionary, item_of_a_list, global_of_a_helper, attribute_of_a_class),
     *(attribute_of_a_method, attribute_in_a_slot, keyword_of_a_partial, replaced_tensor),
-    *(tensor_changed_in_place, strided_tensor_changed_in_place, tensor_with_other_memory),
+    *(tensor_changed_in_place, strided_tensor_changed_in_place, number_read_of_a_tensor),
+    tensor_with_other_memory,
     *(module_in_another_mode, parameter_of_a_module, channels_last),
 ]
 

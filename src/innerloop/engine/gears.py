@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from ..errors import UsageError
 from .agreement import agree, agree_nearby
 from .c import CannotBuild, Unsupported, command, compile_c, lower
-from .guards import Closure
+from .guards import Closure, Reading
 from .modes import frugal, while_checking
 from .pytrees import flatten, unflattener
 from .run import Executable, Run, inductor, interpreted
@@ -76,7 +76,6 @@ class _Lowered(NamedTuple):
         result: see `graph_of`.
         gear: it runs in.
         reason: why it is not the gear asked for.
-        constants: tensors that the graph reads beside its arguments.
         compiler: see `Report`.
     """
 
@@ -84,7 +83,6 @@ class _Lowered(NamedTuple):
     result: tuple[pytree.TreeSpec, list[object]]
     gear: str
     reason: str
-    constants: list[Tensor]
     compiler: str = ""
 
 
@@ -266,8 +264,6 @@ class Fast(Generic[T]):
         self.report.gear, self.report.compiler = lowered.gear, lowered.compiler
         self.report.reason = "; ".join(filter(None, (refused, lowered.reason)))
         self.report.graphs += 1
-        if self._closure is not None:
-            self._closure.hold(lowered.constants)
         if isinstance(first, tuple) and len(first) == 2:
             specialized.carry_key = flatten(first[0])[1]
         return specialized, first
@@ -278,21 +274,36 @@ class Fast(Generic[T]):
         on_cpu = all(leaf.device.type == "cpu" for leaf in _tensors(leaves))
         compiling = self.gear == "compiled" or (self.gear == "auto" and self.planned >= _COMPILE_FROM)
         if on_cpu and self.gear == "auto" and not compiling:
-            graph, result = graph_of(self.function, leaves, structure)
+            graph, result = self._graph(leaves, structure)
             compiling = convolutions(graph) * self.planned >= _COMPILE_WORK
         if on_cpu and compiling:
-            lowered = _in_c(*graph_of(self.function, leaves, structure, decomposed=True))
+            lowered = _in_c(*self._graph(leaves, structure, decomposed=True))
             if isinstance(lowered, _Lowered):
                 yield lowered
             else:
                 reason = lowered
         if graph is None:
-            graph, result = graph_of(self.function, leaves, structure)
+            graph, result = self._graph(leaves, structure)
         if self.gear == "compiled":
             why = f"by inductor; {reason}" if reason else "by inductor"
-            yield _Lowered(inductor(graph), result, "compiled", why, _constants(graph))
+            yield _Lowered(inductor(graph), result, "compiled", why)
         else:
-            yield _Lowered(interpreted(graph), result, "traced", reason, _constants(graph))
+            yield _Lowered(interpreted(graph), result, "traced", reason)
+
+    def _graph(
+        self, leaves: list[object], structure: pytree.TreeSpec, *, decomposed: bool = False
+    ) -> tuple[fx.GraphModule, tuple[pytree.TreeSpec, list[object]]]:
+        """See `graph_of`; tensors on which the graph depends beside its arguments are watched."""
+        reading = Reading()
+
+        def function(*args: object) -> object:
+            with reading:
+                return self.function(*args)
+
+        graph, result = graph_of(function, leaves, structure, decomposed=decomposed)
+        if self._closure is not None:
+            self._closure.hold(_constants(graph), reading.tensors)
+        return graph, result
 
 
 def _in_c(graph: fx.GraphModule, result: tuple[pytree.TreeSpec, list[object]]) -> _Lowered | str:
@@ -300,7 +311,7 @@ def _in_c(graph: fx.GraphModule, result: tuple[pytree.TreeSpec, list[object]]) -
     try:
         program = lower(graph)
         run = Executable(program, compile_c(program.source))
-        return _Lowered(run, result, "compiled", "", _constants(graph), command())
+        return _Lowered(run, result, "compiled", "", command())
     except (Unsupported, CannotBuild) as error:
         return f"not compiled: {error}"
     except Exception as error:  # a rule that did not think of a case must not be the user's trouble

@@ -7,6 +7,8 @@ before (`unchanged`, some 25 ns an object); only if not, everything is looked at
 the key of the graphs: the same number again for a state that was there before.
 
 Tensors are the same as long as they are one object with one memory: a graph reads their numbers anew at each call.
+Where the function itself reads one as a number of Python (`item`), the graph has that number in it (`Reading` notices),
+and the tensor is the same only until it is written to.
 What libraries hold in their own globals is not watched, nor are the numbers in arrays that are not tensors.
 """
 
@@ -15,15 +17,16 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Closure"]
+__all__ = ["Closure", "Reading"]
 
 # packages whose functions and classes are taken as they are
 _LIBRARIES = {*sys.stdlib_module_names, "innerloop", "numpy", "pandas", "torch"} - {"__main__"}
@@ -33,6 +36,7 @@ _CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
 # attributes of every module that are not watched
 _HOOKS = frozenset(vars(nn.Module())) - {"training", "_parameters", "_buffers", "_modules"}
 _contents = attrgetter("cell_contents")
+_version = attrgetter("_version")
 _END = object()
 
 
@@ -54,6 +58,7 @@ class Closure:
     def __init__(self, function: Callable[..., object]) -> None:
         self.roots: list[object] = [function]
         self.tensors: list[Tensor] = []
+        self.read: list[Tensor] = []
         self.numbers: dict[Hashable, int] = {}
         self.number = 0
         self.look()
@@ -66,15 +71,23 @@ class Closure:
             self.roots += new
             self.look()
 
-    def hold(self, tensors: Iterable[Tensor]) -> None:
-        """Watch the memory of tensors of which a graph keeps the address."""
-        known = {id(tensor) for tensor in self.tensors}
-        self.tensors += [tensor for tensor in tensors if id(tensor) not in known]
+    def hold(self, tensors: Iterable[Tensor], read: Iterable[Tensor] = ()) -> None:
+        """Watch tensors on which a graph depends.
+
+        Arguments:
+            tensors: those of which it keeps the address: their memory.
+            read: those whose numbers it has in it: whether they were written to.
+        """
+        for watched, new in ((self.tensors, tensors), (self.read, read)):
+            known = {id(tensor) for tensor in watched}
+            watched += [tensor for tensor in new if id(tensor) not in known]
         self.look()
 
     def unchanged(self) -> bool:
         """Whether everything is the same object as when it was looked at last."""
         if not all(map(is_, self._live(), self._seen)):
+            return False
+        if self.read and list(map(_version, self.read)) != self._versions:
             return False
         return not self.tensors or list(map(Tensor.data_ptr, self.tensors)) == self._addresses
 
@@ -85,8 +98,10 @@ class Closure:
         self._named = list(walk.named.values())
         self._seen = list(self._live())
         self._addresses = list(map(Tensor.data_ptr, self.tensors))
+        self._versions = list(map(_version, self.read))
         memory = [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in self.tensors]
-        state = (tuple(walk.parts), tuple(map(_Same, self.tensors)), tuple(memory))
+        numbers = tuple(repr(tensor.tolist()) for tensor in self.read)
+        state = (tuple(walk.parts), tuple(map(_Same, self.tensors)), tuple(memory), numbers)
         self.number = self.numbers.setdefault(state, len(self.numbers))
         return self.number
 
@@ -95,6 +110,34 @@ class Closure:
         named = [map(get, names) for get, names in self._named]
         cells = map(_contents, self._cells)
         return chain(chain.from_iterable(self._views), cells, chain.from_iterable(named), (_END,))
+
+
+class Reading(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, tensors are noticed that are read as numbers of Python while a function is traced.
+
+    Arguments are no such tensors then: they have shapes and no numbers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tensors: list[Tensor] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Otherwise torch's compiler is imported, which takes seconds, to be told to leave this alone."""
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Run an operator, and note the tensor that it reads a number of."""
+        if func is torch.ops.aten._local_scalar_dense.default and type(args[0]) in (Tensor, nn.Parameter):
+            self.tensors.append(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 class _Same:
