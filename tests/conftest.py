@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-import innerloop.cli.page
+import innerloop.cli.pages
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,16 +31,16 @@ def single_thread() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def no_pages() -> Iterator[Callable[..., Any]]:
     """A page takes seconds to draw, and many tests train: only those that ask for `pages` have them drawn."""
-    drawn = innerloop.cli.page.draw
+    drawn = innerloop.cli.pages.draw
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(innerloop.cli.page, "draw", lambda make, notes: None)
+        patch.setattr(innerloop.cli.pages, "draw", lambda make, notes: None)
         yield drawn
 
 
 @pytest.fixture
 def pages(no_pages: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The verbs draw pages, as they do for users."""
-    monkeypatch.setattr(innerloop.cli.page, "draw", no_pages)
+    monkeypatch.setattr(innerloop.cli.pages, "draw", no_pages)
 
 
 @pytest.fixture(scope="session")

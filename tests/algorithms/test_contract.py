@@ -1,13 +1,16 @@
 """What every algorithm promises, checked over one list; an algorithm that is not in the list fails."""
 
 import inspect
+import pickle
 import re
 from dataclasses import replace
 
 import pytest
 import torch
 
+from innerloop import models
 from innerloop.algorithms import ALGORITHMS, build
+from innerloop.errors import UsageError
 from innerloop.inner import Model
 from innerloop.inner.gradient import GradientLearner
 from innerloop.outer import meta_train
@@ -226,6 +229,24 @@ def test_training_lowers_the_loss_and_repeats(case):
     assert all(torch.equal(one.model.meta[name], two.model.meta[name]) for name in one.model.meta)
     losses = [entry["loss"] for entry in one.log]
     assert sum(losses[-3:]) < sum(losses[:3])
+
+
+@every
+def test_another_process_can_be_given_the_learner(case):
+    learner = case.make()
+    copy, meta, episode = pickle.loads(pickle.dumps(learner)), generic(learner), case.episode
+    assert copy.recipe == learner.recipe
+    for made in (copy, pickle.loads(pickle.dumps(Model(copy, meta))).learner):
+        expected, seen = (gradient(each, meta, episode) for each in (learner, made))
+        assert all(torch.equal(seen[name], value) for name, value in expected.items())
+
+
+def test_a_learner_whose_module_has_changed_is_not_pickled():
+    module = models.mlp(1, [4], 1)
+    learner = ALGORITHMS["maml"](module, loss="mse")
+    module[0].weight.data.add_(1)
+    with pytest.raises(UsageError, match="its module was changed after it was made"):
+        pickle.dumps(learner)
 
 
 def test_the_two_batches_of_an_episode_join():

@@ -186,6 +186,21 @@ def test_what_changes_at_every_call_runs_as_it_is():
     assert quick.report.graphs == 16
 
 
+@pytest.mark.parametrize("layer", [nn.RNN, nn.LSTM])
+def test_recurrent_layers_that_list_the_weights_of_the_last_call_have_one_graph(layer):
+    module = layer(2, 3).double()
+
+    def function(weights, x):
+        return torch.func.functional_call(module, weights, (x,))[0]
+
+    quick = fast(function, gear="traced")
+    for factor in (1.0, 2.0, 3.0):
+        weights = {name: factor * value.detach() for name, value in module.named_parameters()}
+        x = torch.ones(4, 1, 2, dtype=torch.float64)
+        torch.testing.assert_close(quick(weights, x), function(weights, x))
+    assert quick.report.graphs == 1
+
+
 def test_many_calls_in_a_row_see_a_change_too():
     given = {"by": 1.0}
     quick = fast(lambda total, x: (total + x * given["by"], x), gear="traced")

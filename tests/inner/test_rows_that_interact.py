@@ -13,8 +13,8 @@ from innerloop.evaluation import evaluate, query_dependence
 from innerloop.inner import Model
 from innerloop.inner.batched import predict_tasks
 from innerloop.models.network import Network
+from innerloop.outer.mean_loss import mean_loss
 from innerloop.outer.prefetch import task_keys
-from innerloop.outer.validation import mean_loss
 from innerloop.tasks.episodes import Batch, Episode, select, stack
 from innerloop.tasks.support import SupportSize, Targets
 from toolkit.oracles import class_episode, doubled, largest_error, within

@@ -9,9 +9,9 @@ from innerloop.engine import fast
 from innerloop.errors import UsageError
 from innerloop.models.network import Network
 from innerloop.models.precision import products_in
+from innerloop.outer.mean_loss import mean_loss
 from innerloop.outer.metagrad import Step
 from innerloop.outer.update import meta_gradient
-from innerloop.outer.validation import mean_loss
 from innerloop.tasks.sources import VALIDATION_SEED
 from toolkit.cases import CASES, IDS
 from toolkit.oracles import class_episode, doubled

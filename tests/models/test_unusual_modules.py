@@ -13,6 +13,7 @@ import innerloop as il
 from innerloop.algorithms import maml, protonet
 from innerloop.errors import UsageError
 from innerloop.models.randomness import CounterRandom
+from innerloop.tasks.episodes import map_tensors
 from toolkit.oracles import (
     difference_error,
     doubled,
@@ -344,3 +345,36 @@ def test_no_episode_is_drawn_for_a_head_whose_features_are_trained():
     learner = il.ridge(nn.Linear(2, 4), n_features=4)
     il.meta_train(learner, il.tasks.open(counting).train, steps=2, meta_batch_size=4)
     assert len(drawn) < 500  # some are drawn ahead; a direct fit would ask for 1,000
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer, which lists the weights of its last call."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = nn.GRU(2, 3), nn.Linear(3, 1)
+
+    def forward(self, x):
+        return self.last(self.layer(x)[0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)),
+        lambda: Between(lambda net, h: F.dropout(h, 0.3, net.training)),
+        Recurrent,
+    ],
+    ids=["BatchNorm", "self.training", "GRU"],
+)
+def test_calls_between_updates_make_no_further_graph(make):
+    learner = maml(make(), loss="mse", inner_steps=1)
+    meta, episode = learner.init(), map_tensors(lambda t: t.float(), EPISODE)
+    quick = il.fast(lambda meta: learner.metagrad(learner, meta, episode, 1, KEY)[0], gear="traced")
+    seen = []
+    for _ in range(3):
+        seen.append(quick(meta))
+        adapted = learner.adapt(meta, episode.support)  # as validation does, where nothing is dropped out
+        learner.predict(meta, adapted, episode.query.x)
+    assert quick.report.graphs == 1
+    assert all(torch.equal(seen[2][name], value) for name, value in seen[0].items())

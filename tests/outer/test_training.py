@@ -211,7 +211,7 @@ def test_the_best_parameters_by_validation_come_back():
     measured = {entry["step"]: entry["valid_loss"] for entry in run.log if "valid_loss" in entry}
     assert list(measured) == [2, 4, 6, 8, 10, 12]
     assert run.best_step == min(measured, key=measured.get)
-    from innerloop.outer.validation import mean_loss
+    from innerloop.outer.mean_loss import mean_loss
     from innerloop.tasks.sources import VALIDATION_SEED
 
     assert mean_loss(run.model, tasks.valid, seed=VALIDATION_SEED) == measured[run.best_step]

@@ -13,7 +13,7 @@ import pytest
 import innerloop as il
 import innerloop.report
 from innerloop.cli import run
-from innerloop.cli.page import command_line
+from innerloop.cli.pages import command_line
 from toolkit.commands import printed_by
 
 pytest.importorskip("matplotlib")

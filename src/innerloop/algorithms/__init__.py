@@ -1,5 +1,6 @@
 """Named algorithms: each assembles what adapts, an inner rule or head, and a meta-gradient."""
 
+from .arguments import GradientOptions, NetworkOptions, UnrolledOptions
 from .bayesian import bmaml
 from .closed_form import gaussian, mixed, protonet, ridge
 from .gradient_based import (
@@ -15,7 +16,6 @@ from .gradient_based import (
     sparse_maml,
 )
 from .imaml import imaml
-from .options import GradientOptions, NetworkOptions, UnrolledOptions
 from .ordinary import plain
 from .registry import ALGORITHMS, build, registered
 from .starts import cavia, protomaml

@@ -10,7 +10,7 @@ from ..inner.learner import Learner
 from ..inner.particles import ParticleLearner, chaser
 from ..models.network import Network
 from ..outer.metagrad import unrolled
-from .options import NetworkOptions
+from .arguments import NetworkOptions
 from .registry import registered
 
 __all__ = ["bmaml"]

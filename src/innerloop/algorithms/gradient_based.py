@@ -17,7 +17,7 @@ from ..inner.rules import InnerRule, clipped, curvature, detached, masked, sgd
 from ..models.losses import Loss
 from ..models.network import Network
 from ..outer.metagrad import annealed, by_name, displacement, multi_step, unrolled
-from .options import GradientOptions, UnrolledOptions
+from .arguments import GradientOptions, UnrolledOptions
 from .registry import registered
 
 __all__ = [

@@ -10,8 +10,8 @@ from ..inner.learner import Learner
 from ..inner.rules import proximal
 from ..models.losses import Loss
 from ..outer.implicit import implicit
+from .arguments import GradientOptions
 from .gradient_based import assembled, inner_rule
-from .options import GradientOptions
 from .registry import registered
 
 __all__ = ["imaml"]

@@ -16,7 +16,7 @@ from ..inner.per_task import per_task
 from ..models.builtin import build as build_model
 from ..models.builtin import recipe_of
 from ..models.losses import Loss
-from .options import explained, full_signature
+from .arguments import explained, full_signature
 
 __all__ = ["ALGORITHMS", "build", "registered"]
 
@@ -127,7 +127,8 @@ def registered(preset: Callable[P, Learner]) -> Callable[P, Learner]:
         settings = dict(bound.arguments)
         if settings.get("batchnorm") == "auto":
             settings["batchnorm"] = learner.network.batchnorm
-        return learner.with_recipe(_recipe(preset, settings))
+        again = functools.partial(recorded, *args, **kwargs)
+        return learner.with_recipe(_recipe(preset, settings), again)
 
     recorded.__signature__ = signature  # type: ignore[attr-defined]
     annotations = {p.name: p.annotation for p in signature.parameters.values()}

@@ -14,8 +14,8 @@ from ..models.losses import Loss
 from ..models.network import Network, Params, reference
 from ..outer.metagrad import unrolled
 from ..tasks.episodes import Batch
+from .arguments import UnrolledOptions
 from .gradient_based import assembled, inner_rule
-from .options import UnrolledOptions
 from .registry import registered
 
 __all__ = ["cavia", "protomaml"]

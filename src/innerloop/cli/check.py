@@ -8,8 +8,8 @@ from cyclopts import Parameter
 
 from ..errors import DataError
 from .common import Notes, emit
+from .opening import open_options
 from .options import TRAINING, DataOptions, Json, Quiet, about
-from .reading import open_options
 from .text import columns
 
 __all__ = ["check"]

@@ -15,7 +15,8 @@ from cyclopts import Group, Parameter
 
 from ..errors import UsageError
 from .common import Notes, emit
-from .folds import read_folds
+from .compared_tasks import read_folds
+from .opening import names
 from .options import (
     OUTPUT,
     TRAINING,
@@ -29,8 +30,7 @@ from .options import (
     require_least,
     require_place,
 )
-from .page import Report, command_line, leave, require_report
-from .reading import names
+from .pages import Report, command_line, leave, require_report
 from .text import LABELS, cell, columns
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from cyclopts import Parameter
 
 from ..errors import DataError, UsageError
 from .common import Notes, emit, fingerprint, stored_run
+from .opening import read_tasks
 from .options import DataOptions, Device, Json, Quiet, Steps, require_steps
-from .page import Report, command_line, leave, require_report
-from .reading import read_tasks
+from .pages import Report, command_line, leave, require_report
 from .text import batchnorm_line, dependence_text, scored, steps_table
 
 if TYPE_CHECKING:

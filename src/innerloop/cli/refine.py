@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from .common import Notes, emit, fingerprint
+from .opening import names
 from .options import (
     DATA,
     OUTPUT,
@@ -28,7 +29,6 @@ from .options import (
     about,
     require_place,
 )
-from .reading import names
 from .trained import ModelOptions, TrainedModel, opened
 
 if TYPE_CHECKING:

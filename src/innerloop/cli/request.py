@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from .common import Notes
+from .opening import read_tasks
 from .options import AlgorithmOptions, DataOptions, Options, TrainingOptions, require_least
-from .reading import read_tasks
 
 if TYPE_CHECKING:
     from ..inner.learner import Learner

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from . import page as pages
+from . import pages
 from .auto import AUTO, laps, raced, table
 from .common import Notes, emit, fingerprint
 from .options import (
@@ -24,7 +24,7 @@ from .options import (
     about,
     require_place,
 )
-from .page import command_line
+from .pages import command_line
 from .request import Request, log_callbacks
 from .text import LABELS, batchnorm_line, cell, scored, steps_table
 

@@ -13,8 +13,8 @@ from ..inner.heads import LaplaceHead
 from ..inner.learner import Model
 from ..models.builtin import Polynomial
 from ..models.network import Network, Params
+from ..outer.mean_loss import mean_loss
 from ..outer.metagrad import unrolled
-from ..outer.validation import mean_loss
 from ..tasks.splits import Tasks
 from .sklearn_methods import training_rows
 

@@ -18,9 +18,9 @@ Files in the order in which a call passes through them:
 - `run`: executes a graph operator by operator, as machine code, or through inductor.
 - `agreement`: whether a graph and the plain function agree within rounding.
 
-Beside them: `recompute` (activation checkpointing), `threads` (one thread for small work), `devices` (which device a step
-runs on), `timing` (every gear timed).
-docs/engine-internals.md tells how a step becomes C, and what a new operator needs.
+Beside them: `recompute` (activation checkpointing), `threads` (one thread for small work), `devices` (which device a
+step runs on), `timing` (every gear timed). docs/engine-internals.md tells how a step becomes C, and what a new
+operator needs.
 """
 
 from .gears import GEARS, Fast, Report, fast

@@ -34,7 +34,8 @@ _LIBRARIES = {*sys.stdlib_module_names, "innerloop", "numpy", "pandas", "torch"}
 _MOST = 20_000
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
 # attributes of every module that are not watched
-_HOOKS = frozenset(vars(nn.Module())) - {"training", "_parameters", "_buffers", "_modules"}
+_CONTENTS = ("_parameters", "_buffers", "_modules")
+_HOOKS = frozenset(vars(nn.Module())) - {"training", *_CONTENTS}
 _contents = attrgetter("cell_contents")
 _version = attrgetter("_version")
 _END = object()
@@ -254,12 +255,14 @@ class _Walk:
     def _module(self, one: nn.Module) -> None:
         """Attributes, parameters, buffers and submodules, and the code of its class; hooks are not watched."""
         names = tuple(name for name in one.__dict__ if name not in _HOOKS)
-        self.parts.append(names)
         if _root(type(one)) in _LIBRARIES:  # whose attributes have all been set
+            # private ones follow from the others: those of recurrent layers list the weights of the last call
             given = tuple(name for name in names if not name.startswith("_"))
+            names = (*given, *_CONTENTS)
             self.named[id(one)] = (one.__dict__.get, given)
         else:
             self.views[id(one)] = one.__dict__.values()
+        self.parts.append(names)
         self._all(one.__dict__[name] for name in names)
         for kind in type(one).__mro__:
             if _root(kind) not in _LIBRARIES:

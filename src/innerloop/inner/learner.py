@@ -59,6 +59,7 @@ class Learner(ABC):
         network: the model.
         metagrad: how the gradient comes back.
         recipe: name and settings from which `algorithms.build` makes the learner again; `None` if it cannot.
+        made_by: the call that made the learner, by which it is pickled; `None`: by its parts.
         inner_steps: inner steps in training; 0 where adaptation takes none.
 
     Example:
@@ -72,6 +73,7 @@ class Learner(ABC):
     network: Network
     metagrad: MetaGradient
     recipe: Recipe | None = None
+    made_by: Callable[[], Learner] | None = None
     inner_steps: int = 0
 
     @abstractmethod
@@ -125,11 +127,34 @@ class Learner(ABC):
         """The learner that the meta-gradient is taken of, and the episode as it sees it: a wrapper's inside."""
         return self, episode
 
-    def with_recipe(self, recipe: Recipe) -> Self:
-        """The same learner with another recipe."""
+    def with_recipe(self, recipe: Recipe | None, made_by: Callable[[], Learner] | None = None) -> Self:
+        """The same learner with another recipe, and the call that makes it again."""
         learner = copy.copy(self)
         object.__setattr__(learner, "recipe", recipe)
+        object.__setattr__(learner, "made_by", made_by)
         return learner
+
+    def __copy__(self) -> Self:
+        """Another object of the same parts."""
+        learner = object.__new__(type(self))
+        learner.__dict__.update(self.__dict__)
+        return learner
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickled as the call that made it: its parts are functions inside functions, which have no name.
+
+        Raises:
+            UsageError: the module was changed since, so that the call would make another learner.
+        """
+        if self.made_by is None:
+            return object.__new__, (type(self),), self.__dict__
+        again, meta = self.made_by().init(), self.init()
+        if again.keys() != meta.keys() or not all(torch.equal(again[name], meta[name]) for name in meta):
+            raise UsageError(
+                "this learner cannot be pickled: its module was changed after it was made; "
+                "make the learner again, or give it a copy of the module"
+            )
+        return self.made_by, ()
 
     @property
     def adapts_by_gradient(self) -> bool:

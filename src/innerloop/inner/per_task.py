@@ -6,6 +6,7 @@ evaluation, prediction and adapted directories use the same values.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
@@ -71,7 +72,8 @@ def per_task(
     scaled = [bool(each) for each in features]
     parts: PerTaskOptions = {"features": scaled, "n_targets": n_targets, "n_classes": n_classes}
     recipe: Recipe | None = None if learner.recipe is None else {**learner.recipe, "per_task": parts}
-    return PerTask(learner, tuple(scaled), n_targets, n_classes, recipe)
+    again = functools.partial(per_task, learner, **parts)
+    return PerTask(learner, tuple(scaled), n_targets, n_classes).with_recipe(recipe, again)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,6 @@ class PerTask(Learner):
     features: tuple[bool, ...]
     n_targets: int
     n_classes: int
-    recipe: Recipe | None = None
     network: Network = field(init=False)
     metagrad: MetaGradient = field(init=False)
     inner_steps: int = field(init=False)

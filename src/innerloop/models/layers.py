@@ -35,6 +35,9 @@ __all__ = [
 class Context:
     """What the replaced layers read during one forward pass of one task."""
 
+    # all else is set at the start of every pass: see `engine.guards`
+    watched = ("observes", "frozen")
+
     def __init__(self) -> None:
         self.weight: Tensor | None = None
         self.key: Tensor | None = None

@@ -251,17 +251,26 @@ class Network:
 
         floating = (v for v in (*mine.values(), *base.values(), *tensors(x)) if v.is_floating_point())
         like = next(floating, torch.zeros((), device="cpu"))
-        with self._kernels(), multiplying(like), _in_words(x):
-            for layer in self._asking:
-                layer.training = key is not None
+        with self._kernels(), multiplying(like), _in_words(x), self._training(key is not None):
             if self.mapping == "loop" or self._recurrent or self._one_by_one:
                 y, statistics = _loop(one_task, (mine, x, weight, key))
             else:
                 y, statistics = self._vmapped(one_task, mine, x, weight, key)
-        self._context.weight = self._context.key = None
+        self._context.weight, self._context.key, self._context.statistics = None, None, {}
         if products() != "float32":
             y = map_tensors(lambda t: t.to(like.dtype) if t.is_floating_point() else t, y)
         return y, statistics
+
+    @contextmanager
+    def _training(self, training: bool) -> Iterator[None]:
+        """Layers that ask for `self.training` see it during a pass, and are as before after it."""
+        for layer in self._asking:
+            layer.training = training
+        try:
+            yield
+        finally:
+            for layer in self._asking:
+                layer.training = False
 
     def _vmapped(
         self,

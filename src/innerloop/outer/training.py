@@ -22,11 +22,11 @@ from ..models.precision import products, products_in
 from ..tasks.episodes import Episode, select, to
 from ..tasks.sources import VALIDATION_SEED, RowSource, Source, require_source, stream
 from .logs import Entry
+from .mean_loss import mean_loss
 from .memory import bytes_of, tasks_at_once
 from .placement import update_work
 from .prefetch import EPISODES, Block, blocks_of
 from .update import Outer, Update, geared_update, meta_update, numbers_of
-from .validation import mean_loss
 
 __all__ = ["Callback", "Gear", "Run", "meta_train"]
 

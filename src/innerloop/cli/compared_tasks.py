@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from .opening import open_options, read_tasks
 from .options import DataOptions
-from .reading import open_options, read_tasks
 
 if TYPE_CHECKING:
     from ..tasks.splits import Tasks
