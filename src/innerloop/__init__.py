@@ -30,9 +30,14 @@ if TYPE_CHECKING:
     from .evaluation import query_dependence as query_dependence
     from .inner import Learner as Learner
     from .inner import Model as Model
+    from .outer import Every as Every
     from .outer import Run as Run
+    from .outer import TrainingState as TrainingState
     from .outer import logs as logs
+    from .outer import meta_step as meta_step
     from .outer import meta_train as meta_train
+    from .outer import optimizers as optimizers
+    from .outer import schedules as schedules
     from .refining import Refined as Refined
     from .refining import refine as refine
     from .refining import state_dict as state_dict
@@ -50,10 +55,12 @@ _HOME = {
     "Batch": "tasks.episodes:Batch",
     "Episode": "tasks.episodes:Episode",
     "Evaluation": "evaluation:Evaluation",
+    "Every": "outer:Every",
     "Learner": "inner:Learner",
     "Model": "inner:Model",
     "Refined": "refining:Refined",
     "Run": "outer:Run",
+    "TrainingState": "outer:TrainingState",
     "baselines": "algorithms.baselines",
     "benchmark": "engine:benchmark",
     "datasets": "tasks.datasets",
@@ -67,15 +74,18 @@ _HOME = {
     "load": "storage:load",
     "logs": "outer.logs",
     "maml": "algorithms:maml",
+    "meta_step": "outer:meta_step",
     "meta_train": "outer:meta_train",
     "mixed": "algorithms:mixed",
     "models": "models",
+    "optimizers": "outer.optimizers",
     "protonet": "algorithms:protonet",
     "query_dependence": "evaluation:query_dependence",
     "refine": "refining:refine",
     "report": "report",
     "ridge": "algorithms:ridge",
     "save": "storage:save",
+    "schedules": "outer.schedules",
     "state_dict": "refining:state_dict",
     "tasks": "tasks",
 }

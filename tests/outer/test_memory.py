@@ -187,7 +187,7 @@ def test_one_graph_of_a_chunk_serves_all_chunks():
         update = geared_update(learner, clip=0.5, chunk=most, gear="traced", planned=1)
         for _ in range(2):
             found, metrics = update(*arguments)
-            assert all(torch.allclose(found.mean[n], v, rtol=1e-12) for n, v in expected.mean.items())
+            assert all(torch.allclose(found.state[0][n], v, rtol=1e-12) for n, v in expected.state[0].items())
             assert torch.allclose(metrics["losses"], losses["losses"], rtol=1e-12)
         assert (update.report.gear, update.report.graphs) == ("traced", graphs)
 

@@ -7,7 +7,7 @@ import innerloop as il
 from innerloop.engine import devices
 from innerloop.engine.devices import Choice
 from innerloop.errors import ResourceError
-from innerloop.outer import training
+from innerloop.outer import loop, training
 from innerloop.outer.placement import adaptation_work, placed, update_work
 from innerloop.outer.training import meta_train
 from innerloop.outer.update import geared_update
@@ -84,7 +84,7 @@ class Full:
             update.function = limited
             return update
 
-        monkeypatch.setattr(training, "geared_update", make)
+        monkeypatch.setattr(loop, "geared_update", make)
 
 
 @pytest.mark.parametrize(("room", "tried"), [(3, [12, 6, 3]), (6, [12, 6]), (1, [12, 6, 3, 1])])

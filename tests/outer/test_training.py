@@ -51,7 +51,7 @@ def test_same_seed_same_bits_other_seed_other_run():
 
 def one_update_at_a_time(monkeypatch):
     monkeypatch.setattr("innerloop.outer.prefetch._MOST_AT_ONCE", 1)
-    monkeypatch.setattr("innerloop.outer.training._SECONDS_TOGETHER", 0)
+    monkeypatch.setattr("innerloop.outer.loop._SECONDS_TOGETHER", 0)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 7, 40])
@@ -246,8 +246,10 @@ def test_a_task_that_is_not_finite_is_left_out_and_counted():
 
 
 def test_the_others_of_the_step_count_as_if_it_had_not_been_there():
+    from innerloop.outer.loop import Gear, OuterLoop
+    from innerloop.outer.optimizers import adam
     from innerloop.outer.prefetch import task_keys
-    from innerloop.outer.training import Gear, _OuterLoop
+    from innerloop.outer.update import Outer
     from innerloop.tasks.episodes import select
     from innerloop.tasks.support import stream
 
@@ -256,7 +258,10 @@ def test_the_others_of_the_step_count_as_if_it_had_not_been_there():
     spoiled = SomeNaN(tasks.train, 2).sample(5, stream(0, 0))
     found = []
     for episode, keys in ((spoiled, key), (select(spoiled, slice(2, None)), key[2:])):
-        loop = _OuterLoop(learner, learner.init(), 0.01, "constant", 1, None, Gear("eager"), 2**30)
+        settings = {"made": 0, "steps": 1, "clip": None, "gear": Gear("eager"), "memory": 2**30}
+        loop = OuterLoop(
+            learner, Outer.start(learner.init()), optimizer=adam(), schedule=lambda step: 0.01, **settings
+        )
         loop.step(episode, 0, keys)
         found.append(loop.state.meta)
     for name, value in found[0].items():

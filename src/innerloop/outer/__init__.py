@@ -1,16 +1,25 @@
-"""The outer loop: how the gradient comes back, and the training that repeats it."""
+"""The outer loop: how the gradient comes back, what moves the meta-parameters, and the training that repeats it."""
 
+from . import optimizers, schedules
 from .implicit import implicit
+from .meta_step import MetaStep, meta_step
 from .metagrad import annealed, checkpointed, displacement, multi_step, unrolled
-from .training import Run, meta_train
+from .state import TrainingState
+from .training import Every, Run, meta_train
 
 __all__ = [
+    "Every",
+    "MetaStep",
     "Run",
+    "TrainingState",
     "annealed",
     "checkpointed",
     "displacement",
     "implicit",
+    "meta_step",
     "meta_train",
     "multi_step",
+    "optimizers",
+    "schedules",
     "unrolled",
 ]

@@ -54,6 +54,7 @@ def blocks_of(
     dtype: torch.dtype,
     *,
     rounded: bool,
+    start: int = 0,
 ) -> Iterator[Block]:
     """Episodes and dropout streams of all updates of a training, in blocks of equal shapes.
 
@@ -69,6 +70,7 @@ def blocks_of(
         device: where the blocks are used.
         dtype: of floating tensors.
         rounded: see `episodes.bucketed`.
+        start: the first update.
     """
     # not of a class made from these, which may have a `sample` of its own
     exact = type(source) in (RowSource, ClassSource)
@@ -88,22 +90,21 @@ def blocks_of(
             first += updates
 
     if known is None:
-        for step in range(steps):
+        for step in range(start, steps):
             yield from draw(step, step + 1)
         return
     size = count * known.most_rows * (known.x[:1].nbytes + _BYTES_A_ROW)
     several = max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // max(size, 1)))
     with ThreadPoolExecutor(1, "episodes") as pool:
-        pending = (pool.submit(list, draw(*ends)) for ends in _stretches(steps, several, cut))
+        pending = (pool.submit(list, draw(*ends)) for ends in _stretches(start, steps, several, cut))
         following = next(pending, None)
         while following is not None:
             drawn, following = following.result(), next(pending, None)
             yield from drawn
 
 
-def _stretches(steps: int, most: int, cut: int) -> Iterator[tuple[int, int]]:
-    """From 0 to `steps` in stretches of at most so many, none across a multiple of `cut`."""
-    first = 0
+def _stretches(first: int, steps: int, most: int, cut: int) -> Iterator[tuple[int, int]]:
+    """From `first` to `steps` in stretches of at most so many, none across a multiple of `cut`."""
     while first < steps:
         last = min(first + most, steps, (first // cut + 1) * cut)
         yield first, last

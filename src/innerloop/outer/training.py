@@ -2,88 +2,64 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from ..engine import GEARS, Fast, Report
+from ..engine import Report
 from ..engine.devices import AUTO, Choice, free_bytes, resolve_device
 from ..engine.threads import threads_for
-from ..errors import DivergedError, ResourceError, UsageError, check_known
-from ..inner.learner import Learner, Metrics, Model, empty
-from ..models.network import Params, reference
-from ..models.precision import products, products_in
-from ..tasks.episodes import Episode, select, to
+from ..errors import DivergedError, UsageError, check_known
+from ..inner.learner import Learner, Model
+from ..models.network import Params
+from ..models.precision import products_in
+from ..tasks.episodes import to
 from ..tasks.sources import VALIDATION_SEED, RowSource, Source, require_source, stream
 from .logs import Entry
+from .loop import Gear, OuterLoop
 from .mean_loss import mean_loss
-from .memory import bytes_of, tasks_at_once
+from .memory import bytes_of
+from .optimizers import Optimizer, adam, torch_optimizer
 from .placement import update_work
-from .prefetch import EPISODES, Block, blocks_of
-from .update import Outer, Update, geared_update, meta_update, numbers_of
+from .prefetch import EPISODES, blocks_of
+from .schedules import SCHEDULES, Schedule
+from .state import TrainingState
+from .update import Outer
 
-__all__ = ["Callback", "Gear", "Run", "meta_train"]
+__all__ = ["Callback", "Every", "Gear", "Run", "meta_train"]
 
-SCHEDULES = ("cosine", "constant")
-TRAINING_GEARS = (*GEARS, "loop")
-
-_PATIENCE_NONFINITE = 20
-# updates are made in one go for so long, so that the log and an interruption need not wait
-_SECONDS_TOGETHER = 0.1
-
-Callback = Callable[[Entry], None]
+Make = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
 
-@dataclass(frozen=True, eq=False)
-class Gear:
-    """A gear for several trainings: learners made of the same recipe share their graphs, which are made once.
+class Every(NamedTuple):
+    """A callback that sees the state of a training: the meta-parameters and what the optimizer holds.
 
     Arguments:
-        name: as `gear` of `meta_train`.
-        planned: meta-updates of all trainings together, which `auto` goes by; those of each unless given.
-
-    Raises:
-        UsageError: the gear is unknown.
+        steps: it is called after every so many updates.
+        look: called with the state and the entry of the log; it may raise `StopIteration` to end the training.
 
     Example:
         >>> import innerloop as il
-        >>> tasks, gear = il.tasks.sinusoid(n_support=5), Gear("traced")
-        >>> for seed in range(2):
-        ...     learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_steps=1)
-        ...     run = il.meta_train(learner, tasks.train, steps=3, seed=seed, device="cpu", gear=gear)
-        >>> run.gear.graphs, len(gear.kept)
-        (1, 1)
+        >>> norms = []
+        >>> look = lambda state, entry: norms.append((state.step, entry["grad_norm"]))
+        >>> learner = il.maml(il.models.mlp(1, [4], 1), loss="mse", inner_steps=1)
+        >>> run = il.meta_train(
+        ...     learner, il.tasks.sinusoid().train, steps=4, device="cpu", callbacks=[Every(2, look)]
+        ... )
+        >>> [step for step, _ in norms]
+        [2, 4]
     """
 
-    name: str = "auto"
-    planned: int | None = None
-    kept: dict[str, Fast[tuple[Outer, Metrics]]] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        """Refuse what is unknown."""
-        if self.name not in TRAINING_GEARS:
-            raise UsageError(f"gear={self.name!r} is unknown: choose one of {', '.join(TRAINING_GEARS)}")
-
-    def update(
-        self, learner: Learner, steps: int, *, clip: float | None, chunk: int | None
-    ) -> Fast[tuple[Outer, Metrics]]:
-        """The meta-update of a learner in this gear; see `outer.meta_update`."""
-        gear = "eager" if self.name == "loop" else self.name
-        planned = self.planned or steps
-        made = geared_update(learner, clip=clip, chunk=chunk, gear=gear, planned=planned)
-        recipe = json.dumps(learner.recipe, sort_keys=True, default=repr)
-        # a module or loss from elsewhere is not told by the recipe
-        if learner.recipe is None or '"external"' in recipe:
-            return made
-        return self.kept.setdefault(f"{recipe} {clip} {chunk} {products()}", made)
+    steps: int
+    look: Callable[[TrainingState, Entry], object]
 
 
+Callback = Callable[[Entry], object] | Every
 Engine = Gear  # by the name that the class had before
 
 
@@ -93,14 +69,16 @@ class Run:
 
     Arguments:
         model: the learner with the best meta-parameters by meta-validation, the last ones without it.
-        log: one dict a logged step: `step`, `loss`, `meta_lr`, and `valid_loss` where it was measured.
+        log: one dict a logged step: `step`, `loss`, `meta_lr`, `grad_norm` (of the meta-gradient, before it is
+            clipped), and `valid_loss` where it was measured.
         best_step: the step the returned parameters come from.
         skipped: tasks left out because their loss was not finite.
         seconds: time taken.
         gear: the gear that was taken, and why.
         at_once: most tasks that were worked on together, by the memory they need; `None` for all.
         placed: the device, and under `auto` why.
-        remarks: what happened on the way, for people: that memory ran out, say.
+        remarks: what happened on the way, for people: that memory ran out, or why it ended early.
+        state: after the last update, from which `meta_train(state=)` goes on; `None` for a direct solution.
 
     Example:
         >>> import innerloop as il
@@ -118,6 +96,7 @@ class Run:
     at_once: int | None = None
     placed: Choice = field(default_factory=lambda: resolve_device("cpu"))
     remarks: tuple[str, ...] = ()
+    state: TrainingState | None = field(default=None, repr=False)
 
     @property
     def engine(self) -> Report:
@@ -133,15 +112,18 @@ def meta_train(
     steps: int = 2000,
     meta_batch_size: int = 32,
     meta_lr: float = 3e-3,
-    schedule: str = "cosine",
+    optimizer: Optimizer | Make | None = None,
+    schedule: str | Schedule = "cosine",
     clip: float | None = 10.0,
     validate_every: int | None = None,
+    patience: int | None = None,
     seed: int = 0,
     device: str = "auto",
     gear: str | Gear = "auto",
     memory: str = AUTO,
     precision: str = "float32",
     meta: Params | None = None,
+    state: TrainingState | None = None,
     callbacks: Sequence[Callback] = (),
     engine: str | Gear | None = None,
 ) -> Run:
@@ -156,11 +138,15 @@ def meta_train(
         valid: meta-validation tasks; the parameters with the lowest mean query loss on them are returned.
         steps: meta-updates.
         meta_batch_size: episodes a meta-update.
-        meta_lr: step size of the outer Adam.
-        schedule: `cosine` (to zero) or `constant`.
+        meta_lr: largest step size of the outer loop.
+        optimizer: of the outer loop: one of `innerloop.optimizers`, Adam unless given, or a function that makes one of
+            `torch.optim` out of parameters; the step sizes of its groups then stand for `meta_lr`.
+        schedule: `cosine` (to zero), `constant`, `linear` (to zero), `one_cycle`, or a function from the number of the
+            update, from 0, to the step size; see `innerloop.schedules`.
         clip: largest norm of the meta-gradient; `None` for no limit.
         validate_every: steps between validations; a twentieth of `steps` unless given, a fifth where tasks never
             repeat.
+        patience: end after so many validations in a row that were no better than the best one.
         seed: of everything random.
         device: `cpu`, `cuda`, ..., or `auto`, which takes the GPU where an update is estimated to be faster there;
             `Run.placed` says why.
@@ -173,7 +159,10 @@ def meta_train(
         precision: `bfloat16` for the network's products of matrices and convolutions: for hardware that is faster at
             them, at the price of a coarser meta-gradient. Parameters, sums, losses, heads and scores stay float32.
         meta: where to start; `learner.init()` unless given.
-        callbacks: called with the log entry of every step, of short steps several times in a row.
+        state: of a run that was ended, `run.state`: its updates are taken for made, and the result is that of one
+            training of `steps` updates, to the bit; the best validation of that run is not known any more.
+        callbacks: called with the log entry of every step, of short steps several times in a row; an `Every` sees the
+            state too. One that raises `StopIteration` ends the training, and the best parameters are returned.
         engine: the gear, by the name that this argument had before.
 
     Raises:
@@ -189,11 +178,13 @@ def meta_train(
         3
     """
     _require_parts(learner, source, valid)
-    _require_sense(steps, meta_batch_size, meta_lr, schedule, clip, validate_every, seed)
+    _require_sense(steps, meta_batch_size, meta_lr, clip, validate_every, patience, seed, callbacks)
     gear = gear if engine is None else engine
     if isinstance(gear, str):
         gear = Gear(gear)
     began = time.perf_counter()
+    moving = _optimizer(optimizer, meta_lr)
+    rates = _schedule(schedule, meta_lr, steps)
     # a direct solution is small work
     choice = resolve_device(device)
     meta = to(learner.init() if meta is None else meta, choice.device)
@@ -206,21 +197,39 @@ def meta_train(
         device,
         lambda: update_work(learner, start, source.sample(meta_batch_size, stream(seed, EPISODES, 0))),
     )
-    meta = to(meta, choice.device)
+    outer = _started(learner, to(meta, choice.device), moving, state, steps, choice.device)
 
-    with threads_for(meta), products_in(precision):
+    with threads_for(outer.meta), products_in(precision):
         most = free_bytes(choice.device) if memory == AUTO else bytes_of(memory)
-        loop = _OuterLoop(learner, meta, meta_lr, schedule, steps, clip, gear, most)
+        loop = OuterLoop(
+            learner,
+            outer,
+            optimizer=moving,
+            schedule=rates,
+            made=0 if state is None else state.step,
+            steps=steps,
+            clip=clip,
+            gear=gear,
+            memory=most,
+        )
         # tasks without end are scored on many episodes each time, which training must not wait for
         endless = valid is not None and valid.n_tasks is None
         every = validate_every or max(1, steps // (5 if endless else 20))
-        best, best_step, log = _descend(
-            loop, source, valid, steps, meta_batch_size, every, seed, choice.device, callbacks
-        )
+        descent = _Descent(loop, valid, every, patience, callbacks)
+        best, best_step, log = descent.run(source, steps, meta_batch_size, seed, choice.device)
     seconds = time.perf_counter() - began
     model = Model(learner, best)
     return Run(
-        model, log, best_step, loop.skipped, seconds, loop.report, loop.chunk, choice, tuple(loop.remarks)
+        model,
+        log,
+        best_step,
+        loop.skipped,
+        seconds,
+        loop.report,
+        loop.chunk,
+        choice,
+        tuple(loop.remarks),
+        TrainingState(loop.made, loop.state),
     )
 
 
@@ -239,210 +248,153 @@ def _require_sense(
     steps: int,
     meta_batch_size: int,
     meta_lr: float,
-    schedule: str,
     clip: float | None,
     validate_every: int | None,
+    patience: int | None,
     seed: int,
+    callbacks: Sequence[Callback],
 ) -> None:
     """Refuse arguments without a meaning before anything is computed."""
     whole = {"steps": (steps, 0), "meta_batch_size": (meta_batch_size, 1), "seed": (seed, 0)}
     whole["validate_every"] = (1 if validate_every is None else validate_every, 1)
+    whole["patience"] = (1 if patience is None else patience, 1)
+    for callback in callbacks:
+        if isinstance(callback, Every):
+            whole["Every(steps)"] = (callback.steps, 1)
     for name, (value, least) in whole.items():
         if value < least:
             raise UsageError(f"{name}={value}: give {least} or more")
     for name, number in {"meta_lr": meta_lr, "clip": 1.0 if clip is None else clip}.items():
         if not 0 < number < math.inf:
             raise UsageError(f"{name}={number}: give a positive number")
+
+
+def _optimizer(optimizer: Optimizer | Make | None, meta_lr: float) -> Optimizer:
+    if optimizer is None:
+        return adam()
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if callable(optimizer):
+        return torch_optimizer(optimizer, rate=meta_lr)
+    raise UsageError(
+        f"optimizer={optimizer!r} is none: give one of innerloop.optimizers, such as adamw(), or a function of "
+        "parameters that returns one of torch.optim"
+    )
+
+
+def _schedule(schedule: str | Schedule, meta_lr: float, steps: int) -> Schedule:
+    if not isinstance(schedule, str):
+        return schedule
     check_known("schedule", schedule, SCHEDULES)
+    return SCHEDULES[schedule](meta_lr, max(steps, 1))
 
 
-def _descend(
-    loop: _OuterLoop,
-    source: Source,
-    valid: Source | None,
+def _started(
+    learner: Learner,
+    meta: Params,
+    optimizer: Optimizer,
+    state: TrainingState | None,
     steps: int,
-    meta_batch_size: int,
-    every: int,
-    seed: int,
     device: torch.device,
-    callbacks: Sequence[Callback],
-) -> tuple[Params, int, list[Entry]]:
-    """Take the steps; the best parameters by validation, their step, and the log."""
-    log: list[Entry] = []
-    best, best_step, best_loss = loop.state.meta, 0, math.inf
-    rounded = loop.gear.name not in ("eager", "loop")
-    cut = every if valid is not None else max(steps, 1)
-    blocks = blocks_of(source, meta_batch_size, seed, steps, cut, device, loop.dtype, rounded=rounded)
-    for entry in (entry for block in blocks for entry in loop.take(block)):
-        step = int(entry["step"])
-        if valid is not None and (step % every == 0 or step == steps):
-            with products_in("float32"):
-                entry["valid_loss"] = mean_loss(
-                    Model(loop.learner, loop.state.meta), valid, seed=VALIDATION_SEED
-                )
-            if entry["valid_loss"] < best_loss:
-                best, best_step, best_loss = loop.state.meta, step, entry["valid_loss"]
-        log.append(entry)
-        for callback in callbacks:
-            callback(entry)
-    validated = [entry["valid_loss"] for entry in log if "valid_loss" in entry]
-    if math.isinf(best_loss) and (validated or (log and all(math.isnan(entry["loss"]) for entry in log))):
-        what = "loss on the meta-validation tasks" if validated else "meta-gradient"
-        raise DivergedError(f"no {what} was finite in {steps} steps: lower inner_lr or meta_lr")
-    if math.isinf(best_loss):
-        best, best_step = loop.state.meta, steps
-    return best, best_step, log
+) -> Outer:
+    """The first state, or the one that is given, if it is of such a training."""
+    if state is None:
+        return Outer.start(meta, optimizer)
+    if state.step > steps:
+        raise UsageError(
+            f"steps={steps}: the state is one after {state.step} updates; give all of them, old and new"
+        )
+    shapes = {name: value.shape for name, value in meta.items()}
+    if {name: value.shape for name, value in state.meta.items()} != shapes:
+        raise UsageError("state= is of another learner: its meta-parameters have other names or shapes")
+    moved: Outer = pytree.tree_map_only(torch.Tensor, lambda t: t.to(device), state.outer)
+    return moved
 
 
-class _OuterLoop:
-    """The state of training, the update in its gear, and the guard against what is not finite."""
+class _Descent:
+    """Take the steps; keep the best parameters by validation, call the callbacks, and end early where asked to."""
 
     def __init__(
         self,
-        learner: Learner,
-        meta: Params,
-        lr: float,
-        schedule: str,
-        steps: int,
-        clip: float | None,
-        gear: Gear,
-        memory: int,
+        loop: OuterLoop,
+        valid: Source | None,
+        every: int,
+        patience: int | None,
+        callbacks: Sequence[Callback],
     ) -> None:
-        self.learner, self.clip, self.gear, self.memory = learner, clip, gear, memory
-        self.state = Outer.start(meta)
-        self.dtype = reference(meta).dtype
-        self.lr, self.schedule, self.steps = lr, schedule, max(steps, 1)
-        self.skipped = self.failed = 0
-        self.chunk: int | None = None
-        self.remarks: list[str] = []
-        self.update: Fast[tuple[Outer, Metrics]] | None = None
-        self.seconds = math.inf  # of an update, lately
+        self.loop, self.valid, self.every, self.patience, self.callbacks = (
+            loop,
+            valid,
+            every,
+            patience,
+            callbacks,
+        )
+        self.log: list[Entry] = []
+        self.best, self.best_step, self.best_loss = loop.meta, loop.made, math.inf
+        self.worse = 0  # validations in a row
 
-    @property
-    def report(self) -> Report:
-        """Which gear was taken."""
-        return self.update.report if self.update else Report()
+    def run(
+        self, source: Source, steps: int, meta_batch_size: int, seed: int, device: torch.device
+    ) -> tuple[Params, int, list[Entry]]:
+        """The best parameters, their step, and the log."""
+        loop = self.loop
+        rounded = loop.gear.name not in ("eager", "loop")
+        looking = [one.steps for one in self.callbacks if isinstance(one, Every)]
+        cut = math.gcd(*looking, *([self.every] if self.valid is not None else [])) or max(steps, 1)
+        blocks = blocks_of(
+            source, meta_batch_size, seed, steps, cut, device, loop.dtype, rounded=rounded, start=loop.made
+        )
+        for entry in (entry for block in blocks for entry in loop.take(block)):
+            if self._ends(entry, steps):
+                break
+        validated = [entry["valid_loss"] for entry in self.log if "valid_loss" in entry]
+        lost = self.log and all(math.isnan(entry["loss"]) for entry in self.log)
+        if math.isinf(self.best_loss) and (validated or lost):
+            what = "loss on the meta-validation tasks" if validated else "meta-gradient"
+            raise DivergedError(f"no {what} was finite in {steps} steps: lower inner_lr or meta_lr")
+        if math.isinf(self.best_loss):
+            return loop.meta, loop.made, self.log
+        return self.best, self.best_step, self.log
 
-    def take(self, block: Block) -> Iterator[Entry]:
-        """Make the updates of a block, short ones together; what goes into the log of each."""
-        start, phases = 0, [self.learner.metagrad.phase(block.first + n) for n in range(len(block.key))]
-        while start < len(phases):
-            most = max(1, int(min(len(phases), _SECONDS_TOGETHER / self.seconds)))
-            phase = phases[start]
-            alike = itertools.takewhile(phase.__eq__, phases[start : start + most])
-            part = block.part(start, start + len(list(alike)))
-            start += len(part.key)
-            began = time.perf_counter()
-            entries = self._together(part, phase)
-            if entries:
-                self.seconds = (time.perf_counter() - began) / len(entries)
-                yield from entries
-                continue
-            for one in map(part.at, range(len(part.key))):
-                began = time.perf_counter()
-                entry = self.step(one.episode, one.first, one.key)
-                self.seconds = time.perf_counter() - began
-                yield entry
-
-    def _together(self, block: Block, phase: int) -> list[Entry]:
-        """The updates of a block in one go; nothing where there is only one, or where they must be looked at."""
-        if self.update is None or len(block.key) == 1 or empty(block.at(0).episode.support):
-            return []
-        steps = range(block.first, block.first + len(block.key))
-        numbers = torch.stack([numbers_of(step, self._rate(step), block.key.device) for step in steps])
+    def _ends(self, entry: Entry, steps: int) -> bool:
+        """Validate, log and call back; whether the training ends here."""
+        step = int(entry["step"])
+        if self.valid is not None and (step % self.every == 0 or step == steps):
+            self._validate(entry, self.valid)
+        self.log.append(entry)
         try:
-            state, metrics = self.update.scan(self.state, (numbers, block.episode, block.key), phase)
-        except Exception:
-            # an update that is not finite was handed on; what else there is comes up one by one
-            return []
-        losses = metrics["losses"].tolist()
-        if not (all(map(math.isfinite, itertools.chain(*losses))) and metrics["finite"].all()):
-            return []
-        self.failed, self.state = 0, state
-        return [
-            {"step": step + 1, "loss": sum(own) / len(own), "meta_lr": self._rate(step)}
-            for step, own in zip(steps, losses, strict=True)
-        ]
-
-    def _rate(self, step: int) -> float:
-        """Adam's step size by the schedule."""
-        if self.schedule == "constant":
-            return self.lr
-        return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-
-    def step(self, episode: Episode, step: int, key: Tensor) -> Entry:
-        """One update; what goes into the log."""
-        if self.update is None:
-            self.update = self._planned(episode)
-        rate = self._rate(step)
-        if empty(episode.support):
-            self.learner.adapt(self.state.meta, episode.support)  # raises where that cannot be
-        phase = self.learner.metagrad.phase(step)
-        numbers = numbers_of(step, rate, key.device)
-        state, metrics = self._updated(numbers, episode, key, phase)
-        losses = metrics["losses"].tolist()
-        finite = [math.isfinite(loss) for loss in losses]
-        if not all(finite):
-            self.skipped += finite.count(False)
-            losses = []
-            if any(finite):
-                chosen = torch.tensor(finite, device=key.device)
-                state, metrics = self._plain()(
-                    self.state, numbers, select(episode, chosen), key[chosen], phase
-                )
-                losses = metrics["losses"].tolist()
-        if not (losses and metrics["finite"]):
-            self._failed(step)
-            return {"step": step + 1, "loss": math.nan, "meta_lr": rate}
-        self.failed, self.state = 0, state
-        return {"step": step + 1, "loss": sum(losses) / len(losses), "meta_lr": rate}
-
-    def _updated(self, numbers: Tensor, episode: Episode, key: Tensor, phase: int) -> tuple[Outer, Metrics]:
-        """One update; where the device has no memory for it, with half as many tasks at once from here on."""
-        while True:
-            try:
-                assert self.update is not None
-                return self.update(self.state, numbers, episode, key, phase)
-            except torch.OutOfMemoryError as error:
-                full = str(error)
-            # outside of the handler, whose traceback keeps what was computed
-            self._halve(episode.n_tasks, int(numbers[0]) + 1, full)
-
-    def _halve(self, tasks: int, step: int, full: str) -> None:
-        """Half as many tasks at once; said once, however often it happens."""
-        before = min(self.chunk or tasks, tasks)
-        if before == 1:
-            raise ResourceError(
-                f"the device has no memory for one task (update {step}): take fewer inner steps or query rows, "
-                f"metagrad='checkpointed', or device='cpu'. It said: {full.splitlines()[0]}"
+            for callback in self.callbacks:
+                self._call(callback, step, entry)
+        except StopIteration as error:
+            why = f": {error}" if str(error) else ""
+            self.loop.remarks.append(f"a callback ended the training after update {step}{why}")
+            return True
+        if self.patience is not None and self.worse >= self.patience:
+            self.loop.remarks.append(
+                f"ended after update {step}: no better validation for {self.worse} in a row"
             )
-        self.chunk = before // 2
-        self.remarks[:] = [
-            f"memory ran out (update {step}): at most {self.chunk} tasks at once from there on"
-        ]
-        self.update = self.gear.update(self.learner, self.steps, clip=self.clip, chunk=self.chunk)
-        if self.state.device.type == "cuda":
-            torch.cuda.empty_cache()
+            return True
+        return False
 
-    def _plain(self) -> Update:
-        return meta_update(self.learner, clip=self.clip, chunk=self.chunk)
+    def _call(self, callback: Callback, step: int, entry: Entry) -> None:
+        if not isinstance(callback, Every):
+            callback(entry)
+        elif step % callback.steps == 0:
+            callback.look(TrainingState(step, self.loop.state), entry)
 
-    def _planned(self, episode: Episode) -> Fast[tuple[Outer, Metrics]]:
-        """The update in its gear; how many tasks at once follows from the memory they need."""
-        if self.gear.name == "loop":
-            self.chunk = 1
+    def _validate(self, entry: Entry, valid: Source) -> None:
+        meta = self.loop.meta
+        with products_in("float32"):
+            entry["valid_loss"] = mean_loss(Model(self.loop.learner, meta), valid, seed=VALIDATION_SEED)
+        if entry["valid_loss"] < self.best_loss:
+            self.best, self.best_step, self.best_loss, self.worse = (
+                meta,
+                self.loop.made,
+                entry["valid_loss"],
+                0,
+            )
         else:
-            self.chunk = tasks_at_once(self.learner, self.state.meta, episode, self.memory)
-        return self.gear.update(self.learner, self.steps, clip=self.clip, chunk=self.chunk)
-
-    def _failed(self, step: int) -> None:
-        self.failed += 1
-        if self.failed >= _PATIENCE_NONFINITE:
-            raise DivergedError(
-                f"the meta-gradient was not finite for {self.failed} steps in a row, up to step "
-                f"{step + 1}: lower inner_lr or meta_lr, or limit the inner gradients (--inner-clip 1; "
-                "in Python clip=1.0 of the algorithm)"
-            )
+            self.worse += 1
 
 
 def _direct_fit(learner: Learner, meta: Params, source: Source) -> Params | None:

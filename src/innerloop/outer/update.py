@@ -1,10 +1,9 @@
-"""One meta-update as a pure function: meta-gradient, clipping and Adam, over chunks of tasks."""
+"""One meta-update as a pure function: meta-gradient, clipping and the optimizer, over chunks of tasks."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from ..inner.learner import Learner, Metrics, Step
 from ..models.network import Params
 from ..tasks.episodes import Episode, select
 from .metagrad import checkpointed
+from .optimizers import Optimizer, adam
 
 __all__ = [
     "Gradient",
@@ -26,15 +26,14 @@ __all__ = [
     "numbers_of",
 ]
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8
+_ADAM = adam()
 
 
 class Outer(NamedTuple):
-    """What the outer loop changes: the meta-parameters and the two moments of Adam, by name."""
+    """What the outer loop changes: the meta-parameters, and the state of the optimizer, a pytree of tensors."""
 
     meta: Params
-    mean: Params
-    square: Params
+    state: Any
 
     @property
     def device(self) -> torch.device:
@@ -42,15 +41,15 @@ class Outer(NamedTuple):
         return next(iter(self.meta.values())).device
 
     @classmethod
-    def start(cls, meta: Params) -> Outer:
-        """Moments at zero.
+    def start(cls, meta: Params, optimizer: Optimizer = _ADAM) -> Outer:
+        """Before the first update.
 
         Example:
-            >>> Outer.start({"w": torch.ones(2)}).square
-            {'w': tensor([0., 0.])}
+            >>> Outer.start({"w": torch.ones(2)}).state
+            ({'w': tensor([0., 0.])}, {'w': tensor([0., 0.])})
         """
-        zeros = {name: torch.zeros_like(value) for name, value in meta.items()}
-        return cls({name: value.detach().clone() for name, value in meta.items()}, zeros, dict(zeros))
+        meta = {name: value.detach().clone() for name, value in meta.items()}
+        return cls(meta, optimizer.init(meta))
 
 
 Update = Callable[[Outer, Tensor, Episode, Tensor, int], tuple[Outer, Metrics]]
@@ -73,13 +72,20 @@ def meta_gradient(learner: Learner) -> Gradient:
 
 
 def geared_update(
-    learner: Learner, *, clip: float | None, chunk: int | None, gear: str, planned: int
+    learner: Learner,
+    *,
+    clip: float | None,
+    optimizer: Optimizer = _ADAM,
+    chunk: int | None,
+    gear: str,
+    planned: int,
 ) -> Fast[tuple[Outer, Metrics]]:
     """The update in a gear; where tasks are worked on in chunks, one graph of a chunk serves all of them.
 
     Arguments:
         learner: the algorithm.
         clip: see `meta_update`.
+        optimizer: see `meta_update`; the graph ends before one that cannot be part of it.
         chunk: see `meta_update`.
         gear: see `engine.fast`.
         planned: updates that are going to be made.
@@ -90,83 +96,71 @@ def geared_update(
         >>> geared_update(learner, clip=None, chunk=None, gear="eager", planned=1).report.gear
         'eager'
     """
-    if chunk is None:
-        return fast(meta_update(learner, clip=clip), gear=gear, planned=planned)
+    if chunk is None and optimizer.traceable:
+        return fast(meta_update(learner, clip=clip, optimizer=optimizer), gear=gear, planned=planned)
     gradient = fast(meta_gradient(learner), gear=gear, planned=planned)
-    update = meta_update(learner, clip=clip, chunk=chunk, gradient=gradient)
+    update = meta_update(learner, clip=clip, optimizer=optimizer, chunk=chunk, gradient=gradient)
     return Fast(update, "eager", planned, gradient.report)
 
 
 def meta_update(
-    learner: Learner, *, clip: float | None, chunk: int | None = None, gradient: Gradient | None = None
+    learner: Learner,
+    *,
+    clip: float | None,
+    optimizer: Optimizer = _ADAM,
+    chunk: int | None = None,
+    gradient: Gradient | None = None,
 ) -> Update:
     r"""The update that training repeats, as a function without side effects.
 
-    $g = \nabla_\theta \frac1T\sum_t L_t$, scaled to a norm of at most `clip`, then Adam (Kingma & Ba, 2015, *Adam: A
-    Method for Stochastic Optimization*).
+    $g = \nabla_\theta \frac1T\sum_t L_t$, scaled to a norm of at most `clip`, then the optimizer.
 
     Arguments:
         learner: the algorithm.
         clip: largest norm of the meta-gradient; `None` for no limit.
+        optimizer: moves the meta-parameters; Adam unless given.
         chunk: most tasks at once; all unless given. The result is the same.
         gradient: `meta_gradient` of the learner, in a gear of its own.
 
     Returns:
         A function of the state, the numbers of `numbers_of`, stacked episodes, dropout streams `(T,)` and the
-        phase of the meta-gradient; it returns the new state, and `losses` `(T,)`, `finite` (whether the state may be
-        used) and whatever the meta-gradient reports.
+        phase of the meta-gradient; it returns the new state, and `losses` `(T,)`, `grad_norm`, `finite` (whether the
+        state may be used) and whatever the meta-gradient reports.
     """
     gradient = gradient or meta_gradient(learner)
 
     def update(
-        state: Outer, numbers: Tensor, episode: Episode, key: Tensor, phase: int
+        outer: Outer, numbers: Tensor, episode: Episode, key: Tensor, phase: int
     ) -> tuple[Outer, Metrics]:
-        grads, metrics = _over_chunks(gradient, state.meta, episode, key, numbers[0], phase, chunk)
-        total = torch.stack([_real(grad).square().sum() for grad in grads.values()]).sum()
-        metrics["finite"] = torch.isfinite(total)
+        grads, metrics = _over_chunks(gradient, outer.meta, episode, key, numbers[0], phase, chunk)
+        total = torch.stack([_square_sum(grad) for grad in grads.values()]).sum()
+        metrics["finite"], metrics["grad_norm"] = torch.isfinite(total), total.sqrt()
         if clip is not None:
             scale = clip / total.clamp(min=clip * clip).sqrt()
             grads = {name: grad * scale for name, grad in grads.items()}
-        watched = {name: metrics.pop(name) for name in state.meta.keys() & metrics.keys()}
-        moved = _adam(state, grads, numbers[1], numbers[2])
-        return moved._replace(meta=moved.meta | watched), metrics
+        watched = {name: metrics.pop(name) for name in outer.meta.keys() & metrics.keys()}
+        meta, state = optimizer.update(grads, outer.state, outer.meta, numbers[1:])
+        return Outer(meta | watched, state), metrics
 
     return update
 
 
-def numbers_of(step: int, rate: float, device: torch.device | str = "cpu") -> Tensor:
-    """What changes from update to update without being learned, float64: step, Adam's rate and its correction.
+def numbers_of(
+    step: int, rate: float, device: torch.device | str = "cpu", optimizer: Optimizer = _ADAM
+) -> Tensor:
+    """What changes from update to update without being learned, float64: the step, and what the optimizer needs.
 
     Arguments:
         step: number of the update, from 0.
         rate: step size.
         device: where the result is.
+        optimizer: see `meta_update`.
     """
-    first, second = (1 - beta ** (step + 1) for beta in _BETAS)
-    return torch.tensor([step, rate / first, math.sqrt(second)], dtype=torch.float64, device=device)
+    return torch.tensor([step, *optimizer.numbers(step, rate)], dtype=torch.float64, device=device)
 
 
-def _adam(state: Outer, grads: Params, rate: Tensor, correction: Tensor) -> Outer:
-    first, second = _BETAS
-    meta, mean, square = {}, {}, {}
-    for name, value in state.meta.items():
-        grad, old, before = (_real(tensors[name]) for tensors in (grads, state.mean, state.square))
-        average = old + (1 - first) * (grad - old)
-        power = second * before + (1 - second) * grad * grad
-        root = power.sqrt() / correction.to(power.dtype) + _EPS
-        moved = _real(value) - rate.to(power.dtype) * (average / root)
-        meta[name], mean[name], square[name] = (_like(value, part) for part in (moved, average, power))
-    return Outer(meta, mean, square)
-
-
-def _real(value: Tensor) -> Tensor:
-    """Complex numbers as pairs of real ones, as torch's optimisers take them."""
-    return torch.view_as_real(value) if value.is_complex() else value
-
-
-def _like(value: Tensor, parts: Tensor) -> Tensor:
-    """The way back from `_real`."""
-    return torch.view_as_complex(parts) if value.is_complex() else parts
+def _square_sum(value: Tensor) -> Tensor:
+    return (torch.view_as_real(value) if value.is_complex() else value).square().sum()
 
 
 def _over_chunks(
