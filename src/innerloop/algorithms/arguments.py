@@ -11,6 +11,8 @@ import textwrap
 from collections.abc import Callable
 from typing import Annotated, NamedTuple, TypedDict, Unpack, get_args, get_origin, get_type_hints
 
+from ..inner.inner_loss import InnerLossLike
+
 __all__ = ["GradientOptions", "NetworkOptions", "UnrolledOptions", "explained", "full_signature"]
 
 
@@ -31,6 +33,14 @@ class GradientOptions(NetworkOptions, total=False):
 
     clip: Annotated[
         float | None, _Option(None, "largest norm of a task's inner gradient; `None` for no limit.")
+    ]
+    inner_loss: Annotated[
+        InnerLossLike | None,
+        _Option(
+            None,
+            "what the inner loop descends in place of `loss`: a name, a function of prediction and target, a module "
+            "of them, whose parameters are learned, or an `inner.InnerLoss`.",
+        ),
     ]
 
 

@@ -10,6 +10,8 @@ from torch import nn
 from ..errors import check_known
 from ..inner import rules
 from ..inner.gradient import GradientLearner, Start
+from ..inner.inner_loss import InnerLossLike
+from ..inner.inner_loss import inner_loss as inner_loss_of
 from ..inner.learner import Learner, MetaGradient
 from ..inner.lora import with_adapters
 from ..inner.partition import select_names
@@ -57,6 +59,7 @@ def gradient_learner(
     batchnorm: str = "auto",
     mapping: str = "vmap",
     start: Start | None = None,
+    inner_loss: InnerLossLike | None = None,
 ) -> GradientLearner:
     """Assemble a learner from parts of your own; every preset of this file is a call of it.
 
@@ -70,6 +73,7 @@ def gradient_learner(
         batchnorm: see `models.Network`.
         mapping: `vmap` or `loop`.
         start: fast weights that start elsewhere than at meta-parameters.
+        inner_loss: what the inner loop descends in place of the loss, see `inner.inner_loss`.
 
     Raises:
         UsageError: parts that run and train nothing, or wrongly, are put together.
@@ -84,7 +88,8 @@ def gradient_learner(
         module, adapt = with_adapters(module, adapt)
     network = Network(module, batchnorm=batchnorm, mapping=mapping)
     fast = select_names(network, adapt)
-    return GradientLearner(network, loss, rule, fast, inner_steps, metagrad, start)
+    inside = None if inner_loss is None else inner_loss_of(inner_loss)
+    return GradientLearner(network, loss, rule, fast, inner_steps, metagrad, start, inner_loss=inside)
 
 
 def inner_rule(
@@ -132,7 +137,7 @@ def assembled(
     metagrad = by_name(str(options.get("metagrad", "unrolled")), metagrad)
     return gradient_learner(
         module, loss, rule, inner_steps, metagrad=metagrad, adapt=adapt, start=start,
-        batchnorm=options["batchnorm"], mapping=options["mapping"],
+        batchnorm=options["batchnorm"], mapping=options["mapping"], inner_loss=options["inner_loss"],
     )  # fmt: skip
 
 

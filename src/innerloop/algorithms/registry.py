@@ -11,6 +11,7 @@ from typing import Any, ParamSpec
 from torch import nn
 
 from ..errors import UsageError
+from ..inner.inner_loss import InnerLossLike
 from ..inner.learner import Learner, Recipe
 from ..inner.per_task import per_task
 from ..models.builtin import build as build_model
@@ -82,6 +83,8 @@ class _Algorithms(Mapping[str, Preset]):
             )
 
 
+# arguments that may be functions, and what they are
+_LOSSES = {"loss": "a loss function", "inner_loss": "an inner loss"}
 ALGORITHMS = _Algorithms()
 
 
@@ -142,9 +145,10 @@ def registered(preset: Callable[P, Learner]) -> Callable[P, Learner]:
 
 def _recipe(preset: Preset, settings: dict[str, Any]) -> Recipe:
     """Name and settings of a call, parts that have no name as `external`."""
-    module, loss = settings.pop("module", None), settings.get("loss")
-    if loss is not None and not isinstance(loss, str):
-        settings["loss"] = "external"
+    module = settings.pop("module", None)
+    for name in _LOSSES:
+        if settings.get(name) is not None and not isinstance(settings[name], str):
+            settings[name] = "external"
     recipe: Recipe = {"algorithm": preset.__name__, "settings": settings}
     home = preset.__module__ or "__main__"
     if home.partition(".")[0] != _PACKAGE:
@@ -155,13 +159,20 @@ def _recipe(preset: Preset, settings: dict[str, Any]) -> Recipe:
     return recipe
 
 
-def build(recipe: Recipe, *, module: nn.Module | None = None, loss: Loss | None = None) -> Learner:
+def build(
+    recipe: Recipe,
+    *,
+    module: nn.Module | None = None,
+    loss: Loss | None = None,
+    inner_loss: InnerLossLike | None = None,
+) -> Learner:
     """Make a learner from its recipe.
 
     Arguments:
         recipe: see `inner.learner.Recipe`.
         module: the module, where the recipe says `external`.
         loss: the loss function, where the recipe says `external`.
+        inner_loss: the inner loss, where the recipe says `external`.
 
     Raises:
         UsageError: a name or setting is unknown, or an external part is not given.
@@ -174,10 +185,11 @@ def build(recipe: Recipe, *, module: nn.Module | None = None, loss: Loss | None 
     """
     require_registered(recipe)
     name, settings = recipe["algorithm"], dict(recipe["settings"])
-    if settings.get("loss") == "external":
-        if loss is None:
-            raise UsageError("this model was trained with a loss function of your own: pass it as loss=")
-        settings["loss"] = loss
+    for own, given in {"loss": loss, "inner_loss": inner_loss}.items():
+        if settings.get(own) == "external":
+            if given is None:
+                raise UsageError(f"this model was trained with {_LOSSES[own]} of your own: pass it as {own}=")
+            settings[own] = given
     if "model" in recipe:
         if recipe["model"] != "external":
             module = build_model(recipe["model"]["name"], **recipe["model"]["settings"])

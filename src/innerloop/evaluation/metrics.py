@@ -15,13 +15,37 @@ from torch import Tensor
 from ..models.losses import mean_rows
 from ..tasks.episodes import Batch
 
-__all__ = ["CALIBRATION_BINS", "COVERAGES", "accuracy", "auc", "calibration_gaps", "predictive"]
+__all__ = [
+    "CALIBRATION_BINS",
+    "COVERAGES",
+    "accuracy",
+    "auc",
+    "calibration_gaps",
+    "place_by_place",
+    "predictive",
+]
 
 Array = NDArray[np.float64]
 
 CALIBRATION_BINS = 10  # of equal width, over confidences from 0 to 1
 # shares of the query values that predictive intervals should hold, and half their width in standard deviations
 COVERAGES = {"coverage_90": 1.6448536269514722, "coverage_95": 1.959963984540054}
+
+
+def place_by_place(logits: Tensor, query: Batch) -> tuple[Tensor, Batch]:
+    """Masks as rows: logits `(T, n, C, *places)` and class numbers `(T, n, *places)` with a row for each place.
+
+    Example:
+        >>> rows = Batch(torch.zeros(1, 2, 1, 4, 4), torch.zeros(1, 2, 4, 4, dtype=torch.int64))
+        >>> logits, places = place_by_place(torch.zeros(1, 2, 3, 4, 4), rows)
+        >>> logits.shape, places.y.shape
+        (torch.Size([1, 32, 3]), torch.Size([1, 32]))
+    """
+    if query.y.dim() == 2:
+        return logits, query
+    places = query.y[0, 0].numel()
+    weight = None if query.weight is None else query.weight.repeat_interleave(places, 1)
+    return logits.movedim(2, -1).flatten(1, -2), query._replace(y=query.y.flatten(1), weight=weight)
 
 
 def accuracy(logits: Tensor, query: Batch) -> Tensor:

@@ -21,7 +21,7 @@ from ..models.network import Params, reference
 from ..tasks.episodes import Batch, Episode, equal_sizes, map_tensors, select, tensors, to
 from ..tasks.sources import EVALUATION_SEED, Source, SupportSize, Targets, require_source
 from .intervals import Estimate, interval
-from .metrics import COVERAGES, accuracy, auc, calibration_gaps, predictive
+from .metrics import COVERAGES, accuracy, auc, calibration_gaps, place_by_place, predictive
 
 __all__ = [
     "ERRORS",
@@ -257,7 +257,7 @@ def query_dependence(model: Model, source: Source, *, seed: int = EVALUATION_SEE
     _, raw = next(iter(source.fixed(seed)))
     episode = select(to(raw, like.device, like.dtype), slice(0, 1))
     (_, task), *_ = equal_sizes(episode)
-    few = min(task.query.y.shape[1], 16)
+    few = min(task.query.target.shape[1], 16)
     with torch.no_grad():
         adapted = model.learner.adapt(model.meta, task.support)
         together = model.learner.predict(model.meta, adapted, task.query.x)
@@ -302,10 +302,13 @@ def _measure(model: Model, adapted: Params, query: Batch, targets: Targets) -> d
     """Metrics of each task of a stack, `(T,)`, or several values a task."""
     scores: dict[str, np.ndarray] = {}
     with torch.no_grad():
+        metrics = {"loss": model.learner.loss(model.meta, adapted, query)}
+        if targets.kind == "structured":
+            return {"loss": metrics["loss"].double().cpu().numpy()}
         prediction = model.learner.predict(model.meta, adapted, query.x)
         require_fit(prediction, query.y)
-        metrics = {"loss": model.learner.loss(model.meta, adapted, query)}
         if targets.kind == "classification":
+            prediction, query = place_by_place(prediction, query)
             metrics["accuracy"] = accuracy(prediction, query)
             scores["auc"] = auc(prediction, query)
             scores["calibration_gaps"] = calibration_gaps(prediction, query)

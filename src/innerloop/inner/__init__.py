@@ -1,5 +1,6 @@
 """The inner loop: what adapts to a task, and how."""
 
+from .inner_loss import InnerLoss, learned_loss, on_support
 from .learner import Adapted, Learner, MetaGradient, Model, Step
 from .rules import (
     InnerRule,
@@ -17,6 +18,7 @@ from .rules import (
 
 __all__ = [
     "Adapted",
+    "InnerLoss",
     "InnerRule",
     "Learner",
     "MetaGradient",
@@ -27,7 +29,9 @@ __all__ = [
     "clipped",
     "curvature",
     "detached",
+    "learned_loss",
     "masked",
+    "on_support",
     "proximal",
     "rmsprop",
     "sgd",

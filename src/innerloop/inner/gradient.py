@@ -16,6 +16,7 @@ from ..models.losses import Loss, require_loss, task_losses
 from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, Episode, all_draws, at_step
 from .derivatives import as_leaves, gradient
+from .inner_loss import InnerLoss
 from .learner import Learner, MetaGradient, R, Recipe
 from .rules import InnerRule, State, detached
 from .statistics import observed, of_each_task, query_outputs, require_support
@@ -43,13 +44,14 @@ class GradientLearner(Learner):
 
     Arguments:
         network: the model.
-        criterion: the loss, on support and query alike.
+        criterion: the loss, on support and query alike unless `inner_loss` is given.
         rule: the inner rule.
         fast: names of the parameters that adapt.
         inner_steps: steps taken in training, and at prediction unless told otherwise.
         metagrad: how the gradient comes back.
         start: fast weights that start elsewhere than at meta-parameters.
         recipe: see `Learner.recipe`.
+        inner_loss: what the inner loop descends in place of the loss.
         checkpointing: activation checkpointing: activations of inner steps are not stored for the meta-gradient,
             but computed again.
     """
@@ -62,6 +64,7 @@ class GradientLearner(Learner):
     metagrad: MetaGradient = field()
     start: Start | None = None
     recipe: Recipe | None = None
+    inner_loss: InnerLoss | None = None
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -75,6 +78,7 @@ class GradientLearner(Learner):
         """The module's initial parameters and what the inner rule learns."""
         params = self.network.params()
         learned = self.rule.meta({name: params[name] for name in self.fast})
+        learned |= self.inner_loss.meta if self.inner_loss else {}
         learned |= self.network.step_params(self.inner_steps + 1)
         started = self.start.names if self.start else ()
         return {name: value for name, value in params.items() if name not in started} | learned
@@ -141,6 +145,8 @@ class GradientLearner(Learner):
         """What the inner loop descends: the mean support loss of each task, `(T,)`."""
         support = all_draws(support)
         prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key)
+        if self.inner_loss is not None:
+            return self.inner_loss.losses(prediction, support, meta, fast)
         return task_losses(self.criterion, prediction, support)
 
     def with_statistics(self, meta: Params, fast: Params, support: Batch, step: int) -> Params:
@@ -168,7 +174,7 @@ class GradientLearner(Learner):
     @property
     def plain_loss(self) -> Loss | None:
         """The loss, unless fast weights start at values made anew from the support set."""
-        return None if self.start else self.criterion
+        return None if self.start or self.inner_loss else self.criterion
 
     def with_inner_steps(self, count: int) -> GradientLearner:
         return replace(self, inner_steps=count)

@@ -65,7 +65,7 @@ def query_outputs(
 
 def of_each_task(values: Params, support: Batch) -> Params:
     """Shared values as those of each task, with a leading task axis."""
-    count = support.y.shape[0]
+    count = support.target.shape[0]
     return {name: value.expand(count, *value.shape) for name, value in values.items()}
 
 

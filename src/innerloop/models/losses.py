@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from ..errors import DataError, UsageError
-from ..tasks.episodes import Batch
+from ..tasks.episodes import Batch, tensors
 
 __all__ = ["LOSSES", "Loss", "mean_rows", "require_fit", "require_loss", "task_losses"]
 
@@ -23,24 +23,24 @@ def _mse(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction - target).square().flatten(2).mean(-1)
 
 
-def _cross_entropy(prediction: Tensor, target: Tensor) -> Tensor:
-    if target.is_floating_point():
+def _cross_entropy(prediction: Tensor, target: Any) -> Tensor:
+    if isinstance(target, Tensor) and target.is_floating_point():
         raise DataError("cross_entropy: targets must be class numbers (int64), not floating-point ones")
     require_fit(prediction, target, "cross_entropy")
     try:
         # it looks for numbers out of range itself: without a look at the values this can be traced
-        rows = F.cross_entropy(prediction.flatten(0, 1), target.flatten(), reduction="none")
+        rows = F.cross_entropy(prediction.flatten(0, 1), target.flatten(0, 1), reduction="none")
     except (RuntimeError, IndexError) as error:
         if "out of bounds" not in str(error):
             raise
         raise DataError(
-            f"cross_entropy: the model has {prediction.shape[-1]} outputs, and the targets are class numbers up to "
+            f"cross_entropy: the model has {prediction.shape[2]} outputs, and the targets are class numbers up to "
             f"{int(target.max())}: give it one output a class ({int(target.max()) + 1} or more; tasks.n_outputs)"
         ) from None
-    return rows.reshape(target.shape)
+    return rows.reshape(*target.shape[:2], -1).mean(-1)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": _mse, "cross_entropy": _cross_entropy}
+LOSSES: dict[str, Callable[[Tensor, Any], Tensor]] = {"mse": _mse, "cross_entropy": _cross_entropy}
 
 
 def require_loss(loss: Loss) -> None:
@@ -59,8 +59,9 @@ def task_losses(loss: Loss, prediction: Any, batch: Batch) -> Tensor:
     """Mean loss of each task of a stack, rows of weight 0 left out.
 
     Arguments:
-        loss: `mse` (targets `(T, n, outputs)`), `cross_entropy` (targets `(T, n)`, class numbers), or a
-            function of one task's prediction and target that returns one value a row, or their mean.
+        loss: `mse` (targets `(T, n, outputs)`), `cross_entropy` (class numbers `(T, n)`, or masks `(T, n, H, W)` beside
+            logits `(T, n, C, H, W)`), or a function of one task's prediction and target that returns one value a row,
+            or their mean; it alone takes targets that are dicts or tuples of tensors.
         prediction: `(T, n, *out)`, or what the model returns.
         batch: stacked rows.
 
@@ -90,28 +91,34 @@ def task_losses(loss: Loss, prediction: Any, batch: Batch) -> Tensor:
 
 def _own_loss(loss: Callable[[Any, Tensor], Tensor], prediction: Any, batch: Batch) -> Tensor:
     """What a function returns for each task; refused where it would compare every row with every other."""
-    target, count = batch.y, batch.y.shape[1]
+    target, count = batch.y, batch.target.shape[1]
     # (n,) beside (n, 1) makes (n, n): the loss may take the mean of that itself, and nobody would notice
-    alone = isinstance(prediction, Tensor) and target.is_floating_point()
-    if alone and prediction.shape != target.shape and prediction.numel() == target.numel():
+    if (
+        isinstance(prediction, Tensor)
+        and isinstance(target, Tensor)
+        and target.is_floating_point()
+        and prediction.shape != target.shape
+        and prediction.numel() == target.numel()
+    ):
         raise DataError(_misfit("the loss", prediction, target))
     rows = vmap(loss)(prediction, target)
-    known = {1, *(t.shape[2] for t in (prediction, target) if isinstance(t, Tensor) and t.dim() > 2)}
+    known = {1, *(t.shape[2] for t in tensors((prediction, target)) if t.dim() > 2)}
     crossed = rows.shape[1:] == (count, count) and count not in known
     if crossed or (batch.weight is not None and rows.dim() > 1 and rows.shape[1] != count):
         raise DataError(
             f"the loss returns values of shape {tuple(rows.shape[1:])} for a task of {count} rows, where predictions "
-            f"have {_shape_of(prediction)} and targets {tuple(target.shape)} (tasks, rows, ...): let it return one "
+            f"have {_shape_of(prediction)} and targets {_shape_of(target)} (tasks, rows, ...): let it return one "
             "value a row, or their mean"
         )
     return rows
 
 
-def require_fit(prediction: object, target: Tensor, what: str = "the scores") -> None:
+def require_fit(prediction: object, target: object, what: str = "the scores") -> None:
     """Refuse predictions that do not stand beside their targets, of which broadcasting would make something else.
 
     Arguments:
-        prediction: `(T, n, C)` values beside targets of the same shape, or logits beside `(T, n)` class numbers.
+        prediction: `(T, n, C)` values beside targets of the same shape, or logits beside `(T, n)` class numbers; logits
+            `(T, n, C, *places)` beside masks `(T, n, *places)`.
         target: floating values, or class numbers.
         what: for the message, what needs them.
 
@@ -122,6 +129,11 @@ def require_fit(prediction: object, target: Tensor, what: str = "the scores") ->
         >>> require_fit(torch.zeros(2, 3, 1), torch.zeros(2, 3, 1))
         >>> require_fit(torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.int64))
     """
+    if not isinstance(target, Tensor):
+        raise DataError(
+            f"{what} need targets that are one tensor, not {_shape_of(target)}: give a loss of your own, which "
+            "takes them"
+        )
     if not isinstance(prediction, Tensor):
         raise DataError(
             f"{what} need one tensor of predictions, and the model returns {_shape_of(prediction)}: give a model "
@@ -130,7 +142,11 @@ def require_fit(prediction: object, target: Tensor, what: str = "the scores") ->
     if target.is_floating_point():
         if prediction.shape != target.shape:
             raise DataError(_misfit(what, prediction, target))
-    elif prediction.dim() != 3 or prediction.shape[:2] != target.shape:
+    elif (
+        prediction.dim() != target.dim() + 1
+        or prediction.shape[:2] != target.shape[:2]
+        or prediction.shape[3:] != target.shape[2:]
+    ):
         raise DataError(
             f"{what}: logits have shape {tuple(prediction.shape)} but class numbers {tuple(target.shape)} "
             "(tasks, rows, ...): give the model one output a class, and each row one class number"

@@ -2,8 +2,8 @@
 
 from . import optimizers, schedules
 from .implicit import implicit
-from .meta_step import MetaStep, meta_step
 from .metagrad import annealed, checkpointed, displacement, multi_step, unrolled
+from .open_loop import MetaStep, meta_step
 from .state import TrainingState
 from .training import Every, Run, meta_train
 

@@ -118,7 +118,7 @@ def _peak(learner: Learner, meta: Params, episode: Episode, phase: int) -> int:
 
 
 def _counted(learner: Learner, meta: Params, episode: Episode, phase: int) -> int:
-    key = torch.zeros(episode.n_tasks, dtype=torch.int64, device=episode.query.y.device)
+    key = torch.zeros(episode.n_tasks, dtype=torch.int64, device=episode.query.target.device)
     # not the first of its phase: checks that come with that are no part of the others
     with _Alive([*meta.values(), *tensors(episode), key]) as alive:
         learner.metagrad(learner, meta, episode, Step(phase + 1, phase), key)

@@ -28,7 +28,7 @@ def update_work(learner: Learner, meta: Params, episode: Episode) -> Work:
     """
     one = _first(meta, episode)
     learner, one = learner.unwrap(one)
-    key = torch.zeros(1, dtype=torch.int64, device=one.query.y.device)
+    key = torch.zeros(1, dtype=torch.int64, device=one.query.target.device)
     work = counted(lambda: learner.metagrad(learner, meta, one, Step(0, learner.metagrad.phase(0)), key))
     return work.times(episode.n_tasks)
 

@@ -47,9 +47,12 @@ def require_nothing_learned(learner: Learner, name: str) -> None:
     """Refuse a learner with meta-parameters beside those of the module."""
     learned = [key for key in learner.init() if key.startswith(("inner/", "state/"))]
     if learned:
-        what = (
-            "a BatchNorm policy other than per_step" if "/bn/" in learned[0] else "a rule that learns nothing"
-        )
+        what = "a rule that learns nothing"
+        for part, other in {
+            "/bn/": "a BatchNorm policy other than per_step",
+            "/loss/": "a plain inner loss",
+        }.items():
+            what = other if part in learned[0] else what
         raise UsageError(f"{name} gives no gradient to {learned[0]!r}: use {what}")
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from ..algorithms import build
 from ..engine.devices import resolve_device
 from ..errors import UsageError
+from ..inner.inner_loss import InnerLossLike
 from ..inner.learner import Adapted, Learner, Model
 from ..models.losses import Loss
 from ..models.network import Params
@@ -39,6 +40,7 @@ def load(
     *,
     module: nn.Module | None = None,
     loss: Loss | None = None,
+    inner_loss: InnerLossLike | None = None,
     device: torch.device | str = "cpu",
 ) -> Stored:
     """Read a model directory of any kind; nothing in it can run code.
@@ -47,6 +49,7 @@ def load(
         directory: what `innerloop train --out` or `save` wrote.
         module: the module, where the model was trained with one of your own.
         loss: the loss function, where the model was trained with one of your own.
+        inner_loss: the inner loss, likewise.
         device: where the model goes.
 
     Returns:
@@ -69,7 +72,7 @@ def load(
         {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         for prefix in (TASKS, MASK)
     )
-    learner = _learner(sealed, config, meta, module, loss)
+    learner = _learner(sealed, config, meta, module, loss, inner_loss)
     # the order of names in the file is arbitrary, and sums over parameters follow it
     meta = {name: meta[name] for name in learner.init()}
     with blaming(sealed, "config.json"):
@@ -89,19 +92,27 @@ def load(
 
 
 def _learner(
-    sealed: Sealed, config: Config, meta: Params, module: nn.Module | None, loss: Loss | None
+    sealed: Sealed,
+    config: Config,
+    meta: Params,
+    module: nn.Module | None,
+    loss: Loss | None,
+    inner_loss: InnerLossLike | None,
 ) -> Learner:
     """The learner of a configuration, built only once its tensors are known to be those in the file."""
     recipe, kind = config["learner"], precision(meta)
     _require_given("module", "module", recipe.get("model"), module)
     _require_given("loss", "loss function", recipe["settings"].get("loss"), loss)
+    _require_given("inner_loss", "inner loss", recipe["settings"].get("inner_loss"), inner_loss)
     if module is None:
         with blaming(sealed, "model.safetensors"), torch.device("meta"):
-            wrong = differences(outline(meta), outline(build(recipe, loss=loss).init(), kind))
+            wrong = differences(
+                outline(meta), outline(build(recipe, loss=loss, inner_loss=inner_loss).init(), kind)
+            )
             require(not wrong, wrong)
         with blaming(sealed, "config.json"), torch.random.fork_rng(devices=[]):
-            return build(recipe, loss=loss)
-    learner = build(recipe, module=module, loss=loss)
+            return build(recipe, loss=loss, inner_loss=inner_loss)
+    learner = build(recipe, module=module, loss=loss, inner_loss=inner_loss)
     if wrong := differences(outline(learner.init(), kind), outline(meta)):
         raise UsageError(f"module= is not the one {sealed.folder} was trained with: {wrong}")
     if config["frozen"] != frozen(learner):

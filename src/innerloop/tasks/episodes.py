@@ -44,7 +44,8 @@ class Batch(NamedTuple):
 
     Arguments:
         x: features `(n, *feature)`, or a dict, list or tuple of such tensors; stacked `(T, n, *feature)`.
-        y: targets `(n, *target)`; stacked `(T, n, *target)`.
+        y: targets `(n, *target)`, or a dict, list or tuple of such tensors, which a loss of one's own takes; stacked
+            `(T, n, *target)`.
         weight: `(n,)` or `(T, n)`, 0 marks padding; `None` where every row counts. Of a support set also
             `(T, n, draws)`: inner steps use the draws in turn, see `at_step`.
 
@@ -54,13 +55,19 @@ class Batch(NamedTuple):
     """
 
     x: PyTree
-    y: Tensor
+    y: PyTree
     weight: Tensor | None = None
 
     @property
     def rows(self) -> int:
         """Rows of an unstacked batch, padding included."""
-        return int(self.y.shape[0])
+        return int(self.target.shape[0])
+
+    @property
+    def target(self) -> Tensor:
+        """The targets, or the first tensor of them, which tells how many tasks and rows there are."""
+        first: Tensor = next(tensors(self.y))
+        return first
 
 
 class Episode(NamedTuple):
@@ -80,7 +87,7 @@ class Episode(NamedTuple):
     @property
     def n_tasks(self) -> int:
         """Number of tasks of a stacked episode."""
-        return int(self.query.y.shape[0])
+        return int(self.query.target.shape[0])
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: PyTree) -> PyTree:
@@ -228,7 +235,7 @@ def bucketed(episode: Episode) -> Episode:
 def _rounded(batch: Batch) -> Batch:
     if batch.weight is None:
         return batch
-    rows = batch.y.shape[1]
+    rows = batch.target.shape[1]
     octave = 1 << max(rows.bit_length() - 2, 0)
     more = -(-rows // octave) * octave - rows  # two bits count: 4, 6, 8, 12, 16, 24, ...
     if not more:
@@ -277,9 +284,12 @@ def join_rows(one: Batch, other: Batch) -> Batch:
     weight = None
     if one.weight is not None or other.weight is not None:
         weight = torch.cat([_weights(one), _weights(other)], 1)
-    pairs = zip(tensors(one.x), tensors(other.x), strict=True)
-    x = rebuilt(one.x, [torch.cat(pair, 1) for pair in pairs])
-    return Batch(x, torch.cat([one.y, other.y], 1), weight)
+
+    def joined(first: PyTree, second: PyTree) -> PyTree:
+        pairs = zip(tensors(first), tensors(second), strict=True)
+        return rebuilt(first, [torch.cat(pair, 1) for pair in pairs])
+
+    return Batch(joined(one.x, other.x), joined(one.y, other.y), weight)
 
 
 def _weights(batch: Batch, axes: int = 2) -> Tensor:
@@ -287,7 +297,7 @@ def _weights(batch: Batch, axes: int = 2) -> Tensor:
     if batch.weight is not None:
         return batch.weight
     floats = next((t.dtype for t in tensors(batch.x) if t.is_floating_point()), torch.get_default_dtype())
-    return torch.ones(batch.y.shape[:axes], dtype=floats, device=batch.y.device)
+    return torch.ones(batch.target.shape[:axes], dtype=floats, device=batch.target.device)
 
 
 def _stack_batches(batches: Sequence[Batch]) -> Batch:
@@ -300,7 +310,7 @@ def _stack_batches(batches: Sequence[Batch]) -> Batch:
     equal = min(sizes) == longest and all(batch.weight is None for batch in batches)
     join = torch.stack if equal else padded
     weight = None if equal else padded([_weights(batch, 1) for batch in batches])
-    return Batch(_merge([b.x for b in batches], join), join([b.y for b in batches]), weight)
+    return Batch(_merge([b.x for b in batches], join), _merge([b.y for b in batches], join), weight)
 
 
 def _pad(part: Tensor, length: int) -> Tensor:

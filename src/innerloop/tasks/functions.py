@@ -100,7 +100,7 @@ def function(
     size = support if isinstance(support, SupportSize) else SupportSize.parse(support, None)
     episode = draw(2, stream(0))
     _require_episode(episode, "draw")
-    lengths = {int(batch.y.shape[0]) for batch in episode}
+    lengths = {int(batch.target.shape[0]) for batch in episode}
     if lengths != {2}:
         raise DataError(
             f"draw(2, generator) returned {sorted(lengths)} tasks: return `count` of them, stacked along the "
@@ -132,13 +132,15 @@ def from_any_function(data: Callable[..., Episode]) -> Tasks:
     seen = draw(_LOOKED_AT, stream(0))
     _require_episode(seen, "the function")
     y = seen.query.y
-    if y.is_floating_point():
+    if not isinstance(y, torch.Tensor):
+        targets = Targets("structured", 0, (), ())
+    elif y.is_floating_point():
         width = int(y[0, 0].numel())
         targets = Targets("regression", width, (1.0,) * width, observed_variance(seen))
     else:
         targets = Targets("classification", int(max(seen.support.y.max(), y.max())) + 1)
     shape = tuple(seen.support.x.shape[2:]) if isinstance(seen.support.x, torch.Tensor) else ()
-    support = max(int(seen.support.y.shape[1]), 1)
+    support = max(int(seen.support.target.shape[1]), 1)
     return function(draw, targets=targets, support=support, feature_shape=shape)
 
 

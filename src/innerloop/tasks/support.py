@@ -124,7 +124,8 @@ class Targets(NamedTuple):
     """What the targets are, for losses and scores.
 
     Arguments:
-        kind: `regression` or `classification`.
+        kind: `regression`, `classification`, or `structured` (several tensors, or what else a loss of one's own takes),
+            of which only the loss is a score.
         n_outputs: outputs a model needs: targets, or classes.
         scale: natural units per unit of `y`, one a target (regression).
         variance: variance of the meta-train targets in units of `y`, one a target (regression).

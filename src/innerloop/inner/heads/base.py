@@ -145,13 +145,14 @@ def target_columns(support: Batch, outputs: int) -> Tensor:
     Raises:
         DataError: they have another shape, of which broadcasting would make something else.
     """
-    shape = (*support.y.shape[:2], outputs)
-    if support.y.shape != shape:
+    target = support.target
+    shape = (*target.shape[:2], outputs)
+    if not isinstance(support.y, Tensor) or target.shape != shape:
         raise DataError(
-            f"this head predicts values of shape {shape} but targets have {tuple(support.y.shape)} (tasks, rows, "
+            f"this head predicts values of shape {shape} but targets have {tuple(target.shape)} (tasks, rows, "
             "...): give targets one column a target, as in y[:, None]"
         )
-    return support.y
+    return target
 
 
 def factored(matrix: Tensor) -> Tensor:
