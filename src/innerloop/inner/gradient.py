@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine.recompute import recomputed
 from ..errors import UsageError
@@ -16,8 +16,9 @@ from ..models.losses import Loss, require_loss, task_losses
 from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, Episode, all_draws, at_step
 from .derivatives import as_leaves, gradient
+from .exported import with_values
 from .inner_loss import InnerLoss
-from .learner import Learner, MetaGradient, R, Recipe
+from .learner import Adapted, Learner, MetaGradient, R, Recipe
 from .rules import InnerRule, State, detached
 from .statistics import observed, of_each_task, query_outputs, require_support
 from .streams import for_step
@@ -175,6 +176,12 @@ class GradientLearner(Learner):
     def plain_loss(self) -> Loss | None:
         """The loss, unless fast weights start at values made anew from the support set."""
         return None if self.start or self.inner_loss else self.criterion
+
+    def module_of(self, task: Adapted) -> nn.Module:
+        if self.start is not None and not task.own:
+            return super().module_of(task)  # without a support set such weights have no start
+        own = {name: value.squeeze(0) for name, value in task.own.items()}
+        return with_values(self.network, {**task.model.meta, **own})
 
     def with_inner_steps(self, count: int) -> GradientLearner:
         return replace(self, inner_steps=count)

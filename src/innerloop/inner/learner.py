@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engine.modes import tracing
 from ..errors import UsageError
 from ..models.losses import Loss
 from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, tensors, to, unsqueeze
+from .exported import as_graph
 
 __all__ = [
     "Adapted",
@@ -30,6 +31,7 @@ __all__ = [
     "Model",
     "Recipe",
     "Step",
+    "TaskModule",
     "empty",
     "require_model",
     "without_padding",
@@ -182,6 +184,10 @@ class Learner(ABC):
     def checkpointed(self) -> Learner:
         """The same learner with activation checkpointing of its inner steps."""
         return self
+
+    def module_of(self, task: Adapted) -> nn.Module:
+        """What `Adapted.module` returns."""
+        return TaskModule(task)
 
     def run(self, function: Callable[..., R], *arguments: object) -> R:
         """Call a part of the inner loop, with activation checkpointing if `checkpointed` asked for it."""
@@ -344,6 +350,41 @@ class Model:
         with torch.no_grad():
             return Adapted(self, self.learner.adapt(self.meta, support, steps=steps))
 
+    def adapting(self, x: Features, y: Tensor, query: Features) -> nn.Module:
+        """Adaptation as a module for fixed shapes: support features and targets and query features to predictions.
+
+        All of it, gradients of the inner loop included, is one graph of torch's operators without autograd, which
+        `torch.export.export(module, (x, y, query))` takes.
+
+        Arguments:
+            x: support features `(n, *feature)`.
+            y: support targets `(n, *target)`.
+            query: features to predict for, `(m, *feature)`.
+
+        Raises:
+            UsageError: the model decides by values, and has no graph.
+
+        Example:
+            >>> from innerloop.algorithms import mixed
+            >>> learner = mixed(1)
+            >>> model = Model(learner, learner.init())
+            >>> x, y, query = torch.rand(5, 1), torch.rand(5, 1), torch.rand(3, 1)
+            >>> module = model.adapting(x, y, query)
+            >>> torch.allclose(module(2 * x, y, query), model.adapt(2 * x, y)(query))
+            True
+        """
+
+        def adapted(x: Features, y: Any, query: Features) -> Any:
+            own = self.learner.adapt(self.meta, unsqueeze(Batch(x, y)))
+            stacked = map_tensors(lambda t: t.unsqueeze(0), query)
+            return map_tensors(lambda t: t.squeeze(0), self.learner.predict(self.meta, own, stacked))
+
+        return as_graph(adapted, *(self._like(as_tensors(one)) for one in (x, y, query)))
+
+    def state_dict(self) -> Params:
+        """The meta-parameters by name, as `torch.save` writes and `torch.load(weights_only=True)` reads them."""
+        return dict(self.meta)
+
     def base(self) -> Adapted:
         """What predicts without any support row: the meta-parameters as they are."""
         return Adapted(self, {})
@@ -398,6 +439,38 @@ class Adapted:
             own, stacked = self._prepared(x)
             return map_tensors(lambda t: t.squeeze(0), model.learner.predict(model.meta, own, stacked))
 
+    def module(self) -> nn.Module:
+        """An ordinary module that predicts as the task does: for hooks, `torch.export`, programs without this package.
+
+        Where gradient steps adapt a module, it is one of the same class with the names of the original, in evaluation
+        mode, and copies of all values; BatchNorm has the statistics that the task is normalised with. Of any other
+        algorithm (heads in closed form, particles, scales of each task) it is a `TaskModule`.
+
+        Example:
+            >>> import innerloop as il
+            >>> learner = il.maml(nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)), loss="mse")
+            >>> task = il.Model(learner, learner.init()).adapt(torch.zeros(3, 1), torch.ones(3, 1))
+            >>> type(task.module()).__name__, list(task.module().state_dict())
+            ('Sequential', ['0.weight', '0.bias', '2.weight', '2.bias'])
+            >>> torch.allclose(task.module()(torch.ones(2, 1)), task(torch.ones(2, 1)))
+            True
+        """
+        return self.model.learner.module_of(self)
+
+    def state_dict(self) -> Params:
+        """The values that the task predicts with, by the names of the module that the algorithm was made with.
+
+        Raises:
+            UsageError: the algorithm predicts with more than a module, a head in closed form say.
+        """
+        module = self.module()
+        if isinstance(module, TaskModule):
+            raise UsageError(
+                "this task predicts with more than the values of a module (a head in closed form, particles, or scales "
+                "of its own), so it has no state dict: torch.export takes task.module(), and il.save keeps the model"
+            )
+        return dict(module.state_dict())
+
     def deviation(self, x: Features) -> Tensor:
         """Predictive standard deviation of each value, `(n, C)`, in the units of the targets adapted to.
 
@@ -434,6 +507,31 @@ class Adapted:
         """The most likely class number of each row, `(n,)`."""
         numbers: Tensor = self(x).argmax(-1)
         return numbers
+
+
+class TaskModule(nn.Module):
+    """An adapted model as a module, whatever its algorithm: features `(n, *feature)` in, predictions `(n, *out)` out.
+
+    Arguments:
+        task: the adapted model.
+    """
+
+    def __init__(self, task: Adapted) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, x: Features) -> Any:
+        """Predict."""
+        return self.task(x)
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> TaskModule:
+        """What `to`, `double` and `cuda` do to parameters, done to the values of the task."""
+        model, own = self.task.model, self.task.own
+        meta = {name: function(value) for name, value in model.meta.items()}
+        self.task = Adapted(
+            Model(model.learner, meta), {name: function(value) for name, value in own.items()}
+        )
+        return self
 
 
 def _no_rows(x: Features) -> Batch:

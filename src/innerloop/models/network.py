@@ -89,7 +89,7 @@ class Network:
         self._context.frozen = batchnorm == "frozen"
         refuse_hooks(module)
         refuse_lazy(module)
-        self.module = copy.deepcopy(module)
+        self.original, self.module = module, copy.deepcopy(module)
         # layers that the user put into evaluation mode stay in it
         training = {layer for layer in self.module.modules() if layer.training}
         # of the module as it was given, before layers are replaced

@@ -15,7 +15,7 @@ from ..algorithms.ordinary import plain, plain_learner
 from ..engine.devices import Work, counted, resolve_device
 from ..engine.threads import threads_for
 from ..errors import DataError, UsageError
-from ..inner.learner import Model
+from ..inner.learner import Adapted, Model
 from ..inner.partition import select_names
 from ..inner.plain import PlainLearner
 from ..models.losses import Loss
@@ -80,11 +80,11 @@ class Refined:
         return state_dict(self.model)
 
 
-def state_dict(model: Model) -> Params:
+def state_dict(model: Model | Adapted) -> Params:
     """The parameters of a model as a plain state dict of the module it was made with: its keys, its types.
 
     Arguments:
-        model: of a run, `run.model`; of a model directory, `innerloop.load(DIR).model`.
+        model: of a run, `run.model`; of a model directory, `innerloop.load(DIR).model`; or a task adapted from one.
 
     Returns:
         What `module.load_state_dict` takes; what the algorithm learns beside the module is left out.
@@ -99,6 +99,8 @@ def state_dict(model: Model) -> Params:
         >>> net.load_state_dict(state_dict(il.Model(learner, learner.init())))
         <All keys matched successfully>
     """
+    if isinstance(model, Adapted):
+        return model.state_dict()
     network = model.learner.network
     if not network.params():
         raise UsageError("this model has no module with parameters, so there is no state dict to give back")
