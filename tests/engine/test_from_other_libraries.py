@@ -1,4 +1,4 @@
-"""The way over from other libraries: what docs/engine.md prints on the right, as it stands, against plain PyTorch."""
+"""The way over from other libraries: what docs/coming_from.md prints on the right, as it stands, against plain PyTorch."""
 
 import re
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from innerloop.algorithms import anil, meta_sgd
 from innerloop.tasks.episodes import Batch, Episode
 from innerloop.tasks.sources import FunctionSource, SupportSize, Targets
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "engine.md").read_text(encoding="utf-8")
-TABLE = TEXT[TEXT.index("## Coming from another library") :].split("\n\n")[2]
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "coming_from.md").read_text(encoding="utf-8")
+TABLE = TEXT[TEXT.index("## Line by line") :].split("\n\n")[2]
 ROWS = [tuple(line.strip("| ").split(" | ")) for line in TABLE.splitlines()[2:]]
 CODE = re.compile(r"`([^`]+)`")
 loss = nn.functional.cross_entropy

@@ -216,3 +216,14 @@ def test_a_call_looks_at_few_objects():
     rate = 0.1
     closure = Closure(lambda x: module(x) * rate)
     assert len(closure._seen) < 5 * 30 + 20
+
+
+def test_arguments_that_the_function_marks_for_gradients_make_one_graph():
+    def step(weight, x):
+        weight = weight.requires_grad_()
+        return (weight - torch.autograd.grad((weight * x).square().sum(), weight)[0]).detach()
+
+    quick, weight = fast(step, gear="traced"), torch.ones(2)
+    for _ in range(3):
+        weight = quick(weight, torch.ones(2))
+    assert quick.report.graphs == 1

@@ -141,7 +141,7 @@ class Fast(Generic[T]):
         try:
             specialized = self._specialized[key, self._state()]
         except KeyError:
-            return self._first(args, leaves)
+            return self._first(args, leaves, key)
         except TypeError:
             self._eager("an argument has no constant value to make a graph of")
             return self.function(*args)
@@ -153,7 +153,7 @@ class Fast(Generic[T]):
             self._closure = Closure(self.function)
         return self._closure.number if self._closure.unchanged() else self._closure.look()
 
-    def _first(self, args: Sequence[object], leaves: list[object]) -> T:
+    def _first(self, args: Sequence[object], leaves: list[object], key: Hashable) -> T:
         """The first call with a key: a graph is made, if the gear asks for one and few enough were made."""
         assert self._closure is not None
         if len(self._specialized) >= _MOST_GRAPHS:
@@ -163,8 +163,8 @@ class Fast(Generic[T]):
         began = time.perf_counter()
         self._closure.watch(leaf for leaf in leaves if not isinstance(leaf, Tensor))
         specialized, first = self._specialize(args, leaves)
-        # as it is now: the first call of all may have filled a cache
-        self._specialized[flatten(args)[1], self._state()] = specialized
+        # the state as it is now: the first call of all may have filled a cache
+        self._specialized[key, self._state()] = specialized
         self.report.seconds += time.perf_counter() - began
         return first
 
