@@ -3,12 +3,16 @@
 from .base import ClassHead, Head, Predictive
 from .gaussian import GaussianHead, pooled_least_squares
 from .laplace import LaplaceHead
+from .process import GaussianProcessHead
+from .process_classes import GaussianProcessClassHead
 from .prototypes import PrototypeHead
 from .ridge import LearnedRidgeHead
 
 __all__ = [
     "ClassHead",
     "GaussianHead",
+    "GaussianProcessClassHead",
+    "GaussianProcessHead",
     "Head",
     "LaplaceHead",
     "LearnedRidgeHead",
