@@ -8,6 +8,7 @@ import torch
 from scipy.stats import multivariate_normal
 from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, ExpSineSquared, Matern
+from sklearn.linear_model import LinearRegression
 
 from innerloop.algorithms import gp, mixed
 from innerloop.errors import DataError, UsageError
@@ -261,7 +262,7 @@ def test_the_fit_finds_curves_that_the_mixed_model_cannot_and_knows_how_sure_it_
 def test_no_direction_from_the_fit_has_a_higher_likelihood():
     data = curves(30, 8)
     learner = gp(1, kernel="linear+matern32", mean="line")
-    prior = learner.head.prior
+    prior = learner.head.head.prior
     meta = learner.fit(doubled(learner.init()), data)
     task_rows = TaskRows(data.x, prior.columns(data.x), data.y, torch.ones(30, 8).double())
     taus = torch.arange(-9.0, 7.0, 0.25, dtype=torch.float64).unsqueeze(-1)
@@ -291,6 +292,36 @@ def test_what_the_data_does_not_show_stays_out_of_the_kernel():
         scale = meta[f"head/kernel/{name}/log_scale"].exp()
         assert own < 0.03 or scale.min() > 5  # small, or as flat as a level
     within((meta["head/mean"][:2, 0] - 1).abs().max(), 0.1)
+
+
+def test_a_task_without_rows_gets_the_pooled_line_and_the_spread_around_it():
+    """Tasks whose level goes along with the feature: within them the slope is -1, over all rows about 1."""
+    g = generator(8)
+    middle = 2 * torch.randn(60, 1, 1, generator=g, dtype=torch.float64)
+    x = middle + 0.5 * torch.randn(60, 9, 1, generator=g, dtype=torch.float64)
+    y = 2 * middle - x + 0.1 * torch.randn(60, 9, 1, generator=g, dtype=torch.float64)
+    data = Batch(torch.cat([x, x[:, :2]], 1), torch.cat([y, y[:, :2]], 1), torch.ones(60, 11).double())
+    data.weight[:, 9:] = 0
+    learner = gp(1, mean="line")
+    meta = learner.fit(doubled(learner.init()), data)
+    assert abs(meta["head/mean"][0].item() + 1) < 0.1
+    line = LinearRegression().fit(x.flatten(0, 1), y.flatten())
+    query = torch.tensor([[[-1.0], [2.0]]], dtype=torch.float64)
+    nothing = Batch(query[:, :0], query[:, :0])
+    several = Batch(x[:2, :3], y[:2, :3], torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))
+    spread = (y.flatten().numpy() - line.predict(x.flatten(0, 1))).var(ddof=2)
+    for own in (learner.adapt(meta, nothing), learner.adapt(meta, several), learner.head.base(meta, 1)):
+        last = {name: value[-1:] for name, value in own.items()}
+        assert np.allclose(learner.predict(meta, last, query)[0, :, 0], line.predict(query[0]), atol=1e-2)
+        assert np.allclose(learner.variance(meta, last, query), spread, rtol=1e-2)
+    alone = learner.adapt(meta, Batch(x[:1, :3], y[:1, :3]))
+    beside = learner.adapt(meta, several)
+    within(
+        (learner.predict(meta, alone, query) - learner.predict(meta, beside, query.expand(2, 2, 1))[:1])
+        .abs()
+        .max(),
+        1e-12,
+    )
 
 
 def test_the_noise_slope_is_found():

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..errors import UsageError, check_known
 from ..inner.head import HeadLearner
-from ..inner.heads import GaussianProcessClassHead, GaussianProcessHead, Head
+from ..inner.heads import GaussianProcessClassHead, GaussianProcessHead, Head, PooledBase
 from ..inner.heads.base import KINDS
 from ..inner.learner import Learner
 from ..models.builtin import Polynomial
@@ -41,7 +41,8 @@ def gp(
     Picard, 1997, *Learning How to Learn is Learning with Point Sets*.
 
     When to use it: first, beside `mixed`, where tasks are curves (growth, concentrations, sensors) or differ in
-    shape, and have few rows. It says how sure it is, and without a labelled row it predicts the mean.
+    shape, and have few rows. It says how sure it is. Without a labelled row it predicts what one line for all tasks
+    would (`inner.heads.PooledBase`).
 
     Arguments:
         n_features: features `F`.
@@ -61,11 +62,13 @@ def gp(
     Example:
         >>> learner = gp(2, kernel="matern32")
         >>> sorted(name.removeprefix("head/") for name in learner.init())
-        ['kernel/matern32/log_amplitude', 'kernel/matern32/log_scale', 'log_noise', 'mean']
+        ['kernel/matern32/log_amplitude', 'kernel/matern32/log_scale', 'log_noise', 'mean', 'pooled_...
     """
     if mean == "auto":
         mean = "squares" if kind == "regression" and n_features <= _SQUARED else "line"
     head = _head(n_features, n_outputs, kind, kernel, mean, noise)
+    if isinstance(head, GaussianProcessHead):
+        head = PooledBase(head)
     return HeadLearner(Network(Polynomial(1)), head, unrolled())
 
 

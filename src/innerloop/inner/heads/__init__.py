@@ -3,6 +3,7 @@
 from .base import ClassHead, Head, Predictive
 from .gaussian import GaussianHead, pooled_least_squares
 from .laplace import LaplaceHead
+from .pooled_base import PooledBase
 from .process import GaussianProcessHead
 from .process_classes import GaussianProcessClassHead
 from .prototypes import PrototypeHead
@@ -16,6 +17,7 @@ __all__ = [
     "Head",
     "LaplaceHead",
     "LearnedRidgeHead",
+    "PooledBase",
     "Predictive",
     "PrototypeHead",
     "pooled_least_squares",

@@ -125,7 +125,8 @@ class GaussianProcessHead(ValueHead):
 
     def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:
         """What of the rows the search for the kernel has not looked at."""
-        return (self.search or Search()).left_out(*rows.y.shape[:2], len(meta["head/mean"]))
+        tasks, most = rows.y.shape[:2]
+        return (self.search or Search()).left_out(tasks, most, len(meta["head/mean"]))
 
 
 def _exact(kernel: Tensor, rest: Tensor, noise: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
