@@ -14,7 +14,7 @@ from ..inner.learner import Learner
 from ..models.builtin import Polynomial
 from ..models.network import Network
 from ..outer.metagrad import unrolled
-from .options import NetworkOptions
+from .arguments import NetworkOptions
 from .registry import registered
 
 __all__ = ["deep_kernel", "gp"]

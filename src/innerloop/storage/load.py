@@ -18,8 +18,8 @@ from ..inner.learner import Adapted, Learner, Model
 from ..models.losses import Loss
 from ..models.network import Params
 from .manifest import EXTRA_FILES, Sealed, read_sealed
-from .owned import unpacked
 from .stored import MASK, TASKS, Stored
+from .task_values import unpacked
 from .tensors import differences, frozen, outline, precision
 from .validation import (
     Config,

@@ -15,8 +15,8 @@ from ..inner.learner import Adapted, Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
 from .manifest import write_sealed
-from .owned import packed, same_length
 from .plain_json import JsonObject, parse_json, to_json, without_nan
+from .task_values import packed, same_length
 from .tensors import differences, outline, precision
 from .validation import Config, require_config, support_of, targets_of
 
