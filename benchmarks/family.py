@@ -349,8 +349,8 @@ def _add(place: Path, found: dict[str, Any]) -> None:
 
 
 LINEAR, BEST_LINEAR = ("harmonic10", "harmonic20"), "best linear predictor"
-# what does not apply: prototypes to values, a line on the pixels to pictures
-SENSELESS = {"squared_error": ("protonet", "protomaml"), "accuracy": ("mixed",)}
+# what does not apply: prototypes to values, a line or a curve in the pixels to pictures
+SENSELESS = {"squared_error": ("protonet", "protomaml"), "accuracy": ("mixed", "gp")}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .algorithms import baselines as baselines
     from .algorithms import fomaml as fomaml
     from .algorithms import gaussian as gaussian
+    from .algorithms import gp as gp
     from .algorithms import maml as maml
     from .algorithms import mixed as mixed
     from .algorithms import protonet as protonet
@@ -69,6 +70,7 @@ _HOME = {
     "figures": "report.figures",
     "fomaml": "algorithms:fomaml",
     "gaussian": "algorithms:gaussian",
+    "gp": "algorithms:gp",
     "inner": "inner",
     "learned": "evaluation.inspection",
     "load": "storage:load",

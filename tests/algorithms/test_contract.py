@@ -210,7 +210,7 @@ def learner_module(case):
 
     inputs = 2 if case.kind == "regression" else 4
     outputs = 1 if case.kind == "regression" else 3
-    if case.algorithm in ("protomaml", "protonet", "ridge", "gaussian"):
+    if case.algorithm in ("protomaml", "protonet", "ridge", "gaussian", "deep_kernel"):
         return body(inputs)
     return net(inputs + (2 if case.algorithm == "cavia" else 0), outputs)
 

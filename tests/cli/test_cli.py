@@ -419,13 +419,23 @@ def test_the_network_has_the_activation_asked_for(algorithm, name, layer, ask, t
     assert [type(part) for part in network[1::2]][:2] == [layer, layer]
 
 
-@pytest.mark.parametrize("algorithm", ["mixed", "fomaml"])
+@pytest.mark.parametrize("algorithm", ["mixed", "fomaml", "gp"])
 def test_other_algorithms_by_name(algorithm, ask, tmp_path):
     found = ask(
         "train", "numbers.csv", *COLUMNS, "--algorithm", algorithm, "--steps", "1", "--out", tmp_path / "run"
     )
     assert {row["method"] for row in found["scores"]} == {algorithm}
     assert len(ask("predict", tmp_path / "run", "mixed.csv")["predictions"]) == 80
+
+
+def test_a_gaussian_process_is_asked_for_by_its_parts(ask, call, tmp_path):
+    parts = ["--kernel", "linear+periodic", "--mean", "line", "--noise", "log_linear"]
+    ask("train", "numbers.csv", *COLUMNS, "--algorithm", "gp", *parts, "--out", tmp_path / "run")
+    settings = ask("inspect", tmp_path / "run")["algorithm_settings"]
+    assert {"kernel": "linear+periodic", "mean": "line", "noise": "log_linear"}.items() <= settings.items()
+    code, _, said = call("train", "numbers.csv", *COLUMNS, "--algorithm", "gp", "--kernel", "cubic")
+    assert code == 2
+    assert "give a sum of linear, squared_exponential, matern32, periodic" in said
 
 
 def test_list_names_everything_and_fits_a_hundred_columns(ask, call):

@@ -1,4 +1,4 @@
-"""The way over from other libraries: what docs/coming_from.md prints on the right, as it stands, against plain PyTorch."""
+"""The way over from other libraries: what docs/coming_from.md prints on the right, against plain PyTorch."""
 
 import re
 from collections.abc import Callable

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from innerloop import models
-from innerloop.algorithms import fomaml, gaussian, maml, mixed, protonet, ridge
+from innerloop.algorithms import fomaml, gaussian, gp, maml, mixed, protonet, ridge
 from innerloop.inner import Model
 from innerloop.inner.batched import adapt_tasks, predict_adapted, predict_tasks
 from innerloop.inner.per_task import per_task
@@ -24,6 +24,8 @@ LEARNERS = {
     "maml of classes": (4, lambda: maml(models.mlp(3, [6], 4), loss="cross_entropy")),
     "scaled in the task": (1, lambda: per_task(mixed(3), features=[True] * 3, n_targets=1)),
     "mixed": (1, lambda: mixed(3)),
+    "gp": (1, lambda: gp(3)),
+    "gp of classes": (4, lambda: gp(3, 4, kind="classification")),
     "ridge": (1, lambda: ridge(features(), n_features=6)),
     "gaussian": (1, lambda: gaussian(features(), n_features=6)),
     "protonet": (4, lambda: protonet(features(), n_features=6, n_outputs=4)),

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from innerloop import models
-from innerloop.algorithms import fomaml, maml, mixed
+from innerloop.algorithms import fomaml, gp, maml, mixed
 from innerloop.errors import DivergedError, ModelFileError, ResourceError, UsageError
-from innerloop.inner import Model
+from innerloop.inner import Adapted, Model
 from innerloop.inner.gradient import GradientLearner
 from innerloop.storage import describe, load, save
 from innerloop.storage import manifest as sealed
@@ -47,6 +47,7 @@ LEARNERS = {
     "rates a weight": lambda: maml(models.mlp(2, [5], 1), loss="mse", learn_lr="weight", clip=1.0),
     "one rate": lambda: fomaml(models.mlp(2, [5], 1, dropout=0.5), loss="mse", learn_lr="all", adapt="head"),
     "mixed": lambda: mixed(2, squares=True, covariance="diagonal"),
+    "gp": lambda: gp(2),
 }
 
 
@@ -672,3 +673,51 @@ def test_the_manifest_names_every_file_by_its_sha256(run) -> None:
     own = manifest.pop("sha256")
     assert own == sealed.sha256(sealed.canonical(manifest)) == load(run).sha256
     assert sealed.SCHEMA_VERSION == manifest["schema_version"] == 1
+
+
+@pytest.fixture
+def of_any_length(tmp_path) -> Path:
+    """Adapted tasks that own as many rows as they were shown: 4, none at all, and 9."""
+    stored = load(save(tmp_path / "parent", trained(gp(2))))
+    tasks = {str(n): stored.model.adapt(*a_task(n=n)) for n in (4, 0, 9)}
+    return stored.with_tasks(tasks).save(tmp_path / "tasks")
+
+
+def test_tasks_own_as_many_rows_as_they_were_shown(of_any_length) -> None:
+    stored = load(of_any_length)
+    for count in (4, 0, 9):
+        task = stored.tasks[str(count)]
+        assert task.own["head/root"].shape == (1, count, count)
+        again = stored.model.adapt(*a_task(n=count))
+        assert torch.equal(task(a_task(n=3)[0]), again(a_task(n=3)[0]))
+        assert torch.equal(task.deviation(a_task(n=3)[0]), again.deviation(a_task(n=3)[0]))
+    tensors = safetensors.torch.load((of_any_length / "model.safetensors").read_bytes())
+    assert tensors["tasks/head/root"].shape == (4 * 4 + 9 * 9,)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t.pop("tasks/lengths"), "does not say how many rows"),
+        (lambda t: t.update({"tasks/lengths": torch.tensor([4, -1, 10])}), "does not say how many rows"),
+        (lambda t: t.update({"tasks/lengths": torch.tensor([4, 0, 9.0])}), "does not say how many rows"),
+        (lambda t: t.update({"tasks/lengths": torch.tensor([4, 9])}), "does not say how many rows"),
+        (lambda t: t.update({"tasks/lengths": torch.tensor([4, 1, 8])}), "'head/root' is"),
+        (lambda t: t.update({"tasks/head/rows": t["tasks/head/rows"][:-2]}), "'head/rows' is"),
+        (lambda t: t.pop("tasks/head/weights"), "'head/weights' is missing"),
+        (lambda t: t.update({"tasks/head/rows": t["tasks/head/rows"].float()}), "'head/rows' is"),
+    ],
+)
+def test_lengths_must_fit_what_tasks_own(of_any_length, change, reason) -> None:
+    tensors = safetensors.torch.load((of_any_length / "model.safetensors").read_bytes())
+    change(tensors)
+    reseal(of_any_length, model_safetensors=safetensors.torch.save(tensors))
+    refused(of_any_length, reason, "model.safetensors")
+
+
+def test_rows_that_do_not_belong_together_are_not_stored(tmp_path) -> None:
+    stored = load(save(tmp_path / "parent", trained(gp(2))))
+    task = stored.model.adapt(*a_task(n=4))
+    odd = Adapted(stored.model, task.own | {"head/weights": task.own["head/weights"][:, :3]})
+    with pytest.raises(UsageError, match="'head/weights' is"):
+        stored.with_tasks({"a": odd})

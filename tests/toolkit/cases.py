@@ -103,5 +103,16 @@ CASES = [
     Case("gaussian", "regression", lambda **more: a.gaussian(body(2), n_features=5, n_outputs=1, **more)),
     Case("mixed", "regression", lambda **more: a.mixed(2, covariance="full")),
     Case("mixed", "classification", lambda **more: a.mixed(4, 3, kind="classification")),
+    Case("gp", "regression", lambda **more: a.gp(2, noise="log_linear")),
+    Case("gp", "regression", lambda **more: a.gp(2, kernel="linear+periodic", mean="line")),
+    Case("gp", "classification", lambda **more: a.gp(4, 3, kind="classification")),
+    Case(
+        "deep_kernel", "regression", lambda **more: a.deep_kernel(body(2), n_features=5, n_outputs=1, **more)
+    ),
+    Case(
+        "deep_kernel",
+        "classification",
+        lambda **more: a.deep_kernel(body(4), n_features=5, n_outputs=3, kind="classification", **more),
+    ),
 ]
 IDS = [f"{number}-{case.algorithm}-{case.kind}" for number, case in enumerate(CASES)]

@@ -80,7 +80,7 @@ def source_of(case: Case) -> FunctionSource:
 def learner_module(case: Case) -> nn.Module:
     """The module that was handed to the algorithm of a case."""
     inputs, outputs = (2, 1) if case.kind == "regression" else (4, 3)
-    if case.algorithm in ("protomaml", "protonet", "ridge", "gaussian"):
+    if case.algorithm in ("protomaml", "protonet", "ridge", "gaussian", "deep_kernel"):
         return body(inputs)
     return net(inputs + 2 * (case.algorithm == "cavia"), outputs)
 

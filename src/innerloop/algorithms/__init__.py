@@ -3,6 +3,7 @@
 from .arguments import GradientOptions, NetworkOptions, UnrolledOptions
 from .bayesian import bmaml
 from .closed_form import gaussian, mixed, protonet, ridge
+from .gaussian_process import deep_kernel, gp
 from .gradient_based import (
     anil,
     boil,
@@ -30,8 +31,10 @@ __all__ = [
     "boil",
     "build",
     "cavia",
+    "deep_kernel",
     "fomaml",
     "gaussian",
+    "gp",
     "gradient_learner",
     "imaml",
     "maml",

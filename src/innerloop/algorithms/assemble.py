@@ -51,8 +51,8 @@ def sound_settings(tasks: Tasks, algorithm: str = "maml") -> Sound:
         'mlp'
     """
     sound = IMAGES if len(tasks.feature_shape) == 3 else VECTORS
-    # few numbers and a smooth likelihood: a prior over coefficients is found in fewer, longer steps
-    return sound._replace(meta_lr=1e-2, steps=300) if algorithm == "mixed" else sound
+    # few numbers and a smooth likelihood: a prior over coefficients or curves is found in fewer, longer steps
+    return sound._replace(meta_lr=1e-2, steps=300) if algorithm in ("mixed", "gp") else sound
 
 
 def learner_for(

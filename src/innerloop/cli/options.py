@@ -172,6 +172,16 @@ class AlgorithmOptions(Options):
     batchnorm: Annotated[
         str | None, about("BatchNorm statistics: support, frozen, transductive or per_step.")
     ] = None
+    kernel: Annotated[
+        str | None,
+        about(
+            "Of a Gaussian process, a sum: linear, squared_exponential, matern32, periodic (linear+periodic)."
+        ),
+    ] = None
+    mean: Annotated[str | None, about("Of a Gaussian process (gp): auto, constant, line or squares.")] = None
+    noise: Annotated[
+        str | None, about("Of a Gaussian process: constant, or log_linear where it grows with a feature.")
+    ] = None
     init: Annotated[Path | None, about("Start from trained weights: a model directory, or safetensors.")] = (
         None
     )
@@ -183,7 +193,9 @@ class AlgorithmOptions(Options):
 
     def arguments(self) -> dict[str, Any]:
         """What was asked for of the algorithm, as its preset takes it; 0 and `none` become `None`."""
-        names = ("inner_lr", "inner_steps", "learn_lr", "metagrad", "adapt", "batchnorm")
+        names = (
+            "inner_lr", "inner_steps", "learn_lr", "metagrad", "adapt", "batchnorm", "kernel", "mean", "noise",
+        )  # fmt: skip
         wanted = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if wanted.get("learn_lr") == "none":
             wanted["learn_lr"] = None

@@ -100,6 +100,8 @@ LABELS = {
     "gaussian": "Gaussian head on learned features",
     "reptile": "Reptile",
     "mixed": "linear mixed model",
+    "gp": "Gaussian process",
+    "deep_kernel": "Gaussian process on learned features",
 }
 META = ("maml", "anil", "meta_sgd", "ridge", "protonet")
 QUICK_META = {"regression": ("maml", "meta_sgd", "ridge"), "classification": ("maml", "ridge", "protonet")}
@@ -155,7 +157,7 @@ def entrant(tasks: Tasks, name: str) -> Entrant:
 
 def _meta_learner(name: str) -> Entrant:
     accepted = inspect.signature(ALGORITHMS[name]).parameters
-    grid: list[Settings] = [{}, {"hidden": (16,)}, {"meta_lr": 1e-3}]
+    grid: list[Settings] = [{}, {"hidden": (16,)}, {"meta_lr": 1e-3}] if "module" in accepted else [{}]
     if "inner_lr" in accepted:
         grid.append({"inner_lr": 0.2})
 

@@ -5,6 +5,7 @@ A gradient learner with no inner step is a net that is trained on the rows of al
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from ..algorithms import ALGORITHMS
 from ..algorithms.assemble import learner_for, sound_settings
 from ..algorithms.baselines import RidgeHead
 from ..algorithms.gradient_based import inner_rule
@@ -99,7 +101,8 @@ class Bench:
     def learner(self, algorithm: str, settings: Settings) -> Learner:
         """A learner by name; outer settings are not its own."""
         own = {name: value for name, value in settings.items() if name not in OUTER}
-        network = {} if algorithm == "mixed" else dict(self.model)
+        has_network = "module" in inspect.signature(ALGORITHMS[algorithm]).parameters
+        network = dict(self.model) if has_network else {}
         return learner_for(self.tasks, algorithm=algorithm, seed=self.seed, **(network | own))
 
     def unadapted(self, settings: Settings) -> Learner:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..engine.threads import threads_for
 from ..inner.learner import Model
+from ..inner.owned import open_axes
 from ..models.network import Network, Params, reference
 from ..tasks.episodes import Batch, Episode, map_tensors, select, tensors, to
 from ..tasks.sources import EVALUATION_SEED, Source
@@ -387,10 +388,12 @@ def _inside(model: Model, episode: Episode) -> tuple[Model, Episode]:
 
 
 def _ends(model: Model, episode: Episode) -> tuple[Params, Params]:
-    """Adapted values before the first and after the last inner step."""
+    """Adapted values before the first and after the last inner step; rows that are kept begin as zeros."""
     with torch.no_grad(), threads_for(model.meta):
         before, *rest = model.learner.path(model.meta, episode.support)
-    return before, (rest[-1] if rest else before)
+    after = rest[-1] if rest else before
+    kept = open_axes(model.learner.own_like(model.meta))
+    return before | {name: torch.zeros_like(after[name]) for name in kept}, after
 
 
 def _layer_of(name: str, params: Params) -> str:

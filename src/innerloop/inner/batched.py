@@ -11,6 +11,7 @@ import torch
 from ..tasks.episodes import Batch, Episode, map_tensors, stack, tensors
 from ..tasks.row_source import ROWS_AT_ONCE
 from .learner import Adapted, Model, without_padding
+from .owned import length_of, of_task, open_axes, stack_owned
 
 __all__ = ["adapt_tasks", "predict_adapted", "predict_tasks"]
 
@@ -38,11 +39,12 @@ def adapt_tasks(model: Model, supports: Sequence[Batch], *, steps: int | None = 
         [1, 1]
     """
     adapted = [model.base()] * len(supports)
+    axes = open_axes(model.learner.own_like(model.meta))
     for positions, part in _stacks(model, [Episode(support, support) for support in supports]):
         with torch.no_grad():
             own = model.learner.adapt(model.meta, part.support, steps=steps)
         for row, position in enumerate(positions):
-            adapted[position] = Adapted(model, {name: value[row : row + 1] for name, value in own.items()})
+            adapted[position] = Adapted(model, of_task(own, row, axes, supports[position].rows))
     return adapted
 
 
@@ -69,18 +71,23 @@ def predict_adapted(tasks: Sequence[Adapted], queries: Sequence[Any]) -> list[An
     predictions: list[Any] = [None] * len(tasks)
     if not tasks:
         return predictions
-    model, rows = tasks[0].model, [_blank(x) for x in queries]
+    model = tasks[0].model
+    axes = open_axes(model.learner.own_like(model.meta))
+    # what a task owns fills a stack as its support rows do
+    episodes = [
+        Episode(_blank(x, length_of(task.own, axes)), _blank(x))
+        for task, x in zip(tasks, queries, strict=True)
+    ]
     with torch.no_grad():  # the base predicts with the same values for every task
         base = next(
             (task._prepared(x)[0] for task, x in zip(tasks, queries, strict=True) if not task.own), {}
         )
-    for positions, part in _stacks(model, [Episode(batch, batch) for batch in rows]):
-        owned = [tasks[position].own or base for position in positions]
-        own = {name: torch.cat([values[name] for values in owned]) for name in owned[0]}
+    for positions, part in _stacks(model, episodes):
+        own = stack_owned([tasks[position].own or base for position in positions])
         with torch.no_grad():
             stacked = model.learner.predict(model.meta, own, part.query.x)
         for row, position in enumerate(positions):
-            predictions[position] = _rows_of(stacked, row, rows[position].rows)
+            predictions[position] = _rows_of(stacked, row, episodes[position].query.rows)
     return predictions
 
 
@@ -152,8 +159,10 @@ def _width(episode: Episode) -> int:
     return sum(t.shape[1:].numel() for t in tensors(episode.query.x))
 
 
-def _blank(x: Any) -> Batch:
-    """Query rows whose targets are not known."""
+def _blank(x: Any, rows: int | None = None) -> Batch:
+    """Query rows whose targets are not known; or so many rows of nothing."""
+    if rows is not None:
+        x = map_tensors(lambda t: t.new_zeros(rows, *t.shape[1:]), x)
     first = next(tensors(x))
     return Batch(x, torch.zeros(len(first), device=first.device))
 

@@ -81,6 +81,9 @@ class HeadLearner(Learner):
         fitted = self.head.fit(meta, features, rows)
         return None if fitted is None else {**meta, **fitted}
 
+    def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:
+        return self.head.remarks(meta, rows)
+
     @property
     def closed_form(self) -> bool:
         return True

@@ -90,7 +90,10 @@ class Learner(ABC):
 
     @abstractmethod
     def own_like(self, meta: Params) -> Params:
-        """Values of the names, shapes and types that one task owns, with a leading axis of 1."""
+        """Values of the names, shapes and types that one task owns, with a leading axis of 1.
+
+        An axis of length 0 is as long as the task has support rows, or shorter; see `inner.owned`.
+        """
 
     @abstractmethod
     def predict(self, meta: Params, adapted: Params, x: Features, *, key: Tensor | None = None) -> Any:
@@ -124,6 +127,10 @@ class Learner(ABC):
     def fit(self, meta: Params, rows: Batch) -> Params | None:
         """Meta-parameters by direct optimisation on all rows of the meta-train tasks; `None`: gradients find them."""
         return None
+
+    def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:
+        """What people should know of the `fit` that found `meta` from these rows, a sentence each."""
+        return ()
 
     def unwrap(self, episode: Episode) -> tuple[Learner, Episode]:
         """The learner that the meta-gradient is taken of, and the episode as it sees it: a wrapper's inside."""
@@ -492,7 +499,7 @@ class Adapted:
             variance = model.learner.variance(model.meta, own, stacked)
         if variance is None:
             raise UsageError(
-                "this learner does not say how sure it is of a value: use gaussian, mixed or bmaml; of classes, "
+                "this learner does not say how sure it is of a value: use gp, gaussian, mixed or bmaml; of classes, "
                 "every learner gives probabilities"
             )
         return variance.squeeze(0).sqrt()

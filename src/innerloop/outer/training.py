@@ -130,7 +130,7 @@ def meta_train(
     """Meta-train a learner on a task source.
 
     The episodes of step `k` come from `(seed, k)` alone. A task whose loss is not finite is left out of its
-    step and counted. A learner with a direct solution (`mixed`) is fitted by it and takes no steps.
+    step and counted. A learner with a direct solution (`mixed`, `gp`) is fitted by it and takes no steps.
 
     Arguments:
         learner: the algorithm.
@@ -191,7 +191,9 @@ def meta_train(
     with threads_for(meta):
         fitted = _direct_fit(learner, meta, source)
     if fitted is not None:
-        return Run(Model(learner, fitted), [], 0, 0, time.perf_counter() - began, placed=choice)
+        params, remarks = fitted
+        seconds = time.perf_counter() - began
+        return Run(Model(learner, params), [], 0, 0, seconds, placed=choice, remarks=remarks)
     start = meta
     choice = resolve_device(
         device,
@@ -397,9 +399,11 @@ class _Descent:
             self.worse += 1
 
 
-def _direct_fit(learner: Learner, meta: Params, source: Source) -> Params | None:
-    """Meta-parameters that the learner finds without gradients, from all rows of the tasks; `None` if it does not."""
+def _direct_fit(learner: Learner, meta: Params, source: Source) -> tuple[Params, tuple[str, ...]] | None:
+    """Meta-parameters that the learner finds without gradients, with its remarks; `None` if it does not."""
     if not learner.fits_directly:
         return None
     rows = source.whole() if isinstance(source, RowSource) else source.sample(1000, stream(0, EPISODES)).query
-    return learner.fit(meta, to(rows, next(iter(meta.values())).device))
+    rows = to(rows, next(iter(meta.values())).device)
+    fitted = learner.fit(meta, rows)
+    return None if fitted is None else (fitted, learner.remarks(fitted, rows))

@@ -20,6 +20,7 @@ from ..models.losses import Loss
 from ..models.network import Params
 from .manifest import EXTRA_FILES, Sealed, read_sealed
 from .stored import MASK, TASKS, Stored
+from .task_values import unpacked
 from .tensors import differences, frozen, outline, precision
 from .validation import (
     Config,
@@ -132,13 +133,7 @@ def _require_given(name: str, what: str, stored: object, given: object) -> None:
 
 
 def _tasks(model: Model, entries: list[TaskEntry], stacks: Params) -> dict[str, Adapted]:
-    """What each task predicts with; row `i` of a stack is that of the `i`-th task that owns something."""
+    """What each task predicts with; values are in the order of the tasks that own something."""
     owners = [entry["id"] for entry in entries if not entry["base"]]
-    expected = outline(model.learner.own_like(model.meta)) if owners else {}
-    stacked = {name: ((len(owners), *shape[1:]), dtype) for name, (shape, dtype) in expected.items()}
-    wrong = differences(outline(stacks), stacked)
-    require(not wrong, f"values of tasks: {wrong}")
-    device = model.device
-    rows = {name: torch.split(stacks[name].to(device), 1) for name in stacked}
-    own = {task: {name: rows[name][row] for name in rows} for row, task in enumerate(owners)}
+    own = dict(zip(owners, unpacked(model, stacks, len(owners)), strict=True))
     return {entry["id"]: Adapted(model, own.get(entry["id"], {})) for entry in entries}

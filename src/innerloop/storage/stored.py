@@ -16,6 +16,7 @@ from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
 from .manifest import write_sealed
 from .plain_json import JsonObject, parse_json, to_json, without_nan
+from .task_values import packed, same_length
 from .tensors import differences, outline, precision
 from .validation import Config, require_config, support_of, targets_of
 
@@ -280,7 +281,7 @@ class Stored:
         if not adapted:
             raise UsageError("there is no adapted task to store: give at least one")
         meta = self.model.meta
-        expected = outline(self.model.learner.own_like(meta))
+        like = self.model.learner.own_like(meta)
         for task, one in adapted.items():
             if not isinstance(task, str):
                 raise UsageError(f"task {task!r} is no text: give ids as text")
@@ -288,7 +289,7 @@ class Stored:
                 raise UsageError(
                     f"task {task!r} was adapted from another model than {self.path}: give its own"
                 )
-            if one.own and (wrong := differences(outline(one.own), expected)):
+            if one.own and (wrong := differences(outline(one.own), same_length(one.own, like))):
                 raise UsageError(f"task {task!r} does not fit its model: {wrong}")
 
     def save(
@@ -329,7 +330,7 @@ class Stored:
         # a clone, because tensors that share memory are refused
         tensors = {
             name: value.detach().cpu().contiguous().clone()
-            for name, value in (tensors | _stacks(self.tasks)).items()
+            for name, value in (tensors | _stacks(self.model, self.tasks)).items()
         }
         content = {
             "config.json": text,
@@ -390,20 +391,16 @@ def versions() -> dict[str, str]:
     }
 
 
-def _stacks(tasks: Mapping[str, Adapted]) -> Params:
-    """The values that tasks own; row `i` is that of the `i`-th task that owns something.
+def _stacks(model: Model, tasks: Mapping[str, Adapted]) -> Params:
+    """The values that tasks own, in the order of the tasks that own something.
 
     Raises:
         DivergedError: a value is not finite.
     """
     own = {task: one.own for task, one in tasks.items() if one.own}
-    names = next(iter(own.values()), {})
-    stacks = {name: torch.cat([values[name] for values in own.values()]) for name in names}
-    for name, stack in stacks.items():
-        bad = (~torch.isfinite(stack)).flatten(1).any(1).nonzero()
-        if len(bad):
-            _require_finite({name: stack[bad[0]]}, f"task {list(own)[int(bad[0])]!r}")
-    return {f"{TASKS}{name}": stack for name, stack in stacks.items()}
+    for task, values in own.items():
+        _require_finite(values, f"task {task!r}")
+    return {f"{TASKS}{name}": value for name, value in packed(model, list(own.values())).items()}
 
 
 def _require_finite(values: Params, who: str = "the model") -> None:

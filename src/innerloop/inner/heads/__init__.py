@@ -3,15 +3,21 @@
 from .base import ClassHead, Head, Predictive
 from .gaussian import GaussianHead, pooled_least_squares
 from .laplace import LaplaceHead
+from .pooled_base import PooledBase
+from .process import GaussianProcessHead
+from .process_classes import GaussianProcessClassHead
 from .prototypes import PrototypeHead
 from .ridge import LearnedRidgeHead
 
 __all__ = [
     "ClassHead",
     "GaussianHead",
+    "GaussianProcessClassHead",
+    "GaussianProcessHead",
     "Head",
     "LaplaceHead",
     "LearnedRidgeHead",
+    "PooledBase",
     "Predictive",
     "PrototypeHead",
     "pooled_least_squares",

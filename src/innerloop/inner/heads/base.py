@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from ...errors import DataError, UsageError
-from ...models.losses import task_losses
+from ...models.losses import mean_rows, task_losses
 from ...models.network import Params
 from ...tasks.episodes import Batch
 
@@ -18,6 +19,7 @@ __all__ = [
     "ClassHead",
     "Head",
     "Predictive",
+    "ValueHead",
     "check_sizes",
     "counted_rows",
     "factored",
@@ -65,6 +67,10 @@ class Head(ABC):
         """Meta-parameters by direct optimisation on all rows of the tasks; `None`: gradients find them."""
         return None
 
+    def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:
+        """What people should know of the `fit` that found `meta` from these rows, a sentence each."""
+        return ()
+
     def variance(self, meta: Params, adapted: Params, features: Tensor) -> Tensor | None:
         """Predictive variance of each value `(T, n, C)`, noise included; `None` where nothing is said of it."""
         return None
@@ -98,6 +104,30 @@ class ClassHead(Predictive):
         """Log probability of each row's class, `(T, n)`."""
         logits = self.predict(meta, adapted, features)
         return logits.log_softmax(-1).gather(-1, batch.y.unsqueeze(-1)).squeeze(-1)
+
+
+class ValueHead(Predictive):
+    """A head whose predictions are values `(T, n, C)` with a Gaussian around each."""
+
+    n_outputs: int
+
+    @abstractmethod
+    def variance(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """Predictive variance of each value `(T, n, C)`, noise included."""
+
+    def uncertainty(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
+        """The predictive variance."""
+        return self.variance(meta, adapted, features)
+
+    def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
+        """Log density of each row's targets, `(T, n)`."""
+        variance = self.variance(meta, adapted, features)
+        error = (target_columns(batch, self.n_outputs) - self.predict(meta, adapted, features)).square()
+        return -0.5 * (error / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
+
+    def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
+        """Mean negative log density of each row's target, `(T,)`."""
+        return mean_rows(-self.log_density(meta, adapted, features, batch), batch.weight)
 
 
 def with_constant(features: Tensor) -> Tensor:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from ...errors import check_known
-from ...models.losses import mean_rows
 from ...models.network import Params
 from ...tasks.episodes import Batch, to
 from .base import (
     COVARIANCES,
-    Predictive,
+    ValueHead,
     check_sizes,
     factored,
     prior_root,
@@ -29,7 +28,7 @@ __all__ = ["GaussianHead", "pooled_least_squares"]
 
 
 @dataclass(frozen=True)
-class GaussianHead(Predictive):
+class GaussianHead(ValueHead):
     r"""Bayesian linear regression with a learned Gaussian prior, shared by all tasks.
 
     $y = w^\top \phi + \epsilon,\; w \sim N(m, \sigma^2 V),\; \epsilon \sim N(0, \sigma^2)$, with a constant 1
@@ -107,20 +106,6 @@ class GaussianHead(Predictive):
         r"""Predictive variance $\sigma^2 (1 + \phi^\top V_n \phi)$ of a new row, `(T, n, C)`."""
         leverage = (with_constant(features) @ adapted["head/spread"]).square().sum(-1, keepdim=True)
         return meta["head/log_noise"].mul(2).exp() * (1 + leverage)
-
-    def uncertainty(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
-        """The predictive variance."""
-        return self.variance(meta, adapted, features)
-
-    def log_density(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
-        """Log density of each row's targets, `(T, n)`."""
-        variance = self.variance(meta, adapted, features)
-        error = (target_columns(batch, self.n_outputs) - self.predict(meta, adapted, features)).square()
-        return -0.5 * (error / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
-
-    def loss(self, meta: Params, adapted: Params, features: Tensor, batch: Batch) -> Tensor:
-        """Mean negative log density of each row's target, `(T,)`."""
-        return mean_rows(-self.log_density(meta, adapted, features, batch), batch.weight)
 
     def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params:
         """Maximum marginal likelihood of all rows (ML), by L-BFGS in float64 from pooled least squares.

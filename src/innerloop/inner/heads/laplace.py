@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,17 +16,14 @@ from .base import (
     ClassHead,
     check_sizes,
     counted_rows,
-    factored,
     one_hot,
     prior_root,
     row_weights,
     with_constant,
 )
+from .softmax_posterior import SoftmaxPosterior, mode, told
 
 __all__ = ["LaplaceHead"]
-
-# lengths of a Newton step to choose among: the whole step but where the posterior is far from a parabola
-_LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.02)
 
 
 @dataclass(frozen=True)
@@ -99,16 +95,12 @@ class LaplaceHead(ClassHead):
         design = counted_rows(with_constant(features).double(), weight)
         whitened = design @ root
         target = one_hot(support._replace(weight=None), self.n_outputs, root)
-        problem = _Problem(whitened @ whitened.mT, design @ mean, target, weight.unsqueeze(-1))
-        with torch.no_grad():
-            rows = torch.zeros_like(problem.offset)
-            for _ in range(self.newton):
-                rows = _damped(problem, rows, _newton_step(problem, rows))
-        rows = _newton_step(problem, rows)
+        problem = SoftmaxPosterior(whitened @ whitened.mT, design @ mean, target, weight.unsqueeze(-1))
+        rows = mode(problem, self.newton)
         # the posterior of the whitened weights is that of the prior less what the rows have told
-        told = whitened.mT.unsqueeze(1) @ _told(problem, rows) @ whitened.unsqueeze(1)
+        learned = whitened.mT.unsqueeze(1) @ told(problem, rows) @ whitened.unsqueeze(1)
         eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
-        spread = (1 - 1 / self.n_outputs) * eye - told
+        spread = (1 - 1 / self.n_outputs) * eye - learned
         weights = mean + root @ (whitened.mT @ rows)
         return {"head/weights": weights.to(features.dtype), "head/spread": spread.to(features.dtype)}
 
@@ -128,62 +120,3 @@ class LaplaceHead(ClassHead):
         return prior_root(meta["head/root"], diagonal=self.covariance != "full") / math.sqrt(
             self.n_features + 1
         )
-
-
-class _Problem(NamedTuple):
-    """A posterior in the space of the rows: logits are offset + kernel @ rows, with rows `(T, n, C)`."""
-
-    kernel: Tensor  # (T, n, n)
-    offset: Tensor  # (T, n, C), the logits of the prior mean
-    target: Tensor  # (T, n, C), 0/1
-    weight: Tensor  # (T, n, 1)
-
-
-def _negative_log_posterior(problem: _Problem, rows: Tensor) -> Tensor:
-    """Of each task, but for a constant; leading axes of `rows` before `(T, n, C)` are kept."""
-    shift = problem.kernel @ rows
-    logits = problem.offset + shift
-    fit = logits.logsumexp(-1, keepdim=True) - (logits * problem.target).sum(-1, keepdim=True)
-    penalty = 0.5 * (rows * shift).sum((-1, -2))
-    return penalty + (problem.weight * fit).sum((-1, -2))
-
-
-def _damped(problem: _Problem, before: Tensor, after: Tensor) -> Tensor:
-    """The best of several lengths of a step, for each task."""
-    lengths = after.new_tensor(_LENGTHS).reshape(-1, 1, 1, 1)
-    trials = before + lengths * (after - before)
-    best = _negative_log_posterior(problem, trials).argmin(0)
-    return before + lengths[best].reshape(-1, 1, 1) * (after - before)
-
-
-def _curvature(problem: _Problem, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Probabilities `(T, n, C)`, $E_k = (K + D_k^{-1})^{-1}$ `(T, C, n, n)` and the factor of their sum."""
-    chance = (problem.offset + problem.kernel @ rows).softmax(-1)
-    # the clamp keeps the derivative of the root finite where a probability underflows
-    root = (chance.clamp(min=torch.finfo(chance.dtype).tiny ** 0.5) * problem.weight).mT.unsqueeze(-1)
-    root = torch.where(root > 0, root, torch.ones_like(root)).sqrt() * (root > 0)
-    eye = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
-    factor = factored(eye + root * problem.kernel.unsqueeze(1) * root.mT)
-    half = torch.linalg.solve_triangular(factor, root * eye, upper=False)
-    blocks = half.mT @ half
-    # a padded row has no part in any block; a 1 in its place keeps the sum regular
-    absent = torch.diag_embed((problem.weight.squeeze(-1) == 0).to(rows.dtype))
-    return chance, blocks, factored(blocks.sum(1) + absent)
-
-
-def _newton_step(problem: _Problem, rows: Tensor) -> Tensor:
-    """Where Newton's method goes from `rows`: $(I + W K)^{-1} (W K rows + y - p)$."""
-    chance, blocks, factor = _curvature(problem, rows)
-    shift = chance * (problem.kernel @ rows)
-    aim = problem.weight * (shift - chance * shift.sum(-1, keepdim=True) + problem.target - chance)
-    seen = (blocks @ (problem.kernel @ aim).mT.unsqueeze(-1)).squeeze(-1)
-    common = torch.cholesky_solve(seen.sum(1).unsqueeze(-1), factor)
-    back = (blocks @ common.unsqueeze(1)).squeeze(-1)
-    return aim - (seen - back).mT
-
-
-def _told(problem: _Problem, rows: Tensor) -> Tensor:
-    """The diagonal blocks of $(K + W^{-1})^{-1}$, `(T, C, n, n)`."""
-    _, blocks, factor = _curvature(problem, rows)
-    half: Tensor = torch.linalg.solve_triangular(factor.unsqueeze(1), blocks, upper=False)
-    return blocks - half.mT @ half
