@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal
 
 import innerloop as il
 from innerloop.inner.heads import GaussianHead
-from innerloop.inner.heads.evidence import MANY, Moments, Rows, shrunken
+from innerloop.inner.heads.evidence import MANY, Moments, Rows, pooled, shrunken
 from innerloop.tasks.episodes import Batch
 from toolkit.oracles import within
 
@@ -43,10 +43,11 @@ def test_both_forms_of_the_likelihood_are_that_of_scipy(diagonal):
             covariance = scale * (np.eye(len(phi)) + phi @ matrix @ matrix.T @ phi.T)
             expected -= multivariate_normal(phi @ mean[:, output].numpy(), covariance).logpdf(y[:, output])
     for form in (Moments, Rows):
-        evidence = form.of(design, rows)
-        within(abs(evidence.negative_log_evidence(mean, root, noise).item() - expected), 1e-9 * abs(expected))
-        least = torch.linalg.lstsq(design[rows.weight > 0], rows.y[rows.weight > 0]).solution
-        within((evidence.pooled()[0] - least).abs().max(), 1e-9)
+        profile = form.of(design, rows, torch.arange(6)).profile(root)
+        found = profile.negative_log_density(mean, (2 * noise).exp()).item()
+        within(abs(found - expected), 1e-9 * abs(expected))
+    least = torch.linalg.lstsq(design[rows.weight > 0], rows.y[rows.weight > 0]).solution
+    within((pooled(design, rows)[0] - least).abs().max(), 1e-9)
 
 
 def test_the_drawn_mean_and_the_three_numbers_are_those_of_a_gaussian_process():
@@ -118,12 +119,10 @@ def test_wide_tables_are_fitted_in_the_form_that_is_cheap_and_narrow_ones_as_eve
 
 
 def test_the_work_of_a_search_is_bounded():
-    narrow = Moments.of(*rows_of(50, 4, 20))
+    narrow = Moments.of(*rows_of(50, 4, 20), torch.arange(21))
     assert narrow.steps == 300
-    generous, dear = Rows(torch.zeros(5, 4, MANY + 2), torch.zeros(5, 4, 1), torch.ones(5)), 40
+    generous = Rows.of(*rows_of(5, 4, MANY + 1), torch.arange(MANY + 2))
     assert generous.steps == 300
-    wide = Moments(
-        torch.zeros(dear, 400, 400), torch.zeros(dear, 400, 1), torch.zeros(dear, 1), torch.ones(dear)
-    )
+    wide = Moments.of(*rows_of(40, 2, 399), torch.arange(400))
     assert 20 <= wide.steps < 300
     assert wide.steps == 20 or wide.steps * wide.cost <= 1e11

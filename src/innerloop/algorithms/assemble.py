@@ -17,6 +17,7 @@ from ..inner.per_task import PerTaskOptions, per_task
 from ..models import builtin as models
 from ..tasks.splits import Tasks
 from . import baselines
+from .terms import positions_of_terms
 
 __all__ = ["SCALINGS", "Sound", "learner_for", "sound_settings"]
 
@@ -82,7 +83,8 @@ def learner_for(
         scaling: `shared` by all tasks, or `per_task`: numbers are scaled by each task's support, see `inner.per_task`.
         dropout: share of hidden units or channels set to 0 in training.
         seed: of the initial parameters.
-        settings: of the algorithm; those not given are sound for the shape of the data.
+        settings: of the algorithm; those not given are sound for the shape of the data. `interactions` and `random` of
+            `mixed` may name columns, see `terms.positions_of_terms`.
 
     Raises:
         UsageError: a name is unknown, or a setting has no meaning for this algorithm, model or data.
@@ -105,6 +107,8 @@ def learner_for(
         _require_no_network(tasks, algorithm, wanted, own, classes="kind" in accepted)
         if "n_support" in accepted:
             settings.setdefault("n_support", tasks.train.support.high)
+        if "random" in accepted:
+            settings = positions_of_terms(tasks, settings)
         return preset(tasks.n_features, tasks.n_outputs, **settings)
     _fill_in(settings, accepted, tasks, algorithm)
     if "n_context" in accepted:

@@ -110,7 +110,7 @@ def _learner(name: str, head: RidgeHead) -> Learner:
     """A baseline with the recipe of a preset's."""
     names = ("n_features", "n_outputs", "n_support", "ordered")
     recipe = {"algorithm": name, "settings": {each: getattr(head, each) for each in names}}
-    return HeadLearner(Network(Polynomial(1)), head, unrolled(), recipe)
+    return HeadLearner(Network(Polynomial()), head, unrolled(), recipe)
 
 
 def pooled(n_features: int, n_outputs: int = 1, *, n_support: int = 5, ordered: bool = False) -> Learner:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Unpack
 
 from torch import nn
 
-from ..errors import check_known
+from ..errors import UsageError, check_known
 from ..inner.head import HeadLearner
 from ..inner.heads import GaussianHead, Head, LaplaceHead, LearnedRidgeHead, PrototypeHead
 from ..inner.heads.base import KINDS
@@ -18,6 +19,10 @@ from .arguments import NetworkOptions
 from .registry import registered
 
 __all__ = ["gaussian", "mixed", "protonet", "ridge"]
+
+
+# squares that a model may have
+_MANY = 1 << 16
 
 
 @registered
@@ -93,7 +98,7 @@ def gaussian(
 
     Its own arguments:
         module: any `nn.Module` that turns rows into features `(n, F)`, such as `models.mlp(..., n_out=None)`.
-        covariance: of the prior, `full` or `diagonal`.
+        covariance: of the prior, `full`, `diagonal` or `shared` (one variance for all slopes, one for the constant).
 
     Example:
         >>> from innerloop.models import build
@@ -107,14 +112,16 @@ def gaussian(
 
 @registered
 def mixed(
-    n_features: int, n_outputs: int = 1, *, kind: str = "regression", squares: bool = False,
-    covariance: str = "auto",
+    n_features: int, n_outputs: int = 1, *, kind: str = "regression", squares: bool | Sequence[int] = False,
+    interactions: Sequence[Sequence[int]] | None = None, random: Sequence[int] | None = None,
+    covariance: str = "auto", likelihood: str = "ml",
 ) -> Learner:  # fmt: skip
     r"""Linear mixed model: a regression line of its own for every task, drawn from a learned Gaussian.
 
-    $w_t \sim N(m, \sigma^2 V),\; y = w_t^\top x + \epsilon$: the Gaussian head on the features themselves,
-    fitted by maximum likelihood. For classes it is a mixed logistic regression by Laplace's method
-    (`inner.heads.LaplaceHead`), its prior learned by gradients on what it predicts after a support set.
+    $y = x^\top m + z^\top b_t + \epsilon,\; b_t \sim N(0, \sigma^2 V),\; \epsilon \sim N(0, \sigma^2)$: the
+    Gaussian head on the features themselves, fitted by (restricted) maximum likelihood. What a task adapts to is the
+    best linear unbiased prediction (BLUP) of its $b_t$. For classes it is a mixed logistic regression by Laplace's
+    method (`inner.heads.LaplaceHead`), its prior learned by gradients on what it predicts after a support set.
     Laird & Ware, 1982, *Random-Effects Models for Longitudinal Data*.
 
     When to use it: first. It is the statistician's answer to many small tasks, fitted in a second, and hard
@@ -124,10 +131,16 @@ def mixed(
         n_features: features `F`.
         n_outputs: targets or classes.
         kind: `regression` or `classification`.
-        squares: add the squares of the features.
-        covariance: of the tasks' coefficients: `full`, `diagonal`, or `auto`: by the Bayesian information
-            criterion in regression, diagonal in classification. With more than 64 columns and fewer than two
-            rows a column, all slopes vary alike and their mean is drawn too (see `GaussianHead.fit`).
+        squares: add the squares of the features: of all, or of these.
+        interactions: pairs of features whose products are added.
+        random: which coefficients differ among tasks beside the constant (random effects): positions among the
+            features, the squares and the interactions, in this order; all unless given. The others are the same in
+            every task (fixed effects alone).
+        covariance: of the tasks' coefficients: `full`, `diagonal`, `shared` (one variance for all slopes, one for the
+            constant), or `auto`: full or diagonal by the Bayesian information criterion in regression, diagonal in
+            classification. With more than 64 columns `auto` also finds out which of them differ among tasks, or takes
+            all slopes to vary alike; with fewer than two rows a column the mean is drawn too (see `GaussianHead.fit`).
+        likelihood: `ml`, or `reml` (restricted; regression).
 
     Returns:
         The learner; its head has `uncertainty` and `log_density`.
@@ -138,14 +151,43 @@ def mixed(
     Example:
         >>> sorted(mixed(2).init())
         ['head/log_noise', 'head/mean', 'head/root']
+        >>> line = mixed(2, squares=[0], random=[0])  # the square is the same in every task
+        >>> line.init()["head/mean"].shape, line.init()["head/root"].shape
+        (torch.Size([4, 1]), torch.Size([2, 2]))
     """
-    degree = 2 if squares else 1
-    head = _gaussian_head(n_features * degree, n_outputs, kind, covariance)
-    return HeadLearner(Network(Polynomial(degree)), head, unrolled())
+    products = _products(n_features, squares, interactions)
+    if kind == "classification" and likelihood != "ml":
+        raise UsageError(f"likelihood={likelihood!r} is for numbers, and the target is a class: leave it out")
+    count = n_features + len(products)
+    head = _gaussian_head(count, n_outputs, kind, covariance, random, likelihood)
+    return HeadLearner(Network(Polynomial(products)), head, unrolled())
 
 
-def _gaussian_head(n_features: int, n_outputs: int, kind: str, covariance: str) -> Head:
+def _products(
+    n_features: int, squares: bool | Sequence[int], interactions: Sequence[Sequence[int]] | None
+) -> list[tuple[int, int]]:
+    """The pairs of features whose products are added."""
+    squared = range(n_features) if squares is True else squares or ()
+    if len(squared) > _MANY:
+        raise UsageError(f"mixed: {len(squared)} squares are too many: name those to add, {_MANY} at most")
+    pairs = [(number, number) for number in squared]
+    for pair in interactions or ():
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise UsageError(f"interactions: {list(pair)} are not two features: give pairs such as (0, 1)")
+        pairs.append((pair[0], pair[1]))
+    for number in (number for pair in pairs for number in pair):
+        if type(number) is not int or not 0 <= number < n_features:
+            raise UsageError(f"mixed: {number!r} is no feature: there are 0 ... {n_features - 1}")
+    if len({frozenset(pair) for pair in pairs}) < len(pairs):
+        raise UsageError("mixed: a square or an interaction is named twice: name it once")
+    return pairs
+
+
+def _gaussian_head(
+    n_features: int, n_outputs: int, kind: str, covariance: str,
+    random: Sequence[int] | None = None, likelihood: str = "ml",
+) -> Head:  # fmt: skip
     check_known("kind", kind, KINDS)
     if kind == "regression":
-        return GaussianHead(n_features, n_outputs, covariance)
-    return LaplaceHead(n_features, n_outputs, covariance)
+        return GaussianHead(n_features, n_outputs, covariance, random=random, likelihood=likelihood)
+    return LaplaceHead(n_features, n_outputs, covariance, random=random)

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from ..errors import InnerloopError
 from .common import Notes, emit
 from .evaluate import held_out
+from .mixed_tables import mixed_tables
 from .options import Json
 from .text import cell, columns
 
@@ -36,7 +37,8 @@ def inspect(
     """Show what a model directory holds and what the model has learned; nothing in it is run.
 
     How far each layer moves in adaptation, whether representations change, and which tasks gain is measured
-    on tasks that training has not met. Learned step sizes and masks need no task.
+    on tasks that training has not met. Learned step sizes and masks need no task. Of a linear mixed model: fixed
+    effects with standard errors, variances and correlations of the random effects, in the units of the table.
 
     Examples:
       innerloop inspect runs/schools
@@ -64,8 +66,9 @@ def inspect(
             learned=rows,
         )
         return
-    print(columns([row for key, value in content.items() for row in _rows(key, value)]))
-    for title, lines in _tables(inside, gained):
+    print(columns([row for key, value in content.items() if key != "mixed" for row in _rows(key, value)]))
+    mixed = [] if stored.config["mixed"] is None else mixed_tables(stored.mixed_summary(), content["task"])
+    for title, lines in (*mixed, *_tables(inside, gained)):
         print(f"\n{title}\n{columns(lines)}")
 
 

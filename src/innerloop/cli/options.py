@@ -182,6 +182,20 @@ class AlgorithmOptions(Options):
     noise: Annotated[
         str | None, about("Of a Gaussian process: constant, or log_linear where it grows with a feature.")
     ] = None
+    squares: Annotated[
+        bool, Parameter(negative="", help="Of mixed: add the squares of numbers.", show_default=False)
+    ] = False
+    interactions: Annotated[str | None, about("Of mixed: products of columns: age:dose,age:sex.")] = None
+    random: Annotated[
+        str | None,
+        about(
+            "Of mixed: terms that differ among tasks: age,age^2; none for the constant alone; all unless given."
+        ),
+    ] = None
+    covariance: Annotated[
+        str | None, about("Of the tasks' coefficients (mixed, gaussian): full, diagonal, shared or auto.")
+    ] = None
+    likelihood: Annotated[str | None, about("Of mixed: ml (default) or reml.")] = None
     init: Annotated[Path | None, about("Start from trained weights: a model directory, or safetensors.")] = (
         None
     )
@@ -195,8 +209,14 @@ class AlgorithmOptions(Options):
         """What was asked for of the algorithm, as its preset takes it; 0 and `none` become `None`."""
         names = (
             "inner_lr", "inner_steps", "learn_lr", "metagrad", "adapt", "batchnorm", "kernel", "mean", "noise",
+            "covariance", "likelihood",
         )  # fmt: skip
         wanted = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        wanted |= {"squares": True} if self.squares else {}
+        if self.interactions is not None:
+            wanted["interactions"] = self.interactions.split(",")
+        if self.random is not None:
+            wanted["random"] = [] if self.random == "none" else self.random.split(",")
         if wanted.get("learn_lr") == "none":
             wanted["learn_lr"] = None
         return wanted if self.inner_clip is None else wanted | {"clip": self.inner_clip or None}

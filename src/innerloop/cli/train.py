@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from ..errors import UsageError
 from . import pages
 from .auto import AUTO, laps, raced, table
 from .common import Notes, emit, fingerprint
@@ -29,6 +30,7 @@ from .request import Request, log_callbacks
 from .text import LABELS, batchnorm_line, cell, scored, steps_table
 
 if TYPE_CHECKING:
+    from ..evaluation.mixed_model import MixedSummary
     from ..evaluation.scores import Evaluation
     from ..outer.training import Run
     from ..report import Page
@@ -156,10 +158,22 @@ class _Trained:
             data=fingerprint(self.request.tasks),
             scores=scores.scores(self.request.method),
             best_step=self.run.best_step,
+            mixed=self.mixed(),
             log=self.run.log,
             extra={REPORT: page} if page else {},
             replace=replace,
         )
+
+    def mixed(self) -> MixedSummary | None:
+        """The statistician's numbers, of a linear mixed model that was fitted directly."""
+        from ..evaluation.mixed_model import has_mixed_summary, mixed_summary
+
+        if not has_mixed_summary(self.run.model):
+            return None
+        try:
+            return mixed_summary(self.run.model, self.request.source(self.tasks), schema=self.tasks.schema)
+        except UsageError:  # the fixed effects were drawn, which the training has said
+            return None
 
     def page(self, scores: Evaluation) -> Page:
         """What was trained, as a page."""

@@ -45,7 +45,7 @@ def logistic(tasks: Tasks, *, pooled: bool, inverse_penalty: float = 1.0) -> Mod
     if tasks.targets.kind != "classification":
         raise UsageError("logistic regression predicts classes, and these tasks are regression")
     learner = HeadLearner(
-        Network(Polynomial(1)), LaplaceHead(tasks.n_features, tasks.n_outputs, "diagonal"), unrolled()
+        Network(Polynomial()), LaplaceHead(tasks.n_features, tasks.n_outputs, "diagonal"), unrolled()
     )
     meta = learner.init()
     if pooled:

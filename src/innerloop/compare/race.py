@@ -89,7 +89,8 @@ def runners(
         names.insert(-2, "gaussian")
     wanted = set(given or {})
     entered: list[tuple[str, str, Settings]] = []
-    if not anew and not wanted & {*NO_ADAPTATION, "inner_lr", "adapt"}:
+    of_net = wanted <= set(inspect.signature(ALGORITHMS["maml"]).parameters)
+    if not anew and of_net and not wanted & {*NO_ADAPTATION, "inner_lr", "adapt"}:
         entered.append(("one net, no adaptation", "maml", NO_ADAPTATION))
     for name in names:
         accepted = inspect.signature(ALGORITHMS[name]).parameters

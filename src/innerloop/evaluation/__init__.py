@@ -3,18 +3,21 @@
 from .examples import Shown, show
 from .inspection import Learned, gains, learned
 from .intervals import Estimate, interval
+from .mixed_model import MixedSummary, mixed_summary
 from .scores import Evaluation, ScoreRow, evaluate, over_folds, paired_difference, query_dependence
 
 __all__ = [
     "Estimate",
     "Evaluation",
     "Learned",
+    "MixedSummary",
     "ScoreRow",
     "Shown",
     "evaluate",
     "gains",
     "interval",
     "learned",
+    "mixed_summary",
     "over_folds",
     "paired_difference",
     "query_dependence",

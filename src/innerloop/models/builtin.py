@@ -205,15 +205,26 @@ def conv4(
 
 
 class Polynomial(nn.Module):
-    """The features and, for degree 2, their squares; nothing to train."""
+    """The features and products of two of them; nothing to train.
 
-    def __init__(self, degree: int) -> None:
+    Arguments:
+        products: positions of the two; the same twice is a square.
+
+    Example:
+        >>> Polynomial([(0, 0), (0, 1)])(torch.tensor([[2.0, 5.0]])).tolist()
+        [[2.0, 5.0, 4.0, 10.0]]
+    """
+
+    def __init__(self, products: Sequence[tuple[int, int]] = ()) -> None:
         super().__init__()
-        self.degree = degree
+        self.products = tuple(products)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(n, F) -> (n, degree * F)`."""
-        return torch.cat([x**power for power in range(1, self.degree + 1)], -1)
+        """`(n, F) -> (n, F + products)`."""
+        if not self.products:
+            return x
+        left, right = (x[..., [pair[side] for pair in self.products]] for side in (0, 1))
+        return torch.cat([x, left * right], -1)
 
 
 def _activation(name: str) -> nn.Module:

@@ -19,7 +19,7 @@ from ..inner.learner import Learner, Model
 from ..models.network import Params
 from ..models.precision import products_in
 from ..tasks.episodes import to
-from ..tasks.sources import VALIDATION_SEED, RowSource, Source, require_source, stream
+from ..tasks.sources import VALIDATION_SEED, Source, require_source, rows_of, stream
 from .logs import Entry
 from .loop import Gear, OuterLoop
 from .mean_loss import mean_loss
@@ -403,7 +403,6 @@ def _direct_fit(learner: Learner, meta: Params, source: Source) -> tuple[Params,
     """Meta-parameters that the learner finds without gradients, with its remarks; `None` if it does not."""
     if not learner.fits_directly:
         return None
-    rows = source.whole() if isinstance(source, RowSource) else source.sample(1000, stream(0, EPISODES)).query
-    rows = to(rows, next(iter(meta.values())).device)
+    rows = to(rows_of(source), next(iter(meta.values())).device)
     fitted = learner.fit(meta, rows)
     return None if fitted is None else (fitted, learner.remarks(fitted, rows))

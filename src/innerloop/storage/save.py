@@ -21,6 +21,7 @@ from .tensors import differences, frozen, outline, precision
 from .validation import Config
 
 if TYPE_CHECKING:
+    from ..evaluation.mixed_model import MixedSummary
     from ..tasks.tables.schema import Schema
 
 __all__ = ["save"]
@@ -41,6 +42,7 @@ def save(
     best_step: int | None = None,
     parent: Stored | None = None,
     mask: Params | None = None,
+    mixed: MixedSummary | None = None,
     log: Sequence[Mapping[str, object]] = (),
     extra: Mapping[str, bytes] | None = None,
     replace: bool = False,
@@ -61,6 +63,7 @@ def save(
         best_step: the step the parameters come from.
         parent: the model that this one was refined from.
         mask: true where refinement changed a parameter, by name.
+        mixed: the statistician's numbers of a linear mixed model, see `evaluation.mixed_summary`.
         log: one dict a logged step; numbers that are not finite are stored as null.
         extra: files for people, by name: `report.html`, `scores.csv`.
         replace: replace a model directory that is there.
@@ -112,6 +115,7 @@ def save(
         "scores": None if scores is None else without_nan([dict(row) for row in scores]),
         "best_step": best_step,
         "parent": None if parent is None else parent.sha256,
+        "mixed": None if mixed is None else mixed.plain(),
         "tasks": None,
         "versions": versions(),
     }

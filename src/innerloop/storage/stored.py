@@ -18,7 +18,7 @@ from .manifest import write_sealed
 from .plain_json import JsonObject, parse_json, to_json, without_nan
 from .task_values import packed, same_length
 from .tensors import differences, outline, precision
-from .validation import Config, require_config, support_of, targets_of
+from .validation import Config, mixed_of, require_config, support_of, targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from ..evaluation.mixed_model import MixedSummary
     from ..tasks.tables.reading import TableLike
     from ..tasks.tables.schema import Schema
     from .tables import Frame
@@ -34,7 +35,18 @@ __all__ = ["MASK", "TASKS", "Stored", "describe", "versions"]
 
 TASKS = "tasks/"  # before the names of what tasks own; parameters of modules have no slash so early
 MASK = "mask/"  # before the names of parameters that refinement may have changed
-_SHOWN = ("kind", "targets", "settings", "data", "versions", "best_step", "scores", "parent", "tasks")
+_SHOWN = (
+    "kind",
+    "targets",
+    "settings",
+    "data",
+    "versions",
+    "best_step",
+    "scores",
+    "mixed",
+    "parent",
+    "tasks",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +94,19 @@ class Stored:
     def n_support(self) -> dict[str, int]:
         """Of an adapted directory, the support rows of each task; 0 where that is not known."""
         return {entry["id"]: entry["n_support"] or 0 for entry in self.config["tasks"] or []}
+
+    def mixed_summary(self) -> MixedSummary:
+        """The statistician's numbers of a linear mixed model: fixed effects, random effects, likelihood.
+
+        Raises:
+            UsageError: the directory holds no such numbers.
+        """
+        summary = mixed_of(self.config)
+        if summary is None:
+            raise UsageError(
+                f"{self.path} holds no numbers of a linear mixed model: train one (--algorithm mixed) on numbers"
+            )
+        return summary
 
     def table_schema(self) -> Schema:
         """The schema, of a model that can adapt to a table and predict one.

@@ -21,6 +21,7 @@ import torch
 from ..algorithms import ALGORITHMS
 from ..algorithms.registry import require_registered
 from ..errors import ModelFileError
+from ..evaluation.mixed_model import MixedSummary, TargetSummary
 from ..models.builtin import MODELS
 from ..models.losses import LOSSES
 from ..models.network import Params
@@ -36,6 +37,7 @@ __all__ = [
     "Config",
     "TaskEntry",
     "blaming",
+    "mixed_of",
     "read_config",
     "read_log",
     "read_tensors",
@@ -49,6 +51,8 @@ __all__ = [
 
 KINDS = ("run", "adapted", "refined")
 
+# fields that older directories lack, and what that means
+_LATER: JsonObject = {"mixed": None}
 _RECIPE_LIMIT = 1 << 16  # a list of a million layers would be built before its tensors were missed
 _WHOLE = 1 << 53  # beyond it, integers are not exact as floats
 
@@ -77,6 +81,7 @@ class Config(TypedDict):
     scores: list[JsonObject] | None
     best_step: int | None
     parent: str | None
+    mixed: JsonObject | None
     tasks: list[TaskEntry] | None
     versions: dict[str, str]
 
@@ -108,7 +113,7 @@ def read_config(sealed: Sealed) -> Config:
     if isinstance(recipe, dict) and "defined_in" in recipe and isinstance(recipe.get("algorithm"), str):
         require_registered(recipe)
     with blaming(sealed, "config.json"):
-        return require_config(config)
+        return require_config(_LATER | config if isinstance(config, dict) else config)
 
 
 def read_log(sealed: Sealed) -> list[JsonObject]:
@@ -144,6 +149,7 @@ def require_config(value: object) -> Config:
     require(len(set(ids)) == len(ids), "a task stands twice")
     support_of(config)
     targets_of(config)
+    mixed_of(config)
     require_recipe(config["learner"])
     return config
 
@@ -229,6 +235,30 @@ def targets_of(config: Config) -> Targets | None:
         return None
     _require_fields(stored, typing.get_type_hints(Targets), "targets")
     return Targets(**{**stored, "scale": tuple(stored["scale"]), "variance": tuple(stored["variance"])})
+
+
+def mixed_of(config: Config) -> MixedSummary | None:
+    """The statistician's numbers of a linear mixed model."""
+    if (stored := config["mixed"]) is None:
+        return None
+    hints = typing.get_type_hints(MixedSummary) | {"targets": list[JsonObject]}
+    _require_fields(stored, hints, "the mixed model")
+    for each in stored["targets"]:
+        _require_fields(each, typing.get_type_hints(TargetSummary), "a target of the mixed model")
+    summary = MixedSummary.of(stored)
+    terms, effects = len(summary.terms), len(summary.random)
+    for each in summary.targets:
+        sizes = (
+            len(each.estimates),
+            len(each.standard_errors),
+            len(each.covariance),
+            *map(len, each.covariance),
+        )
+        require(
+            sizes == (terms, terms, *(effects,) * (effects + 1)),
+            "the mixed model has other sizes than its terms",
+        )
+    return summary
 
 
 def schema_of(config: Config) -> Schema | None:

@@ -36,6 +36,7 @@ __all__ = [
     "Targets",
     "observed_variance",
     "require_source",
+    "rows_of",
     "stream",
 ]
 
@@ -63,6 +64,11 @@ class Source(Protocol):
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """Evaluation episodes in stacks, with the task each belongs to; a task may come more than once."""
+
+
+def rows_of(source: Source) -> Batch:
+    """The rows that a direct fit sees, `(T, n, ...)`: all of a table, query rows of 1000 episodes of another source."""
+    return source.whole() if isinstance(source, RowSource) else source.sample(1000, stream(0, 0)).query
 
 
 def require_source(source: object, split: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ __all__ = [
     "Head",
     "Predictive",
     "ValueHead",
+    "check_random",
     "check_sizes",
     "counted_rows",
     "factored",
@@ -31,7 +33,7 @@ __all__ = [
 ]
 
 KINDS = ("regression", "classification")
-COVARIANCES = ("full", "diagonal", "auto")
+COVARIANCES = ("full", "diagonal", "shared", "auto")
 
 
 class Head(ABC):
@@ -194,10 +196,44 @@ def factored(matrix: Tensor) -> Tensor:
     return torch.where((info > 0)[..., None, None], torch.full_like(factor, torch.nan), factor)
 
 
-def prior_root(raw: Tensor, *, diagonal: bool) -> Tensor:
-    """Lower triangular L with a positive diagonal; the prior covariance is L L'."""
-    lower = torch.zeros_like(raw) if diagonal else torch.tril(raw, -1)
-    return lower + torch.diag_embed(torch.diagonal(raw, dim1=-2, dim2=-1).exp())
+def prior_root(raw: Tensor, covariance: str, *, random: Sequence[int] | None, size: int) -> Tensor:
+    """The root L `(D, q)` of the prior covariance L L' of all `D = size` columns, the constant last.
+
+    Arguments:
+        raw: `(q, q)`: the lower triangle, with logarithms on its diagonal.
+        covariance: `full`, `diagonal`, or `shared`: one variance for all slopes and one for the constant.
+        random: columns whose coefficient differs among tasks, beside the constant; all unless given.
+        size: columns `D`.
+
+    Example:
+        >>> prior_root(torch.zeros(2, 2), "full", random=[1], size=3)
+        tensor([[0., 0.],
+                [1., 0.],
+                [0., 1.]])
+    """
+    logs = raw.diagonal()
+    if covariance == "shared":
+        logs = torch.cat([logs[:-1].mean().expand(len(logs) - 1), logs[-1:]])
+    lower = torch.tril(raw, -1) if covariance == "full" else torch.zeros_like(raw)
+    root = lower + torch.diag_embed(logs.exp())
+    if random is None:
+        return root
+    eye = torch.eye(size, dtype=raw.dtype, device=raw.device)
+    return torch.stack([eye[:, column] for column in (*random, size - 1)], -1) @ root
+
+
+def check_random(head: str, random: Sequence[int] | None, n_features: int) -> None:
+    """Refuse random effects of columns that are not there.
+
+    Raises:
+        UsageError: a column stands twice, or is none of `0 ... n_features - 1`.
+    """
+    if random is None:
+        return
+    if odd := [column for column in random if type(column) is not int or not 0 <= column < n_features]:
+        raise UsageError(f"{head}: random={odd[0]!r} is no column: there are 0 ... {n_features - 1}")
+    if len(set(random)) < len(random):
+        raise UsageError(f"{head}: random={list(random)} names a column twice: name it once")
 
 
 def check_sizes(head: str, *, n_features: int, n_outputs: int, least: int = 1) -> None:

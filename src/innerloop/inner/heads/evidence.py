@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ...models.network import Params
 from ...tasks.episodes import Batch
 from .base import counted_rows, row_weights
 
-__all__ = ["MANY", "Evidence", "Moments", "Rows", "shrunken"]
+__all__ = ["MANY", "Evidence", "Moments", "Profile", "Rows", "basis_of", "pooled", "shrunken"]
 
 # columns from which the cost of a fit is looked at
 MANY = 64
@@ -22,6 +23,69 @@ MANY = 64
 _WORK = 1e11
 # rows that decide the spread of a mean that is drawn too
 _ROWS = 2000
+# share of the largest eigenvalue from which columns count as different
+_DIFFERENT = 1e-11
+
+
+class Profile(NamedTuple):
+    r"""What all rows say of the mean, given the root of the prior: sums in the metric of $I + Z V Z^\top$.
+
+    Arguments:
+        information: $X^\top (I + ZVZ^\top)^{-1} X$, `(D, D)`.
+        cross: the same with targets, `(D, C)`.
+        square: of the targets, `(C,)`.
+        logdet: log determinant of $I + ZVZ^\top$, `()`.
+        rows: their number, `()`.
+    """
+
+    information: Tensor
+    cross: Tensor
+    square: Tensor
+    logdet: Tensor
+    rows: Tensor
+
+    def negative_log_density(self, mean: Tensor, noise: Tensor) -> Tensor:
+        """Negative log density of every target given mean `(D, C)` and noise variance `(C,)`."""
+        error = self.square - 2 * (mean * self.cross).sum(0) + (mean * (self.information @ mean)).sum(0)
+        constant = self.rows * (noise.log() + math.log(2 * math.pi))
+        total: Tensor = 0.5 * (error / noise + self.logdet + constant).sum()
+        return total
+
+    def best(self, basis: Tensor, *, restricted: bool) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Where the likelihood is greatest for this prior.
+
+        Of the restricted likelihood (REML), the density of the targets is integrated over the mean: rows count
+        less the `p` columns of the basis, and $\tfrac12 \log|X^\top (I + ZVZ^\top)^{-1} X|$ is added.
+
+        Arguments:
+            basis: of the columns that differ, `(D, p)`.
+            restricted: take the restricted likelihood.
+
+        Returns:
+            The negative log likelihood, the mean `(D, C)` and the noise variance `(C,)`.
+        """
+        factor = torch.linalg.cholesky(basis.mT @ self.information @ basis)
+        half = torch.linalg.solve_triangular(factor, basis.mT @ self.cross, upper=False)
+        mean = basis @ torch.linalg.solve_triangular(factor.mT, half, upper=True)
+        counted = self.rows - basis.shape[1] if restricted else self.rows
+        noise = ((self.square - half.square().sum(0)) / counted).clamp(min=1e-10)
+        value = counted * (noise.log() + math.log(2 * math.pi) + 1) + self.logdet
+        if restricted:
+            value = value + 2 * factor.diagonal().log().sum()
+        return 0.5 * value.sum(), mean, noise
+
+
+def basis_of(gram: Tensor) -> Tensor:
+    """An orthonormal basis `(D, p)` of the columns that differ: one-hot sets and the constant, say, do not.
+
+    Example:
+        >>> columns = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+        >>> basis_of(columns.T @ columns).shape
+        torch.Size([3, 2])
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    basis: Tensor = vectors[:, values > _DIFFERENT * values[-1]]
+    return basis
 
 
 class Evidence(ABC):
@@ -29,138 +93,149 @@ class Evidence(ABC):
 
     @property
     @abstractmethod
-    def sizes(self) -> tuple[int, int]:
-        """Tasks `T` and columns `D`, the constant among them."""
+    def sizes(self) -> tuple[int, int, int]:
+        """Tasks `T`, columns `D`, the constant among them, and random effects `q`."""
 
     @property
     @abstractmethod
     def cost(self) -> float:
         """Multiplications for one value of the likelihood with its gradient, roughly."""
 
-    @abstractmethod
-    def pooled(self) -> tuple[Tensor, Tensor]:
-        """Least squares on all rows together, `(D, C)`, and its noise variance `(C,)`."""
-
-    @abstractmethod
-    def negative_log_evidence(self, mean: Tensor, root: Tensor, log_noise: Tensor) -> Tensor:
-        """Negative log density of every target given mean `(D, C)`, prior root and noise `(C,)`.
-
-        The root is `(D, D)`, or the diagonal of it, `(D,)`.
-        """
-
     @property
-    def wide(self) -> bool:
-        """Whether there are so many columns that the cost is looked at."""
-        return self.sizes[1] > MANY + 1
+    @abstractmethod
+    def gram(self) -> Tensor:
+        """Products of the columns over all rows, `(D, D)`."""
+
+    @abstractmethod
+    def profile(self, root: Tensor) -> Profile:
+        """What the rows say of the mean, given the root of the random effects' prior: `(q, q)`, or its diagonal."""
 
     @property
     def steps(self) -> int:
         """Steps that a search for the maximum may take: 300, of many columns what a bounded work allows."""
-        return max(20, min(300, int(_WORK / self.cost))) if self.wide else 300
-
-    def start(self) -> Params:
-        """Where the search for the prior begins: pooled weights and noise, tasks that differ a little."""
-        mean, noise = self.pooled()
-        root = torch.diag(torch.full_like(mean[:, 0], -1.0))
-        return {"head/mean": mean, "head/root": root, "head/log_noise": noise.log() / 2}
+        return max(20, min(300, int(_WORK / self.cost))) if self.sizes[1] > MANY + 1 else 300
 
 
 @dataclass(frozen=True)
 class Moments(Evidence):
     """Sums over the rows of each task: all that the likelihood of a Gaussian head needs."""
 
-    gram: Tensor  # (T, D, D)
-    cross: Tensor  # (T, D, C)
-    square: Tensor  # (T, C)
-    rows: Tensor  # (T,)
+    whole: Tensor  # (D, D), over all tasks
+    cross: Tensor  # (D, C)
+    square: Tensor  # (C,)
+    inside: Tensor  # (T, q, D), of each task
+    random: Tensor  # (q,), the columns with a random effect
+    inside_cross: Tensor  # (T, q, C)
+    rows: Tensor  # ()
 
     @staticmethod
-    def of(design: Tensor, rows: Batch) -> Moments:
-        target = rows.y.double()
+    def of(design: Tensor, rows: Batch, random: Tensor) -> Moments:
         weight = row_weights(rows, design)
-        weighted = design * weight.unsqueeze(-1)
-        square = (target.square() * weight.unsqueeze(-1)).sum(1)
-        return Moments(weighted.mT @ design, weighted.mT @ target, square, weight.sum(1))
+        design, target = counted_rows(design, weight), counted_rows(rows.y.double(), weight)
+        flat, effects = design.flatten(0, 1), design[..., random].mT
+        return Moments(
+            flat.mT @ flat,
+            flat.mT @ target.flatten(0, 1),
+            target.square().sum((0, 1)),
+            effects @ design,
+            random,
+            effects @ target,
+            weight.sum(),
+        )
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        return self.gram.shape[0], self.gram.shape[-1]
+    def sizes(self) -> tuple[int, int, int]:
+        tasks, effects, columns = self.inside.shape
+        return tasks, columns, effects
 
     @property
     def cost(self) -> float:
-        tasks, columns = self.sizes
-        return 4.0 * tasks * columns**3
+        tasks, columns, effects = self.sizes
+        return 4.0 * tasks * effects * columns * (columns + effects)
 
-    def pooled(self) -> tuple[Tensor, Tensor]:
-        gram, cross, rows = self.gram.sum(0), self.cross.sum(0), self.rows.sum()
-        # collinear columns (one-hot sets, say) get the shortest solution
-        mean = torch.linalg.lstsq(gram, cross, driver="gelsd").solution
-        error = self.square.sum(0) - 2 * (mean * cross).sum(0) + (mean * (gram @ mean)).sum(0)
-        return mean, (error / rows).clamp(min=1e-10)
+    @property
+    def gram(self) -> Tensor:
+        return self.whole
 
-    def negative_log_evidence(self, mean: Tensor, root: Tensor, log_noise: Tensor) -> Tensor:
-        noise = (2 * log_noise).exp()
-        residual = self.cross - self.gram @ mean
-        error = self.square - 2 * (mean * self.cross).sum(1) + (mean * (self.gram @ mean)).sum(1)
+    def profile(self, root: Tensor) -> Profile:
         if root.dim() == 1:
-            inside, turned = root.unsqueeze(-1) * self.gram * root, root.unsqueeze(-1) * residual
+            turned, crossed = root.unsqueeze(-1) * self.inside, root.unsqueeze(-1) * self.inside_cross
+            middle = turned[..., self.random] * root
         else:
-            inside, turned = root.mT @ self.gram @ root, root.mT @ residual
-        factor = torch.linalg.cholesky(
-            torch.eye(root.shape[-1], dtype=root.dtype, device=root.device) + inside
+            turned, crossed = root.mT @ self.inside, root.mT @ self.inside_cross
+            middle = turned[..., self.random] @ root
+        eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+        factor = torch.linalg.cholesky(eye + middle)
+        both = torch.linalg.solve_triangular(factor, torch.cat([turned, crossed], -1), upper=False)
+        known, targets = both.flatten(0, 1).split([turned.shape[-1], crossed.shape[-1]], -1)
+        return Profile(
+            self.whole - known.mT @ known,
+            self.cross - known.mT @ targets,
+            self.square - targets.square().sum(0),
+            _logdet(factor),
+            self.rows,
         )
-        explained = torch.linalg.solve_triangular(factor, turned, upper=False).square().sum(1)
-        return _total(error - explained, factor, self.rows, noise)
 
 
 @dataclass(frozen=True)
 class Rows(Evidence):
-    r"""The rows themselves, for tasks with fewer rows than columns.
+    r"""The rows themselves, for tasks with fewer rows than random effects.
 
-    A task's targets have the covariance $\sigma^2 (I + \Phi V \Phi^\top)$, which is as large as it has rows.
+    A task's targets have the covariance $\sigma^2 (I + Z V Z^\top)$, which is as large as it has rows.
     """
 
     design: Tensor  # (T, n, D), 0 where a row is padding
+    random: Tensor  # (q,), the columns with a random effect
     target: Tensor  # (T, n, C)
-    rows: Tensor  # (T,)
+    rows: Tensor  # ()
 
     @staticmethod
-    def of(design: Tensor, rows: Batch) -> Rows:
+    def of(design: Tensor, rows: Batch, random: Tensor) -> Rows:
         weight = row_weights(rows, design)
-        return Rows(counted_rows(design, weight), counted_rows(rows.y.double(), weight), weight.sum(1))
+        target = counted_rows(rows.y.double(), weight)
+        return Rows(counted_rows(design, weight), random, target, weight.sum())
 
     @property
-    def sizes(self) -> tuple[int, int]:
-        return self.design.shape[0], self.design.shape[-1]
+    def sizes(self) -> tuple[int, int, int]:
+        return self.design.shape[0], self.design.shape[-1], len(self.random)
 
     @property
     def cost(self) -> float:
         tasks, rows, columns = self.design.shape
-        return 4.0 * tasks * rows**2 * (columns + rows)
+        return 4.0 * tasks * rows * (rows * (columns + rows) + columns**2)
 
-    def pooled(self) -> tuple[Tensor, Tensor]:
-        design, target = self.design.flatten(0, 1), self.target.flatten(0, 1)
-        mean = torch.linalg.lstsq(design, target, driver="gelsd").solution
-        error = (target - design @ mean).square().sum(0)
-        return mean, (error / self.rows.sum()).clamp(min=1e-10)
+    @property
+    def gram(self) -> Tensor:
+        flat = self.design.flatten(0, 1)
+        return flat.mT @ flat
 
-    def negative_log_evidence(self, mean: Tensor, root: Tensor, log_noise: Tensor) -> Tensor:
-        noise = (2 * log_noise).exp()
-        half = self.design * root if root.dim() == 1 else self.design @ root
-        factor = torch.linalg.cholesky(
-            torch.eye(half.shape[1], dtype=half.dtype, device=half.device) + half @ half.mT
-        )
-        residual = self.target - self.design @ mean
-        error = torch.linalg.solve_triangular(factor, residual, upper=False).square().sum(1)
-        return _total(error, factor, self.rows, noise)
+    def profile(self, root: Tensor) -> Profile:
+        effects = self.design[..., self.random]
+        half = effects * root if root.dim() == 1 else effects @ root
+        eye = torch.eye(half.shape[1], dtype=half.dtype, device=half.device)
+        factor = torch.linalg.cholesky(eye + half @ half.mT)
+        both = torch.linalg.solve_triangular(factor, torch.cat([self.design, self.target], -1), upper=False)
+        known, targets = both.flatten(0, 1).split([self.design.shape[-1], self.target.shape[-1]], -1)
+        square = targets.square().sum(0)
+        return Profile(known.mT @ known, known.mT @ targets, square, _logdet(factor), self.rows)
 
 
-def _total(error: Tensor, factor: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
-    """Negative log density of all tasks, of their errors `(T, C)` in the metric of the covariance and its factor."""
-    logdet = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
-    constant = rows.unsqueeze(-1) * (noise.log() + math.log(2 * math.pi))
-    total: Tensor = 0.5 * (error / noise + logdet + constant).sum()
-    return total
+def _logdet(factor: Tensor) -> Tensor:
+    return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum()
+
+
+def pooled(design: Tensor, rows: Batch) -> tuple[Tensor, Tensor]:
+    """Least squares on all rows together, `(D, C)`, and its noise variance `(C,)`."""
+    weight = row_weights(rows, design)
+    flat, target = (
+        counted_rows(design, weight).flatten(0, 1),
+        counted_rows(rows.y.double(), weight).flatten(0, 1),
+    )
+    gram, cross = flat.mT @ flat, flat.mT @ target
+    # collinear columns (one-hot sets, say) get the shortest solution
+    mean = torch.linalg.lstsq(gram, cross, driver="gelsd").solution
+    error = target.square().sum(0) - 2 * (mean * cross).sum(0) + (mean * (gram @ mean)).sum(0)
+    return mean, (error / weight.sum()).clamp(min=1e-10)
 
 
 def shrunken(design: Tensor, rows: Batch) -> Params:

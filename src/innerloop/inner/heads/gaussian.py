@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from ...tasks.episodes import Batch, to
 from .base import (
     COVARIANCES,
     ValueHead,
+    check_random,
     check_sizes,
     factored,
     prior_root,
@@ -22,9 +23,12 @@ from .base import (
     target_columns,
     with_constant,
 )
-from .evidence import MANY, Evidence, Moments, Rows, shrunken
+from .evidence import MANY, Evidence, Moments, Rows, pooled, shrunken
+from .random_effects import FIXED, most_likely, telling
 
-__all__ = ["GaussianHead", "pooled_least_squares"]
+__all__ = ["LIKELIHOODS", "GaussianHead", "pooled_least_squares"]
+
+LIKELIHOODS = ("ml", "reml")
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,15 @@ class GaussianHead(ValueHead):
     Arguments:
         n_features: features `F`, the constant not counted.
         n_outputs: targets `C`; they share `V` and have a mean and a noise of their own.
-        covariance: `full`, `diagonal`, or `auto`: the better of the two by the Bayesian information criterion
-            (only `fit` can choose; trained by gradients it is full).
+        covariance: `full`, `diagonal`, `shared` (one variance for all slopes, one for the constant), or `auto`: the
+            better of full and diagonal by the Bayesian information criterion (only `fit` can choose; trained by
+            gradients it is full).
+        random: columns whose coefficient differs among tasks, beside the constant; all unless given.
+        likelihood: `ml`, or `reml`: restricted maximum likelihood, whose variances do not miss the numbers that
+            the mean took (Patterson & Thompson, 1971, *Recovery of Inter-Block Information*).
 
     Raises:
-        UsageError: `covariance` is unknown, or a size is no positive number.
+        UsageError: an argument has no meaning.
 
     Example:
         >>> head = GaussianHead(2, 1)
@@ -62,18 +70,22 @@ class GaussianHead(ValueHead):
     n_features: int
     n_outputs: int = 1
     covariance: str = "auto"
+    random: Sequence[int] | None = field(default=None, kw_only=True)
+    likelihood: str = field(default="ml", kw_only=True)
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
         check_known("covariance", self.covariance, COVARIANCES)
+        check_known("likelihood", self.likelihood, LIKELIHOODS)
         check_sizes("the Gaussian head", n_features=self.n_features, n_outputs=self.n_outputs)
+        check_random("the Gaussian head", self.random, self.n_features)
 
     def init(self) -> Params:
         """Prior mean 0 (fixed effects), covariance 1 (of the random effects), noise 1."""
-        size = self.n_features + 1
+        effects = (self.n_features if self.random is None else len(self.random)) + 1
         return {
-            "head/mean": torch.zeros(size, self.n_outputs),
-            "head/root": torch.zeros(size, size),
+            "head/mean": torch.zeros(self.n_features + 1, self.n_outputs),
+            "head/root": torch.zeros(effects, effects),
             "head/log_noise": torch.zeros(self.n_outputs),
         }
 
@@ -94,7 +106,8 @@ class GaussianHead(ValueHead):
         gram = weighted.mT @ design
         # V_n = L (I + L' G L)^-1 L' with V = L L': no inverse of V
         middle = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device) + root.mT @ gram @ root
-        spread = torch.linalg.solve_triangular(factored(middle), root.mT.expand_as(middle), upper=False).mT
+        told = root.mT.expand(len(middle), *root.mT.shape)
+        spread = torch.linalg.solve_triangular(factored(middle), told, upper=False).mT
         weights = mean + spread @ (spread.mT @ (weighted.mT @ (target - design @ mean)))
         return {"head/weights": weights.to(features.dtype), "head/spread": spread.to(features.dtype)}
 
@@ -107,81 +120,111 @@ class GaussianHead(ValueHead):
         leverage = (with_constant(features) @ adapted["head/spread"]).square().sum(-1, keepdim=True)
         return meta["head/log_noise"].mul(2).exp() * (1 + leverage)
 
-    def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params:
-        """Maximum marginal likelihood of all rows (ML), by L-BFGS in float64 from pooled least squares.
+    @property
+    def effects(self) -> list[int]:
+        """Columns with a random effect, the constant last."""
+        slopes = range(self.n_features) if self.random is None else self.random
+        return [*slopes, self.n_features]
 
-        With more than 64 columns the likelihood is computed from the rows of a task where it has fewer of them than
-        columns, which is the same. Where all tasks together have fewer than two rows a column, ML would follow
-        every row: then the mean is drawn from a Gaussian too, and all slopes vary alike (`evidence.shrunken`).
+    def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params:
+        """Maximum (restricted) marginal likelihood of all rows, by L-BFGS in float64; mean and noise in closed form.
+
+        With more than 64 columns `auto` looks for those whose coefficients differ among tasks
+        (`random_effects.telling`), and takes all slopes to vary alike where that is likelier. Where all tasks
+        together have fewer than two rows a column, the likelihood would follow every row: then the mean is drawn
+        from a Gaussian too, and all slopes vary alike (`evidence.shrunken`).
         """
         # torch's solver of the shortest solution and SciPy's search are the CPU's
         design, rows = with_constant(features).double().cpu(), to(rows, "cpu")
-        wide = self.n_features > MANY
-        if wide and row_weights(rows, design).sum() < 2 * design.shape[-1]:
+        if self.draws_mean(int(row_weights(rows, design).sum())):
             params = shrunken(design, rows)
-            return {name: params[name].to(meta[name]) for name in params}
-        of = Rows.of if wide and design.shape[1] < design.shape[2] else Moments.of
-        return self._best(meta, of(design, rows))
-
-    def _best(self, meta: Params, evidence: Evidence) -> Params:
-        """The maximum, with the covariance that was asked for or that the information criterion prefers."""
-        diagonal = self.covariance == "diagonal"
-        value, params = self._maximise(evidence, diagonal=diagonal or self.covariance == "auto")
-        extra = self.n_features * (self.n_features + 1) / 2
-        tasks, _ = evidence.sizes
-        if self.covariance == "full" or (self.covariance == "auto" and extra < tasks):
-            # numbers beyond the diagonal must earn log(tasks)/2 each; more of them than tasks never do
-            price = 0.0 if self.covariance == "full" else 0.5 * math.log(tasks) * extra
-            full, candidate = self._maximise(evidence, diagonal=False, start=params)
-            params = candidate if full + price < value else params
+            effects = torch.tensor(self.effects)
+            params["head/root"] = params["head/root"][effects[:, None], effects]
+        elif self.n_features > MANY and self.covariance == "auto" and self.random is None:
+            params = self._chosen(design, rows)
+        else:
+            params = self._best(design, rows, self.effects)[1]
         return {name: params[name].to(meta[name]) for name in params}
 
+    def draws_mean(self, rows: int) -> bool:
+        """Whether `fit` draws the mean too, as so many rows cannot tell so many columns apart."""
+        return self.n_features > MANY and rows < 2 * (self.n_features + 1)
+
+    def random_effects(self, meta: Params) -> tuple[list[int], Tensor]:
+        """Columns with a random effect, the constant last, and the root `(q, q)` of their prior covariance."""
+        raw = meta["head/root"]
+        varying = (raw.diagonal() > FIXED).tolist()
+        positions = [column for column, varies in zip(self.effects, varying, strict=True) if varies]
+        root = prior_root(raw, self._form, random=None, size=len(raw))
+        chosen = torch.tensor([number for number, varies in enumerate(varying) if varies])
+        return positions, root[chosen[:, None], chosen]
+
+    def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:
+        """Which of many columns have a random effect, where `fit` has chosen them."""
+        logs = meta["head/root"].diagonal()[:-1]
+        if self.n_features <= MANY or self.covariance != "auto" or self.random is not None:
+            return ()
+        count = int((logs > FIXED).sum())
+        if count == self.n_features:
+            return (f"random effects: all {count} slopes vary among tasks, with one variance",)
+        if count == 0:
+            return (
+                f"random effects: the constant; none of {self.n_features} slopes is seen to vary among tasks",
+            )
+        return (
+            f"random effects: the constant and {count} of {self.n_features} slopes, chosen by the likelihood",
+        )
+
+    def _chosen(self, design: Tensor, rows: Batch) -> Params:
+        """The prior of many columns: a few that differ among tasks, or all alike, by the information criterion."""
+        few = telling(design, rows)
+        value, params = self._best(design, rows, few)
+        alike, together = most_likely(
+            self.evidence(design, rows, self.effects), "shared", restricted=self.likelihood == "reml"
+        )
+        tasks, count = len(design), len(few) - 1
+        # which columns they are is chosen too: the extended criterion of Chen & Chen, 2008
+        ways = (
+            math.lgamma(self.n_features + 1)
+            - math.lgamma(count + 1)
+            - math.lgamma(self.n_features - count + 1)
+        )
+        if alike + 0.5 * math.log(tasks) < value + 0.5 * math.log(tasks) * count + ways:
+            return together
+        root = torch.zeros(len(self.effects), len(self.effects), dtype=torch.float64)
+        root.fill_diagonal_(FIXED)
+        chosen = torch.tensor(few)
+        root[chosen[:, None], chosen] = params["head/root"]
+        return {**params, "head/root": root}
+
+    def _best(self, design: Tensor, rows: Batch, effects: list[int]) -> tuple[float, Params]:
+        """The maximum, with the covariance that was asked for or that the information criterion prefers."""
+        evidence, restricted = self.evidence(design, rows, effects), self.likelihood == "reml"
+        asked = self.covariance
+        value, params = most_likely(
+            evidence, "diagonal" if asked in ("auto", "full") else asked, restricted=restricted
+        )
+        extra, tasks = len(effects) * (len(effects) - 1) / 2, len(design)
+        if extra and (asked == "full" or (asked == "auto" and extra < tasks)):
+            # numbers beyond the diagonal must earn log(tasks)/2 each; more of them than tasks never do
+            price = 0.0 if asked == "full" else 0.5 * math.log(tasks) * extra
+            full, candidate = most_likely(evidence, "full", restricted=restricted, start=params["head/root"])
+            if full + price < value:
+                return full + price, candidate
+        return value, params
+
+    def evidence(self, design: Tensor, rows: Batch, effects: list[int]) -> Evidence:
+        """The rows, in the cheaper form."""
+        few_rows = design.shape[1] < len(effects) and self.n_features > MANY
+        return (Rows if few_rows else Moments).of(design, rows, torch.tensor(effects))
+
+    @property
+    def _form(self) -> str:
+        return "full" if self.covariance == "auto" else self.covariance
+
     def _root(self, meta: Params) -> Tensor:
-        """Lower triangular L with a positive diagonal, V = L L'."""
-        return prior_root(meta["head/root"], diagonal=self.covariance == "diagonal")
-
-    def _maximise(
-        self, evidence: Evidence, *, diagonal: bool, start: Params | None = None
-    ) -> tuple[float, Params]:
-        """The lowest negative log evidence and where it is."""
-        from scipy.optimize import minimize
-
-        start = start or evidence.start()
-        size = self.n_features + 1
-        entries = torch.eye(size, device="cpu") if diagonal else torch.ones(size, size, device="cpu").tril()
-        rows, columns = entries.nonzero().T
-        shapes = {"head/mean": start["head/mean"].shape, "head/log_noise": start["head/log_noise"].shape}
-
-        def unpack(flat: Tensor) -> Params:
-            mean, noise, free = torch.split(flat, [*(shape.numel() for shape in shapes.values()), len(rows)])
-            root = flat.new_zeros(size, size).index_put((rows, columns), free)
-            return {
-                "head/mean": mean.reshape(shapes["head/mean"]),
-                "head/root": root,
-                "head/log_noise": noise.reshape(shapes["head/log_noise"]),
-            }
-
-        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            leaf = torch.from_numpy(flat).requires_grad_()
-            with torch.enable_grad():
-                params = unpack(leaf)
-                sparse = diagonal and evidence.wide
-                root = params["head/root"].diagonal().exp() if sparse else self._root(params)
-                value = evidence.negative_log_evidence(params["head/mean"], root, params["head/log_noise"])
-                (grad,) = torch.autograd.grad(value, leaf)
-            return value.item(), grad.numpy()
-
-        parts = (start["head/mean"], start["head/log_noise"], start["head/root"][rows, columns])
-        flat = torch.cat([part.double().flatten() for part in parts]).numpy()
-        # a bounded root keeps every trial of the line search positive definite; e^-9 is no variation at all
-        free = [
-            (-9.0, 6.0) if row == column else (-400.0, 400.0)
-            for row, column in zip(rows, columns, strict=True)
-        ]
-        bounds = [(None, None)] * (len(flat) - len(free)) + free
-        options = {"maxiter": evidence.steps, "maxcor": 20}
-        best = minimize(objective, flat, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        return float(best.fun), unpack(torch.from_numpy(best.x))
+        """The root of V, `(D, q)`."""
+        return prior_root(meta["head/root"], self._form, random=self.random, size=self.n_features + 1)
 
 
 def pooled_least_squares(features: Tensor, rows: Batch) -> tuple[Tensor, Tensor]:
@@ -199,4 +242,4 @@ def pooled_least_squares(features: Tensor, rows: Batch) -> tuple[Tensor, Tensor]
         >>> pooled_least_squares(rows.x, rows)[0].flatten().tolist()
         [0.0, 1.0]
     """
-    return Moments.of(with_constant(features).double().cpu(), to(rows, "cpu")).pooled()
+    return pooled(with_constant(features).double().cpu(), to(rows, "cpu"))

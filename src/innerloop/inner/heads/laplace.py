@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from ...tasks.episodes import Batch
 from .base import (
     COVARIANCES,
     ClassHead,
+    check_random,
     check_sizes,
     counted_rows,
     one_hot,
@@ -45,7 +47,9 @@ class LaplaceHead(ClassHead):
     Arguments:
         n_features: features `F`, the constant not counted.
         n_outputs: classes `C`, 2 or more.
-        covariance: of the prior: `full` or `diagonal`; `auto` is diagonal.
+        covariance: of the prior: `full`, `diagonal`, or `shared` (one variance for all slopes, one for the
+            constant); `auto` is diagonal.
+        random: columns whose coefficients differ among tasks, beside the constant; all unless given.
         newton: Newton steps to the mode.
 
     Raises:
@@ -64,21 +68,26 @@ class LaplaceHead(ClassHead):
     n_outputs: int
     covariance: str = "full"
     newton: int = 10
+    random: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
         check_known("covariance", self.covariance, COVARIANCES)
         check_sizes("the Laplace head", n_features=self.n_features, n_outputs=self.n_outputs, least=2)
+        check_random("the Laplace head", self.random, self.n_features)
 
     def init(self) -> Params:
         """Prior mean 0, and a covariance that gives logits of variance 1 for features of variance 1."""
-        size = self.n_features + 1
-        return {"head/mean": torch.zeros(size, self.n_outputs), "head/root": torch.zeros(size, size)}
+        effects = self.n_features + 1 if self.random is None else len(self.random) + 1
+        return {
+            "head/mean": torch.zeros(self.n_features + 1, self.n_outputs),
+            "head/root": torch.zeros(effects, effects),
+        }
 
     def base(self, meta: Params, count: int) -> Params:
         """The prior."""
         mean = meta["head/mean"]
-        eye = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
+        eye = torch.eye(len(meta["head/root"]), dtype=mean.dtype, device=mean.device)
         spread = (1 - 1 / self.n_outputs) * eye
         return {
             "head/weights": mean.expand(count, *mean.shape),
@@ -117,6 +126,6 @@ class LaplaceHead(ClassHead):
 
     def _root(self, meta: Params) -> Tensor:
         """The root of V; zeros stand for the identity divided by the number of features."""
-        return prior_root(meta["head/root"], diagonal=self.covariance != "full") / math.sqrt(
-            self.n_features + 1
-        )
+        form = "diagonal" if self.covariance == "auto" else self.covariance
+        root = prior_root(meta["head/root"], form, random=self.random, size=self.n_features + 1)
+        return root / math.sqrt(self.n_features + 1)

@@ -67,6 +67,13 @@ class Column:
         """Features it becomes."""
         return len(self.levels) if self.kind == "category" else 1 + self.missing
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """A name for each of them."""
+        if self.kind == "category":
+            return tuple(f"{self.name}={level}" for level in self.levels)
+        return (self.name, *((f"{self.name} is missing",) if self.missing else ()))
+
 
 def fit_column(
     frame: pd.DataFrame,

@@ -174,6 +174,11 @@ class Schema:
         return sum(column.width for column in self.columns)
 
     @property
+    def feature_names(self) -> tuple[str, ...]:
+        """A name for each of the features `F`: that of its column, with the level of a category."""
+        return tuple(name for column in self.columns for name in column.feature_names)
+
+    @property
     def n_outputs(self) -> int:
         """Outputs a model needs."""
         if self.kind == "regression":
