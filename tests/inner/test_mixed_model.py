@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+from sklearn.linear_model import LogisticRegression
 
 import innerloop as il
 from innerloop.errors import UsageError
@@ -242,6 +243,22 @@ def test_random_effects_of_classes_are_those_of_a_root_with_rows_of_zero(classes
     within((found - expected).abs().max(), 1e-6)
     base = chosen.predict(meta, chosen.base(meta, 2), episode.query.x)
     within((base - every.predict(wide, every.base(wide, 2), episode.query.x)).abs().max(), 1e-6)
+
+
+def test_shrunken_answers_are_those_of_scikit_learn_with_a_strength_for_level_and_slopes():
+    """Two classes: the mode is that of a logistic regression whose columns are scaled by their deviations."""
+    head = LaplaceHead(3, 2, "shared", newton=40)
+    meta = doubled(head.init())
+    meta["head/root"] = torch.diag(torch.tensor([-0.4, -0.4, -0.4, 1.1], dtype=torch.float64))
+    support = class_episode(tasks=1, ways=2, shots=6, shape=(3,)).support
+    own = head.solve(meta, support.x, support)
+    deviation = math.sqrt(2) * head._root(meta).diagonal().numpy()
+    design = np.column_stack([support.x[0].numpy(), np.ones(12)]) * deviation
+    reference = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-12, max_iter=10_000)
+    expected = reference.fit(design, support.y[0].numpy()).coef_[0] * deviation
+    found = (own["head/weights"][0, :, 1] - own["head/weights"][0, :, 0]).numpy()
+    within(np.abs(found - expected).max(), 1e-6)
+    assert deviation[0] == deviation[1] != deviation[3]
 
 
 def test_shared_variances_move_all_slopes_together():

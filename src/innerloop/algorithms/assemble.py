@@ -109,6 +109,9 @@ def learner_for(
             settings.setdefault("n_support", tasks.train.support.high)
         if "random" in accepted:
             settings = positions_of_terms(tasks, settings)
+        if algorithm == "mixed" and tasks.targets.kind == "classification":
+            # answers of a few rows tell how much slopes vary together, not each by itself
+            settings.setdefault("covariance", "shared")
         return preset(tasks.n_features, tasks.n_outputs, **settings)
     _fill_in(settings, accepted, tasks, algorithm)
     if "n_context" in accepted:

@@ -8,9 +8,8 @@ from typing import Any
 from ..errors import UsageError
 from ..tasks.messages import listed
 from ..tasks.splits import Tasks
-from ..tasks.tables.schema import Schema
 
-__all__ = ["positions_of_terms", "term_names"]
+__all__ = ["positions_of_terms"]
 
 
 def positions_of_terms(tasks: Tasks, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,20 +57,6 @@ def positions_of_terms(tasks: Tasks, settings: Mapping[str, Any]) -> dict[str, A
     if settings.get("random") is not None:
         settings["random"] = _random(settings, spans, tasks.n_features)
     return settings
-
-
-def term_names(schema: Schema, settings: Mapping[str, Any]) -> list[str]:
-    """The terms of a mixed model in order: features, squares, interactions.
-
-    Arguments:
-        schema: what the columns mean.
-        settings: of `mixed`, with positions.
-    """
-    names = list(schema.feature_names)
-    squares = settings.get("squares") or ()
-    squared = range(len(names)) if squares is True else squares
-    pairs = settings.get("interactions") or ()
-    return [*names, *(f"{names[n]}^2" for n in squared), *(f"{names[a]}:{names[b]}" for a, b in pairs)]
 
 
 def _crossed(pair: str, spans: Mapping[str, range]) -> list[tuple[int, int]]:
