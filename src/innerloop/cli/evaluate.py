@@ -121,7 +121,11 @@ def held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
         _require_unchanged(stored)
         if stored.schema is not None and not stored.schema.as_written and Path(str(trained_on)).exists():
             return _as_before(stored, Path(str(trained_on)), stored.schema)
-        return read_tasks(str(trained_on), DataOptions.of(settings), settings.get("seed")).test
+        options = DataOptions.of(settings)
+        of_tasks = stored.schema is not None and stored.schema.task is not None
+        if options.rare is None and of_tasks and Path(str(trained_on)).exists():
+            options = replace(options, rare=0)  # a directory from before levels were taken together
+        return read_tasks(str(trained_on), options, settings.get("seed")).test
     if stored.schema is None:
         raise UsageError(f"this model was trained on {trained_on!r}, which is no table: leave TASKS out")
     return _other_table(stored, tasks, notes)
@@ -150,7 +154,6 @@ def _as_before(stored: Stored, path: Path, schema: Schema) -> Source:
 
 def _other_table(stored: Stored, tasks: str, notes: Notes) -> Source:
     from ..tasks import classes_from_schema, from_schema
-    from ..tasks.leaks import alike
     from ..tasks.messages import listed
     from ..tasks.tables.cells import task_ids
     from ..tasks.tables.reading import as_frame
@@ -158,19 +161,16 @@ def _other_table(stored: Stored, tasks: str, notes: Notes) -> Source:
     schema, support = stored.schema, stored.support
     if schema is None or support is None:
         raise UsageError("this model directory does not hold what its columns mean")
-    seen = {name for part in ("train", "valid") for name in (stored.config["splits"] or {}).get(part, ())}
     frame = as_frame(Path(tasks), reading=schema.reading)
     names = (
         task_ids(frame, schema.task).astype(str)
         if schema.task
         else frame[schema.target].astype(str).to_numpy()
     )
-    known = {name for name in names if name in seen}
+    every = {str(name) for name in names}
+    known = {name for name in every if stored.split_of(name) in ("train", "valid")}
     # `1.0` for `1`, another case or another Unicode form: scored as new, they would be tasks that were trained on
-    looks = {alike(name) for name in seen}
-    twins = sorted(
-        {name for name in names if name not in seen and alike(name) in looks} if schema.task else ()
-    )
+    twins = sorted(filter(stored.resembles_trained, every - known) if schema.task else ())
     if known:
         notes(f"note: {len(known)} tasks of {tasks} were trained on and are left out")
     if twins:

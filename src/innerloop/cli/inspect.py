@@ -12,7 +12,7 @@ from ..errors import InnerloopError
 from .common import Notes, emit
 from .evaluate import held_out
 from .mixed_tables import mixed_tables
-from .options import Json
+from .options import FLAG, Json, about
 from .text import cell, columns
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def inspect(
     ] = None,
     /,
     *,
+    privacy: Annotated[
+        bool, FLAG, about("List what the directory holds of the data it was made from, and nothing else.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show what a model directory holds and what the model has learned; nothing in it is run.
@@ -43,6 +46,7 @@ def inspect(
     Examples:
       innerloop inspect runs/schools
       innerloop inspect runs/schools other_schools.csv
+      innerloop inspect runs/schools --privacy
       innerloop inspect runs/schools --json
     """
     from ..evaluation.inspection import plain_rows
@@ -50,6 +54,9 @@ def inspect(
 
     notes = Notes(quiet=json)
     stored = load(directory)
+    if privacy:
+        _show_privacy(stored, notes, json=json)
+        return
     content = describe(stored)
     source = _source(stored, tasks, notes)
     inside, gained = _learned(stored, source)
@@ -70,6 +77,23 @@ def inspect(
     mixed = [] if stored.config["mixed"] is None else mixed_tables(stored.mixed_summary(), content["task"])
     for title, lines in (*mixed, *_tables(inside, gained)):
         print(f"\n{title}\n{columns(lines)}")
+
+
+def _show_privacy(stored: Stored, notes: Notes, *, json: bool) -> None:
+    """What the directory holds of its data."""
+    from ..storage.privacy import holdings
+
+    held = holdings(stored)
+    if json:
+        asked = {"directory": str(stored.path), "privacy": True}
+        emit("inspect", None, notes, asked, holdings=[each._asdict() for each in held])
+        return
+    head = ["what", "as it is", "file", ""]
+    print(
+        columns(
+            [head, *([each.what, "yes" if each.verbatim else "no", each.where, each.about] for each in held)]
+        )
+    )
 
 
 def _source(stored: Stored, tasks: str | None, notes: Notes) -> Source | None:

@@ -13,7 +13,7 @@ from cyclopts import Group, Parameter
 from ..errors import ResourceError, UsageError
 
 __all__ = [
-    "ALGORITHM", "DATA", "OUTPUT", "TRAINING", "AlgorithmOptions", "Categorical", "DataOptions", "Device",
+    "ALGORITHM", "DATA", "FLAG", "OUTPUT", "TRAINING", "AlgorithmOptions", "Categorical", "DataOptions", "Device",
     "Features", "FoldedDataOptions", "Ignore", "ImageSize", "Json", "Kind", "NetworkOptions", "Options", "Quiet",
     "Replace", "SkipBad", "Steps", "TrainingOptions", "about", "option_name", "option_words", "require_least",
     "require_place", "require_steps",
@@ -105,6 +105,9 @@ class DataOptions(Options):
     sheet: Annotated[str | None, about("Of an .xlsx file with several.")] = None
     labels: Annotated[
         str | None, about("shared: a class is the same in every task; per_task: each task has its own.")
+    ] = None
+    rare: Annotated[
+        int | None, about("Levels of a category that fewer tasks have are taken together; 5, 0 keeps all.")
     ] = None
     image_size: ImageSize = None
     skip_bad: SkipBad = False

@@ -50,6 +50,7 @@ class Request(Options):
     def complete(self, tasks: Tasks) -> Request:
         """The request with what follows from the data, where it was not given."""
         from ..algorithms.assemble import sound_settings
+        from ..tasks.tables.table import RARE
 
         sound, support = sound_settings(tasks, self.method), tasks.train.support
         missing = {
@@ -59,6 +60,9 @@ class Request(Options):
         }
         shots, rows = (str(support), None) if support.per_class else (None, str(support))
         data = replace(self.data, n_shot=shots, n_support=rows)
+        of_tasks = tasks.schema is not None and tasks.schema.task is not None
+        if data.rare is None and of_tasks and Path(self.tasks).exists():
+            data = replace(data, rare=RARE)
         return replace(self, data=data, training=replace(self.training, **missing))
 
     def learner(self, tasks: Tasks) -> Learner:

@@ -15,6 +15,7 @@ from . import pages
 from .auto import AUTO, laps, raced, table
 from .common import Notes, emit, fingerprint
 from .options import (
+    FLAG,
     OUTPUT,
     AlgorithmOptions,
     FoldedDataOptions,
@@ -56,6 +57,14 @@ def train(
     tensorboard: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Folder for TensorBoard, written while training runs.")
     ] = None,
+    report_rows: Annotated[
+        bool,
+        FLAG,
+        about("Show rows and names of tasks of your data in report.html; without, the directory holds none."),
+    ] = False,
+    keep_ids: Annotated[
+        bool, FLAG, about("Store the ids of tasks as they are, not as salted hashes.")
+    ] = False,
     replace: Replace = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -65,7 +74,8 @@ def train(
     It leaves a model directory, which evaluate, adapt, predict and inspect take; report.html in it shows the
     scores and what was learned. While it runs, DIR.live.jsonl grows by a line a meta-update. Tasks are split into
     meta-train, meta-validation and meta-test; the scores printed at the end are those of meta-test.
-    With --folds the model of the first fold is kept, and the scores are of all folds.
+    With --folds the model of the first fold is kept, and the scores are of all folds. The directory holds no row of
+    your data and no id of a task; innerloop inspect DIR --privacy lists what it holds.
 
     Examples:
       innerloop train schools.csv --task school --target exam --out runs/schools
@@ -90,7 +100,7 @@ def train(
     request.learner(read)  # what has no meaning is refused before a log is begun
     with log_callbacks(directory, tensorboard, notes) as loggers:
         run = request.train(read, notes, callbacks=loggers)
-    _Trained(request, read, run, directory).score(notes, replace=replace, json=json)
+    _Trained(request, read, run, directory, report_rows, keep_ids).score(notes, replace=replace, json=json)
 
 
 def _decided(asked: Request, tasks: Tasks, notes: Notes, *, tell: bool) -> Request:
@@ -112,6 +122,8 @@ class _Trained:
     tasks: Tasks
     run: Run
     directory: Path
+    report_rows: bool = False
+    keep_ids: bool = False
 
     def score(self, notes: Notes, *, replace: bool, json: bool) -> None:
         """Score on meta-test, write the directory, print."""
@@ -147,6 +159,7 @@ class _Trained:
         from ..storage import save
 
         settings = self.request.settings() | {"at_once": self.run.at_once, "placed": str(self.run.placed)}
+        settings |= {"report_rows": self.report_rows}
         save(
             self.directory,
             self.run.model,
@@ -161,6 +174,7 @@ class _Trained:
             mixed=self.mixed(),
             log=self.run.log,
             extra={REPORT: page} if page else {},
+            keep_ids=self.keep_ids,
             replace=replace,
         )
 
@@ -198,6 +212,8 @@ class _Trained:
                 command=command_line("train", asked, request.tasks),
                 notes=self.tasks.notes,
                 folds=request.data.folds or 1,
+                # rows of built-in data are nobody's secret
+                shows_rows=self.report_rows or not Path(request.tasks).exists(),
             )
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -45,6 +46,7 @@ class Scored:
         command: makes the page again.
         notes: remarks.
         folds: the scores are of so many, the model and `source` of the first.
+        shows_rows: show rows and names of tasks: pictures of episodes, and remarks that name tasks.
     """
 
     method: str
@@ -60,6 +62,7 @@ class Scored:
     command: str = ""
     notes: Sequence[str] = ()
     folds: int = 1
+    shows_rows: bool = True
 
     @property
     def units(self) -> str:
@@ -96,8 +99,24 @@ def scored_page(run: Scored) -> Page:
             pairs("Versions", list(run.versions.items())),
         ),
         command=run.command,
-        notes=tuple(run.notes),
+        notes=_notes(run),
     )
+
+
+def _notes(run: Scored) -> tuple[str, ...]:
+    """The remarks; where the page names no tasks, without those that do."""
+    if run.shows_rows:
+        return tuple(run.notes)
+    kept = tuple(note for note in run.notes if not _names_a_task(note, run.schema))
+    hidden = "Pictures of rows of tasks, and names of tasks, are left out; innerloop train --report-rows shows them."
+    return (*kept, hidden)
+
+
+def _names_a_task(note: str, schema: Schema | None) -> bool:
+    """Whether a remark may hold an id or a value: anything in quotation marks that is no column."""
+    columns = {schema.task, *(c.name for c in (*schema.columns, *schema.target_columns))} if schema else set()
+    quotes = re.findall(r"'((?:[^'\\]|\\.)*)'|\"([^\"]*)\"", note)
+    return any((one or other) not in columns for one, other in quotes)
 
 
 def _about(run: Scored) -> str:
@@ -141,8 +160,12 @@ def _answers(run: Scored) -> tuple[Answer, ...]:
 
 def _sections(run: Scored) -> tuple[Section, ...]:
     scores = run.scores
-    tasks = pictures.gains(gains(scores)) if len(scores.steps) > 1 else ()
-    episodes = pictures.episodes(show({run.method: run.model}, run.source, schema=run.schema))
+    gained = gains(scores)
+    if not run.shows_rows:
+        gained = gained.assign(task=[str(number) for number in range(1, len(gained) + 1)])
+    tasks = pictures.gains(gained) if len(scores.steps) > 1 else ()
+    shown = show({run.method: run.model}, run.source, schema=run.schema) if run.shows_rows else ()
+    episodes = pictures.episodes(shown)
     inside = (
         *pictures.inside(learned(run.model, run.source)),
         *pictures.learning({run.method: run.log}, run.best_step),

@@ -15,6 +15,7 @@ from ..inner.learner import Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
 from .manifest import EXTRA_FILES, SCHEMA_VERSION
+from .membership import hashed
 from .plain_json import without_nan
 from .stored import Stored, versions
 from .tensors import differences, frozen, outline, precision
@@ -45,6 +46,7 @@ def save(
     mixed: MixedSummary | None = None,
     log: Sequence[Mapping[str, object]] = (),
     extra: Mapping[str, bytes] | None = None,
+    keep_ids: bool = False,
     replace: bool = False,
 ) -> Path:
     """Write a model directory; a crash leaves the old one or the new one.
@@ -54,7 +56,7 @@ def save(
         model: what to store.
         kind: `run` or `refined`.
         schema: what the columns mean.
-        splits: ids of the tasks of each split.
+        splits: ids of the tasks of each split; stored as salted hashes, see `keep_ids`.
         support: how many rows formed a support set.
         targets: what the targets are.
         settings: resolved settings of the command.
@@ -66,6 +68,7 @@ def save(
         mixed: the statistician's numbers of a linear mixed model, see `evaluation.mixed_summary`.
         log: one dict a logged step; numbers that are not finite are stored as null.
         extra: files for people, by name: `report.html`, `scores.csv`.
+        keep_ids: store the ids of tasks as they are.
         replace: replace a model directory that is there.
 
     Returns:
@@ -101,13 +104,21 @@ def save(
         raise UsageError(
             f"a learner assembled by hand cannot be stored by name: make it with {', '.join(ALGORITHMS)}"
         )
+    ids = None if splits is None else {name: list(ids) for name, ids in splits.items()}
+    if ids is not None and (
+        odd_ids := [name for part in ids.values() for name in part if type(name) is not str]
+    ):
+        raise UsageError(f"splits: the id {odd_ids[0]!r} is no text: give ids as text")
+    known = None if keep_ids or ids is None else hashed(ids)
     config: Config = {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
         "learner": model.learner.recipe,
         "frozen": frozen(model.learner),
         "schema": None if schema is None else schema.to_config(),
-        "splits": None if splits is None else {name: list(ids) for name, ids in splits.items()},
+        "splits": ids if known is None else known.splits,
+        "salt": None if known is None else known.salt,
+        "alike": None if known is None else known.alike,
         "support": None if support is None else _support(support),
         "targets": None if targets is None else targets._asdict(),
         "settings": dict(settings or {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,10 @@ import torch
 from ..errors import DivergedError, ModelFileError, UsageError
 from ..inner.learner import Adapted, Model
 from ..models.network import Params
+from ..tasks.leaks import alike
 from ..tasks.sources import SupportSize, Targets
 from .manifest import write_sealed
+from .membership import digest
 from .plain_json import JsonObject, parse_json, to_json, without_nan
 from .task_values import packed, same_length
 from .tensors import differences, outline, precision
@@ -94,6 +97,41 @@ class Stored:
     def n_support(self) -> dict[str, int]:
         """Of an adapted directory, the support rows of each task; 0 where that is not known."""
         return {entry["id"]: entry["n_support"] or 0 for entry in self.config["tasks"] or []}
+
+    def split_of(self, task: str) -> str | None:
+        """The split that a task was in: `train`, `valid` or `test`; `None` for one that the run has not met.
+
+        The directory need not hold the ids for that: it compares their salted hashes.
+
+        Example:
+            >>> import tempfile, innerloop as il
+            >>> learner, splits = il.mixed(1), {"train": ["north"], "test": ["south"]}
+            >>> path = il.save(
+            ...     Path(tempfile.mkdtemp()) / "run", il.Model(learner, learner.init()), splits=splits
+            ... )
+            >>> stored = il.load(path)
+            >>> stored.split_of("north"), stored.split_of("south"), stored.split_of("east")
+            ('train', 'test', None)
+        """
+        return self._split_of_hash.get(self._hash(task))
+
+    def resembles_trained(self, task: str) -> bool:
+        """Whether a task is called like one that training has seen, but for space, case, zeros or Unicode form."""
+        return self._hash(alike(task)) in self._alike
+
+    def _hash(self, task: str) -> str:
+        salt = self.config["salt"]
+        return task if salt is None else digest(salt, task)
+
+    @cached_property
+    def _split_of_hash(self) -> dict[str, str]:
+        return {name: part for part, names in (self.config["splits"] or {}).items() for name in names}
+
+    @cached_property
+    def _alike(self) -> set[str]:
+        if self.config["alike"] is not None:
+            return {*self.config["alike"]}
+        return {alike(name) for name, part in self._split_of_hash.items() if part != "test"}
 
     def mixed_summary(self) -> MixedSummary:
         """The statistician's numbers of a linear mixed model: fixed effects, random effects, likelihood.

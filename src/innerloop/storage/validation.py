@@ -52,7 +52,7 @@ __all__ = [
 KINDS = ("run", "adapted", "refined")
 
 # fields that older directories lack, and what that means
-_LATER: JsonObject = {"mixed": None}
+_LATER: JsonObject = {"mixed": None, "salt": None, "alike": None}
 _RECIPE_LIMIT = 1 << 16  # a list of a million layers would be built before its tensors were missed
 _WHOLE = 1 << 53  # beyond it, integers are not exact as floats
 
@@ -74,6 +74,8 @@ class Config(TypedDict):
     frozen: str | None
     schema: JsonObject | None
     splits: dict[str, list[str]] | None
+    salt: str | None
+    alike: list[str] | None
     support: dict[str, str | bool] | None
     targets: JsonObject | None
     settings: JsonObject

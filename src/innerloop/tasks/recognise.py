@@ -206,7 +206,7 @@ def _open_table(data: TableLike, options: Options) -> Tasks:
 
 def _open_classes(frame: pd.DataFrame, options: Options) -> Tasks:
     """A table without a task column as n-way episodes of its classes."""
-    of_tasks = ("task", "n_support", "kind", "split_by", "support", "labels")
+    of_tasks = ("task", "n_support", "kind", "split_by", "support", "labels", "rare")
     wrong = [name for name in of_tasks if name in options]
     if wrong and wrong != ["kind"]:
         raise UsageError(
@@ -303,7 +303,7 @@ _TABLE = Layout(
     _open_table,
     (
         "task", "target", *_SIZES, "features", "ignore", "categorical", "kind", "date_format", "decimal",
-        "missing", "encoding", "sheet", "labels", "split", "split_by", "support",
+        "missing", "encoding", "sheet", "labels", "split", "split_by", "support", "rare",
     ),
 )  # fmt: skip
 LAYOUTS: dict[str, Layout] = {

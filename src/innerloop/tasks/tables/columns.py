@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ __all__ = [
     "kind_of",
     "moments",
     "numbers",
+    "without_rare",
 ]
 
 _MAX_LEVELS = 100
@@ -50,6 +51,7 @@ class Column:
         levels: of a category.
         missing: meta-train has missing values, so an indicator column follows.
         formats: of a date written as text, `ISO` or as `strptime` has them.
+        merged: levels of a category that too few tasks have: they count as none of its levels.
         constant_in_task: every task of meta-train has one value, such as the age of a patient.
     """
 
@@ -61,6 +63,7 @@ class Column:
     missing: bool = False
     formats: tuple[str, ...] = ()
     constant_in_task: bool = False
+    merged: int = 0
 
     @property
     def width(self) -> int:
@@ -136,6 +139,24 @@ def constant_in_tasks(frame: pd.DataFrame, name: str, tasks: np.ndarray) -> bool
     first = np.zeros(int(tasks.max(initial=0)) + 1, dtype=codes.dtype)
     first[tasks[::-1]] = codes[::-1]
     return bool((codes == first[tasks]).all() and (codes != codes[:1]).any())
+
+
+def without_rare(column: Column, frame: pd.DataFrame, tasks: np.ndarray, least: int) -> Column:
+    """The column without the levels that fewer than `least` tasks have; `tasks` `(n,)` numbers each row's task.
+
+    Example:
+        >>> frame = pd.DataFrame({"drug": list("aaba")})
+        >>> column = fit_column(frame, "drug", task=None)
+        >>> without_rare(column, frame, np.array([0, 1, 1, 2]), 2).levels
+        ('a',)
+    """
+    if column.kind != "category":
+        return column
+    level, _, _ = match_values(frame[column.name], column.levels)
+    pairs = np.unique(np.stack([level, tasks]), axis=1)[0]
+    count = np.bincount(pairs[pairs >= 0], minlength=len(column.levels))
+    kept = tuple(name for name, number in zip(column.levels, count.tolist(), strict=True) if number >= least)
+    return replace(column, levels=kept, merged=len(column.levels) - len(kept))
 
 
 def encode_column(frame: pd.DataFrame, column: Column, task: str | None) -> Iterator[np.ndarray]:

@@ -31,7 +31,16 @@ from .cells import (
     sorted_labels,
     task_ids,
 )
-from .columns import Column, as_float32, constant_in_tasks, encode_column, fit_column, moments, numbers
+from .columns import (
+    Column,
+    as_float32,
+    constant_in_tasks,
+    encode_column,
+    fit_column,
+    moments,
+    numbers,
+    without_rare,
+)
 from .deciding import GAPS, Reading
 from .numbers import refuse_stray_text
 
@@ -100,6 +109,7 @@ class Schema:
         decimal: str = ".",
         missing: Sequence[str] = (),
         encoding: str | None = None,
+        rare: int = 0,
         guard: Guard = nullcontext,
     ) -> Schema:
         """Find out what the columns mean.
@@ -128,6 +138,9 @@ class Schema:
                     date_format=as_names(date_format),
                 )  # fmt: skip
                 same = codes is not None and constant_in_tasks(frame, name, codes)
+                if codes is not None:
+                    # of few tasks, a level that all of them have is not rare
+                    column = without_rare(column, frame, codes, min(rare, int(codes.max(initial=-1)) + 1))
                 columns.append(replace(column, constant_in_task=same))
         kind = target_kind(frame, target, kind, task=task)
         written: dict[str, Any] = {

@@ -20,7 +20,10 @@ from .grouping import Grouped, layout, task_splits
 from .reading import TableLike, as_frame, table_name
 from .schema import Schema, labelled_rows, target_kind, target_names
 
-__all__ = ["from_schema", "table"]
+__all__ = ["RARE", "from_schema", "table"]
+
+# tasks that a level of a category has at least
+RARE = 5
 
 
 def table(
@@ -40,6 +43,7 @@ def table(
     encoding: str | None = None,
     sheet: str | None = None,
     labels: str = "shared",
+    rare: int = RARE,
     split: Split = SHARES,
     split_by: str | None = None,
     seed: int = 0,
@@ -67,6 +71,8 @@ def table(
         sheet: of an `.xlsx` file with several.
         labels: `shared` if a class means the same in every task; `per_task` if each task has classes of its own,
             which only its support explains. Then tasks with a single class are dropped.
+        rare: levels of a category that fewer tasks of meta-train have are taken together, as none of the levels:
+            they tell little, and a model directory would name whom they are of. 0 keeps all.
         split: shares of the tasks for meta-train, meta-validation and meta-test; or the tasks of each,
             `{"train": [...], "valid": [...], "test": [...]}`; or a CSV file with the columns task and split; or
             a `splits.Fold`.
@@ -121,8 +127,9 @@ def table(
     schema = Schema.fit(
         rows.frame[np.isin(rows.codes, positions[0])], whole=whole, task=task, target=target, features=features,
         ignore=ignore, kind=kind, categorical=categorical, classes=classes, date_format=date_format, decimal=decimal,
-        missing=missing, encoding=encoding,
+        missing=missing, encoding=encoding, rare=rare,
     )  # fmt: skip
+    notes += _rare_notes(schema, rare)
     if own_classes:
         n_way = int(rows.n_distinct(schema.target).max(initial=0))
         schema, classes = replace(schema, classes=(), n_way=n_way), None
@@ -264,6 +271,21 @@ def _own_classes(labels: str, kind: str) -> bool:
     return labels == "per_task"
 
 
+def _rare_notes(schema: Schema, rare: int) -> list[str]:
+    """Which categories lost levels; refuse a table of which nothing is left."""
+    merged = [column for column in schema.columns if column.merged]
+    if schema.n_features == 0:
+        raise DataError(
+            f"no feature is left: every level of {listed([column.name for column in merged])} is in fewer than {rare} "
+            "tasks of meta-train; keep them (--rare 0), or add a column"
+        )
+    return [
+        f"{column.merged} of {column.merged + len(column.levels)} levels of {column.name!r} are in fewer than {rare} "
+        "tasks of meta-train and count as one, none of the others (--rare 0 keeps them)"
+        for column in merged
+    ]
+
+
 def _gap_notes(schema: Schema, frame: pd.DataFrame) -> list[str]:
     notes = [
         f"{count} missing values in {name!r}, none in meta-train, were filled with the mean"
@@ -280,6 +302,7 @@ def _gap_notes(schema: Schema, frame: pd.DataFrame) -> list[str]:
     notes += [
         f"{count} rows have a value of {name!r} that no meta-train row has: it counts as none of its values"
         for name, count in schema.unseen(frame).items()
+        if not any(column.merged for column in schema.columns if column.name == name)
     ]
     if schema.task_columns:
         notes.append(f"task columns, constant within every task: {listed(schema.task_columns)}")
