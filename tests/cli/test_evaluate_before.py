@@ -23,6 +23,7 @@ def test_held_out_tasks_by_a_schema_from_before(of_classes: bool, tmp_path: Path
         "protonet" if of_classes else "ridge",
         "--steps",
         "1",
+        "--keep-ids",
         "--quiet",
         "--device",
         "cpu",

@@ -30,7 +30,7 @@ def test_folds_of_the_command_are_those_of_python(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "run")
-    words = ["--task", "site", "--target", "risk", "--n-support", "3", *QUICK, "--out", out]
+    words = ["--task", "site", "--target", "risk", "--n-support", "3", *QUICK, "--out", out, "--report-rows"]
     assert run(["train", str(table), *words, "--folds", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     parts, tested = [], []
@@ -51,7 +51,7 @@ def test_folds_of_the_command_are_those_of_python(
     again = json.loads(capsys.readouterr().out)["scores"]
     assert next(row for row in again if row["headline"])["mean"] == pytest.approx(found["folds"][0], rel=1e-6)
     assert il.load(out).config["settings"]["split"] == str(Fold(1, 3))
-    words[-1] += "2"
+    words[words.index(out)] += "2"
     page = Path(found["report"]).read_text(encoding="utf-8")
     assert f"{sum(len(part.ids) for part in parts)} held-out tasks, regression" in page
     assert page.count("Of the first fold, whose model is kept.") == 2

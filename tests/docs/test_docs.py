@@ -68,7 +68,7 @@ def command(line):
     assert words[0] == "innerloop"
     if words[1] == "train":
         words += ["--steps", "2", "--replace"]
-        if "--config" not in words:
+        if not {"--config", "mixed"} & {*words}:
             words += ["--hidden", "4"]
     return words[1:]
 

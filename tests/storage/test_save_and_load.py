@@ -144,6 +144,7 @@ def test_everything_beside_the_weights_goes_round(tmp_path) -> None:
         scores=scores,
         best_step=2,
         log=log,
+        keep_ids=True,
     )
     stored = load(folder)
     assert stored.schema == schema

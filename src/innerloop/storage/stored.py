@@ -176,8 +176,10 @@ class Stored:
                 f"{count} missing values of {name!r} were filled with its mean in training"
                 for name, count in schema.gaps(frame).items()
             ]
+            merged = {column.name for column in schema.columns if column.merged}
             notes += [
-                f"{count} rows have a value of {name!r} that no row of training has: it counts as none of its values"
+                f"{count} rows have a value of {name!r} that {'few tasks' if name in merged else 'no row'} of training "
+                f"{'or none have' if name in merged else 'has'}: it counts as none of its values"
                 for name, count in schema.unseen(frame).items()
             ]
         frame.attrs["notes"] = tuple(notes)

@@ -115,7 +115,7 @@ def read_config(sealed: Sealed) -> Config:
     if isinstance(recipe, dict) and "defined_in" in recipe and isinstance(recipe.get("algorithm"), str):
         require_registered(recipe)
     with blaming(sealed, "config.json"):
-        return require_config(_LATER | config if isinstance(config, dict) else config)
+        return require_config({**config, **(_LATER | config)} if isinstance(config, dict) else config)
 
 
 def read_log(sealed: Sealed) -> list[JsonObject]:
