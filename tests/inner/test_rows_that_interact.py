@@ -12,6 +12,7 @@ from innerloop.cli import run as command
 from innerloop.evaluation import evaluate, query_dependence
 from innerloop.inner import Model
 from innerloop.inner.batched import predict_tasks
+from innerloop.inner.learner import without_padding
 from innerloop.models.network import Network
 from innerloop.outer.mean_loss import mean_loss
 from innerloop.outer.prefetch import task_keys
@@ -149,3 +150,13 @@ def test_the_command_says_whether_predictions_depend_on_each_other(tmp_path, cap
 
 def test_the_leak_test_is_public():
     assert il.query_dependence is query_dependence
+
+
+def test_a_single_query_row_beside_padded_support_rows_is_enough() -> None:
+    """Two rows are needed to try whether rows interact: where the query has one, the support rows are tried."""
+    support = Batch(torch.randn(1, 3, 2), torch.randn(1, 3, 1), torch.tensor([[1.0, 1.0, 0.0]]))
+    query = Batch(torch.randn(1, 1, 2), torch.randn(1, 1, 1), torch.ones(1, 1))
+    learner = il.maml(il.models.mlp(2, [4], 1), loss="mse", inner_steps=1)
+    ((positions, part),) = without_padding(learner, Episode(support, query))
+    assert positions == [0]
+    assert part.query.y.shape == (1, 1, 1)

@@ -289,7 +289,11 @@ def without_padding(
         return whole
     network = learner.network
     seen = network.sees_other_rows if predicting else network.rows_interact
-    return equal_sizes(episode) if seen(episode.query.x) else whole
+    # it takes two rows to tell; a stack of one has padding on the other side only
+    larger = max((episode.query, episode.support), key=lambda batch: batch.y.shape[:2].numel())
+    if larger.y.shape[:2].numel() < 2:
+        return whole
+    return equal_sizes(episode) if seen(larger.x) else whole
 
 
 def _mean_of_parts(

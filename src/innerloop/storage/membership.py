@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..tasks.leaks import alike
 
-__all__ = ["Hashed", "digest", "hashed"]
+__all__ = ["Hashed", "Members", "digest", "hashed"]
 
 _DIGITS = 32
 
@@ -62,3 +62,40 @@ def hashed(splits: Mapping[str, Sequence[str]]) -> Hashed:
         salt,
         sorted(digest(salt, name) for name in seen),
     )
+
+
+class Members:
+    """The tasks of a run, as a directory holds them: by id where there is no salt, else by salted hash.
+
+    Arguments:
+        splits: ids or hashes of each split.
+        salt: of the hashes.
+        similar: hashes of what names have in common, of the tasks that training has seen.
+
+    Example:
+        >>> members = Members(*hashed({"train": ["A1"], "test": ["b"]}))
+        >>> members.split_of("A1"), members.split_of("a1"), members.resembles_trained("a1")
+        ('train', None, True)
+    """
+
+    def __init__(
+        self, splits: Mapping[str, Sequence[str]], salt: str | None, similar: Sequence[str] | None
+    ) -> None:
+        self.salt = salt
+        self.split = {name: part for part, names in splits.items() for name in names}
+        self.similar = (
+            {alike(name) for name, part in self.split.items() if part != "test"}
+            if similar is None
+            else {*similar}
+        )
+
+    def split_of(self, task: str) -> str | None:
+        """The split that a task was in."""
+        return self.split.get(self._told(task))
+
+    def resembles_trained(self, task: str) -> bool:
+        """Whether a task is called like one that training has seen."""
+        return self._told(alike(task)) in self.similar
+
+    def _told(self, name: str) -> str:
+        return name if self.salt is None else digest(self.salt, name)

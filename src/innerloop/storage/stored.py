@@ -14,10 +14,9 @@ import torch
 from ..errors import DivergedError, ModelFileError, UsageError
 from ..inner.learner import Adapted, Model
 from ..models.network import Params
-from ..tasks.leaks import alike
 from ..tasks.sources import SupportSize, Targets
 from .manifest import write_sealed
-from .membership import digest
+from .membership import Members
 from .plain_json import JsonObject, parse_json, to_json, without_nan
 from .task_values import packed, same_length
 from .tensors import differences, outline, precision
@@ -113,25 +112,16 @@ class Stored:
             >>> stored.split_of("north"), stored.split_of("south"), stored.split_of("east")
             ('train', 'test', None)
         """
-        return self._split_of_hash.get(self._hash(task))
+        return self._members.split_of(task)
 
     def resembles_trained(self, task: str) -> bool:
         """Whether a task is called like one that training has seen, but for space, case, zeros or Unicode form."""
-        return self._hash(alike(task)) in self._alike
-
-    def _hash(self, task: str) -> str:
-        salt = self.config["salt"]
-        return task if salt is None else digest(salt, task)
+        return self._members.resembles_trained(task)
 
     @cached_property
-    def _split_of_hash(self) -> dict[str, str]:
-        return {name: part for part, names in (self.config["splits"] or {}).items() for name in names}
-
-    @cached_property
-    def _alike(self) -> set[str]:
-        if self.config["alike"] is not None:
-            return {*self.config["alike"]}
-        return {alike(name) for name, part in self._split_of_hash.items() if part != "test"}
+    def _members(self) -> Members:
+        config = self.config
+        return Members(config["splits"] or {}, config["salt"], config["alike"])
 
     def mixed_summary(self) -> MixedSummary:
         """The statistician's numbers of a linear mixed model: fixed effects, random effects, likelihood.
