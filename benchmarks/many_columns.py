@@ -2,8 +2,8 @@
 
     python benchmarks/many_columns.py
 
-takes a minute or less. Each table is drawn: some slopes differ among tasks, all of them, or none; the noise has standard
-deviation 0.5.
+takes a minute or less. Each table is drawn: some slopes differ among tasks, all of them, or none; the noise has
+standard deviation 0.5.
 """
 
 import time

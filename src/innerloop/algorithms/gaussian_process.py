@@ -69,7 +69,7 @@ def gp(
     head = _head(n_features, n_outputs, kind, kernel, mean, noise)
     if isinstance(head, GaussianProcessHead):
         head = PooledBase(head)
-    return HeadLearner(Network(Polynomial(1)), head, unrolled())
+    return HeadLearner(Network(Polynomial()), head, unrolled())
 
 
 @registered

@@ -196,14 +196,14 @@ def factored(matrix: Tensor) -> Tensor:
     return torch.where((info > 0)[..., None, None], torch.full_like(factor, torch.nan), factor)
 
 
-def prior_root(raw: Tensor, covariance: str, *, random: Sequence[int] | None, size: int) -> Tensor:
+def prior_root(raw: Tensor, covariance: str, *, random: Sequence[int] | None = None, size: int = 0) -> Tensor:
     """The root L `(D, q)` of the prior covariance L L' of all `D = size` columns, the constant last.
 
     Arguments:
         raw: `(q, q)`: the lower triangle, with logarithms on its diagonal.
         covariance: `full`, `diagonal`, or `shared`: one variance for all slopes and one for the constant.
         random: columns whose coefficient differs among tasks, beside the constant; all unless given.
-        size: columns `D`.
+        size: columns `D`, where `random` is given.
 
     Example:
         >>> prior_root(torch.zeros(2, 2), "full", random=[1], size=3)

@@ -109,11 +109,11 @@ class _Linear(_Part):
         return {"root": torch.diag(torch.full((n_features + 1,), -0.5 * math.log(n_features + 1)))}
 
     def matrix(self, own: Params, one: Tensor, other: Tensor) -> Tensor:
-        root = prior_root(own["root"], diagonal=False)
+        root = prior_root(own["root"], "full")
         return (with_constant(one) @ root) @ (with_constant(other) @ root).mT
 
     def diagonal(self, own: Params, rows: Tensor) -> Tensor:
-        return (with_constant(rows) @ prior_root(own["root"], diagonal=False)).square().sum(-1)
+        return (with_constant(rows) @ prior_root(own["root"], "full")).square().sum(-1)
 
 
 @dataclass(frozen=True)
