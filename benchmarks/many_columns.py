@@ -1,4 +1,4 @@
-"""The linear mixed model with many columns: processor seconds of a fit, and which coefficients it takes to differ among tasks.
+"""The linear mixed model with many columns: seconds of a fit, and which coefficients it takes to differ among tasks.
 
     python benchmarks/many_columns.py
 
