@@ -36,6 +36,7 @@ __all__ = [
     "Config",
     "TaskEntry",
     "blaming",
+    "outputs_of",
     "read_config",
     "read_log",
     "read_tensors",
@@ -240,3 +241,9 @@ def schema_of(config: Config) -> Schema | None:
     schema = Schema.from_config(config["schema"])
     require(_fits(schema, Schema), "the schema holds a value of another type than its columns have")
     return schema
+
+
+def outputs_of(config: Config, schema: Schema | None) -> tuple[str, int] | None:
+    """The kind and number of targets or classes; `None` where it is not known."""
+    targets = schema or targets_of(config)
+    return None if targets is None else (targets.kind, targets.n_outputs)
