@@ -190,7 +190,7 @@ def _scored(model: Model, source: Source, seed: int) -> Iterator[_Scored]:
 
 def _finite(values: Tensor) -> Array:
     found = np.nan_to_num(values.double().cpu().numpy(), nan=_LARGEST)
-    return np.clip(found, -_LARGEST, _LARGEST)
+    return np.asarray(np.clip(found, -_LARGEST, _LARGEST))
 
 
 def _scores(model: Model, adapted: Params, query: Batch, targets: Targets, prediction: Tensor) -> Tensor:

@@ -135,7 +135,8 @@ class Evaluation:
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics, the headline first."""
         own = ("log_likelihood", *COVERAGES) if self.targets.kind == "regression" else ()
-        further = tuple(name for name in (*own, *INTERVALS) if name in self.values)
+        own += tuple(name for name in INTERVALS if not np.isnan(self.values.get(name, np.nan)).all())
+        further = tuple(name for name in own if name in self.values)
         if self.targets.kind == "regression":
             return ("rmse", "r2", "error_over_variance", "loss", *further)
         return ("accuracy", "auc", "calibration_error", "loss", *further)

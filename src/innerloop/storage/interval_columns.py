@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -62,9 +63,10 @@ def intervals_of(
             f"inner_steps={inner_steps}: the intervals hold for the inner steps of training: leave one of the two out"
         )
     if (count := calibration.n_tasks) < needed_tasks(level):
+        most = math.floor(100 * count / (count + 1)) / 100
         raise UsageError(
             f"interval={level:g} needs {needed_tasks(level)} calibration tasks or more, and {where} has {count}: ask "
-            f"for {count}/{count + 1} or less, or give more tasks to meta-validation when you train (--split)"
+            f"for {most} or less, or give more tasks to meta-validation when you train (--split)"
         )
     return Intervals(calibration, level)
 
