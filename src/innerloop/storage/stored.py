@@ -14,12 +14,12 @@ from ..errors import DivergedError, ModelFileError, UsageError
 from ..inner.learner import Adapted, Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
-from .calibrations import to_tensors
+from .calibrations import calibration_of, to_tensors
 from .manifest import write_sealed
 from .plain_json import JsonObject, parse_json, to_json, without_nan
 from .task_values import packed, same_length
 from .tensors import differences, outline, precision
-from .validation import Config, require_config, support_of, targets_of
+from .validation import Config, outputs_of, require_config, support_of, targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -352,6 +352,7 @@ class Stored:
         text = to_json(config, indent=1)
         try:
             require_config(parse_json(text, "config"))
+            calibration_of(tensors, outputs_of(self.config, self.schema))
         except (ModelFileError, ValueError) as error:
             raise UsageError(f"this cannot be stored: {error}") from None
         # a clone, because tensors that share memory are refused

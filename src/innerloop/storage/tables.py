@@ -74,12 +74,14 @@ def adapt_rows(
     x = torch.from_numpy(schema.encode(frame))
     supports = _supports(schema, frame, x, list(groups.values()))
     adapted = adapt_tasks(model, supports, steps=steps)
-    percentile = _percentiles(calibration, adapted, supports) if calibration else []
+    percentile = (
+        dict(zip(groups, _percentiles(calibration, adapted, supports), strict=True)) if calibration else {}
+    )
     return TableTasks(
         dict(zip(groups, adapted, strict=True)),
         {task: len(rows) for task, rows in groups.items()},
         schema.own_labels(frame) if schema.n_way else {},
-        dict(zip(groups, percentile, strict=bool(percentile))),
+        {task: share for task, share in percentile.items() if not math.isnan(share)},
     )
 
 

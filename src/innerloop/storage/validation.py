@@ -143,6 +143,8 @@ def require_config(value: object) -> Config:
         _require_fields(task, hints, "a task")
     ids = [task["id"] for task in config["tasks"] or []]
     require(len(set(ids)) == len(ids), "a task stands twice")
+    percentile = config["settings"].get("support_loss_percentile", {})
+    require(_fits(percentile, dict[str, float]), "support_loss_percentile is no table of numbers")
     support_of(config)
     targets_of(config)
     require_recipe(config["learner"])
