@@ -18,6 +18,7 @@ from innerloop.evaluation.conformal import (
     needed_tasks,
     require_level,
 )
+from innerloop.inner.batched import adapt_tasks, support_losses
 from innerloop.tasks.row_source import RowSource
 from innerloop.tasks.support import SupportSize, Targets
 
@@ -164,8 +165,8 @@ def test_scores_are_errors_over_the_models_own_deviation(lines) -> None:
                 losses.setdefault(name, []).append(float(density.sum() / max(size, 1)))
         expected = conformal_thresholds([np.concatenate(own) for own in scores.values()])
         np.testing.assert_allclose(calibration.thresholds[size][:, 0], expected, rtol=1e-4)
-        means = np.sort([np.mean(own) for own in losses.values()])
-        np.testing.assert_allclose(calibration.support_losses[size], means, rtol=1e-3, atol=1e-5)
+        first = np.sort([own[0] for own in losses.values()])
+        np.testing.assert_allclose(calibration.support_losses[size], first, rtol=1e-3, atol=1e-5)
 
 
 def test_coverage_and_width_of_an_evaluation_are_those_of_a_loop(lines) -> None:
@@ -200,6 +201,7 @@ def test_intervals_hold_for_new_tasks_where_the_models_own_do_not() -> None:
         noise = torch.from_numpy(rng.standard_t(2, size=source.y.shape)).float()
         return replace(source, y=source.y + noise)
 
+    torch.manual_seed(0)
     learner = il.maml(il.models.mlp(1, [8], 1), loss="mse", inner_steps=2)
     model = il.Model(learner, learner.init())
     calibration = calibrate(model, world(1))
@@ -209,14 +211,16 @@ def test_intervals_hold_for_new_tasks_where_the_models_own_do_not() -> None:
 
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_prediction_sets_hold_the_class(n_classes) -> None:
+    slopes = torch.from_numpy(np.random.default_rng(0).normal(size=(2, n_classes))).float()
+
     def world(seed):
         rng = np.random.default_rng(seed)
         x = torch.from_numpy(rng.normal(size=(60 * 15, 2))).float()
-        scores = x @ torch.from_numpy(rng.normal(size=(2, n_classes))).float()
-        y = (scores + torch.from_numpy(rng.gumbel(size=(60 * 15, n_classes)))).argmax(-1)
+        y = (x @ slopes + torch.from_numpy(rng.gumbel(size=(60 * 15, n_classes)))).argmax(-1)
         ids, size = tuple(map(str, range(60))), SupportSize(5, 5)
         return RowSource(x, y, np.arange(61) * 15, ids, size, Targets("classification", n_classes))
 
+    torch.manual_seed(0)
     learner = il.maml(il.models.mlp(2, [8], n_classes), loss="cross_entropy", inner_steps=2)
     model = il.Model(learner, learner.init())
     found = il.evaluate(model, world(2), calibration=calibrate(model, world(1)))
@@ -251,6 +255,22 @@ def test_a_model_that_needs_a_support_row_gives_no_interval_without_one() -> Non
     calibration = calibrate(il.Model(learner, learner.init()), random_lines(10))
     assert 0 not in calibration.sizes
     assert calibration.threshold(0, 0.9) is None
+
+
+def test_of_like_tasks_each_percentile_is_as_likely_and_others_stand_out(lines) -> None:
+    calibration = calibrate(lines, random_lines(100, seed=1))
+
+    def percentiles(source, stretched=1.0):
+        _, episode = next(iter(source.fixed(0)))
+        rows = [il.Batch(*(t[row] for t in episode.support[:2])) for row in range(episode.n_tasks)]
+        rows = [il.Batch(batch.x, stretched * batch.y) for batch in rows]
+        losses = support_losses(adapt_tasks(lines, rows), rows)
+        return np.array([calibration.percentile(3, loss) for loss in losses])
+
+    like = percentiles(random_lines(400, seed=2, draws=1))
+    np.testing.assert_allclose(np.quantile(like, [0.25, 0.5, 0.75]), [25, 50, 75], atol=12)
+    assert (like > 95).mean() < 0.15
+    assert (percentiles(random_lines(400, seed=2, draws=1), 5.0) > 95).mean() > 0.5
 
 
 def test_what_diverges_gives_an_interval_without_end(lines) -> None:

@@ -66,24 +66,22 @@ def calibrate(model: Model, source: Source, *, seed: int = EVALUATION_SEED) -> C
     require_model(model)
     require_source(source, "valid")
     scores: defaultdict[int, defaultdict[str, list[Array]]] = defaultdict(lambda: defaultdict(list))
-    losses: defaultdict[int, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    losses: defaultdict[int, dict[str, float]] = defaultdict(dict)
     for wanted, part in _by_support(source):
         if wanted == 0 and not _predicts_unadapted(model, part, seed):
             continue
         for scored in _scored(model, part, seed):
             if wanted in (None, scored.n_support):
                 scores[scored.n_support][scored.task].append(scored.scores)
-                losses[scored.n_support][scored.task].append(scored.support_loss)
+                # a new task has one draw, whose loss varies more than a mean of several
+                losses[scored.n_support].setdefault(scored.task, scored.support_loss)
     if not scores:
         raise DataError("there is no task to calibrate on: this split is empty")
     thresholds = {
         size: np.stack([conformal_thresholds(own) for own in _by_target(list(tasks.values()))], axis=1)
         for size, tasks in sorted(scores.items())
     }
-    return Calibration(
-        thresholds,
-        {size: np.sort([np.mean(own) for own in tasks.values()]) for size, tasks in sorted(losses.items())},
-    )
+    return Calibration(thresholds, {size: np.sort([*of_task.values()]) for size, of_task in losses.items()})
 
 
 def support_sizes(most: int) -> tuple[int, ...]:

@@ -44,8 +44,8 @@ class Calibration:
             of a new task stays below with a chance of `r / (K + 1)`, by `K` calibration tasks. A score is the
             absolute error of a standardised target, over the model's own predictive deviation where it has one; or,
             with `C` = 1, one minus the probability of the true class.
-        support_losses: of each number of support rows, the mean support loss of each calibration task after
-            adaptation, sorted, `(K,)`.
+        support_losses: of each number of support rows, the mean loss of each calibration task on the support rows of
+            one draw, after adaptation to them, sorted, `(K,)`.
 
     Example:
         >>> tasks = np.arange(1.0, 20.0)  # of 19 tasks one score each
