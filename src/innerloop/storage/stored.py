@@ -398,6 +398,8 @@ def describe(stored: Stored) -> JsonObject:
         "tasks_per_split": splits and {name: len(ids) for name, ids in splits.items()},
         "support": support and {("n_shot" if support["per_class"] else "n_support"): support["rows"]},
         "steps": stored.log[-1].get("step") if stored.log else None,
+        "calibration": stored.calibration
+        and {"tasks": stored.calibration.n_tasks, "support_rows": list(stored.calibration.sizes)},
         **{name: entries[name] for name in _SHOWN},
     }
 
