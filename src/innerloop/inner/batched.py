@@ -98,7 +98,7 @@ def deviations(tasks: Sequence[Adapted], queries: Sequence[Any]) -> list[Tensor]
         >>> [part.shape for part in deviations([Model(learner, learner.init()).base()], [torch.ones(3, 1)])]
         [torch.Size([3, 1])]
     """
-    found = [torch.zeros(0)] * len(tasks)
+    found: dict[int, Tensor] = {}
     rows = [_blank(x) for x in queries]
     for positions, own, part in _adapted_stacks(tasks, rows):
         model = tasks[positions[0]].model
@@ -108,7 +108,7 @@ def deviations(tasks: Sequence[Adapted], queries: Sequence[Any]) -> list[Tensor]
             return None
         for row, position in enumerate(positions):
             found[position] = variance[row, : rows[position].rows].sqrt()
-    return found
+    return [found[position] for position in range(len(tasks))]
 
 
 def support_losses(tasks: Sequence[Adapted], supports: Sequence[Batch]) -> list[float]:
