@@ -49,7 +49,7 @@ def calibration(kind: str) -> Calibration:
     rng, width = np.random.default_rng(4), 2 if kind == "several" else 1
     largest = 1.0 if "classes" in kind else 3.0
     return Calibration(
-        {size: np.sort(largest * rng.uniform(size=(12, width)), axis=0) for size in SIZES},
+        {size: np.sort(largest * rng.uniform(size=(199, width)), axis=0) for size in SIZES},
         {size: np.sort(rng.normal(1, 1, 12)) for size in SIZES},
     )
 
@@ -83,8 +83,7 @@ def by_hand(stored: Stored, part: pd.DataFrame, level: float) -> pd.DataFrame:
     labelled = schema.labelled(part)
     support, query = part[labelled], part[~labelled]
     size = max(size for size in SIZES if size <= len(support))
-    rank = math.ceil(level * 13 - 1e-9)
-    limit = own.thresholds[size][rank - 1]
+    limit = own.thresholds[size][round(200 * level) - 1]
     task, x = stored.model.base(), torch.from_numpy(schema.encode(query))
     percentile = math.nan
     if len(support):
@@ -230,14 +229,14 @@ def test_a_task_with_fewer_rows_than_any_calibration_task_has_no_interval(runs) 
             lambda t: t.update({"calibration/thresholds/1": torch.ones(0, 1).double()}),
             "another type or shape",
         ),
-        (lambda t: t.update({"calibration/thresholds/1": torch.ones(12, 2).double()}), "several numbers of"),
+        (lambda t: t.update({"calibration/thresholds/1": torch.ones(199, 2).double()}), "several numbers of"),
         (lambda t: t["calibration/thresholds/1"].neg_(), "does not ascend"),
         (lambda t: t["calibration/thresholds/1"].fill_(-1), "below 0"),
         (lambda t: t["calibration/thresholds/1"].fill_(torch.inf), "holds NaN or infinity"),
         (lambda t: t["calibration/support_losses/1"].copy_(torch.arange(12.0).flip(0)), "does not ascend"),
         (
             lambda t: t.update(
-                {f"calibration/thresholds/{size}": torch.ones(12, 2).double() for size in SIZES}
+                {f"calibration/thresholds/{size}": torch.ones(199, 2).double() for size in SIZES}
             ),
             "of other targets",
         ),

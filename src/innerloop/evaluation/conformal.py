@@ -7,12 +7,14 @@ $r / (K + 1)$, exactly, for any model and any noise (Vovk, Gammerman & Shafer, 2
 World*; one draw a task: Dunn, Wasserman & Ramdas, 2022, *Distribution-Free Prediction Sets for Two-Layer Hierarchical
 Models*). A single draw leaves most rows unused, so its luck is averaged out over all draws, in closed form:
 
-$$ q_r = \bar F^{-1}\bigl(E\,\bar F(S_{(r)})\bigr), \qquad \bar F = \frac1K \sum_k F_k, \quad S_k \sim F_k $$
+$$ q_\gamma = \bar F^{-1}\bigl(E\,\bar F(S_{(r)})\bigr), \qquad \bar F = \frac1K \sum_k F_k, \quad S_k \sim F_k,
+   \quad r = \gamma (K + 1) $$
 
-With one row a task this is the exact procedure. With more, coverage is $r / (K + 1)$ up to terms that vanish faster
-than $1 / K$, and the thresholds are narrower and vary less than those that hold in the worst case (weights
-$1 / ((K + 1) n_k)$ with the mass $1 / (K + 1)$ at infinity: Lee, Barber & Willett, 2023, *Distribution-Free Inference
-with Hierarchical Data*), which cover up to $(K + 1) / K$ times what was asked for.
+with the expectation interpolated where $r$ is no whole number. With one row a task this is the exact procedure. With
+more, coverage is $\gamma$ up to terms that vanish faster than $1 / K$, and the thresholds are narrower and vary less
+than those that hold in the worst case (weights $1 / ((K + 1) n_k)$ with the mass $1 / (K + 1)$ at infinity: Lee, Barber
+& Willett, 2023, *Distribution-Free Inference with Hierarchical Data*), which cover up to $(K + 1) / K$ times what was
+asked for.
 """
 
 from __future__ import annotations
@@ -26,9 +28,12 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 
-__all__ = ["Calibration", "conformal_thresholds", "needed_tasks", "require_level"]
+__all__ = ["LEVELS", "Calibration", "conformal_thresholds", "needed_tasks", "require_level"]
 
 Array = NDArray[np.float64]
+
+# shares that thresholds are kept for
+LEVELS: Array = np.arange(1, 200) / 200
 
 # scores at which distributions are compared
 _GRID = 1000
@@ -40,16 +45,17 @@ class Calibration:
     """What conformal intervals of a model need, by number of support rows; `calibrate` makes it.
 
     Arguments:
-        thresholds: of each number of support rows, `(K, C)`: row `r - 1` holds the scores of `C` targets that a row
-            of a new task stays below with a chance of `r / (K + 1)`, by `K` calibration tasks. A score is the
-            absolute error of a standardised target, over the model's own predictive deviation where it has one; or,
-            with `C` = 1, one minus the probability of the true class.
+        thresholds: of each number of support rows, `(199, C)`: the scores of `C` targets that a row of a new task stays
+            below with chances of 0.005, 0.01, ..., 0.995. A score is the absolute error of a standardised target, over
+            the model's own predictive deviation where it has one; or, with `C` = 1, one minus the probability of the
+            true class.
         support_losses: of each number of support rows, the mean loss of each calibration task on the support rows of
             one draw, after adaptation to them, sorted, `(K,)`.
 
     Example:
-        >>> tasks = np.arange(1.0, 20.0)  # of 19 tasks one score each
-        >>> calibration = Calibration({3: tasks[:, None]}, {3: tasks})
+        >>> losses = np.arange(1.0, 20.0)
+        >>> errors = conformal_thresholds([np.array([error]) for error in losses])  # of 19 tasks one each
+        >>> calibration = Calibration({3: errors[:, None]}, {3: losses})
         >>> calibration.threshold(5, 0.9), calibration.threshold(5, 0.99)
         (array([18.]), None)
         >>> calibration.percentile(5, 18.5)
@@ -67,7 +73,7 @@ class Calibration:
     @property
     def n_tasks(self) -> int:
         """Calibration tasks, those of the number of support rows that has most."""
-        return max((len(values) for values in self.thresholds.values()), default=0)
+        return max((len(values) for values in self.support_losses.values()), default=0)
 
     def threshold(self, n_support: int, level: float) -> Array | None:
         """The threshold of each target, `(C,)`, for a task with so many support rows.
@@ -79,16 +85,16 @@ class Calibration:
             level: share of the rows of new tasks that the interval holds.
 
         Returns:
-            The thresholds; `None` where the calibration tasks are too few for this level.
+            The thresholds, of the next level in steps of half a percent; `None` where the calibration tasks are too
+            few for it.
 
         Raises:
             UsageError: the level is no number between 0 and 1.
         """
-        require_level(level)
+        needed, place = needed_tasks(level), math.ceil(level * (len(LEVELS) + 1) - _ROUNDING) - 1
         for size in reversed(self.sizes):
-            rank = _rank(len(self.thresholds[size]), level)
-            if size <= n_support and rank <= len(self.thresholds[size]):
-                return np.asarray(self.thresholds[size][rank - 1])
+            if size <= n_support and needed <= len(self.support_losses[size]) and place < len(LEVELS):
+                return np.asarray(self.thresholds[size][place])
         return None
 
     def percentile(self, n_support: int, support_loss: float) -> float:
@@ -133,35 +139,36 @@ def needed_tasks(level: float) -> int:
 
 
 def conformal_thresholds(scores: Sequence[Array]) -> Array:
-    """Thresholds that a row of a new task stays below with chances of `1 / (K + 1)` to `K / (K + 1)`, `(K,)`.
+    """Thresholds that a row of a new task stays below with chances of 0.005, 0.01, ..., 0.995, `(199,)`.
 
     Arguments:
         scores: of each of `K` tasks, the scores of its rows; every task counts equally.
 
     Returns:
-        Ascending thresholds. Of more than 1000 different scores they are taken from 1000 quantiles, rounded up.
+        Ascending thresholds; for chances above `K / (K + 1)`, which nothing is known of, the last one below. Of more
+        than 1000 different scores they are taken from 1000 quantiles, rounded up.
 
     Raises:
         UsageError: a task has no score.
 
     Example:
-        >>> conformal_thresholds([np.array([3.0]), np.array([1.0]), np.array([2.0])]).tolist()
-        [1.0, 2.0, 3.0]
-        >>> conformal_thresholds([np.arange(1.0, 101.0)] * 3).tolist()  # tasks that do not differ: quantiles
-        [26.0, 51.0, 76.0]
+        >>> nine = conformal_thresholds([np.array([float(error)]) for error in range(1, 10)])
+        >>> nine[[159, 179]].tolist()  # of nine tasks one score each, 80 and 90 %
+        [8.0, 9.0]
+        >>> conformal_thresholds([np.arange(1.0, 101.0)] * 3)[
+        ...     99
+        ... ].item()  # tasks that are alike: about the median
+        51.0
     """
     if not scores or any(not len(own) for own in scores):
         raise UsageError("a calibration task has no score: give each task one query row or more")
-    grid = _grid(scores)
+    grid, count = _grid(scores), len(scores)
     of_task = np.stack([np.searchsorted(np.sort(own), grid, side="right") / len(own) for own in scores])
     mean = of_task.mean(0)
     chance = np.diff(_order_statistics(of_task), prepend=0.0, axis=1)
-    place = np.searchsorted(mean, chance @ mean - _ROUNDING)
+    share = np.interp(LEVELS * (count + 1), np.arange(count + 1), [0.0, *(chance @ mean)])
+    place = np.searchsorted(mean, share - _ROUNDING)
     return np.asarray(grid[np.minimum(place, len(grid) - 1)])
-
-
-def _rank(count: int, level: float) -> int:
-    return max(1, math.ceil(level * (count + 1) - _ROUNDING))
 
 
 def _grid(scores: Sequence[Array]) -> Array:
@@ -187,8 +194,10 @@ def _order_statistics(of_task: Array) -> Array:
         `(K, S)`, row `r - 1` that of the `r`-th smallest.
     """
     count = np.zeros((len(of_task) + 1, of_task.shape[1]))
+    moved = np.empty_like(count)
     count[0] = 1
-    for number, own in enumerate(of_task):
-        count[1 : number + 2] = count[1 : number + 2] * (1 - own) + count[: number + 1] * own
-        count[0] *= 1 - own
+    for number, own in enumerate(of_task, 1):
+        up = np.multiply(count[:number], own, out=moved[:number])
+        count[:number] -= up
+        count[1 : number + 1] += up
     return np.asarray(count[::-1].cumsum(0)[::-1][1:])

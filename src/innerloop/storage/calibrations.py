@@ -7,7 +7,7 @@ import re
 import numpy as np
 import torch
 
-from ..evaluation.conformal import Calibration
+from ..evaluation.conformal import LEVELS, Calibration
 from ..models.network import Params
 from .validation import require
 
@@ -22,7 +22,7 @@ def to_tensors(calibration: Calibration | None) -> Params:
     """The tensors of a calibration, by the number of support rows.
 
     Example:
-        >>> sorted(to_tensors(Calibration({2: np.ones((3, 1))}, {2: np.ones(3)})))
+        >>> sorted(to_tensors(Calibration({2: np.ones((199, 1))}, {2: np.ones(3)})))
         ['calibration/support_losses/2', 'calibration/thresholds/2']
     """
     if calibration is None:
@@ -62,8 +62,12 @@ def calibration_of(tensors: Params, outputs: tuple[str, int] | None) -> Calibrat
         }
         for prefix in (_THRESHOLDS, _LOSSES)
     )
-    lengths = [{size: len(values) for size, values in part.items()} for part in (thresholds, losses)]
-    require(lengths[0] == lengths[1], "thresholds and support losses of the calibration differ in number")
+    require(
+        thresholds.keys() == losses.keys(),
+        "thresholds and support losses of the calibration differ in number",
+    )
+    complete = all(len(values) == len(LEVELS) for values in thresholds.values())
+    require(complete, f"a threshold of one of the {len(LEVELS)} levels of the calibration is missing")
     widths = {values.shape[1] for values in thresholds.values()}
     require(len(widths) == 1, "the calibration has several numbers of targets")
     if outputs is not None:

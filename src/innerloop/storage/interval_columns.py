@@ -47,7 +47,7 @@ def intervals_of(
         UsageError: the level is no share; or nothing is stored, or from too few tasks, or from other inner steps.
 
     Example:
-        >>> few = Calibration({0: np.ones((5, 1))}, {0: np.ones(5)})
+        >>> few = Calibration({0: np.ones((199, 1))}, {0: np.ones(5)})
         >>> intervals_of(few, 0.9, where=Path("runs/schools"), inner_steps=None)
         Traceback (most recent call last):
         innerloop.errors.UsageError: interval=0.9 needs 9 calibration tasks or more, and runs/schools has 5: ...
