@@ -217,18 +217,17 @@ def percent(value: float) -> str:
 
 def linear_lines(found: list[dict[str, Any]]) -> list[str]:
     """The table of simulated worlds."""
-    worlds = found[0]["worlds"]
-    largest = max(row["error"] for row in found)
     lines = [
-        f"{worlds:,} worlds a cell; the standard error of a coverage is at most {100 * largest:.2f} %.",
+        f"The standard error of a coverage is at most {100 * max(row['error'] for row in found):.2f} %.",
         "",
-        "| noise | calibration tasks | support rows | coverage, % | width | model's own coverage, % | width |",
-        "|---|---|---|---|---|---|---|",
+        "| noise | calibration tasks | support rows | worlds | coverage, % | width | model's own coverage, % | width |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    order = sorted(found, key=lambda row: ([*NOISES].index(row["noise"]), row["tasks"], row["n_support"]))
     return lines + [
-        f"| {row['noise']} | {row['tasks']} | {row['n_support']} | {percent(row['covered'])} | {row['width']:.2f} | "
-        f"{percent(row['own'])} | {row['own_width']:.2f} |"
-        for row in found
+        f"| {row['noise']} | {row['tasks']} | {row['n_support']} | {row['worlds']:,} | {percent(row['covered'])} | "
+        f"{row['width']:.2f} | {percent(row['own'])} | {row['own_width']:.2f} |"
+        for row in order
     ]
 
 

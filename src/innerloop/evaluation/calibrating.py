@@ -195,9 +195,9 @@ def _scores(model: Model, adapted: Params, query: Batch, targets: Targets, predi
     """How wrong each query row is, `(T, n, C)`, or `(T, n, 1)` for classes; see `Calibration`."""
     require_fit(prediction, query.y)
     if targets.kind == "classification":
-        score: Tensor = 1 - prediction.double().softmax(-1).gather(-1, query.y.unsqueeze(-1))
-        return score
-    return (prediction - query.y).double().abs() / _deviation(model, adapted, query, prediction)
+        return 1 - prediction.double().softmax(-1).gather(-1, query.y.unsqueeze(-1))
+    error: Tensor = (prediction - query.y).double().abs()
+    return error / _deviation(model, adapted, query, prediction)
 
 
 def _deviation(model: Model, adapted: Params, query: Batch, prediction: Tensor) -> Tensor:
