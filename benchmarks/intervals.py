@@ -272,7 +272,7 @@ def table_lines(found: list[dict[str, Any]]) -> list[str]:
         "| table | algorithm | tasks | calibration tasks | coverage, % | width, or classes | model's own, % |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in found:
+    for row in sorted(found, key=lambda row: [*TABLES].index(row["table"])):
         mean, low, high = (100 * value for value in row["covered"])
         few, many = row["calibration"]
         lines.append(
