@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from .algorithms import ridge as ridge
     from .engine import benchmark as benchmark
     from .engine import fast as fast
+    from .evaluation import Calibration as Calibration
     from .evaluation import Evaluation as Evaluation
+    from .evaluation import calibrate as calibrate
     from .evaluation import evaluate as evaluate
     from .evaluation import inspection
     from .evaluation import query_dependence as query_dependence
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 # public name -> where it lives: a module and a name in it, or a module
 _HOME = {
     "Batch": "tasks.episodes:Batch",
+    "Calibration": "evaluation:Calibration",
     "Episode": "tasks.episodes:Episode",
     "Evaluation": "evaluation:Evaluation",
     "Every": "outer:Every",
@@ -64,6 +67,7 @@ _HOME = {
     "TrainingState": "outer:TrainingState",
     "baselines": "algorithms.baselines",
     "benchmark": "engine:benchmark",
+    "calibrate": "evaluation:calibrate",
     "datasets": "tasks.datasets",
     "evaluate": "evaluation:evaluate",
     "fast": "engine:fast",

@@ -52,6 +52,12 @@ def tables(tmp_path_factory):
     activity.assign(activity=np.tile(["sit", "walk", "run"], 80)).to_csv(folder / "activity.csv", index=False)
     letters = pd.DataFrame({"x": rng.normal(size=420), "label": np.tile(list("abcdefghijklmnopqrstu"), 20)})
     letters.to_csv(folder / "letters.csv", index=False)
+    patients = pd.DataFrame({"patient": np.repeat(np.arange(64), 8), "dose": rng.normal(size=512)})
+    patients["score"] = patients["dose"] + np.repeat(rng.normal(size=64), 8) + 0.5 * rng.normal(size=512)
+    patients.to_csv(folder / "patients.csv", index=False)
+    fresh = patients[:24].assign(patient="new " + patients["patient"][:24].astype(str))
+    fresh["score"] = fresh["score"].where(np.arange(24) % 8 < 3)
+    fresh.to_csv(folder / "new_patients.csv", index=False)
     files = re.findall(r"<!-- file: (\S+) -->\n```toml\n(.*?)```", DOCUMENTS_TEXT, re.DOTALL)
     for name, text in files:
         (folder / name).write_text(text)
@@ -89,8 +95,8 @@ def test_shell_examples_run(mark, text, tables, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(("mark", "text"), blocks("python"))
 def test_python_examples_run(mark, text, tables, tmp_path, monkeypatch):
     assert mark == "run: quick schools"
-    frame = pd.read_csv(tables / "schools.csv")
-    frame.to_csv(tmp_path / "schools.csv", index=False)
+    for name in ("schools.csv", "patients.csv", "new_patients.csv"):
+        (tmp_path / name).write_bytes((tables / name).read_bytes())
     monkeypatch.chdir(tmp_path)
     space = {}
     exec(text.replace("steps=2000", "steps=2"), space)

@@ -16,13 +16,13 @@ PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "howto").glob("*.
 
 def leave_data(folder: Path) -> None:
     rng = np.random.default_rng(0)
-    patient = np.repeat([f"p{n}" for n in range(12)], 8)
+    patient = np.repeat([f"p{n}" for n in range(64)], 8)
     frame = pd.DataFrame(
         {
             "patient": patient,
-            "age": np.repeat(rng.integers(20, 80, 12), 8),
-            "visit": pd.date_range("2024-01-01", periods=96).strftime("%Y-%m-%d"),
-            "dose": rng.normal(size=96),
+            "age": np.repeat(rng.integers(20, 80, 64), 8),
+            "visit": pd.date_range("2024-01-01", periods=512).strftime("%Y-%m-%d"),
+            "dose": rng.normal(size=512),
         }
     )
     frame["score"] = frame.dose**2 + frame.age / 20

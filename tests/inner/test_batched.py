@@ -1,5 +1,7 @@
 """Many tasks in stacks: each result is that of the task alone."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from innerloop import models
 from innerloop.algorithms import fomaml, gaussian, gp, maml, mixed, protonet, ridge
 from innerloop.inner import Model
-from innerloop.inner.batched import adapt_tasks, predict_adapted, predict_tasks
+from innerloop.inner.batched import adapt_tasks, deviations, predict_adapted, predict_tasks, support_losses
 from innerloop.inner.per_task import per_task
 from innerloop.tasks.episodes import Batch
 from toolkit.oracles import doubled, within
@@ -45,6 +47,37 @@ def tasks_of(outputs: int, sizes: list[int]) -> tuple[list[Batch], list[torch.Te
             Batch(x, torch.arange(n) % outputs if outputs > 1 else x[:, :1].sin() + len(supports))
         )
     return supports, [rows(1 + number % 4) for number in range(len(sizes))]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_each_deviation_and_support_loss_is_that_of_the_task_alone(name, monkeypatch) -> None:
+    monkeypatch.setattr("innerloop.inner.batched._AT_ONCE", 2)
+    outputs, make = LEARNERS[name]
+    learner = make()
+    model = Model(learner, doubled(learner.init()))
+    supports, queries = tasks_of(outputs, [5, 2, 3, 5])
+    alone = [model.adapt(support.x, support.y) for support in supports]
+    losses = [
+        learner.loss(model.meta, task.own, Batch(support.x[None], support.y[None])).item()
+        for task, support in zip(alone, supports, strict=True)
+    ]
+    assert support_losses(alone, supports) == pytest.approx(losses, rel=1e-9)
+    found = deviations(alone, queries)
+    if name not in ("mixed", "gaussian", "gp", "scaled in the task"):
+        assert found is None
+        return
+    for task, x, own in zip(alone, queries, found, strict=True):
+        torch.testing.assert_close(own, task.deviation(x))
+
+
+def test_a_task_without_a_row_has_no_support_loss() -> None:
+    learner = mixed(3)
+    model = Model(learner, doubled(learner.init()))
+    (full,), _ = tasks_of(1, [4])
+    none = Batch(full.x[:0], full.y[:0])
+    losses = support_losses(adapt_tasks(model, [none, full]), [none, full])
+    assert math.isnan(losses[0])
+    assert losses[1] == losses[1]
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -132,3 +132,8 @@ def test_classes_need_logits_of_each_row():
         il.meta_train(
             il.maml(il.models.mlp(1, [4], 1), loss="cross_entropy"), data.train, steps=1, device="cpu"
         )
+
+
+def test_cross_entropy_of_tasks_without_rows_is_zero() -> None:
+    none = Batch(torch.zeros(2, 0, 1), torch.zeros(2, 0, dtype=torch.int64))
+    assert task_losses("cross_entropy", torch.zeros(2, 0, 3), none).tolist() == [0.0, 0.0]

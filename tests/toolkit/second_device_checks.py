@@ -106,8 +106,10 @@ def test_training_and_scores(case: Case, gear: str) -> None:
         )
         assert all(value.device.type == device for value in trained.model.meta.values())
         assert trained.gear.gear == gear or trained.log == []
-        score = il.evaluate(trained.model, source_of(case))
-        return [trained.log, trained.model.meta, score.metric("loss")]
+        calibration = il.calibrate(trained.model, source_of(case))
+        score = il.evaluate(trained.model, source_of(case), calibration=calibration)
+        thresholds = [torch.from_numpy(own) for own in calibration.thresholds.values()]
+        return [trained.log, trained.model.meta, score.metric("loss"), thresholds]
 
     same([results(device) for device in DEVICES])
 

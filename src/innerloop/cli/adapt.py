@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from ..errors import DataError
 from .common import Notes, emit, stored_run
 from .options import OUTPUT, Device, Json, Quiet, Replace, Steps, require_place, require_steps
-from .predict import read_rows
+from .predict import read_rows, unlike_tasks
 
 __all__ = ["adapt"]
 
@@ -50,8 +50,10 @@ def adapt(
     settings = {"support": str(support), **adapted.config["settings"]}
     adapted.save(out, settings=settings, replace=replace)
     counts = adapted.n_support
+    percentile = adapted.config["settings"].get("support_loss_percentile") or {}
+    unlike = unlike_tasks(percentile, notes)
     if json:
-        emit("adapt", None, notes, settings, out=str(out), tasks=counts)
+        emit("adapt", None, notes, settings, out=str(out), tasks=counts, unlike=unlike)
         return
     tasks, n_rows = len(counts), sum(counts.values())
     print(f"adapted to {tasks} task{'s' * (tasks != 1)}, {n_rows} support row{'s' * (n_rows != 1)}: {out}")

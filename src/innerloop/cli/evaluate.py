@@ -13,7 +13,7 @@ from .common import Notes, emit, fingerprint, stored_run
 from .opening import read_tasks
 from .options import DataOptions, Device, Json, Quiet, Steps, require_steps
 from .pages import Report, command_line, leave, require_report
-from .text import batchnorm_line, dependence_text, scored, steps_table
+from .text import batchnorm_line, dependence_text, interval_line, scored, steps_table
 
 if TYPE_CHECKING:
     from ..evaluation.scores import Evaluation
@@ -65,7 +65,7 @@ def evaluate(
     stored = replace(stored, model=model)
     if where.decided:
         notes(f"device: {where}")
-    scores = score(stored.model, source, steps=inner_steps)
+    scores = score(stored.model, source, steps=inner_steps, calibration=stored.calibration)
     dependence = query_dependence(stored.model, source)
     learner = stored.config["learner"]
     method = str(learner["algorithm"])
@@ -80,10 +80,12 @@ def evaluate(
         emit(
             "evaluate", stored.config["settings"].get("seed"), notes, settings, scores=scores.scores(method),
             query_dependence=dependence, report=None if page is None else str(page),
+            calibration_tasks=stored.calibration and stored.calibration.n_tasks,
         )  # fmt: skip
         return
     print(f"{method}: {scored(scores, source)}")
     print(batchnorm_line(stored.model.learner) + steps_table(scores))
+    print(interval_line(scores, stored.calibration))
     print(f"a prediction {dependence_text(dependence)}")
     if page is not None:
         print(f"page: {page}")

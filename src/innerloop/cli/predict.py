@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,14 +10,18 @@ from cyclopts import Parameter
 
 from ..errors import UsageError
 from .common import Notes, emit, require_rows, stored_run
-from .options import OUTPUT, Device, Json, Quiet, Steps, require_place, require_steps
+from .options import OUTPUT, Device, Json, Quiet, Steps, about, require_place, require_steps
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from ..storage import Stored
 
-__all__ = ["predict", "read_rows"]
+__all__ = ["predict", "read_rows", "unlike_tasks"]
+
+# a task whose support loss exceeds that of so many percent of the calibration tasks is told
+_UNLIKE = 95
 
 
 def predict(
@@ -29,6 +34,10 @@ def predict(
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="CSV file to write; stdout unless given.")
     ] = None,
+    interval: Annotated[
+        float | None,
+        about("Give intervals (classes: prediction sets) that hold this share of new rows: 0.9."),
+    ] = None,
     inner_steps: Steps = None,
     device: Device = "auto",
     json: Json = False,
@@ -40,10 +49,13 @@ def predict(
     the prediction, the probability of each class, and n_support, the number of support rows of the task;
     0 means the base prediction, without any adaptation. A directory that adapt or refine left needs no
     support rows, and every row is predicted.
+    --interval 0.9 adds lower and upper, or for classes prediction_set, calibrated on the meta-validation tasks
+    of training, and support_loss_percentile: near 100, a task is unlike them.
 
     Examples:
       innerloop predict runs/schools mixed.csv --out predictions.csv
       innerloop predict adapted/schools new_pupils.csv
+      innerloop predict runs/schools mixed.csv --interval 0.9
       innerloop predict runs/schools mixed.csv --json
     """
     from ..storage.tables import row_tasks
@@ -56,7 +68,8 @@ def predict(
             raise UsageError(f"--out {out}: this is the table itself: choose another file")
     stored = stored_run(directory, device)
     frame = read_rows(stored, rows, notes)
-    table, schema = stored.predict_frame(frame, inner_steps=inner_steps), stored.table_schema()
+    table = stored.predict_frame(frame, inner_steps=inner_steps, interval=interval)
+    schema = stored.table_schema()
     wanted = ~stored.labelled(frame)
     if stored.kind != "run" and not wanted.all():
         notes(f"note: {int((~wanted).sum())} rows have a target; this model predicts them all the same")
@@ -66,19 +79,67 @@ def predict(
         notes(f"note: {base} rows belong to tasks without a support row: base prediction, n_support=0")
     if not wanted.any():
         notes(f"note: every row has a {schema.target!r}, so there is nothing to predict: leave some empty")
+    unlike = _of_intervals(table[wanted], row_tasks(schema, frame)[wanted], interval, notes)
     if out is not None:
         from ..files import write_bytes
 
         write_bytes(out, _csv(rows, frame, table, schema.decimal).encode())
     if json:
-        settings = {"directory": str(directory), "rows": str(rows), "inner_steps": inner_steps}
+        settings = {
+            "directory": str(directory),
+            "rows": str(rows),
+            "inner_steps": inner_steps,
+            "interval": interval,
+        }
         content = {"out": str(out)} if out else {"predictions": _records(table)}
-        emit("predict", None, notes, settings, n_predicted=int(wanted.sum()), n_base=base, **content)
+        emit(
+            "predict",
+            None,
+            notes,
+            settings,
+            n_predicted=int(wanted.sum()),
+            n_base=base,
+            unlike=unlike,
+            **content,
+        )
     elif out is None:
         print(_csv(rows, frame, table, schema.decimal), end="")
     else:
         count = len({*row_tasks(schema, frame)[wanted]})
         print(f"predicted {int(wanted.sum())} rows of {count} tasks: {out}")
+
+
+def _of_intervals(
+    predicted: pd.DataFrame, tasks: np.ndarray, interval: float | None, notes: Notes
+) -> dict[str, float] | None:
+    """Say what is to be known of the intervals; the tasks that are unlike those of the calibration."""
+    if interval is None:
+        return None
+    first = next(name for name in predicted if name == "prediction_set" or str(name).startswith("lower"))
+    without = int(predicted[first].isna().sum())
+    if without:
+        notes(f"note: {without} rows have no interval: no calibration task had so few support rows")
+    percentile = dict(zip(tasks.tolist(), predicted["support_loss_percentile"].tolist(), strict=True))
+    return unlike_tasks(percentile, notes)
+
+
+def unlike_tasks(percentile: Mapping[str, float], notes: Notes) -> dict[str, float]:
+    """The tasks whose support loss exceeds that of nearly all calibration tasks, with a note that names them.
+
+    Example:
+        >>> unlike_tasks({"a": 99.0, "b": 50.0, "c": float("nan")}, Notes(quiet=True))
+        {'a': 99.0}
+    """
+    from ..tasks.messages import listed
+
+    found = {task: share for task, share in percentile.items() if share > _UNLIKE}
+    if found:
+        count = f"{len(found)} task{'s are' if len(found) > 1 else ' is'} unlike those of the calibration"
+        notes(
+            f"note: {count} ({listed(sorted(found), 3)}): the loss on their support rows exceeds that of more than "
+            f"{_UNLIKE} % of them (of like tasks, {100 - _UNLIKE} % do), so their intervals may not hold"
+        )
+    return found
 
 
 def read_rows(stored: Stored, path: Path, notes: Notes) -> pd.DataFrame:

@@ -7,11 +7,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..evaluation.conformal import Calibration
     from ..evaluation.scores import Evaluation
     from ..inner.learner import Learner
     from ..tasks.sources import Source
 
-__all__ = ["LABELS", "batchnorm_line", "cell", "columns", "dependence_text", "scored", "steps_table"]
+__all__ = [
+    "LABELS",
+    "batchnorm_line",
+    "cell",
+    "columns",
+    "dependence_text",
+    "interval_line",
+    "scored",
+    "steps_table",
+]
 
 LABELS = {
     "rmse": "RMSE",
@@ -24,11 +34,15 @@ LABELS = {
     "log_likelihood": "log likelihood",
     "coverage_90": "in 90 % interval",
     "coverage_95": "in 95 % interval",
+    "interval_coverage_90": "in 90 % conformal interval",
+    "interval_width_90": "width of it",
+    "set_coverage_90": "in 90 % prediction set",
+    "set_size_90": "classes in it",
 }
 # metrics of predictive intervals
 _PREDICTIVE = ("log_likelihood", "coverage_90", "coverage_95")
 # metrics that are printed in percent
-_SHARES = ("accuracy", "coverage_90", "coverage_95")
+_SHARES = ("accuracy", "coverage_90", "coverage_95", "interval_coverage_90", "set_coverage_90")
 
 
 def cell(value: Sequence[float], metric: str) -> str:
@@ -71,6 +85,40 @@ def steps_table(scores: Evaluation) -> str:
         label = f"{steps} (before adaptation)" if steps == 0 else str(steps)
         rows.append([label, *(cell(scores.metric(metric, position), metric) for metric in metrics)])
     return columns(rows)
+
+
+def interval_line(scores: Evaluation, calibration: Calibration | None) -> str:
+    """What conformal intervals hold on the tasks that were scored, or why there are none.
+
+    Example:
+        >>> from innerloop.tasks.sources import SupportSize, Targets
+        >>> from innerloop.evaluation.scores import Evaluation
+        >>> none = Evaluation((), (0,), {}, Targets("regression", 1), SupportSize(1, 1))
+        >>> interval_line(none, None)
+        'no intervals for new tasks: there is no calibration'
+    """
+    from ..evaluation.conformal import needed_tasks
+
+    if calibration is None:
+        return "no intervals for new tasks: there is no calibration"
+    count = calibration.n_tasks
+    if count < (least := needed_tasks(0.9)):
+        return (
+            f"no 90 % intervals for new tasks: they need {least} meta-validation tasks, and there are {count}"
+        )
+    kinds = {
+        "interval": ("intervals", "width", "of the query values, mean width {}"),
+        "set": ("prediction sets", "size", "of the query rows, {} classes on average"),
+    }
+    for kind, (what, measure, words) in kinds.items():
+        if f"{kind}_coverage_90" in scores.metrics:
+            held, size = (scores.metric(f"{kind}_{name}_90") for name in ("coverage", measure))
+            found = words.format(cell(size, measure))
+            return (
+                f"90 % {what} for new tasks hold {cell(held, f'{kind}_coverage_90')} {found}; calibrated on "
+                f"{count} meta-validation tasks"
+            )
+    return "no 90 % intervals for new tasks were measured: they hold for the inner steps of training"
 
 
 def scored(scores: Evaluation, source: Source) -> str:

@@ -28,9 +28,10 @@ from .options import (
 )
 from .pages import command_line
 from .request import Request, log_callbacks
-from .text import LABELS, batchnorm_line, cell, scored, steps_table
+from .text import LABELS, batchnorm_line, cell, interval_line, scored, steps_table
 
 if TYPE_CHECKING:
+    from ..evaluation.conformal import Calibration
     from ..evaluation.mixed_model import MixedSummary
     from ..evaluation.scores import Evaluation
     from ..outer.training import Run
@@ -127,18 +128,20 @@ class _Trained:
 
     def score(self, notes: Notes, *, replace: bool, json: bool) -> None:
         """Score on meta-test, write the directory, print."""
+        from ..evaluation.calibrating import calibrate
         from ..evaluation.scores import evaluate, over_folds
 
         request, folds = self.request, self.request.data.folds
-        scores = evaluate(self.run.model, self.tasks.test)
+        calibration = calibrate(self.run.model, self.tasks.valid)
+        scores = evaluate(self.run.model, self.tasks.test, calibration=calibration)
         every = [scores]
         if folds:
             # whatever happens to the other folds, this model is there
-            self.save(scores, None, replace=replace)
+            self.save(scores, calibration, None, replace=replace)
             every += _other_folds(request, folds, notes)
         total = over_folds(every) if folds else scores
         page = pages.draw(lambda: self.page(total), notes)
-        self.save(scores, page, replace=replace or bool(folds))
+        self.save(scores, calibration, page, replace=replace or bool(folds))
         means = [each.metric(scores.metrics[0])[0] for each in every]
         report = str(self.directory / REPORT) if page else None
         if json:
@@ -146,15 +149,18 @@ class _Trained:
                 "train", request.training.seed, notes, request.settings(), out=str(self.directory),
                 scores=total.scores(request.method), best_step=self.run.best_step,
                 training_seconds=round(self.run.seconds, 3), remarks=list(self.tasks.notes), report=report,
-                folds=means,
+                folds=means, calibration_tasks=calibration.n_tasks,
             )  # fmt: skip
             return
         self.show(total, means)
+        print(interval_line(total, calibration))
         print(f"model: {self.directory}{' (of the first fold)' if folds else ''}")
         if report:
             print(f"page: {report}")
 
-    def save(self, scores: Evaluation, page: bytes | None, *, replace: bool) -> None:
+    def save(
+        self, scores: Evaluation, calibration: Calibration, page: bytes | None, *, replace: bool
+    ) -> None:
         """Write the model directory."""
         from ..storage import save
 
@@ -175,6 +181,7 @@ class _Trained:
             log=self.run.log,
             extra={REPORT: page} if page else {},
             keep_ids=self.keep_ids,
+            calibration=calibration,
             replace=replace,
         )
 
@@ -237,11 +244,13 @@ class _Trained:
 
 def _other_folds(request: Request, folds: int, notes: Notes) -> Iterator[Evaluation]:
     """The same training with the tasks divided in every other way; each on its own meta-test tasks."""
+    from ..evaluation.calibrating import calibrate
     from ..evaluation.scores import evaluate
 
     for number in range(2, folds + 1):
         tasks = request.fold(number).read()
-        scores = evaluate(request.train(tasks, notes, what=f", fold {number}").model, tasks.test)
+        model = request.train(tasks, notes, what=f", fold {number}").model
+        scores = evaluate(model, tasks.test, calibration=calibrate(model, tasks.valid))
         # episodes of classes have no names of their own
         ids = scores.ids if tasks.test.n_tasks else tuple(f"fold {number}, {name}" for name in scores.ids)
         yield replace(scores, ids=ids)

@@ -1,5 +1,7 @@
 """Scores of a model on held-out tasks: metrics, confidence intervals over tasks, what was learned, examples."""
 
+from .calibrating import calibrate
+from .conformal import Calibration
 from .examples import Shown, show
 from .inspection import Learned, gains, learned
 from .intervals import Estimate, interval
@@ -7,12 +9,14 @@ from .mixed_model import MixedSummary, mixed_summary
 from .scores import Evaluation, ScoreRow, evaluate, over_folds, paired_difference, query_dependence
 
 __all__ = [
+    "Calibration",
     "Estimate",
     "Evaluation",
     "Learned",
     "MixedSummary",
     "ScoreRow",
     "Shown",
+    "calibrate",
     "evaluate",
     "gains",
     "interval",

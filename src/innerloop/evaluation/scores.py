@@ -20,6 +20,8 @@ from ..models.losses import mean_rows, require_fit
 from ..models.network import Params, reference
 from ..tasks.episodes import Batch, Episode, equal_sizes, map_tensors, select, tensors, to
 from ..tasks.sources import EVALUATION_SEED, Source, SupportSize, Targets, require_source
+from .calibrating import INTERVALS, interval_metrics
+from .conformal import Calibration
 from .intervals import Estimate, interval
 from .metrics import COVERAGES, accuracy, auc, calibration_gaps, place_by_place, predictive
 
@@ -34,7 +36,8 @@ __all__ = [
 ]
 
 ERRORS = ("squared_error", "error_over_variance")  # positive, with a long tail
-_SHARES = ("accuracy", "auc", "calibration_error", *COVERAGES)
+_SHARES = ("accuracy", "auc", "calibration_error", "interval_coverage_90", "set_coverage_90", *COVERAGES)
+_GAPS = ("auc", *INTERVALS)  # metrics that a task, or a draw of it, may not have
 _BOUNDS = dict.fromkeys(_SHARES, (0.0, 1.0)) | dict.fromkeys(ERRORS, (0.0, math.inf))
 
 
@@ -66,7 +69,10 @@ class Evaluation:
             class), or `squared_error` (natural units, mean over targets) and `error_over_variance`, of learners with
             a predictive variance also `log_likelihood` (of a query row, in natural units), `coverage_90` and
             `coverage_95` (share of the query values inside their predictive interval); for classification also
-            `calibration_gaps` `(tasks, len(steps), bins)`.
+            `calibration_gaps` `(tasks, len(steps), bins)`. With a calibration, after the last step,
+            `interval_coverage_90` and `interval_width_90` (natural units, mean over targets) of conformal intervals,
+            or `set_coverage_90` and `set_size_90` of prediction sets; NaN at other steps, and for a task that has
+            none.
         targets: what the targets are.
         support: rows of a support set.
         query_variance: variance of the query targets over that of the meta-train targets (regression).
@@ -123,15 +129,17 @@ class Evaluation:
         if name not in self.values or name == "calibration_gaps":
             raise UsageError(f"metric {name!r} is unknown: there are {', '.join(self.metrics)}")
         values = self.values[name][:, step]
-        return values[~np.isnan(values)] if name == "auc" else values
+        return values[~np.isnan(values)] if name in _GAPS else values
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics, the headline first."""
+        own = ("log_likelihood", *COVERAGES) if self.targets.kind == "regression" else ()
+        own += tuple(name for name in INTERVALS if not np.isnan(self.values.get(name, np.nan)).all())
+        further = tuple(name for name in own if name in self.values)
         if self.targets.kind == "regression":
-            predictive_metrics = tuple(name for name in ("log_likelihood", *COVERAGES) if name in self.values)
-            return ("rmse", "r2", "error_over_variance", "loss", *predictive_metrics)
-        return ("accuracy", "auc", "calibration_error", "loss")
+            return ("rmse", "r2", "error_over_variance", "loss", *further)
+        return ("accuracy", "auc", "calibration_error", "loss", *further)
 
     def at(self, step: int) -> Evaluation:
         """The same evaluation stopped at one of `steps` (by position), as a method of its own."""
@@ -144,6 +152,8 @@ class Evaluation:
         support: int | str = str(self.support) if self.support.low < self.support.high else self.support.low
         for position, steps in enumerate(self.steps):
             for name in self.metrics:
+                if name in INTERVALS and not len(self.of_tasks(name, position)):
+                    continue
                 mean, low, high = self.metric(name, position)
                 row = ScoreRow(
                     method=method,
@@ -167,6 +177,7 @@ def evaluate(
     seed: int = EVALUATION_SEED,
     steps: int | None = None,
     path: bool = True,
+    calibration: Calibration | None = None,
 ) -> Evaluation:
     """Score a model on the fixed episodes of a source, before adaptation and after every inner step.
 
@@ -178,6 +189,8 @@ def evaluate(
         seed: of the episodes; equal seeds give equal episodes for every model.
         steps: inner steps to go to; as in training unless given.
         path: score every inner step on the way; otherwise only the state before adaptation and the last one.
+        calibration: what `il.calibrate` made of the same model, on other tasks: then it is measured what its 90 %
+            intervals hold, unless `steps` are given.
 
     Returns:
         The evaluation.
@@ -198,6 +211,8 @@ def evaluate(
     if steps is not None and steps < 0:
         raise UsageError(f"steps={steps}: give 0 or more")
     like = reference(model.meta)
+    if steps is not None:
+        calibration = None
     # metric -> task -> sum and number of the draws that have a value
     sums: defaultdict[str, defaultdict[str, np.ndarray]] = defaultdict(
         lambda: defaultdict(lambda: np.zeros(()))
@@ -209,11 +224,13 @@ def evaluate(
     for ids, raw in source.fixed(seed):
         episode = to(raw, like.device, like.dtype)
         spread.add(raw.query, source.targets)
-        for task, row, numbers in _measured(model, ids, episode, source.targets, steps, every=path):
+        for task, row, numbers in _measured(
+            model, ids, episode, source.targets, steps, every=path, calibration=calibration
+        ):
             taken = numbers
             for name, scored in row.items():
                 # a draw whose query has one class has no area under the curve; other draws of the task may have
-                defined = ~np.isnan(scored) if name == "auc" else np.ones(scored.shape)
+                defined = ~np.isnan(scored) if name in _GAPS else np.ones(scored.shape)
                 sums[name][task] = sums[name][task] + np.where(defined, scored, 0.0)
                 counts[name][task] = counts[name][task] + defined
     if not sums:
@@ -271,15 +288,26 @@ def query_dependence(model: Model, source: Source, *, seed: int = EVALUATION_SEE
 
 
 def _measured(
-    model: Model, ids: Sequence[str], episode: Episode, targets: Targets, steps: int | None, *, every: bool
+    model: Model,
+    ids: Sequence[str],
+    episode: Episode,
+    targets: Targets,
+    steps: int | None,
+    *,
+    every: bool,
+    calibration: Calibration | None,
 ) -> Iterator[tuple[str, dict[str, np.ndarray], list[int]]]:
     """Each task of a stack with its metrics by number of inner steps, and these numbers."""
     for positions, part in without_padding(model.learner, episode, predicting=True):
+        scores: dict[int, dict[str, np.ndarray]] = {}
         with threads_for(model.meta):
-            scores = {
-                number: _measure(model, adapted, part.query, targets)
-                for number, adapted in _path(model, part, steps, every=every)
-            }
+            for number, adapted in _path(model, part, steps, every=every):
+                scores[number] = _measure(model, adapted, part.query, targets)
+            if calibration is not None:
+                found = interval_metrics(model, adapted, part, targets, calibration)
+                blank = {name: np.full(len(values), np.nan) for name, values in found.items()}
+                for earlier in scores:
+                    scores[earlier] |= found if earlier == number else blank
         for row, position in enumerate(positions):
             names = next(iter(scores.values()))
             yield (

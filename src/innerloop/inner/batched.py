@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..models.network import Params
 from ..tasks.episodes import Batch, Episode, map_tensors, stack, tensors
 from ..tasks.row_source import ROWS_AT_ONCE
 from .learner import Adapted, Model, without_padding
 from .owned import length_of, of_task, open_axes, stack_owned
 
-__all__ = ["adapt_tasks", "predict_adapted", "predict_tasks"]
+__all__ = ["adapt_tasks", "deviations", "predict_adapted", "predict_tasks", "support_losses"]
 
 # tasks of a stack at most, and its values of features, padding included
 _AT_ONCE, _VALUES_AT_ONCE = 256, 2**24
@@ -69,26 +72,87 @@ def predict_adapted(tasks: Sequence[Adapted], queries: Sequence[Any]) -> list[An
         [1, 3]
     """
     predictions: list[Any] = [None] * len(tasks)
+    rows = [_blank(x) for x in queries]
+    for positions, own, part in _adapted_stacks(tasks, rows):
+        model = tasks[positions[0]].model
+        with torch.no_grad():
+            stacked = model.learner.predict(model.meta, own, part.x)
+        for row, position in enumerate(positions):
+            predictions[position] = _rows_of(stacked, row, rows[position].rows)
+    return predictions
+
+
+def deviations(tasks: Sequence[Adapted], queries: Sequence[Any]) -> list[Tensor] | None:
+    """Predictive standard deviations of many adapted tasks of one model; each is that of `Adapted.deviation`.
+
+    Arguments:
+        tasks: what each task predicts with.
+        queries: query features of each task.
+
+    Returns:
+        Deviations of each task, `(n, C)`; `None` where the algorithm says nothing of them.
+
+    Example:
+        >>> from innerloop.algorithms import mixed
+        >>> learner = mixed(1)
+        >>> [part.shape for part in deviations([Model(learner, learner.init()).base()], [torch.ones(3, 1)])]
+        [torch.Size([3, 1])]
+    """
+    found: dict[int, Tensor] = {}
+    rows = [_blank(x) for x in queries]
+    for positions, own, part in _adapted_stacks(tasks, rows):
+        model = tasks[positions[0]].model
+        with torch.no_grad():
+            variance = model.learner.variance(model.meta, own, part.x)
+        if variance is None:
+            return None
+        for row, position in enumerate(positions):
+            found[position] = variance[row, : rows[position].rows].sqrt()
+    return [found[position] for position in range(len(tasks))]
+
+
+def support_losses(tasks: Sequence[Adapted], supports: Sequence[Batch]) -> list[float]:
+    """Mean loss of each adapted task on its own support rows; NaN where it has none.
+
+    Arguments:
+        tasks: what each task predicts with.
+        supports: support rows of each task.
+
+    Example:
+        >>> from innerloop.algorithms import mixed
+        >>> learner, rows = mixed(1), Batch(torch.zeros(2, 1), torch.zeros(2, 1))
+        >>> round(support_losses([Model(learner, learner.init()).base()], [rows])[0], 3)
+        1.266
+    """
+    losses = [math.nan] * len(tasks)
+    for positions, own, part in _adapted_stacks(tasks, supports):
+        model = tasks[positions[0]].model
+        with torch.no_grad():
+            stacked = model.learner.loss(model.meta, own, part)
+        for row, position in enumerate(positions):
+            losses[position] = float(stacked[row]) if supports[position].rows else math.nan
+    return losses
+
+
+def _adapted_stacks(
+    tasks: Sequence[Adapted], rows: Sequence[Batch]
+) -> Iterator[tuple[list[int], Params, Batch]]:
+    """Positions of the tasks of each stack, the values that they own, and their rows."""
     if not tasks:
-        return predictions
+        return
+    with torch.no_grad():  # the base predicts with the same values for every task
+        base = next(
+            (task._prepared(batch.x)[0] for task, batch in zip(tasks, rows, strict=True) if not task.own), {}
+        )
     model = tasks[0].model
     axes = open_axes(model.learner.own_like(model.meta))
     # what a task owns fills a stack as its support rows do
     episodes = [
-        Episode(_blank(x, length_of(task.own, axes)), _blank(x))
-        for task, x in zip(tasks, queries, strict=True)
+        Episode(_blank(batch.x, length_of(task.own, axes)), batch)
+        for task, batch in zip(tasks, rows, strict=True)
     ]
-    with torch.no_grad():  # the base predicts with the same values for every task
-        base = next(
-            (task._prepared(x)[0] for task, x in zip(tasks, queries, strict=True) if not task.own), {}
-        )
     for positions, part in _stacks(model, episodes):
-        own = stack_owned([tasks[position].own or base for position in positions])
-        with torch.no_grad():
-            stacked = model.learner.predict(model.meta, own, part.query.x)
-        for row, position in enumerate(positions):
-            predictions[position] = _rows_of(stacked, row, episodes[position].query.rows)
-    return predictions
+        yield positions, stack_owned([tasks[position].own or base for position in positions]), part.query
 
 
 def predict_tasks(

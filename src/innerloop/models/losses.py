@@ -37,7 +37,9 @@ def _cross_entropy(prediction: Tensor, target: Any) -> Tensor:
             f"cross_entropy: the model has {prediction.shape[2]} outputs, and the targets are class numbers up to "
             f"{int(target.max())}: give it one output a class ({int(target.max()) + 1} or more; tasks.n_outputs)"
         ) from None
-    return rows.reshape(*target.shape[:2], -1).mean(-1)
+    rows = rows.reshape(target.shape)
+    # -1 for the places of a mask has no meaning where a task has no row
+    return rows if target.dim() == 2 else rows.flatten(2).mean(-1)
 
 
 LOSSES: dict[str, Callable[[Tensor, Any], Tensor]] = {"mse": _mse, "cross_entropy": _cross_entropy}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..compare.result import LogEntry
+from ..evaluation.calibrating import INTERVALS, LEVEL
 from ..evaluation.examples import show
 from ..evaluation.inspection import gains, learned
 from ..evaluation.intervals import interval
@@ -145,9 +147,9 @@ def _verdict(run: Scored) -> str:
 
 def _answers(run: Scored) -> tuple[Answer, ...]:
     """Whether the scores after adaptation differ from those before, task by task."""
-    scores = run.scores
+    scores, intervals = run.scores, _intervals_answer(run.scores)
     if len(scores.steps) < 2:
-        return ()
+        return intervals
     classes = scores.targets.kind == "classification"
     name = "accuracy" if classes else "error_over_variance"
     gain = (scores.values[name][:, -1] - scores.values[name][:, 0]) * (1 if classes else -1)
@@ -155,7 +157,21 @@ def _answers(run: Scored) -> tuple[Answer, ...]:
     answer = "yes" if low > 0 else "no" if high < 0 else "open"
     tasks = pictures.gain_words(gains(scores))
     ground = f"Gain in {metric_label(name)} by adapting: {estimate(mean, low, high)}. {tasks}"
-    return (("Does adapting pay, against this model without adapting?", answer, ground),)
+    return (("Does adapting pay, against this model without adapting?", answer, ground), *intervals)
+
+
+def _intervals_answer(scores: Evaluation) -> tuple[Answer, ...]:
+    """Whether conformal intervals hold what they promise, where there are any."""
+    for what, held, size in (("intervals", *INTERVALS[:2]), ("prediction sets", *INTERVALS[2:])):
+        if held in scores.metrics:
+            mean, low, high = scores.metric(held)
+            answer = "no" if high < LEVEL else "yes" if high >= LEVEL else "open"
+            ground = (
+                f"{metric_label(held).capitalize()}: {estimate(mean, low, high)} on tasks that calibrated nothing; "
+                f"{metric_label(size)}: {estimate(*scores.metric(size))}."
+            )
+            return ((f"Do 90 % {what} for new tasks hold?", answer, ground),)
+    return ()
 
 
 def _sections(run: Scored) -> tuple[Section, ...]:
@@ -185,10 +201,14 @@ def _scores(evaluation: Evaluation) -> Table:
     rows = []
     for position, steps in enumerate(evaluation.steps):
         row = {"inner steps": str(steps) if steps else "0 (before adaptation)"}
-        rows.append(
-            row | {metric_label(m): estimate(*evaluation.metric(m, position)) for m in evaluation.metrics}
-        )
+        rows.append(row | {metric_label(m): _cell(evaluation, m, position) for m in evaluation.metrics})
     return Table("All metrics, means and 95 % intervals over tasks", pd.DataFrame(rows))
+
+
+def _cell(evaluation: Evaluation, metric: str, position: int) -> str:
+    """A metric at an inner step; intervals are those of the last one."""
+    value = evaluation.metric(metric, position)
+    return "" if metric in INTERVALS and math.isnan(value.mean) else estimate(*value)
 
 
 def _algorithm(model: Model) -> list[tuple[str, object]]:

@@ -18,6 +18,7 @@ from ..inner.inner_loss import InnerLossLike
 from ..inner.learner import Adapted, Learner, Model
 from ..models.losses import Loss
 from ..models.network import Params
+from .calibrations import CALIBRATION, calibration_of
 from .manifest import EXTRA_FILES, Sealed, read_sealed
 from .stored import MASK, TASKS, Stored
 from .task_values import unpacked
@@ -26,6 +27,7 @@ from .validation import (
     Config,
     TaskEntry,
     blaming,
+    outputs_of,
     read_config,
     read_log,
     read_tensors,
@@ -68,7 +70,7 @@ def load(
     """
     sealed = read_sealed(Path(directory))
     config, log, tensors = read_config(sealed), read_log(sealed), read_tensors(sealed)
-    meta = {name: value for name, value in tensors.items() if not name.startswith((TASKS, MASK))}
+    meta = {name: value for name, value in tensors.items() if not name.startswith((TASKS, MASK, CALIBRATION))}
     own, mask = (
         {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         for prefix in (TASKS, MASK)
@@ -88,8 +90,9 @@ def load(
         for name, value in mask.items():
             fits = name in meta and value.dtype == torch.bool and value.shape == meta[name].shape
             require(fits, f"the mask of {name!r} is not that of a parameter")
+        calibration = calibration_of(tensors, outputs_of(config, schema))
     extra = {name: data for name, data in sealed.contents.items() if name in EXTRA_FILES}
-    return Stored(model, config, sealed.folder, sealed.sha256, log, schema, tasks, mask, extra)
+    return Stored(model, config, sealed.folder, sealed.sha256, log, schema, tasks, mask, extra, calibration)
 
 
 def _learner(

@@ -5,6 +5,7 @@ Nothing is written that could not be read again by `load`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from .tensors import differences, frozen, outline, precision
 from .validation import Config
 
 if TYPE_CHECKING:
+    from ..evaluation.conformal import Calibration
     from ..evaluation.mixed_model import MixedSummary
     from ..tasks.tables.schema import Schema
 
@@ -47,6 +49,7 @@ def save(
     log: Sequence[Mapping[str, object]] = (),
     extra: Mapping[str, bytes] | None = None,
     keep_ids: bool = False,
+    calibration: Calibration | None = None,
     replace: bool = False,
 ) -> Path:
     """Write a model directory; a crash leaves the old one or the new one.
@@ -69,6 +72,7 @@ def save(
         log: one dict a logged step; numbers that are not finite are stored as null.
         extra: files for people, by name: `report.html`, `scores.csv`.
         keep_ids: store the ids of tasks as they are.
+        calibration: what `il.calibrate` made, for conformal intervals of new tasks.
         replace: replace a model directory that is there.
 
     Returns:
@@ -132,6 +136,7 @@ def save(
     }
     entries, path = [dict(entry) for entry in log], Path(directory)
     stored = Stored(model, config, path, "", entries, schema, mask=mask or {}, extra=extra or {})
+    stored = dataclasses.replace(stored, calibration=calibration)
     return stored.save(path, replace=replace)
 
 

@@ -15,12 +15,13 @@ from ..errors import DivergedError, ModelFileError, UsageError
 from ..inner.learner import Adapted, Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
+from .calibrations import calibration_of, to_tensors
 from .manifest import write_sealed
 from .membership import Members
 from .plain_json import JsonObject, parse_json, to_json, without_nan
 from .task_values import packed, same_length
 from .tensors import differences, outline, precision
-from .validation import Config, mixed_of, require_config, support_of, targets_of
+from .validation import Config, mixed_of, outputs_of, require_config, support_of, targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from ..evaluation.conformal import Calibration
     from ..evaluation.mixed_model import MixedSummary
     from ..tasks.tables.reading import TableLike
     from ..tasks.tables.schema import Schema
@@ -65,6 +67,7 @@ class Stored:
         tasks: of an adapted directory, what each task predicts with.
         mask: of a refined directory, true where a parameter was changed, by name.
         extra: files for people, by name, that `save` writes.
+        calibration: what conformal intervals need; `None` where none are stored.
     """
 
     model: Model
@@ -76,6 +79,7 @@ class Stored:
     tasks: dict[str, Adapted] = field(repr=False, default_factory=dict)
     mask: Params = field(repr=False, default_factory=dict)
     extra: Mapping[str, bytes] = field(repr=False, default_factory=dict)
+    calibration: Calibration | None = field(repr=False, default=None)
 
     @property
     def kind(self) -> str:
@@ -179,7 +183,9 @@ class Stored:
         """Which rows of such a table have a target."""
         return self.table_schema().labelled(frame)
 
-    def predict_frame(self, frame: Frame, *, inner_steps: int | None = None) -> Frame:
+    def predict_frame(
+        self, frame: Frame, *, inner_steps: int | None = None, interval: float | None = None
+    ) -> Frame:
         """Predict the rows of a table that have no target; what `innerloop predict` does.
 
         Rows of a task that have a target are its support. An adapted or refined model needs none, and
@@ -188,17 +194,23 @@ class Stored:
         Arguments:
             frame: a frame of pandas, polars or pyarrow with the columns of training; it is not changed.
             inner_steps: inner steps; as in training unless given.
+            interval: share of the rows of new tasks that an interval, or a set of classes, shall hold, such as 0.9;
+                none is given unless asked for.
 
         Returns:
             The same kind of frame: its rows, their order, its index and its columns, and further columns.
             `prediction` (`prediction_<target>` for each of several) is missing where a row was support;
             `probability_<class>` for classes; `n_support` is the number of support rows of the task, 0 for the
-            base prediction.
+            base prediction. With `interval` there are `lower` and `upper` (`lower_<target>`, `upper_<target>` for
+            each of several), or for classes `prediction_set`, their names with `; ` between them, the most likely
+            one first; and `support_loss_percentile`, how many percent of the calibration tasks have a smaller loss
+            on their support rows: near 100, the task is unlike them, and what its interval holds is not known.
 
         Raises:
             DataError: a column is missing, or one of the new ones is there already, or a value is not what its
                 column holds.
-            UsageError: the model was not trained on such a table, or takes no inner steps.
+            UsageError: the model was not trained on such a table, or takes no inner steps; or no intervals are
+                stored with it, or they come from too few tasks for this share, or from other inner steps.
 
         Example:
             >>> import pandas as pd, tempfile, innerloop as il
@@ -217,6 +229,7 @@ class Stored:
             3        True       True
         """
         from ..tasks.tables.reading import as_frame
+        from .interval_columns import intervals_of
         from .tables import (
             TableTasks,
             predict_by_support,
@@ -228,18 +241,24 @@ class Stored:
 
         schema = self.table_schema()
         table = as_frame(frame, reading=schema.reading)
-        refuse_taken(schema, table)
+        intervals = None
+        if interval is not None:
+            intervals = intervals_of(self.calibration, interval, where=self.path, inner_steps=inner_steps)
+        refuse_taken(schema, table, intervals=intervals)
         if self.kind == "run":
             require_inner_steps(self.model, inner_steps)
-            new = predict_by_support(self.model, schema, table, steps=inner_steps)
+            new = predict_by_support(self.model, schema, table, steps=inner_steps, intervals=intervals)
         elif inner_steps is not None:
             raise UsageError(f"inner_steps={inner_steps}: this model is {self.kind} already: leave it out")
         else:
-            labels = self.config["settings"].get("labels") if self.kind == "adapted" else None
+            settings = self.config["settings"] if self.kind == "adapted" else {}
+            labels = settings.get("labels")
             if labels is None:
                 labels = schema.own_labels(table) if schema.n_way else {}
-            tasks = TableTasks(self.tasks, self.n_support, labels)
-            new = predict_by_tasks(tasks, self.model.base(), schema, table)
+            tasks = TableTasks(
+                self.tasks, self.n_support, labels, settings.get("support_loss_percentile") or {}
+            )
+            new = predict_by_tasks(tasks, self.model.base(), schema, table, intervals=intervals)
         return with_columns(frame, new)
 
     def adapt_frame(self, frame: TableLike, *, inner_steps: int | None = None) -> Stored:
@@ -278,12 +297,19 @@ class Stored:
         schema = self.table_schema()
         require_inner_steps(self.model, inner_steps)
         table = as_frame(frame, reading=schema.reading)
-        adapted, n_support, labels = adapt_rows(self.model, schema, table, steps=inner_steps)
+        # intervals hold for the number of inner steps that they were calibrated with
+        calibration = self.calibration if inner_steps is None else None
+        adapted, n_support, labels, percentile = adapt_rows(
+            self.model, schema, table, steps=inner_steps, calibration=calibration
+        )
         settings: JsonObject = {"inner_steps": inner_steps}
+        if percentile:
+            settings["support_loss_percentile"] = percentile
         if schema.n_way:
             # the numbers of classes mean nothing without the task they belong to
             settings["labels"] = {task: list(names) for task, names in labels.items()}
-        return self.with_tasks(adapted, n_support=n_support, settings=settings)
+        run = replace(self, calibration=calibration)
+        return run.with_tasks(adapted, n_support=n_support, settings=settings)
 
     def with_tasks(
         self,
@@ -375,11 +401,13 @@ class Stored:
         import safetensors.torch
 
         tensors = {**self.model.meta, **{f"{MASK}{name}": value for name, value in self.mask.items()}}
+        tensors |= to_tensors(self.calibration)
         _require_finite(tensors)
         config = {**self.config, "settings": {**(settings or {}), **self.config["settings"]}}
         text = to_json(config, indent=1)
         try:
             require_config(parse_json(text, "config"))
+            calibration_of(tensors, outputs_of(self.config, self.schema))
         except (ModelFileError, ValueError) as error:
             raise UsageError(f"this cannot be stored: {error}") from None
         # a clone, because tensors that share memory are refused
@@ -425,6 +453,8 @@ def describe(stored: Stored) -> JsonObject:
         "tasks_per_split": splits and {name: len(ids) for name, ids in splits.items()},
         "support": support and {("n_shot" if support["per_class"] else "n_support"): support["rows"]},
         "steps": stored.log[-1].get("step") if stored.log else None,
+        "calibration": stored.calibration
+        and {"tasks": stored.calibration.n_tasks, "support_rows": list(stored.calibration.sizes)},
         **{name: entries[name] for name in _SHOWN},
     }
 

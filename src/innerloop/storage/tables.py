@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, UsageError
-from ..inner.batched import adapt_tasks, predict_adapted, predict_tasks
+from ..evaluation.conformal import Calibration
+from ..inner.batched import adapt_tasks, predict_adapted, predict_tasks, support_losses
 from ..inner.learner import Adapted, Model
 from ..tasks.episodes import Batch
 from ..tasks.tables.cells import task_ids
 from ..tasks.tables.reading import TableLike, as_frame
 from ..tasks.tables.schema import Schema
+from .interval_columns import PERCENTILE, Intervals, interval_columns, interval_names, margins
 
 __all__ = [
     "TableTasks",
@@ -39,11 +42,13 @@ class TableTasks(NamedTuple):
         adapted: what each task predicts with, by its id.
         n_support: rows each was adapted to.
         labels: the classes of each task, where tasks have classes of their own.
+        percentile: how many percent of the calibration tasks have a smaller support loss, where that was asked.
     """
 
     adapted: dict[str, Adapted]
     n_support: dict[str, int]
     labels: dict[str, tuple[str, ...]]
+    percentile: dict[str, float]
 
 
 def row_tasks(schema: Schema, frame: pd.DataFrame) -> np.ndarray:
@@ -53,23 +58,40 @@ def row_tasks(schema: Schema, frame: pd.DataFrame) -> np.ndarray:
     return task_ids(frame, schema.task).astype(str)
 
 
-def adapt_rows(model: Model, schema: Schema, frame: pd.DataFrame, *, steps: int | None) -> TableTasks:
+def adapt_rows(
+    model: Model,
+    schema: Schema,
+    frame: pd.DataFrame,
+    *,
+    steps: int | None,
+    calibration: Calibration | None = None,
+) -> TableTasks:
     """Adapt to each task of a table by its labelled rows; tasks without any are left out."""
     frame = frame[schema.labelled(frame)]
     if frame.empty:
         raise DataError(f"the table has no row with a value in the target {schema.target!r}: fill some in")
     groups = _by_task(schema, frame)
     x = torch.from_numpy(schema.encode(frame))
-    adapted = adapt_tasks(model, _supports(schema, frame, x, list(groups.values())), steps=steps)
+    supports = _supports(schema, frame, x, list(groups.values()))
+    adapted = adapt_tasks(model, supports, steps=steps)
+    percentile = (
+        dict(zip(groups, _percentiles(calibration, adapted, supports), strict=True)) if calibration else {}
+    )
     return TableTasks(
         dict(zip(groups, adapted, strict=True)),
         {task: len(rows) for task, rows in groups.items()},
         schema.own_labels(frame) if schema.n_way else {},
+        {task: share for task, share in percentile.items() if not math.isnan(share)},
     )
 
 
 def predict_by_support(
-    model: Model, schema: Schema, frame: pd.DataFrame, *, steps: int | None
+    model: Model,
+    schema: Schema,
+    frame: pd.DataFrame,
+    *,
+    steps: int | None,
+    intervals: Intervals | None = None,
 ) -> pd.DataFrame:
     """The new columns of a table whose labelled rows are the support of their tasks."""
     labelled = schema.labelled(frame)
@@ -77,25 +99,47 @@ def predict_by_support(
     groups = [rows for rows in _by_task(schema, frame).values() if not labelled[rows].all()]
     support = [rows[labelled[rows]] for rows in groups]
     query = [rows[~labelled[rows]] for rows in groups]
-    supports = _supports(schema, frame, x, support)
-    predictions = predict_tasks(model, supports, [x[rows] for rows in query], steps=steps)
+    supports, queries = _supports(schema, frame, x, support), [x[rows] for rows in query]
     labels = schema.own_labels(frame.iloc[np.concatenate(support)]) if schema.n_way and groups else {}
     names, codes = np.unique(row_tasks(schema, frame), return_inverse=True)
     n_support = np.bincount(codes[labelled], minlength=len(names))[codes]
-    return _columns(schema, frame, query, predictions, n_support=n_support, labels=labels)
+    if intervals is None:
+        predicted = _Predicted(query, predict_tasks(model, supports, queries, steps=steps))
+    else:
+        adapted = adapt_tasks(model, supports, steps=steps)
+        predicted = _Predicted(
+            query,
+            predict_adapted(adapted, queries),
+            margins(intervals, adapted, queries, [len(rows) for rows in support]),
+            _percentiles(intervals.calibration, adapted, supports),
+        )
+    return _columns(schema, frame, predicted, n_support=n_support, labels=labels)
 
 
-def predict_by_tasks(tasks: TableTasks, base: Adapted, schema: Schema, frame: pd.DataFrame) -> pd.DataFrame:
+def predict_by_tasks(
+    tasks: TableTasks,
+    base: Adapted,
+    schema: Schema,
+    frame: pd.DataFrame,
+    *,
+    intervals: Intervals | None = None,
+) -> pd.DataFrame:
     """The new columns of a table, every row predicted by its adapted task, or by `base` where there is none."""
     x = torch.from_numpy(schema.encode(frame))
     groups = _by_task(schema, frame)
     rows = list(groups.values())
-    adapted = [tasks.adapted.get(task, base) for task in groups]
-    predictions = predict_adapted(adapted, [x[part] for part in rows])
+    adapted, queries = [tasks.adapted.get(task, base) for task in groups], [x[part] for part in rows]
+    counts = [tasks.n_support.get(task, 0) for task in groups]
+    predicted = _Predicted(rows, predict_adapted(adapted, queries))
+    if intervals is not None:
+        predicted = predicted._replace(
+            margins=margins(intervals, adapted, queries, counts),
+            percentiles=[tasks.percentile.get(task, math.nan) for task in groups],
+        )
     n_support = np.zeros(len(frame), dtype=np.int64)
-    for task, part in groups.items():
-        n_support[part] = tasks.n_support.get(task, 0)
-    return _columns(schema, frame, rows, predictions, n_support=n_support, labels=tasks.labels)
+    for count, part in zip(counts, rows, strict=True):
+        n_support[part] = count
+    return _columns(schema, frame, predicted, n_support=n_support, labels=tasks.labels)
 
 
 def require_inner_steps(model: Model, inner_steps: int | None) -> None:
@@ -110,9 +154,10 @@ def require_inner_steps(model: Model, inner_steps: int | None) -> None:
         )
 
 
-def refuse_taken(schema: Schema, frame: pd.DataFrame) -> None:
+def refuse_taken(schema: Schema, frame: pd.DataFrame, *, intervals: Intervals | None = None) -> None:
     """Refuse a table that has one of the new columns already."""
     new = [*schema.decode(np.empty((0, schema.n_outputs))), "n_support"]
+    new += interval_names(schema) if intervals else []
     if taken := [name for name in new if name in frame]:
         raise DataError(f"the table has a column {taken[0]!r} already: rename it or leave it out")
 
@@ -156,20 +201,48 @@ def _supports(schema: Schema, frame: pd.DataFrame, x: Tensor, positions: Sequenc
     return [Batch(*part) for part in zip(torch.split(x[rows], sizes), torch.split(y, sizes), strict=True)]
 
 
+class _Predicted(NamedTuple):
+    """Predictions of the tasks of a table.
+
+    Arguments:
+        rows: positions of the predicted rows of each task.
+        values: predictions of each task, `(n, C)`.
+        margins: of intervals, see `interval_columns.margins`; `None` where none are asked for.
+        percentiles: of the support loss of each task, likewise.
+    """
+
+    rows: Sequence[np.ndarray]
+    values: Sequence[Tensor]
+    margins: Sequence[np.ndarray] | None = None
+    percentiles: Sequence[float] = ()
+
+
+def _percentiles(
+    calibration: Calibration, adapted: Sequence[Adapted], supports: Sequence[Batch]
+) -> list[float]:
+    pairs = zip(supports, support_losses(adapted, supports), strict=True)
+    return [calibration.percentile(support.rows, loss) for support, loss in pairs]
+
+
 def _columns(
     schema: Schema,
     frame: pd.DataFrame,
-    positions: Sequence[np.ndarray],
-    predictions: Sequence[Tensor],
+    predicted: _Predicted,
     *,
     n_support: np.ndarray,
     labels: dict[str, tuple[str, ...]],
 ) -> pd.DataFrame:
     """Predictions of each task as columns of the table; missing where a row was not predicted."""
-    values, predicted = np.zeros((len(frame), schema.n_outputs)), np.zeros(len(frame), dtype=bool)
-    for rows, part in zip(positions, predictions, strict=True):
-        values[rows], predicted[rows] = part.cpu().numpy(), True
+    values, there = np.zeros((len(frame), schema.n_outputs)), np.zeros(len(frame), dtype=bool)
+    for rows, part in zip(predicted.rows, predicted.values, strict=True):
+        values[rows], there[rows] = part.cpu().numpy(), True
     of_row = [labels.get(task, ()) for task in row_tasks(schema, frame)] if schema.n_way else []
     decoded = schema.decode(values, of_row)
-    columns = {name: pd.Series(column, frame.index).where(predicted) for name, column in decoded.items()}
+    if predicted.margins is not None:
+        margin = np.full((len(frame), schema.n_outputs if schema.kind == "regression" else 1), np.nan)
+        percentile = np.full(len(frame), np.nan)
+        for rows, own, share in zip(predicted.rows, predicted.margins, predicted.percentiles, strict=True):
+            margin[rows], percentile[rows] = own, share
+        decoded |= {**interval_columns(schema, values, margin, of_row), PERCENTILE: percentile}
+    columns = {name: pd.Series(column, frame.index).where(there) for name, column in decoded.items()}
     return pd.DataFrame({**columns, "n_support": pd.Series(n_support, frame.index)})

@@ -38,6 +38,7 @@ __all__ = [
     "TaskEntry",
     "blaming",
     "mixed_of",
+    "outputs_of",
     "read_config",
     "read_log",
     "read_tensors",
@@ -149,6 +150,8 @@ def require_config(value: object) -> Config:
         _require_fields(task, hints, "a task")
     ids = [task["id"] for task in config["tasks"] or []]
     require(len(set(ids)) == len(ids), "a task stands twice")
+    percentile = config["settings"].get("support_loss_percentile", {})
+    require(_fits(percentile, dict[str, float]), "support_loss_percentile is no table of numbers")
     support_of(config)
     targets_of(config)
     mixed_of(config)
@@ -272,3 +275,9 @@ def schema_of(config: Config) -> Schema | None:
     schema = Schema.from_config(config["schema"])
     require(_fits(schema, Schema), "the schema holds a value of another type than its columns have")
     return schema
+
+
+def outputs_of(config: Config, schema: Schema | None) -> tuple[str, int] | None:
+    """The kind and number of targets or classes; `None` where it is not known."""
+    targets = schema or targets_of(config)
+    return None if targets is None else (targets.kind, targets.n_outputs)

@@ -137,6 +137,10 @@ METRICS = {
     "log_likelihood": "log likelihood",
     "coverage_90": "share in 90 % interval",
     "coverage_95": "share in 95 % interval",
+    "interval_coverage_90": "share in 90 % conformal interval",
+    "interval_width_90": "width of the conformal interval",
+    "set_coverage_90": "share in 90 % prediction set",
+    "set_size_90": "classes in the prediction set",
 }
 
 
