@@ -21,6 +21,7 @@ LAYERS = (
     ("evaluation",),
     ("storage",),
     ("compare", "refining"),
+    ("estimators",),
     ("report",),
     ("cli",),
     ("__main__",),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .algorithms import ridge as ridge
     from .engine import benchmark as benchmark
     from .engine import fast as fast
+    from .estimators import MetaClassifier as MetaClassifier
+    from .estimators import MetaRegressor as MetaRegressor
     from .evaluation import Calibration as Calibration
     from .evaluation import Evaluation as Evaluation
     from .evaluation import calibrate as calibrate
@@ -61,6 +63,8 @@ _HOME = {
     "Evaluation": "evaluation:Evaluation",
     "Every": "outer:Every",
     "Learner": "inner:Learner",
+    "MetaClassifier": "estimators:MetaClassifier",
+    "MetaRegressor": "estimators:MetaRegressor",
     "Model": "inner:Model",
     "Refined": "refining:Refined",
     "Run": "outer:Run",

@@ -61,6 +61,7 @@ def learner_for(
     *,
     algorithm: str = "maml",
     model: str | None = None,
+    module: nn.Module | None = None,
     hidden: Sequence[int] | None = None,
     activation: str | None = None,
     width: int | None = None,
@@ -76,6 +77,8 @@ def learner_for(
         tasks: what it will learn.
         algorithm: one of `algorithms.ALGORITHMS` or `baselines.BASELINES`.
         model: one of `models.MODELS`; by the shape of the data unless given.
+        module: a network of your own in its place, which ends in `tasks.n_outputs` outputs, or in features where a
+            head follows.
         hidden: hidden widths of an `mlp`; where a head follows, the last one is the number of features.
         activation: of the hidden units of an `mlp`, one of `models.ACTIVATIONS`; `tanh` unless given.
         width: channels of a `conv4`.
@@ -102,7 +105,7 @@ def learner_for(
     if "kind" in accepted:
         settings.setdefault("kind", tasks.targets.kind)
     own = _own_scales(tasks, scaling)
-    wanted = _Architecture(model, hidden, activation, width, pool, dropout)
+    wanted = _Architecture(model, module, hidden, activation, width, pool, dropout)
     if "module" not in accepted:
         _require_no_network(tasks, algorithm, wanted, own, classes="kind" in accepted)
         if "n_support" in accepted:
@@ -134,6 +137,7 @@ class _Architecture(NamedTuple):
     """What was asked for of the network; `None` for what fits the data."""
 
     model: str | None
+    module: nn.Module | None
     hidden: Sequence[int] | None
     activation: str | None
     width: int | None
@@ -166,7 +170,7 @@ def _require_no_network(
         )
     if any(wanted):
         raise UsageError(
-            f"{algorithm} has no network: leave model, hidden, activation, width, pool and dropout out"
+            f"{algorithm} has no network: leave model, module, hidden, activation, width, pool and dropout out"
         )
 
 
@@ -220,7 +224,11 @@ def _count_features(module: nn.Module, shape: Sequence[int]) -> int:
 
 def _module(tasks: Tasks, wanted: _Architecture, outputs: int | None) -> nn.Module:
     """The network; with `outputs=None` one that ends in features."""
-    model, hidden, activation, width, pool, dropout = wanted
+    model, module, hidden, activation, width, pool, dropout = wanted
+    if module is not None:
+        if any((model, hidden, activation, width, pool, dropout)):
+            raise UsageError("module= is the whole network: leave model, hidden, activation, width, pool, dropout out")
+        return module
     model = model or sound_settings(tasks).model
     shape = tasks.feature_shape
     if model == "mlp":

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..evaluation.mixed_model import MixedSummary
     from ..tasks.tables.schema import Schema
 
-__all__ = ["save"]
+__all__ = ["save", "unsaved"]
 
 
 def save(
@@ -93,6 +93,48 @@ def save(
         >>> il.load(path).model.adapt(torch.zeros(3, 2), torch.ones(3, 1))(torch.zeros(1, 2)).shape
         torch.Size([1, 1])
     """
+    stored = unsaved(
+        model, kind=kind, schema=schema, splits=splits, support=support, targets=targets, settings=settings, data=data,
+        scores=scores, best_step=best_step, parent=parent, mask=mask, mixed=mixed, log=log, extra=extra,
+        keep_ids=keep_ids, calibration=calibration,
+    )  # fmt: skip
+    return stored.save(directory, replace=replace)
+
+
+def unsaved(
+    model: Model,
+    *,
+    kind: str = "run",
+    schema: Schema | None = None,
+    splits: Mapping[str, Sequence[str]] | None = None,
+    support: SupportSize | None = None,
+    targets: Targets | None = None,
+    settings: Mapping[str, object] | None = None,
+    data: Mapping[str, object] | None = None,
+    scores: Sequence[Mapping[str, object]] | None = None,
+    best_step: int | None = None,
+    parent: Stored | None = None,
+    mask: Params | None = None,
+    mixed: MixedSummary | None = None,
+    log: Sequence[Mapping[str, object]] = (),
+    extra: Mapping[str, bytes] | None = None,
+    keep_ids: bool = False,
+    calibration: Calibration | None = None,
+) -> Stored:
+    """What `save` would write, in memory: it adapts and predicts as a directory that was loaded.
+
+    Arguments:
+        model: what to store; the others are those of `save`.
+
+    Raises:
+        UsageError: as `save`.
+
+    Example:
+        >>> import innerloop as il
+        >>> learner = il.mixed(2)
+        >>> unsaved(il.Model(learner, learner.init())).kind
+        'run'
+    """
     if not isinstance(model, Model):
         raise UsageError(
             f"save(directory, model) takes a Model, not {type(model).__name__}: of a run, give run.model"
@@ -134,10 +176,9 @@ def save(
         "tasks": None,
         "versions": versions(),
     }
-    entries, path = [dict(entry) for entry in log], Path(directory)
-    stored = Stored(model, config, path, "", entries, schema, mask=mask or {}, extra=extra or {})
-    stored = dataclasses.replace(stored, calibration=calibration)
-    return stored.save(path, replace=replace)
+    entries, nowhere = [dict(entry) for entry in log], Path("a model that is not saved")
+    stored = Stored(model, config, nowhere, "", entries, schema, mask=mask or {}, extra=extra or {})
+    return dataclasses.replace(stored, calibration=calibration)
 
 
 def _support(support: SupportSize) -> dict[str, str | bool]:

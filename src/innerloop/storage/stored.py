@@ -39,6 +39,7 @@ __all__ = ["MASK", "TASKS", "Stored", "describe", "versions"]
 
 TASKS = "tasks/"  # before the names of what tasks own; parameters of modules have no slash so early
 MASK = "mask/"  # before the names of parameters that refinement may have changed
+_PERCENTILES = "support_loss_percentile"  # of the tasks in `tasks`, a setting
 _SHOWN = (
     "kind",
     "targets",
@@ -64,7 +65,7 @@ class Stored:
         sha256: names the directory's content; empty where it is not saved yet.
         log: one dict a logged step.
         schema: what the columns of the table mean; `None` where there was no table.
-        tasks: of an adapted directory, what each task predicts with.
+        tasks: of an adapted directory, what each task predicts with; of a run, tasks that it knows already.
         mask: of a refined directory, true where a parameter was changed, by name.
         extra: files for people, by name, that `save` writes.
         calibration: what conformal intervals need; `None` where none are stored.
@@ -98,7 +99,7 @@ class Stored:
 
     @property
     def n_support(self) -> dict[str, int]:
-        """Of an adapted directory, the support rows of each task; 0 where that is not known."""
+        """The support rows of each of `tasks`; 0 where that is not known."""
         return {entry["id"]: entry["n_support"] or 0 for entry in self.config["tasks"] or []}
 
     def split_of(self, task: str) -> str | None:
@@ -139,6 +140,11 @@ class Stored:
                 f"{self.path} holds no numbers of a linear mixed model: train one (--algorithm mixed) on numbers"
             )
         return summary
+
+    @property
+    def _percentiles(self) -> dict[str, float]:
+        """How many percent of the calibration tasks have a smaller support loss, for each of `tasks`."""
+        return dict(self.config["settings"].get(_PERCENTILES) or {})
 
     def table_schema(self) -> Schema:
         """The schema, of a model that can adapt to a table and predict one.
@@ -188,8 +194,8 @@ class Stored:
     ) -> Frame:
         """Predict the rows of a table that have no target; what `innerloop predict` does.
 
-        Rows of a task that have a target are its support. An adapted or refined model needs none, and
-        predicts every row.
+        Rows of a task that have a target are its support; a task without any that the run knows (`knowing`) is
+        predicted as it was adapted then. An adapted or refined model needs none, and predicts every row.
 
         Arguments:
             frame: a frame of pandas, polars or pyarrow with the columns of training; it is not changed.
@@ -247,17 +253,17 @@ class Stored:
         refuse_taken(schema, table, intervals=intervals)
         if self.kind == "run":
             require_inner_steps(self.model, inner_steps)
-            new = predict_by_support(self.model, schema, table, steps=inner_steps, intervals=intervals)
+            known = TableTasks(self.tasks, self.n_support, {}, self._percentiles)
+            new = predict_by_support(
+                self.model, schema, table, steps=inner_steps, known=known, intervals=intervals
+            )
         elif inner_steps is not None:
             raise UsageError(f"inner_steps={inner_steps}: this model is {self.kind} already: leave it out")
         else:
-            settings = self.config["settings"] if self.kind == "adapted" else {}
-            labels = settings.get("labels")
+            labels = self.config["settings"].get("labels") if self.kind == "adapted" else None
             if labels is None:
                 labels = schema.own_labels(table) if schema.n_way else {}
-            tasks = TableTasks(
-                self.tasks, self.n_support, labels, settings.get("support_loss_percentile") or {}
-            )
+            tasks = TableTasks(self.tasks, self.n_support, labels, self._percentiles)
             new = predict_by_tasks(tasks, self.model.base(), schema, table, intervals=intervals)
         return with_columns(frame, new)
 
@@ -304,12 +310,60 @@ class Stored:
         )
         settings: JsonObject = {"inner_steps": inner_steps}
         if percentile:
-            settings["support_loss_percentile"] = percentile
+            settings[_PERCENTILES] = percentile
         if schema.n_way:
             # the numbers of classes mean nothing without the task they belong to
             settings["labels"] = {task: list(names) for task, names in labels.items()}
         run = replace(self, calibration=calibration)
         return run.with_tasks(adapted, n_support=n_support, settings=settings)
+
+    def knowing(self, frame: TableLike) -> Stored:
+        """The run with the tasks of a table adapted to: `predict_frame` knows them without their rows from now on.
+
+        A task that was known before is adapted anew, to the rows that it has here.
+
+        Arguments:
+            frame: see `adapt_frame`.
+
+        Returns:
+            A model of kind `run`, which still adapts to any task that comes with support rows.
+
+        Raises:
+            DataError: see `adapt_frame`.
+            UsageError: see `adapt_frame`, or this is no run.
+
+        Example:
+            >>> import pandas as pd, innerloop as il
+            >>> from innerloop.storage.save import unsaved
+            >>> from innerloop.tasks.tables.schema import Schema
+            >>> frame = pd.DataFrame(
+            ...     {"site": list("aabb"), "dose": [1, 2, 3, 4], "risk": [0.1, 0.2, 0.4, 0.9]}
+            ... )
+            >>> schema = Schema.fit(frame, task="site", target="risk")
+            >>> learner = il.mixed(schema.n_features)
+            >>> run = unsaved(il.Model(learner, learner.init()), schema=schema).knowing(frame)
+            >>> run.predict_frame(pd.DataFrame({"site": ["a", "new"], "dose": [1, 1]})).n_support.tolist()
+            [2, 0]
+        """
+        if self.kind != "run":
+            raise UsageError(f"{self.path} is {self.kind}: only a run adapts to further tasks")
+        if self.table_schema().n_way:
+            raise UsageError("tasks with classes of their own are explained by their rows only: give these each time")
+        adapted = self.adapt_frame(frame)
+        before = [entry for entry in self.config["tasks"] or [] if entry["id"] not in adapted.tasks]
+        entries = [*before, *(adapted.config["tasks"] or [])]
+        every = {**self.tasks, **adapted.tasks}
+        # in the order of the entries, which is that of their values in the file
+        tasks = {entry["id"]: every[entry["id"]] for entry in entries}
+        shares = {**self._percentiles, **adapted._percentiles}
+        settings = {**self.config["settings"], **({_PERCENTILES: shares} if shares else {})}
+        config: Config = {**self.config, "tasks": entries, "settings": settings}
+        return replace(self, config=config, sha256="", tasks=tasks)
+
+    def forgetting(self) -> Stored:
+        """The run without the tasks that it knows."""
+        settings = {name: value for name, value in self.config["settings"].items() if name != _PERCENTILES}
+        return replace(self, config={**self.config, "tasks": None, "settings": settings}, sha256="", tasks={})
 
     def with_tasks(
         self,

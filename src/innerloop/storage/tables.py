@@ -91,29 +91,43 @@ def predict_by_support(
     frame: pd.DataFrame,
     *,
     steps: int | None,
+    known: TableTasks,
     intervals: Intervals | None = None,
 ) -> pd.DataFrame:
-    """The new columns of a table whose labelled rows are the support of their tasks."""
+    """The new columns of a table whose labelled rows are the support of their tasks.
+
+    Tasks without such a row are predicted as they are `known`, or by the base.
+    """
     labelled = schema.labelled(frame)
     x = torch.from_numpy(schema.encode(frame))
-    groups = [rows for rows in _by_task(schema, frame).values() if not labelled[rows].all()]
-    support = [rows[labelled[rows]] for rows in groups]
-    query = [rows[~labelled[rows]] for rows in groups]
+    groups = {task: rows for task, rows in _by_task(schema, frame).items() if not labelled[rows].all()}
+    without = [task for task, rows in groups.items() if not labelled[rows].any()]
+    old = {task: groups.pop(task) for task in without if task in known.adapted}
+    support = [rows[labelled[rows]] for rows in groups.values()]
+    query = [*old.values(), *(rows[~labelled[rows]] for rows in groups.values())]
     supports, queries = _supports(schema, frame, x, support), [x[rows] for rows in query]
-    labels = schema.own_labels(frame.iloc[np.concatenate(support)]) if schema.n_way and groups else {}
-    names, codes = np.unique(row_tasks(schema, frame), return_inverse=True)
-    n_support = np.bincount(codes[labelled], minlength=len(names))[codes]
+    before = [known.adapted[task] for task in old]
     if intervals is None:
-        predicted = _Predicted(query, predict_tasks(model, supports, queries, steps=steps))
+        values = predict_adapted(before, queries[: len(old)])
+        values += predict_tasks(model, supports, queries[len(old) :], steps=steps)
+        predicted = _Predicted(query, values)
     else:
-        adapted = adapt_tasks(model, supports, steps=steps)
+        new = adapt_tasks(model, supports, steps=steps)
+        counts = [*(known.n_support[task] for task in old), *(len(rows) for rows in support)]
         predicted = _Predicted(
             query,
-            predict_adapted(adapted, queries),
-            margins(intervals, adapted, queries, [len(rows) for rows in support]),
-            _percentiles(intervals.calibration, adapted, supports),
+            predict_adapted([*before, *new], queries),
+            margins(intervals, [*before, *new], queries, counts),
+            [
+                *(known.percentile.get(task, math.nan) for task in old),
+                *_percentiles(intervals.calibration, new, supports),
+            ],
         )
-    return _columns(schema, frame, predicted, n_support=n_support, labels=labels)
+    labels = schema.own_labels(frame.iloc[np.concatenate(support)]) if schema.n_way and groups else {}
+    names, codes = np.unique(row_tasks(schema, frame), return_inverse=True)
+    rows_of = np.bincount(codes[labelled], minlength=len(names))
+    of_old = np.array([known.n_support[task] if task in old else 0 for task in names.tolist()], dtype=np.int64)
+    return _columns(schema, frame, predicted, n_support=(rows_of + of_old)[codes], labels=labels)
 
 
 def predict_by_tasks(

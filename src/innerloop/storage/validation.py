@@ -59,7 +59,7 @@ _WHOLE = 1 << 53  # beyond it, integers are not exact as floats
 
 
 class TaskEntry(TypedDict):
-    """A task of an adapted directory; `base` where it owns no values, so that the base predicts for it."""
+    """A task of an adapted directory, or that a run knows; `base` where it owns no values and the base predicts."""
 
     id: str
     n_support: int | None
@@ -144,7 +144,8 @@ def require_config(value: object) -> Config:
     _require_fields(value, typing.get_type_hints(Config), "the configuration")
     config = typing.cast(Config, value)
     require(config["kind"] in KINDS, f"kind {config['kind']!r} is unknown")
-    require((config["kind"] == "adapted") == (config["tasks"] is not None), "tasks do not go with this kind")
+    held = config["tasks"] is not None
+    require(config["kind"] == "run" or held == (config["kind"] == "adapted"), "tasks do not go with this kind")
     hints = typing.get_type_hints(TaskEntry)
     for task in config["tasks"] or []:
         _require_fields(task, hints, "a task")

@@ -20,7 +20,7 @@ from .tables.deciding import Reading
 from .tables.reading import as_frame
 from .tables.schema import Schema
 
-__all__ = ["SHARES", "SPLITS", "Fold", "Split", "Tasks", "divide", "folds", "parts", "read_split"]
+__all__ = ["SHARES", "SPLITS", "Fold", "NoTest", "Split", "Tasks", "divide", "folds", "parts", "read_split"]
 
 SPLITS = ("train", "valid", "test")
 SHARES = (0.7, 0.15, 0.15)
@@ -59,8 +59,34 @@ class Fold(NamedTuple):
         return f"{self.number}/{self.of}"
 
 
-# shares; the names in each split; a CSV file with the columns task and split; a fold, also as text: 2/5
-Split = Sequence[float] | Mapping[str, Sequence[object]] | Fold | str | Path
+class NoTest(NamedTuple):
+    """No meta-test tasks, for whoever tests on tasks of their own.
+
+    Arguments:
+        valid: share of the tasks that validate; of fewer than three tasks, none does.
+
+    Example:
+        >>> [len(part) for part in divide(["a", "b", "c", "d"], NoTest(0.25), 0)]
+        [3, 1, 0]
+    """
+
+    valid: float = SHARES[1]
+
+    def of(self, count: int, seed: int) -> list[np.ndarray]:
+        """Positions `0 .. count - 1` in the three splits.
+
+        Raises:
+            UsageError: the share is not from 0 to below 1.
+        """
+        if not 0 <= self.valid < 1:
+            raise UsageError(f"a share of {self.valid} of the tasks cannot validate: give 0 to below 1")
+        n_valid = min(max(1, round(count * self.valid)), count - 1) if self.valid and count > 2 else 0
+        order = np.random.default_rng(seed).permutation(count)
+        return [np.sort(order[n_valid:]), np.sort(order[:n_valid]), order[:0]]
+
+
+# shares; the names in each split; a CSV file with the columns task and split; a fold, also as text: 2/5; no test
+Split = Sequence[float] | Mapping[str, Sequence[object]] | Fold | NoTest | str | Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +241,8 @@ def divide(
         test, valid = pieces[split.number - 1], pieces[split.number % split.of]
         rest = np.setdiff1d(np.arange(len(names)), np.concatenate([test, valid]))
         return [rest, np.sort(valid), np.sort(test)]
+    if isinstance(split, NoTest):
+        return split.of(len(names), seed)
     if len(names) < 3:
         raise DataError(f"there are {len(names)} {what}: the three splits need one each at least")
     return parts(len(names), split, seed, least=least)

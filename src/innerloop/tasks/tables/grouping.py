@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...errors import DataError
 from ..messages import absent_columns, listed
-from ..splits import Split, divide
+from ..splits import NoTest, Split, divide
 from ..support import SupportChoice
 from .cells import cell_error, factorize, is_missing, task_codes
 from .columns import kind_of, numbers
@@ -176,11 +176,13 @@ def task_splits(
     if split_by is not None:
         unit_names, unit = _units(rows, split_by)
         what = f"values of {split_by!r}"
-    if len(unit_names) < 3:
+    least = 1 if isinstance(split, NoTest) else 3
+    if len(unit_names) < least:
+        needs = "one is needed" if least == 1 else "the three splits need at least one each"
         few = f"{len(unit_names)} {'value' if split_by else 'task'}(s) with two labelled rows or more"
         raise DataError(
-            f"column {split_by or task!r} has {few} ({listed(unit_names.tolist())}): the three splits need "
-            f"at least one each; is this the {'column to split by' if split_by else 'task column'}?"
+            f"column {split_by or task!r} has {few} ({listed(unit_names.tolist())}): {needs}; "
+            f"is this the {'column to split by' if split_by else 'task column'}?"
         )
     fixed = isinstance(split, Mapping | str | Path)
     known = task_codes(whole, split_by or task)[0].tolist() if fixed else ()

@@ -1,0 +1,131 @@
+"""What all estimators share: their parameters, and how rows become a trained model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import nn
+
+from ..errors import check_known
+from ..inner.learner import Model
+from .columns import Columns, Rows, is_frame, rows_of
+from .model_directory import ModelDirectory
+from .training import AUTO, Training
+
+__all__ = ["MetaEstimator"]
+
+
+class MetaEstimator(ModelDirectory, BaseEstimator):  # type: ignore[misc] # scikit-learn ships no types
+    """What all estimators share. Its parameters are explained at `MetaRegressor`."""
+
+    kind: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        task: str | None = None,
+        *,
+        algorithm: str = AUTO,
+        module: nn.Module | None = None,
+        n_support: int | str | None = None,
+        support: str = "random",
+        categorical: Sequence[str] = (),
+        hidden: Sequence[int] | None = None,
+        inner_lr: float | None = None,
+        inner_steps: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        steps: int | None = None,
+        meta_lr: float | None = None,
+        meta_batch_size: int | None = None,
+        validation_fraction: float = 0.15,
+        on_unknown_task: str = "base",
+        random_state: Any = None,
+        device: str = "auto",
+        verbose: int = 0,
+    ) -> None:
+        self.task = task
+        self.algorithm = algorithm
+        self.module = module
+        self.n_support = n_support
+        self.support = support
+        self.categorical = categorical
+        self.hidden = hidden
+        self.inner_lr = inner_lr
+        self.inner_steps = inner_steps
+        self.options = options
+        self.steps = steps
+        self.meta_lr = meta_lr
+        self.meta_batch_size = meta_batch_size
+        self.validation_fraction = validation_fraction
+        self.on_unknown_task = on_unknown_task
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    @property
+    def model_(self) -> Model:
+        """The learner with its meta-parameters, for the rest of Innerloop."""
+        check_is_fitted(self)
+        return self._stored.model
+
+    def _fit_rows(self, X: Rows, y: Rows, groups: Rows | None) -> Self:
+        """Train on rows and adapt to their groups."""
+        check_known("on_unknown_task", self.on_unknown_task, ("base", "raise"))
+        frame = self._features(X, reset=True)
+        targets = self._checked_targets(y)
+        names = list(y.columns) if hasattr(y, "columns") else [getattr(y, "name", None)]
+        width = 1 if targets.ndim == 1 else targets.shape[1]
+        self._columns = Columns.of(frame, names * (width // len(names)), groups, task=self.task)
+        if not self._columns.grouped:
+            warnings.warn(
+                "all rows are one group, so nothing is learned about how groups differ: give the group of each row, "
+                f"fit(X, y, groups=ids), or name a column of X, {type(self).__name__}(task='patient')",
+                stacklevel=4,
+            )
+        self._rows = self._columns.table(frame, targets, groups)
+        self._module = self.module
+        self._stored, tasks = self._training().fitted(self._rows, self._columns)
+        self.algorithm_ = str(self._stored.config["learner"]["algorithm"])
+        self.notes_ = tasks.notes
+        return self
+
+    def _training(self) -> Training:
+        """The parameters as a training."""
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        options = {"hidden": self.hidden, "inner_lr": self.inner_lr, "inner_steps": self.inner_steps}
+        return Training(
+            kind=self.kind,
+            algorithm=self.algorithm,
+            options={**options, **(self.options or {})},
+            module=self.module,
+            n_support=self.n_support,
+            support=self.support,
+            categorical=tuple(self.categorical),
+            validation_fraction=self.validation_fraction,
+            steps=self.steps,
+            meta_lr=self.meta_lr,
+            meta_batch_size=self.meta_batch_size,
+            seed=seed,
+            device=self.device,
+            verbose=self.verbose,
+        )
+
+    def _checked_targets(self, y: Rows) -> np.ndarray:
+        """Targets that can be learned, `(n,)` or `(n, C)`."""
+        raise NotImplementedError
+
+    def _features(self, X: Rows, *, reset: bool = False) -> pd.DataFrame:
+        """X as a frame, whose columns are those of fit."""
+        frame = rows_of(X, least=2 if reset else 1)
+        named = frame if is_frame(X) else np.empty(frame.shape, dtype=np.int8)
+        validate_data(self, named, reset=reset, skip_check_array=True)
+        if reset:
+            self._names = tuple(frame.columns)
+        return frame.set_axis(list(self._names), axis=1)
+
