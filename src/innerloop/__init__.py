@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from .engine import benchmark as benchmark
     from .engine import fast as fast
     from .estimators import MetaClassifier as MetaClassifier
+    from .estimators import MetaEmbedding as MetaEmbedding
     from .estimators import MetaRegressor as MetaRegressor
+    from .estimators import SupportQuerySplit as SupportQuerySplit
+    from .estimators import cross_val_adapt as cross_val_adapt
     from .evaluation import Calibration as Calibration
     from .evaluation import Evaluation as Evaluation
     from .evaluation import calibrate as calibrate
@@ -64,14 +67,17 @@ _HOME = {
     "Every": "outer:Every",
     "Learner": "inner:Learner",
     "MetaClassifier": "estimators:MetaClassifier",
+    "MetaEmbedding": "estimators:MetaEmbedding",
     "MetaRegressor": "estimators:MetaRegressor",
     "Model": "inner:Model",
     "Refined": "refining:Refined",
     "Run": "outer:Run",
+    "SupportQuerySplit": "estimators:SupportQuerySplit",
     "TrainingState": "outer:TrainingState",
     "baselines": "algorithms.baselines",
     "benchmark": "engine:benchmark",
     "calibrate": "evaluation:calibrate",
+    "cross_val_adapt": "estimators:cross_val_adapt",
     "datasets": "tasks.datasets",
     "evaluate": "evaluation:evaluate",
     "fast": "engine:fast",

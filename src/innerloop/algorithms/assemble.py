@@ -227,7 +227,9 @@ def _module(tasks: Tasks, wanted: _Architecture, outputs: int | None) -> nn.Modu
     model, module, hidden, activation, width, pool, dropout = wanted
     if module is not None:
         if any((model, hidden, activation, width, pool, dropout)):
-            raise UsageError("module= is the whole network: leave model, hidden, activation, width, pool, dropout out")
+            raise UsageError(
+                "module= is the whole network: leave model, hidden, activation, width, pool, dropout out"
+            )
         return module
     model = model or sound_settings(tasks).model
     shape = tasks.feature_shape

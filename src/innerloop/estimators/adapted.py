@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 from ..errors import DataError
 from ..storage.pickling import packed, unpacked
 from ..storage.stored import Stored
-from .columns import UNNAMED, Rows, numbers, only_group
-
-if TYPE_CHECKING:
-    from .predictor import MetaPredictor
+from .base import MetaEstimator
+from .columns import UNNAMED, Rows, numbers, only_group, shares
 
 __all__ = ["AdaptedClassifier", "AdaptedEstimator", "AdaptedRegressor"]
 
@@ -23,7 +21,7 @@ __all__ = ["AdaptedClassifier", "AdaptedEstimator", "AdaptedRegressor"]
 class AdaptedEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn ships no types
     """See `AdaptedRegressor`."""
 
-    def __init__(self, estimator: MetaPredictor) -> None:
+    def __init__(self, estimator: MetaEstimator) -> None:
         self.estimator = estimator
 
     def fit(self, X: Rows, y: Rows) -> Self:
@@ -71,7 +69,9 @@ class AdaptedEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn ship
         why = f"a model of one group takes rows of one; adapt(X, y, groups=X[{columns.task!r}]) gives a dict of models"
         found = only_group(frame[columns.task].to_numpy(), why=why)
         if otherwise not in (UNNAMED, found):
-            raise DataError(f"rows of group {found!r} for the model of group {otherwise!r}: take its own model")
+            raise DataError(
+                f"rows of group {found!r} for the model of group {otherwise!r}: take its own model"
+            )
         return found
 
     def __sklearn_clone__(self) -> Self:
@@ -133,4 +133,4 @@ class AdaptedClassifier(ClassifierMixin, AdaptedEstimator):  # type: ignore[misc
 
     def predict_proba(self, X: Rows) -> np.ndarray:
         """The probability of each of `classes_`, `(n, classes)`."""
-        return self.estimator._shares(self._predicted(X))
+        return shares(self._predicted(X), self.classes_)

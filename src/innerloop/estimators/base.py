@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
@@ -22,10 +21,8 @@ from .training import AUTO, Training
 __all__ = ["MetaEstimator"]
 
 
-class MetaEstimator(ModelDirectory, BaseEstimator):  # type: ignore[misc] # scikit-learn ships no types
+class MetaEstimator(ModelDirectory):
     """What all estimators share. Its parameters are explained at `MetaRegressor`."""
-
-    kind: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -116,6 +113,12 @@ class MetaEstimator(ModelDirectory, BaseEstimator):  # type: ignore[misc] # scik
             verbose=self.verbose,
         )
 
+    @property
+    def _new_columns(self) -> int:
+        """Columns that `predict_frame` adds."""
+        schema = self._stored.table_schema()
+        return 1 + len(schema.decode(np.empty((0, schema.n_outputs))))
+
     def _checked_targets(self, y: Rows) -> np.ndarray:
         """Targets that can be learned, `(n,)` or `(n, C)`."""
         raise NotImplementedError
@@ -128,4 +131,3 @@ class MetaEstimator(ModelDirectory, BaseEstimator):  # type: ignore[misc] # scik
         if reset:
             self._names = tuple(frame.columns)
         return frame.set_axis(list(self._names), axis=1)
-

@@ -13,7 +13,7 @@ from sklearn.utils.validation import assert_all_finite, column_or_1d
 
 from ..errors import DataError, UsageError
 from .adapted import AdaptedClassifier
-from .columns import Rows, require_targets
+from .columns import Rows, require_targets, shares
 from .predictor import MetaPredictor, Support
 
 __all__ = ["MetaClassifier"]
@@ -98,7 +98,7 @@ class MetaClassifier(ClassifierMixin, MetaPredictor):  # type: ignore[misc] # sc
         self, X: Rows, *, groups: Rows | None = None, support: Support | None = None
     ) -> np.ndarray:
         """The probability of each of `classes_`, `(n, classes)`; see `MetaRegressor.predict`."""
-        return self._shares(self._predicted(X, groups, support))
+        return shares(self._predicted(X, groups, support), self.classes_)
 
     def score(
         self,
@@ -118,10 +118,6 @@ class MetaClassifier(ClassifierMixin, MetaPredictor):  # type: ignore[misc] # sc
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
-
-    def _shares(self, predicted: pd.DataFrame) -> np.ndarray:
-        """Probabilities in the order of `classes_`."""
-        return predicted[[f"probability_{label}" for label in self.classes_]].to_numpy(np.float64)
 
     def _checked_targets(self, y: Rows) -> np.ndarray:
         require_targets(self, y)

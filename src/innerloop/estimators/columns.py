@@ -26,6 +26,7 @@ __all__ = [
     "only_group",
     "require_targets",
     "rows_of",
+    "shares",
 ]
 
 Rows: TypeAlias = Any  # anything with rows that scikit-learn takes: arrays, lists, frames
@@ -179,6 +180,11 @@ def numbers(predicted: pd.DataFrame, targets: tuple[str, ...], column: str = "pr
     if len(targets) == 1:
         return predicted[column].to_numpy(np.float64)
     return predicted[[f"{column}_{name}" for name in targets]].to_numpy(np.float64)
+
+
+def shares(predicted: pd.DataFrame, classes: np.ndarray) -> np.ndarray:
+    """The predicted probability of each class, `(n, classes)`."""
+    return predicted[[f"probability_{label}" for label in classes]].to_numpy(np.float64)
 
 
 def _free(name: object, otherwise: str, taken: Iterable[str]) -> str:

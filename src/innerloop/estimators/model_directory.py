@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from ..errors import ModelFileError, UsageError
@@ -27,10 +28,11 @@ _PLAIN = (str, bool, int, float, type(None))
 _LABELS = ("int64", "float64", "bool", "str", "object")
 
 
-class ModelDirectory:
+class ModelDirectory(BaseEstimator):  # type: ignore[misc] # scikit-learn ships no types
     """Saving and loading of an estimator."""
 
-    kind: str | None
+    kind: ClassVar[str | None] = None
+    notes_: tuple[str, ...]
     _stored: Stored
     _columns: Columns
     _names: tuple[str, ...]
@@ -109,7 +111,7 @@ class ModelDirectory:
 
     def _described(self) -> dict[str, Any]:
         """What `load` needs beside the model, as plain data."""
-        parameters = self.get_params(deep=False)  # type: ignore[attr-defined]
+        parameters = self.get_params(deep=False)
         described = {
             "parameters": {name: value for name, value in parameters.items() if _is_plain(value)},
             "columns": list(self._names),
@@ -138,14 +140,14 @@ class ModelDirectory:
 
     def __getstate__(self) -> dict[str, Any]:
         """The state, the model in it as plain values."""
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
+        state: dict[str, Any] = super().__getstate__()
         return {**state, "_stored": packed(self._stored)} if hasattr(self, "_stored") else state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The estimator again."""
         if "_stored" in state:
             state = {**state, "_stored": unpacked(state["_stored"], state["_module"])}
-        super().__setstate__(state)  # type: ignore[misc]
+        super().__setstate__(state)
 
 
 def _is_plain(value: object) -> bool:
@@ -159,7 +161,7 @@ def _is_plain(value: object) -> bool:
 
 def _parameters(cls: type, said: dict[str, Any]) -> dict[str, Any]:
     """The parameters that a directory names, of which the estimator must know each."""
-    known = inspect.signature(cls.__init__).parameters
+    known = inspect.signature(cls).parameters
     if odd := sorted(set(said["parameters"]) - set(known)):
         raise ValueError(f"the parameters {odd} are unknown")
     return dict(said["parameters"])

@@ -164,19 +164,17 @@ class MetaPredictor(MetaEstimator):
         table = pd.concat([given, frame], ignore_index=True)
         return self._stored.predict_frame(table).iloc[len(given) :, -self._new_columns :]
 
-    @property
-    def _new_columns(self) -> int:
-        """Columns that `predict_frame` adds."""
-        schema = self._stored.table_schema()
-        return 1 + len(schema.decode(np.empty((0, schema.n_outputs))))
-
     def _support(self, support: Support, *, grouped: bool) -> pd.DataFrame:
         """Labelled rows as a table."""
         if not isinstance(support, tuple | list) or len(support) not in (2, 3):
-            raise UsageError("support is (X, y) of one group, or (X, y, groups): labelled rows of the groups asked for")
+            raise UsageError(
+                "support is (X, y) of one group, or (X, y, groups): labelled rows of the groups asked for"
+            )
         X, y, groups = (*support, None)[:3]
         if not self._columns.task_in_x and grouped != (groups is not None):
-            raise UsageError("give groups= of X and groups in support=(X, y, groups), or neither for one new group")
+            raise UsageError(
+                "give groups= of X and groups in support=(X, y, groups), or neither for one new group"
+            )
         return self._columns.table(self._features(X), self._checked_targets(y), groups)
 
     def _refuse_unknown(self, frame: pd.DataFrame, given: pd.DataFrame | None) -> None:

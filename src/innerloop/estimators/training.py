@@ -118,9 +118,7 @@ class Training:
             _, algorithm, settings = every[0]
             return algorithm, options | dict(settings)
         steps = sound_settings(tasks).steps if self.steps is None else self.steps
-        winner = race(
-            tasks, steps=steps, seed=self.seed, given=given, model=model, device=self.device
-        ).winner
+        winner = race(tasks, steps=steps, seed=self.seed, given=given, model=model, device=self.device).winner
         kept = given if winner.algorithm == "mixed" else options
         return winner.algorithm, {**kept, **winner.settings}
 
@@ -155,5 +153,7 @@ def _in_double_precision(run: Run, device: str) -> Model:
     another device was named.
     """
     model = run.model if device not in ("auto", "mps") else run.model.to("cpu")
-    meta = {name: value.double() if value.is_floating_point() else value for name, value in model.meta.items()}
+    meta = {
+        name: value.double() if value.is_floating_point() else value for name, value in model.meta.items()
+    }
     return Model(model.learner, meta)

@@ -101,7 +101,7 @@ def save(
     return stored.save(directory, replace=replace)
 
 
-def unsaved(
+def unsaved(  # noqa: D417  the others are those of `save`
     model: Model,
     *,
     kind: str = "run",

@@ -348,7 +348,9 @@ class Stored:
         if self.kind != "run":
             raise UsageError(f"{self.path} is {self.kind}: only a run adapts to further tasks")
         if self.table_schema().n_way:
-            raise UsageError("tasks with classes of their own are explained by their rows only: give these each time")
+            raise UsageError(
+                "tasks with classes of their own are explained by their rows only: give these each time"
+            )
         adapted = self.adapt_frame(frame)
         before = [entry for entry in self.config["tasks"] or [] if entry["id"] not in adapted.tasks]
         entries = [*before, *(adapted.config["tasks"] or [])]

@@ -145,7 +145,9 @@ def require_config(value: object) -> Config:
     config = typing.cast(Config, value)
     require(config["kind"] in KINDS, f"kind {config['kind']!r} is unknown")
     held = config["tasks"] is not None
-    require(config["kind"] == "run" or held == (config["kind"] == "adapted"), "tasks do not go with this kind")
+    require(
+        config["kind"] == "run" or held == (config["kind"] == "adapted"), "tasks do not go with this kind"
+    )
     hints = typing.get_type_hints(TaskEntry)
     for task in config["tasks"] or []:
         _require_fields(task, hints, "a task")
