@@ -362,3 +362,43 @@ def test_the_command_saves_what_adapt_frame_gives(runs, tmp_path, capsys) -> Non
         "support": str(tmp_path / "rows.csv"), **adapted.config["settings"],
     }  # fmt: skip
     pd.testing.assert_frame_equal(loaded.predict_frame(frame), adapted.predict_frame(frame))
+
+
+@pytest.mark.parametrize("kind", ["numbers", "closed", "classes", "several"])
+def test_a_run_knows_tasks_and_still_adapts_to_others(kind, runs, tmp_path):
+    run, frame = runs[kind], table(kind)
+    known = frame[frame.site.isin(["000", "001"])]
+    knowing = load(run.knowing(known).save(tmp_path / "model"))
+    assert knowing.kind == "run"
+    assert knowing.n_support == dict.fromkeys(dict.fromkeys(known.site), 3)
+    asked = frame.assign(**{name: frame[name].where(frame.site == "002") for name in {"y", "z"} & {*frame}})
+    found = knowing.predict_frame(asked)
+    # a task that is known without a row here, one with rows here, and one that nothing is known of
+    for site, as_if in (("000", frame), ("002", frame), ("003", asked)):
+        own = found.site == site
+        expected = run.predict_frame(as_if[as_if.site == site])
+        rows = expected.filter(like="prediction").notna().all(axis=1)
+        pd.testing.assert_frame_equal(
+            found[own].filter(regex="prediction|probability")[rows],
+            expected.filter(regex="prediction|probability")[rows],
+        )
+    assert found.n_support[found.site == "000"].unique() == [3]
+    assert found.n_support[found.site == "003"].unique() == [0]
+
+
+def test_a_task_that_is_known_is_adapted_anew_and_stays_the_only_one(runs, tmp_path):
+    frame = table("closed", labelled=7)
+    twice = runs["closed"].knowing(frame).knowing(frame[frame.site == "001"].head(2))
+    again = load(twice.save(tmp_path / "model"))
+    assert again.n_support == {**dict.fromkeys(frame.site, 7), "001": 2}
+    pd.testing.assert_frame_equal(
+        again.predict_frame(frame.drop(columns="y")), twice.predict_frame(frame.drop(columns="y"))
+    )
+
+
+def test_what_cannot_know_tasks_says_so(runs, tmp_path):
+    frame = table()
+    with pytest.raises(UsageError, match="is adapted: only a run adapts to further tasks"):
+        runs["numbers"].adapt_frame(frame).knowing(frame)
+    with pytest.raises(UsageError, match="classes of their own are explained by their rows only"):
+        runs["own classes"].knowing(table("own classes"))

@@ -14,7 +14,7 @@ from innerloop.errors import DataError, UsageError
 from innerloop.evaluation import evaluate, over_folds
 from innerloop.inner import Model
 from innerloop.models import mlp
-from innerloop.tasks.splits import SPLITS, Fold, divide, folds, read_split
+from innerloop.tasks.splits import SPLITS, Fold, NoTest, divide, folds, read_split
 
 
 def patients(count=20, clinics=6):
@@ -152,3 +152,30 @@ def test_folds_that_are_none(text: str) -> None:
         Fold.parse(text)
     with pytest.raises(UsageError, match="3 or more"):
         next(folds(2, il_tasks.table, patients(), **ASK))
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "sizes"),
+    [
+        (1, 0.15, (1, 0)),
+        (2, 0.5, (2, 0)),
+        (3, 0.01, (2, 1)),
+        (20, 0.15, (17, 3)),
+        (20, 0.0, (20, 0)),
+        (4, 0.99, (1, 3)),
+    ],
+)
+def test_without_meta_test_tasks_a_share_validates(count: int, share: float, sizes: tuple[int, int]) -> None:
+    frame = patients(count)
+    tasks = il_tasks.table(frame, **ASK, split=NoTest(share), seed=3)
+    assert tuple(len(tasks.splits[part]) for part in SPLITS) == (*sizes, 0)
+    assert sorted(sum(tasks.splits.values(), ())) == sorted(frame.who.unique())
+    assert tasks.splits == il_tasks.table(frame, **ASK, split=NoTest(share), seed=3).splits
+
+
+def test_what_cannot_train_without_meta_test_tasks_is_refused() -> None:
+    single = patients(3).drop_duplicates("who")
+    with pytest.raises(DataError, match=r"has 0 task.s. with two labelled rows or more .*: one is needed"):
+        il_tasks.table(single, **ASK, split=NoTest())
+    with pytest.raises(UsageError, match=r"share of 1\.0 of the tasks cannot validate"):
+        il_tasks.table(patients(), **ASK, split=NoTest(1.0))

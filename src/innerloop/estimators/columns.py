@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, colum
 
 from ..errors import DataError, UsageError
 from ..tasks.messages import absent_columns
+from ..tasks.tables.cells import task_ids
 from ..tasks.tables.reading import as_frame
 
 __all__ = [
@@ -94,6 +95,10 @@ class Columns:
         check_consistent_length(X, y)
         values = np.asarray(y).reshape(len(X), -1)
         return frame.assign(**{name: values[:, number] for number, name in enumerate(self.targets)})
+
+    def groups_of(self, table: pd.DataFrame) -> list[str]:
+        """The name of each row's group."""
+        return [str(name) for name in task_ids(table, self.task)]
 
     def _groups(self, groups: Rows | None, count: int) -> Any:
         """The group of each row of an X that does not have it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import wraps
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -205,4 +205,11 @@ class _Informed:
     def __getattr__(self, name: str) -> Any:
         """What the meta-learner has; it predicts and scores with what is known."""
         found = getattr(self._learner, name)
-        return partial(found, **self._known) if name in ("predict", "predict_proba", "score") else found
+        if name not in ("predict", "predict_proba", "score"):
+            return found
+
+        @wraps(found)
+        def informed(*arguments: Any, **options: Any) -> Any:
+            return found(*arguments, **options, **self._known)
+
+        return informed

@@ -66,29 +66,35 @@ class MetaEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             DataError: a column or a target cannot be used as it is.
         """
         require_targets(self, y)
-        if self.estimator is None:
-            classes = (
-                np.ndim(y) == 1 and target_kind(pd.DataFrame({"y": np.asarray(y)}), "y") == "classification"
-            )
-            learner: MetaPredictor = (MetaClassifier if classes else MetaRegressor)(algorithm="ridge")
-        else:
-            learner = clone(self.estimator)
+        learner = self._learner_for(y)
         if self.random_state is not None:
             learner.set_params(random_state=check_random_state(self.random_state).randint(2**31 - 1))
         self.estimator_ = learner.fit(X, y, groups=groups)
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(learner, name):
                 setattr(self, name, getattr(learner, name))
-        self._n_features_out = self.transform(X).shape[1]
+        self._n_features_out = self._embedded(X).shape[1]
         return self
 
     def transform(self, X: Rows) -> np.ndarray:
         """The learned features `(n, F)` of rows `(n, columns)`."""
         check_is_fitted(self)
+        return self._embedded(X)
+
+    def _embedded(self, X: Rows) -> np.ndarray:
+        """As `transform`, which scikit-learn wraps."""
         learner = self.estimator_
         schema = learner._stored.table_schema()
         frame = as_frame(learner._columns.table(learner._features(X)), reading=schema.reading)
         return features(learner.model_, torch.from_numpy(schema.encode(frame))).cpu().numpy()
+
+    def _learner_for(self, y: Rows) -> MetaPredictor:
+        """An unfitted copy of the estimator, or one for such targets."""
+        if self.estimator is not None:
+            copied: MetaPredictor = clone(self.estimator)
+            return copied
+        classes = np.ndim(y) == 1 and target_kind(pd.DataFrame({"y": np.asarray(y)}), "y") == "classification"
+        return (MetaClassifier if classes else MetaRegressor)(algorithm="ridge")
 
     def __sklearn_tags__(self) -> Any:
         """Targets are needed, gaps are understood, and features are double precision."""

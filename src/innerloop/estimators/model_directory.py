@@ -164,7 +164,7 @@ def _parameters(cls: type, said: dict[str, Any]) -> dict[str, Any]:
     known = inspect.signature(cls).parameters
     if odd := sorted(set(said["parameters"]) - set(known)):
         raise ValueError(f"the parameters {odd} are unknown")
-    return dict(said["parameters"])
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in said["parameters"].items()}
 
 
 def _labels(classes: tuple[str, ...], kind: str) -> np.ndarray:

@@ -65,9 +65,9 @@ class MetaPredictor(MetaEstimator):
         if not hasattr(self, "_stored"):
             return self.fit(X, y, groups=groups)
         frame = self._columns.table(self._features(X), self._checked_targets(y), groups)
-        own = task_ids(frame, self._columns.task).astype(str)
+        own = dict.fromkeys(self._columns.groups_of(frame))
         if self._rows is None:
-            if lost := [name for name in dict.fromkeys(own) if name in self._stored.tasks]:
+            if lost := [name for name in own if name in self._stored.tasks]:
                 raise UsageError(
                     f"group {lost[0]!r} was adapted to rows that a model directory does not hold: predict(X, "
                     "support=) takes all of its rows"
@@ -75,7 +75,7 @@ class MetaPredictor(MetaEstimator):
             self._stored = self._stored.knowing(frame)
             return self
         self._rows = pd.concat([self._rows, frame], ignore_index=True)
-        changed = np.isin(task_ids(self._rows, self._columns.task).astype(str), own)
+        changed = np.isin(self._columns.groups_of(self._rows), [*own])
         self._stored = self._stored.knowing(self._rows[changed])
         return self
 
@@ -106,7 +106,7 @@ class MetaPredictor(MetaEstimator):
         found, codes = np.unique(owners, return_inverse=True)
         frame = self._columns.table(self._features(X), y, None if self._columns.task_in_x else owners)
         adapted = self._stored.adapt_frame(frame.assign(**{self._columns.task: owners}))
-        names = task_ids(pd.DataFrame({"group": found}), "group").astype(str)
+        names = task_ids(pd.DataFrame({"group": found}), "group")
         rows = np.bincount(codes)
         return {
             group.item() if isinstance(group, np.generic) else group: self.adapted_class(self)._of(
@@ -142,7 +142,7 @@ class MetaPredictor(MetaEstimator):
         """
         check_is_fitted(self)
         frame = self._columns.table(self._features(X), self._checked_targets(y), groups)
-        own = dict.fromkeys(task_ids(frame, self._columns.task).astype(str))
+        own = dict.fromkeys(self._columns.groups_of(frame))
         if known := [name for name in own if name in self._stored.tasks]:
             raise DataError(f"group {known[0]!r} was fitted, so its score says nothing: give new groups")
         schema, support = self._stored.table_schema(), self._stored.support
@@ -179,10 +179,8 @@ class MetaPredictor(MetaEstimator):
 
     def _refuse_unknown(self, frame: pd.DataFrame, given: pd.DataFrame | None) -> None:
         """Refuse rows of groups that nothing is known of."""
-        task = self._columns.task
-        known = set(self._stored.tasks)
-        known |= set() if given is None else set(task_ids(given, task).astype(str))
-        for name in dict.fromkeys(task_ids(frame, task).astype(str)):
+        known = {*self._stored.tasks, *([] if given is None else self._columns.groups_of(given))}
+        for name in dict.fromkeys(self._columns.groups_of(frame)):
             if name not in known:
                 raise DataError(
                     f"group {name!r} has no row in fit: give labelled rows of it, support=(X, y, groups), or take the "
