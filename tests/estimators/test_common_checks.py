@@ -14,21 +14,28 @@ os.environ["SCIPY_ARRAY_API"] = "1"
 import innerloop as il
 from sklearn.utils.estimator_checks import check_estimator
 warnings.simplefilter("ignore")
-results = check_estimator(eval(sys.argv[1]), on_fail=None, on_skip=None)
-print(json.dumps({r["check_name"]: [r["status"], repr(r["exception"])] for r in results}))
+for name in sys.argv[1:]:
+    results = check_estimator(eval(name), on_fail=None, on_skip=None)
+    print(json.dumps({r["check_name"]: [r["status"], repr(r["exception"])] for r in results}))
 """
 
-ESTIMATORS = {
-    "regressor": "il.MetaRegressor()",
-    "classifier": "il.MetaClassifier(algorithm='ridge', hidden=(16,), steps=5)",
-    "embedding": "il.MetaEmbedding(il.MetaRegressor(algorithm='ridge', hidden=(8,), steps=2))",
-}
+ESTIMATORS = [
+    "il.MetaRegressor()",
+    "il.MetaClassifier(algorithm='ridge', hidden=(16,), steps=5)",
+    "il.MetaEmbedding(il.MetaRegressor(algorithm='ridge', hidden=(8,), steps=2))",
+]
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_every_check_passes(name: str) -> None:
-    done = run_python(CHECKS, ESTIMATORS[name])
+@pytest.fixture(scope="module")
+def results() -> dict[str, dict[str, list[str]]]:
+    """What became of each check of each estimator."""
+    done = run_python(CHECKS, *ESTIMATORS)
     assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout.splitlines()[-1])
-    assert len(results) > 40
-    assert {check: told for check, told in results.items() if told[0] != "passed"} == {}
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return dict(zip(ESTIMATORS, lines, strict=True))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_check_passes(estimator: str, results: dict[str, dict[str, list[str]]]) -> None:
+    assert len(results[estimator]) > 40
+    assert {check: told for check, told in results[estimator].items() if told[0] != "passed"} == {}

@@ -120,8 +120,8 @@ def test_scorers_of_scikit_learn_are_used():
     train, test = next(iter(il.SupportQuerySplit(3, n_splits=2).split(DOSE, groups=X.patient)))
     line = LinearRegression().fit(DOSE.iloc[train], Y[train])
     assert plain[0] == pytest.approx(-mean_absolute_error(Y[test], line.predict(DOSE.iloc[test])))
-    classifier = il.MetaClassifier(algorithm="mixed", steps=5, random_state=0)
-    for scoring in (None, "accuracy", "roc_auc", "neg_log_loss"):
+    classifier = il.MetaClassifier(algorithm="mixed", steps=1, random_state=0)
+    for scoring in (None, "roc_auc"):
         scores = il.cross_val_adapt(classifier, DOSE, Y > 0, scoring=scoring, **options)
         assert scores.shape == (2,)
         assert np.isfinite(scores).all()

@@ -13,7 +13,8 @@ from ..errors import DataError
 from ..storage.pickling import packed, unpacked
 from ..storage.stored import Stored
 from .base import MetaEstimator
-from .columns import UNNAMED, Rows, numbers, only_group, shares
+from .columns import UNNAMED, Rows, only_group
+from .outputs import Labels, Values, labels, shares, values
 
 __all__ = ["AdaptedClassifier", "AdaptedEstimator", "AdaptedRegressor"]
 
@@ -52,14 +53,15 @@ class AdaptedEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn ship
         self._stored = adapted
         return self
 
-    def _predicted(self, X: Rows) -> pd.DataFrame:
+    def _predicted(self, X: Rows, interval: float | None = None) -> pd.DataFrame:
         """What `predict_frame` adds to the rows of X."""
         check_is_fitted(self)
         parent = self.estimator
+        parent._require_interval(interval)
         frame = parent._columns.table(parent._features(X))
         self._group_of(frame, self.group_)
         frame = frame.assign(**{parent._columns.task: self.group_})
-        return self._stored.predict_frame(frame).iloc[:, -parent._new_columns :]
+        return self._stored.predict_frame(frame, interval=interval).iloc[:, frame.shape[1] :]
 
     def _group_of(self, frame: pd.DataFrame, otherwise: str) -> str:
         """The one group that X names; `otherwise` where it names none."""
@@ -107,9 +109,9 @@ class AdaptedRegressor(RegressorMixin, AdaptedEstimator):  # type: ignore[misc]
         2
     """
 
-    def predict(self, X: Rows) -> np.ndarray:
-        """Values `(n,)`, or `(n, C)` of several targets, for rows `(n, F)` of the group."""
-        return numbers(self._predicted(X), self.estimator._columns.targets)
+    def predict(self, X: Rows, *, interval: float | None = None) -> Values:
+        """Values `(n,)`, or `(n, C)` of several targets, of rows `(n, F)` of the group; see `MetaRegressor.predict`."""
+        return values(self._predicted(X, interval), self.estimator._columns.targets, interval)
 
 
 class AdaptedClassifier(ClassifierMixin, AdaptedEstimator):  # type: ignore[misc]
@@ -126,10 +128,9 @@ class AdaptedClassifier(ClassifierMixin, AdaptedEstimator):  # type: ignore[misc
         (1, 2)
     """
 
-    def predict(self, X: Rows) -> np.ndarray:
-        """Class labels `(n,)` for rows `(n, F)` of the group."""
-        likeliest = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_[likeliest])
+    def predict(self, X: Rows, *, interval: float | None = None) -> Labels:
+        """Class labels `(n,)` for rows `(n, F)` of the group; see `MetaClassifier.predict`."""
+        return labels(self._predicted(X, interval), self.classes_, interval)
 
     def predict_proba(self, X: Rows) -> np.ndarray:
         """The probability of each of `classes_`, `(n, classes)`."""

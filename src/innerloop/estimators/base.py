@@ -12,7 +12,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from ..errors import check_known
+from ..errors import UsageError, check_known
+from ..evaluation.conformal import needed_tasks
 from ..inner.learner import Model
 from .columns import Columns, Rows, is_frame, rows_of
 from .model_directory import ModelDirectory
@@ -113,11 +114,19 @@ class MetaEstimator(ModelDirectory):
             verbose=self.verbose,
         )
 
-    @property
-    def _new_columns(self) -> int:
-        """Columns that `predict_frame` adds."""
-        schema = self._stored.table_schema()
-        return 1 + len(schema.decode(np.empty((0, schema.n_outputs))))
+    def _require_interval(self, level: float | None) -> None:
+        """Refuse intervals that the validation groups are too few for.
+
+        Raises:
+            UsageError: they are, or the level is no share.
+        """
+        calibration = self._stored.calibration
+        count = calibration.n_tasks if calibration else 0
+        if level is not None and count < needed_tasks(level):
+            raise UsageError(
+                f"interval={level} needs {needed_tasks(level)} validation groups or more, and the model was calibrated "
+                f"on {count}: raise validation_fraction, or ask for a smaller share"
+            )
 
     def _checked_targets(self, y: Rows) -> np.ndarray:
         """Targets that can be learned, `(n,)` or `(n, C)`."""

@@ -23,11 +23,9 @@ __all__ = [
     "Rows",
     "given_groups",
     "is_frame",
-    "numbers",
     "only_group",
     "require_targets",
     "rows_of",
-    "shares",
 ]
 
 Rows: TypeAlias = Any  # anything with rows that scikit-learn takes: arrays, lists, frames
@@ -178,18 +176,6 @@ def only_group(groups: np.ndarray, *, why: str) -> str:
     if len(names) > 1:
         raise DataError(f"X holds rows of {len(names)} groups ({', '.join(names[:3])}, ...): {why}")
     return str(names[0])
-
-
-def numbers(predicted: pd.DataFrame, targets: tuple[str, ...], column: str = "prediction") -> np.ndarray:
-    """A predicted column of each target, `(n,)`, or `(n, C)` of several."""
-    if len(targets) == 1:
-        return predicted[column].to_numpy(np.float64)
-    return predicted[[f"{column}_{name}" for name in targets]].to_numpy(np.float64)
-
-
-def shares(predicted: pd.DataFrame, classes: np.ndarray) -> np.ndarray:
-    """The predicted probability of each class, `(n, classes)`."""
-    return predicted[[f"probability_{label}" for label in classes]].to_numpy(np.float64)
 
 
 def _free(name: object, otherwise: str, taken: Iterable[str]) -> str:

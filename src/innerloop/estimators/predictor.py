@@ -152,17 +152,19 @@ class MetaPredictor(MetaEstimator):
         source = from_schema(as_frame(frame, reading=schema.reading), schema, None, support)
         return evaluate(self._stored.model, source)
 
-    def _predicted(self, X: Rows, groups: Rows | None, support: Support | None) -> pd.DataFrame:
+    def _predicted(
+        self, X: Rows, groups: Rows | None, support: Support | None, interval: float | None = None
+    ) -> pd.DataFrame:
         """What `predict_frame` adds to the rows of X."""
         check_is_fitted(self)
+        self._require_interval(interval)
         frame = self._columns.table(self._features(X), None, groups)
         given = None if support is None else self._support(support, grouped=groups is not None)
         if self.on_unknown_task == "raise":
             self._refuse_unknown(frame, given)
-        if given is None:
-            return self._stored.predict_frame(frame).iloc[:, -self._new_columns :]
-        table = pd.concat([given, frame], ignore_index=True)
-        return self._stored.predict_frame(table).iloc[len(given) :, -self._new_columns :]
+        table = frame if given is None else pd.concat([given, frame], ignore_index=True)
+        found = self._stored.predict_frame(table, interval=interval)
+        return found.iloc[len(table) - len(frame) :, table.shape[1] :]
 
     def _support(self, support: Support, *, grouped: bool) -> pd.DataFrame:
         """Labelled rows as a table."""

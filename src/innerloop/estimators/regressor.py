@@ -10,7 +10,8 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_array
 
 from .adapted import AdaptedRegressor
-from .columns import Rows, numbers, require_targets
+from .columns import Rows, require_targets
+from .outputs import Values, values
 from .predictor import MetaPredictor, Support
 
 __all__ = ["MetaRegressor"]
@@ -66,7 +67,14 @@ class MetaRegressor(RegressorMixin, MetaPredictor):  # type: ignore[misc] # scik
     kind = "regression"
     adapted_class = AdaptedRegressor
 
-    def predict(self, X: Rows, *, groups: Rows | None = None, support: Support | None = None) -> np.ndarray:
+    def predict(
+        self,
+        X: Rows,
+        *,
+        groups: Rows | None = None,
+        support: Support | None = None,
+        interval: float | None = None,
+    ) -> Values:
         """Predict rows of groups that were fitted, or of new ones.
 
         Rows of a fitted group are predicted by what it was adapted to. A new group is adapted to its rows in
@@ -77,14 +85,28 @@ class MetaRegressor(RegressorMixin, MetaPredictor):  # type: ignore[misc] # scik
             X: `(n, F)` rows.
             groups: `(n,)` the group of each row, where X does not have it; without it, rows are of no known group.
             support: labelled rows `(X, y, groups)` of the groups asked for, or `(X, y)` of one new group.
+            interval: such as 0.9 for intervals that hold the target in 90 % of the rows of new groups: conformal, a
+                group as one unit, by the validation groups; 9 of them or more for 0.9.
 
         Returns:
-            Values `(n,)`, or `(n, C)` of several targets.
+            Values `(n,)`, or `(n, C)` of several targets. With `interval`, a tuple of the values, the lower and the
+            upper ends, which are missing (NaN) where too few validation groups have so many support rows.
 
         Raises:
             DataError: a value cannot be used as it is, or a group is unknown and `on_unknown_task` is `raise`.
+            UsageError: an argument has no meaning, or the validation groups are too few for the interval.
+
+        Example:
+            >>> import numpy as np, innerloop as il
+            >>> rng = np.random.default_rng(0)
+            >>> ids, X = np.repeat(range(80), 5), rng.normal(size=(400, 1))
+            >>> y = X[:, 0] + rng.normal(size=80)[ids] + 0.1 * rng.normal(size=400)
+            >>> model = il.MetaRegressor(algorithm="mixed").fit(X, y, groups=ids)
+            >>> value, lower, upper = model.predict([[0.0]], support=([[1.0]], [3.0]), interval=0.9)
+            >>> bool(lower < value < upper)
+            True
         """
-        return numbers(self._predicted(X, groups, support), self._columns.targets)
+        return values(self._predicted(X, groups, support, interval), self._columns.targets, interval)
 
     def score(
         self,

@@ -12,6 +12,8 @@ from torch import nn
 
 from ..algorithms.assemble import learner_for, sound_settings
 from ..compare.race import race, runners
+from ..evaluation import calibrate
+from ..evaluation.conformal import needed_tasks
 from ..inner.learner import Model
 from ..outer.training import Run, meta_train
 from ..storage.save import unsaved
@@ -25,6 +27,8 @@ from .columns import Columns
 __all__ = ["AUTO", "Training"]
 
 AUTO = "auto"
+# fewer validation tasks give no 80 % interval, and calibrating takes time in every fit
+_ENOUGH = needed_tasks(0.8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +72,10 @@ class Training:
         tasks = self.tasks(frame, columns)
         algorithm, options = self.choice(tasks)
         run = self.run(tasks, algorithm, options)
+        model = _in_double_precision(run, self.device)
         stored = unsaved(
-            _in_double_precision(run, self.device),
+            model,
+            calibration=calibrate(model, tasks.valid) if len(tasks.splits["valid"]) >= _ENOUGH else None,
             schema=tasks.schema,
             splits=tasks.splits,
             support=tasks.train.support,

@@ -166,7 +166,7 @@ class ParticleLearner(Learner):
         )
 
         def unflatten(t: Tensor) -> Tensor:
-            return t.reshape(-1, count, *t.shape[1:])
+            return t.reshape(t.shape[0] // count, count, *t.shape[1:])
 
         return unflatten(y), {name: unflatten(value) for name, value in statistics.items()}
 
@@ -187,7 +187,7 @@ class ParticleLearner(Learner):
         shapes = [value.shape[2:] for value in fast.values()]
         flat = torch.cat([value.flatten(2) for value in fast.values()], 2)
         slope = torch.cat([grad.flatten(2) for grad in grads.values()], 2)
-        rows_of_task: Tensor | int = support.y.shape[1]
+        rows_of_task: Tensor | int = max(support.y.shape[1], 1)
         if support.weight is not None:
             rows_of_task = support.weight.sum(1).clamp(min=1).reshape(-1, 1, 1)
         moved = flat - self.inner_lr * svgd_direction(flat, slope, rows_of_task)

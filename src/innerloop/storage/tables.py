@@ -126,7 +126,9 @@ def predict_by_support(
     labels = schema.own_labels(frame.iloc[np.concatenate(support)]) if schema.n_way and groups else {}
     names, codes = np.unique(row_tasks(schema, frame), return_inverse=True)
     rows_of = np.bincount(codes[labelled], minlength=len(names))
-    of_old = np.array([known.n_support[task] if task in old else 0 for task in names.tolist()], dtype=np.int64)
+    of_old = np.array(
+        [known.n_support[task] if task in old else 0 for task in names.tolist()], dtype=np.int64
+    )
     return _columns(schema, frame, predicted, n_support=(rows_of + of_old)[codes], labels=labels)
 
 
