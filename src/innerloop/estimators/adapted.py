@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -10,10 +10,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from ..errors import DataError
-from ..storage.pickling import packed, unpacked
 from ..storage.stored import Stored
-from .base import MetaEstimator
-from .columns import UNNAMED, Rows, only_group
+from .estimator import MetaEstimator
+from .grouped_rows import UNNAMED, Rows, only_group
 from .outputs import Labels, Values, labels, shares, values
 
 __all__ = ["AdaptedClassifier", "AdaptedEstimator", "AdaptedRegressor"]
@@ -79,17 +78,6 @@ class AdaptedEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn ship
     def __sklearn_clone__(self) -> Self:
         """An unfitted one of the same fitted meta-learner."""
         return type(self)(self.estimator)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The state, the model in it as plain values."""
-        state: dict[str, Any] = super().__getstate__()
-        return {**state, "_stored": packed(self._stored)} if hasattr(self, "_stored") else state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """The estimator again."""
-        if "_stored" in state:
-            state = {**state, "_stored": unpacked(state["_stored"], state["estimator"]._module)}
-        super().__setstate__(state)
 
 
 class AdaptedRegressor(RegressorMixin, AdaptedEstimator):  # type: ignore[misc]

@@ -13,7 +13,7 @@ from sklearn.utils.validation import assert_all_finite, column_or_1d
 
 from ..errors import DataError, UsageError
 from .adapted import AdaptedClassifier
-from .columns import Rows, require_targets
+from .grouped_rows import Rows, require_targets
 from .outputs import Labels, labels, shares
 from .predictor import MetaPredictor, Support
 

@@ -16,7 +16,7 @@ from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.validation import check_consistent_length
 
 from ..errors import DataError, UsageError
-from .columns import Rows, given_groups
+from .grouped_rows import Rows, given_groups
 from .predictor import MetaPredictor
 
 __all__ = ["SupportQuerySplit", "cross_val_adapt"]

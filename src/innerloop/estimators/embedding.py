@@ -15,7 +15,7 @@ from ..evaluation.features import features
 from ..tasks.tables.reading import as_frame
 from ..tasks.tables.schema import target_kind
 from .classifier import MetaClassifier
-from .columns import Rows, require_targets
+from .grouped_rows import Rows, require_targets
 from .predictor import MetaPredictor
 from .regressor import MetaRegressor
 

@@ -1,4 +1,4 @@
-"""Estimators as model directories, which `innerloop predict` reads too, and as pickles."""
+"""Estimators as model directories, which `innerloop predict` reads too."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..errors import ModelFileError, UsageError
 from ..storage.load import load
-from ..storage.pickling import packed, unpacked
 from ..storage.stored import Stored
-from .columns import Columns
+from .grouped_rows import Columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +36,6 @@ class ModelDirectory(BaseEstimator):  # type: ignore[misc] # scikit-learn ships 
     _columns: Columns
     _names: tuple[str, ...]
     _rows: pd.DataFrame | None
-    _module: nn.Module | None
 
     def save(self, directory: str | Path, *, known_groups: bool = True, replace: bool = False) -> Path:
         """Write a model directory: `load` reads it, and `innerloop predict`, `adapt` and `inspect` do.
@@ -101,7 +99,6 @@ class ModelDirectory(BaseEstimator):  # type: ignore[misc] # scikit-learn ships 
             estimator._restore(stored, schema, said)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(f"{directory}: what it says of the estimator is damaged: {error}") from None
-        estimator._module = module
         return estimator
 
     @classmethod
@@ -128,7 +125,7 @@ class ModelDirectory(BaseEstimator):  # type: ignore[misc] # scikit-learn ships 
         features, task = tuple(column.name for column in schema.columns), str(schema.task)
         said = said or {"columns": [*features, task], "named": True, "grouped": True, "labels": "str"}
         targets = tuple(column.name for column in schema.target_columns)
-        self._stored, self._rows, self._module = stored, None, None
+        self._stored, self._rows = stored, None
         self._names = tuple(map(str, said["columns"]))
         self._columns = Columns(features, task, targets, task in self._names, bool(said["grouped"]))
         self.n_features_in_ = len(self._names)
@@ -137,17 +134,6 @@ class ModelDirectory(BaseEstimator):  # type: ignore[misc] # scikit-learn ships 
         if schema.kind == "classification":
             self.classes_ = _labels(schema.classes, said["labels"])
         self.algorithm_, self.notes_ = str(stored.config["learner"]["algorithm"]), ()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The state, the model in it as plain values."""
-        state: dict[str, Any] = super().__getstate__()
-        return {**state, "_stored": packed(self._stored)} if hasattr(self, "_stored") else state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """The estimator again."""
-        if "_stored" in state:
-            state = {**state, "_stored": unpacked(state["_stored"], state["_module"])}
-        super().__setstate__(state)
 
 
 def _is_plain(value: object) -> bool:

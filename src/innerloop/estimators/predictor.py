@@ -16,8 +16,8 @@ from ..tasks.tables.cells import task_ids
 from ..tasks.tables.reading import as_frame
 from ..tasks.tables.table import from_schema
 from .adapted import AdaptedEstimator
-from .base import MetaEstimator
-from .columns import Rows, given_groups
+from .estimator import MetaEstimator
+from .grouped_rows import Rows, given_groups
 
 __all__ = ["MetaPredictor"]
 

@@ -10,7 +10,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_array
 
 from .adapted import AdaptedRegressor
-from .columns import Rows, require_targets
+from .grouped_rows import Rows, require_targets
 from .outputs import Values, values
 from .predictor import MetaPredictor, Support
 

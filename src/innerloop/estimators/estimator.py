@@ -15,9 +15,9 @@ from torch import nn
 from ..errors import UsageError, check_known
 from ..evaluation.conformal import needed_tasks
 from ..inner.learner import Model
-from .columns import Columns, Rows, is_frame, rows_of
+from .fitting import AUTO, Training
+from .grouped_rows import Columns, Rows, is_frame, rows_of
 from .model_directory import ModelDirectory
-from .training import AUTO, Training
 
 __all__ = ["MetaEstimator"]
 
@@ -87,7 +87,6 @@ class MetaEstimator(ModelDirectory):
                 stacklevel=4,
             )
         self._rows = self._columns.table(frame, targets, groups)
-        self._module = self.module
         self._stored, tasks = self._training().fitted(self._rows, self._columns)
         self.algorithm_ = str(self._stored.config["learner"]["algorithm"])
         self.notes_ = tasks.notes

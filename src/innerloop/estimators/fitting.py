@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ..tasks.from_arrays import default_support
 from ..tasks.splits import NoTest, Tasks
 from ..tasks.tables.cells import task_codes
 from ..tasks.tables.table import table
-from .columns import Columns
+from .grouped_rows import Columns
 
 __all__ = ["AUTO", "Training"]
 
@@ -109,7 +110,8 @@ class Training:
         """The algorithm and its options: those asked for, or the winner of a race on the validation tasks."""
         options = {name: value for name, value in self.options.items() if value is not None}
         if self.module is not None:
-            options["module"] = self.module
+            # a copy: whatever becomes of the user's, this learner can be made again
+            options["module"] = copy.deepcopy(self.module)
         if self.algorithm != AUTO:
             return self.algorithm, options
         if self.module is not None:
