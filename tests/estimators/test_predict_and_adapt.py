@@ -353,6 +353,11 @@ def test_what_has_no_meaning_is_refused_in_one_sentence(mixed, classifier):
         "column 'x1': the argument must be a string or a number, not a dict",
         lambda: plain.fit(np.array([[1, {}], [2, 3]], dtype=object), [1, 2]),
     )
+    error(
+        DataError,
+        "the table has a column 'prediction' already",
+        lambda: il.MetaRegressor("patient").fit(X.rename(columns={"dose": "prediction"}), Y),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         alone = il.MetaRegressor(algorithm="mixed").fit(ROWS, Y)

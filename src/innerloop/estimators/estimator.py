@@ -84,7 +84,7 @@ class MetaEstimator(ModelDirectory):
             warnings.warn(
                 "all rows are one group, so nothing is learned about how groups differ: give the group of each row, "
                 f"fit(X, y, groups=ids), or name a column of X, {type(self).__name__}(task='patient')",
-                stacklevel=4,
+                stacklevel=3,
             )
         self._rows = self._columns.table(frame, targets, groups)
         self._stored, tasks = self._training().fitted(self._rows, self._columns)

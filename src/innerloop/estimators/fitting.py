@@ -19,6 +19,7 @@ from ..inner.learner import Model
 from ..outer.training import Run, meta_train
 from ..storage.save import unsaved
 from ..storage.stored import Stored
+from ..storage.tables import refuse_taken
 from ..tasks.from_arrays import default_support
 from ..tasks.splits import NoTest, Tasks
 from ..tasks.tables.cells import task_codes
@@ -28,6 +29,8 @@ from .grouped_rows import Columns
 __all__ = ["AUTO", "Training"]
 
 AUTO = "auto"
+# options of the network, which a candidate may have none of
+_OF_NETWORKS = ("hidden", "activation", "dropout", "scaling")
 # fewer validation tasks give no 80 % interval, and calibrating takes time in every fit
 _ENOUGH = needed_tasks(0.8)
 
@@ -71,8 +74,9 @@ class Training:
     def fitted(self, frame: pd.DataFrame, columns: Columns) -> tuple[Stored, Tasks]:
         """The model trained on a table, adapted to each of its tasks, and the tasks it was trained on."""
         tasks = self.tasks(frame, columns)
-        algorithm, options = self.choice(tasks)
-        run = self.run(tasks, algorithm, options)
+        assert tasks.schema is not None
+        refuse_taken(tasks.schema, frame)  # before training, not at the first prediction
+        run = self.run(tasks)
         model = _in_double_precision(run, self.device)
         stored = unsaved(
             model,
@@ -106,32 +110,37 @@ class Training:
             )
         return tasks
 
-    def choice(self, tasks: Tasks) -> tuple[str, dict[str, Any]]:
-        """The algorithm and its options: those asked for, or the winner of a race on the validation tasks."""
+    def run(self, tasks: Tasks) -> Run:
+        """Meta-train the algorithm that was asked for, or what `auto` chooses."""
         options = {name: value for name, value in self.options.items() if value is not None}
         if self.module is not None:
             # a copy: whatever becomes of the user's, this learner can be made again
             options["module"] = copy.deepcopy(self.module)
         if self.algorithm != AUTO:
-            return self.algorithm, options
+            return self.trained(tasks, self.algorithm, options)
         if self.module is not None:
-            return "maml", options
+            return self.trained(tasks, "maml", options)
         if not tasks.splits["valid"]:
-            return "mixed", options
-        network = ("hidden", "activation", "dropout", "scaling")
-        model = {name: value for name, value in options.items() if name in network}
-        given = {name: value for name, value in options.items() if name not in network}
+            return self.trained(tasks, "mixed", options)
+        return self.trained(tasks, *self.winner(tasks, options))
+
+    def winner(self, tasks: Tasks, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The algorithm that wins a race on the validation tasks, and its options."""
+        model = {name: value for name, value in options.items() if name in _OF_NETWORKS}
+        given = {name: value for name, value in options.items() if name not in _OF_NETWORKS}
         every = runners(tasks, given, network=bool(model))
         if len(every) == 1:
             _, algorithm, settings = every[0]
-            return algorithm, options | dict(settings)
-        steps = sound_settings(tasks).steps if self.steps is None else self.steps
-        winner = race(tasks, steps=steps, seed=self.seed, given=given, model=model, device=self.device).winner
-        kept = given if winner.algorithm == "mixed" else options
-        return winner.algorithm, {**kept, **winner.settings}
+        else:
+            steps = sound_settings(tasks).steps if self.steps is None else self.steps
+            best = race(
+                tasks, steps=steps, seed=self.seed, given=given, model=model, device=self.device
+            ).winner
+            algorithm, settings = best.algorithm, best.settings
+        return algorithm, {**given, **({} if algorithm == "mixed" else model), **settings}
 
-    def run(self, tasks: Tasks, algorithm: str, options: Mapping[str, Any]) -> Run:
-        """Meta-train on the tasks."""
+    def trained(self, tasks: Tasks, algorithm: str, options: Mapping[str, Any]) -> Run:
+        """Meta-train one algorithm."""
         sound = sound_settings(tasks, algorithm)
         learner = learner_for(tasks, algorithm=algorithm, seed=self.seed, **options)
         steps = sound.steps if self.steps is None else self.steps

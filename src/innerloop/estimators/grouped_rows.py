@@ -136,7 +136,8 @@ def rows_of(X: Rows, *, least: int = 1) -> pd.DataFrame:
     if is_frame(X):
         frame = as_frame(X) if len(X) else pd.DataFrame(X)
         check_array(np.empty(frame.shape, dtype=np.int8), ensure_min_samples=least, input_name="X")
-        return frame
+        # a column of ids may stand in the index of a table, but y and groups of scikit-learn never do
+        return frame.set_axis(frame.index.set_names([None] * frame.index.nlevels), axis=0)
     values = check_array(X, dtype=None, ensure_all_finite=False, ensure_min_samples=least, input_name="X")
     names = [f"x{number}" for number in range(values.shape[1])]
     if values.dtype != object:

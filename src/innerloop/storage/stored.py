@@ -20,7 +20,7 @@ from .manifest import write_sealed
 from .membership import Members
 from .plain_json import JsonObject, parse_json, to_json, without_nan
 from .task_values import packed, same_length
-from .tensors import differences, outline, precision
+from .tensors import differences, equal, outline, precision
 from .validation import Config, mixed_of, outputs_of, require_config, support_of, targets_of
 
 if TYPE_CHECKING:
@@ -322,15 +322,10 @@ class Stored:
 
         A task that was known before is adapted anew, to the rows that it has here.
 
-        Arguments:
-            frame: see `adapt_frame`.
+        Arguments and errors are those of `adapt_frame`.
 
         Returns:
             A model of kind `run`, which still adapts to any task that comes with support rows.
-
-        Raises:
-            DataError: see `adapt_frame`.
-            UsageError: see `adapt_frame`, or this is no run.
 
         Example:
             >>> import pandas as pd, innerloop as il
@@ -422,7 +417,7 @@ class Stored:
         for task, one in adapted.items():
             if not isinstance(task, str):
                 raise UsageError(f"task {task!r} is no text: give ids as text")
-            if one.model is not self.model and not _equal(one.model.meta, meta):
+            if one.model is not self.model and not equal(one.model.meta, meta):
                 raise UsageError(
                     f"task {task!r} was adapted from another model than {self.path}: give its own"
                 )
@@ -550,8 +545,3 @@ def _require_finite(values: Params, who: str = "the model") -> None:
             raise DivergedError(
                 f"{who} diverged: {name!r} holds NaN or infinity: lower the learning rates, train again"
             )
-
-
-def _equal(one: Params, other: Params) -> bool:
-    same = outline(one) == outline(other)
-    return same and all(torch.equal(one[name].cpu(), other[name].cpu()) for name in one)

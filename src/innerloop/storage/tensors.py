@@ -8,7 +8,7 @@ from ..inner.learner import Learner
 from ..models.network import Params
 from .manifest import sha256
 
-__all__ = ["Outline", "differences", "frozen", "outline", "precision"]
+__all__ = ["Outline", "differences", "equal", "frozen", "outline", "precision"]
 
 Outline = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -27,6 +27,12 @@ def precision(values: Params) -> torch.dtype | None:
     """The floating type of all tensors; `None` where they have several, none, or one that cannot compute."""
     types = {value.dtype for value in values.values() if value.is_floating_point()}
     return types.pop() if len(types) == 1 and types <= _FLOATS else None
+
+
+def equal(one: Params, other: Params) -> bool:
+    """Whether names, shapes, types and values are the same, on whatever devices."""
+    same = outline(one) == outline(other)
+    return same and all(torch.equal(one[name].cpu(), other[name].cpu()) for name in one)
 
 
 def differences(actual: Outline, expected: Outline) -> str:
