@@ -42,6 +42,7 @@ def test_a_group_of_fit_is_predicted_from_all_of_its_rows(mixed):
     own = GROUPS == "p03"
     expected = by_hand(mixed, X[own], Y[own], X[own])
     np.testing.assert_allclose(mixed.predict(X[own]), expected, rtol=1e-12)
+    assert mixed.predict(X[own]).flags.writeable
     assert np.abs(expected - Y[own]).max() < 0.5  # and well
 
 

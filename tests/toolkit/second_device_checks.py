@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.base import clone
 from torch import nn
 
 import innerloop as il
@@ -31,6 +32,7 @@ from innerloop.tasks.episodes import map_tensors, to
 from innerloop.tasks.sources import FunctionSource, SupportSize, Targets
 from innerloop.tasks.splits import Tasks
 from toolkit.cases import CASES, IDS, Case, body, net
+from toolkit.groups import patients
 from toolkit.second_device import NAME, register
 
 DEVICES = ("cpu", NAME)
@@ -283,6 +285,34 @@ def test_refining(score: str, stop: str) -> None:
 # --- the command ------------------------------------------------------------------------------------------
 
 TABLE = ["--task", "site", "--target", "y"]
+
+
+@pytest.mark.parametrize("algorithm", ["mixed", "maml", "ridge"])
+def test_estimators(algorithm: str, tmp_path: Path) -> None:
+    results = []
+    for device in DEVICES:
+        X, y = patients(30)
+        options = {} if algorithm == "mixed" else {"hidden": (4,)}
+        model = il.MetaRegressor(
+            "patient",
+            algorithm=algorithm,
+            steps=2,
+            validation_fraction=0.4,
+            random_state=0,
+            device=device,
+            **options,
+        ).fit(X, y)
+        assert model.model_.device.type == device
+        new = (X[:3].assign(patient="new"), y[:3])
+        found = [model.predict(X), *model.predict(X[3:6].assign(patient="new"), support=new, interval=0.8)]
+        found.append(model.adapt(*new).predict(new[0]))
+        again = il.MetaRegressor.load(model.save(tmp_path / device), device=device)
+        np.testing.assert_allclose(again.predict(X), found[0])
+        if algorithm != "mixed":
+            embedding = il.MetaEmbedding(clone(model))
+            found.append(embedding.fit(X, y).transform(X))
+        results.append([torch.from_numpy(each) for each in found])
+    same(results)
 
 
 def numbers(text: str) -> list[float]:

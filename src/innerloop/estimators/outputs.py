@@ -45,7 +45,7 @@ def labels(predicted: pd.DataFrame, classes: np.ndarray, interval: float | None)
 
 def shares(predicted: pd.DataFrame, classes: np.ndarray) -> np.ndarray:
     """The predicted probability of each class, `(n, classes)`."""
-    return predicted[[f"probability_{label}" for label in classes]].to_numpy(np.float64)
+    return predicted[[f"probability_{label}" for label in classes]].to_numpy(np.float64, copy=True)
 
 
 def _members(text: str) -> list[str]:
@@ -56,5 +56,5 @@ def _members(text: str) -> list[str]:
 def _of_targets(predicted: pd.DataFrame, column: str, targets: tuple[str, ...]) -> np.ndarray:
     """A column of each target."""
     names = [column] if len(targets) == 1 else [f"{column}_{target}" for target in targets]
-    found = predicted[names].to_numpy(np.float64)
+    found = predicted[names].to_numpy(np.float64, copy=True)
     return found[:, 0] if len(targets) == 1 else found

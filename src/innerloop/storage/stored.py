@@ -358,9 +358,10 @@ class Stored:
         return replace(self, config=config, sha256="", tasks=tasks)
 
     def forgetting(self) -> Stored:
-        """The run without the tasks that it knows."""
+        """The run without the tasks that it knows, and without the names of those it was trained on."""
         settings = {name: value for name, value in self.config["settings"].items() if name != _PERCENTILES}
-        return replace(self, config={**self.config, "tasks": None, "settings": settings}, sha256="", tasks={})
+        config: Config = {**self.config, "tasks": None, "splits": None, "settings": settings}
+        return replace(self, config=config, sha256="", tasks={})
 
     def with_tasks(
         self,
