@@ -59,7 +59,7 @@ def test_groups_that_are_saved_stay_in_their_order_when_one_changes(mixed, tmp_p
     assert not np.array_equal(expected, mixed.predict(X))
 
 
-def test_the_command_predicts_as_the_estimator(mixed, tmp_path, monkeypatch):
+def test_the_command_reads_what_an_estimator_saved(mixed, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = mixed.save(tmp_path / "model")
     known = NEW.groupby("patient").cumcount() < 2
@@ -73,6 +73,10 @@ def test_the_command_predicts_as_the_estimator(mixed, tmp_path, monkeypatch):
     )
     assert found.n_support.tolist() == [2] * 12 + [6] * 3
     assert command(["inspect", str(path)]) == 0
+    NEW.assign(score=NEW_Y).to_csv("others.csv", index=False)
+    assert command(["evaluate", str(path), "others.csv", "--report", "none"]) == 0
+    assert command(["evaluate", str(path)]) == 2
+    assert "does not say what it was trained on: give a table" in capsys.readouterr().err
 
 
 def test_what_the_command_trained_is_loaded(tmp_path, monkeypatch):

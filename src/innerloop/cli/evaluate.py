@@ -117,7 +117,7 @@ def held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
     """Meta-test tasks of the training data, or the tasks of another table that were not trained on."""
     settings = stored.config["settings"]
     trained_on = settings.get("tasks")
-    if trained_on is None:
+    if trained_on is None and tasks is None:
         raise UsageError("this model directory does not say what it was trained on: give a table")
     if tasks is None or tasks == trained_on:
         _require_unchanged(stored)

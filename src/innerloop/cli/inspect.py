@@ -198,6 +198,10 @@ def _item(name: str, value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, dict):
+        if name == "support_loss_percentile":  # of each task
+            return [
+                f"support loss percentile: {_listed([f'{task}: {share:.0f}' for task, share in value.items()], 4)}"
+            ]
         return [line for inner, entry in value.items() for line in _item(inner, entry)]
     text = _listed(value, 12) if isinstance(value, list) else str(value)
     return [f"{name.replace('_', ' ')}: {text}"]
