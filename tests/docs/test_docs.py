@@ -102,7 +102,7 @@ def test_python_examples_run(mark, text, tables, tmp_path, monkeypatch):
     exec(text.replace("steps=2000", "steps=2"), space)
     score = space.get("score") or space.get("found")
     assert score is None or score.metric("rmse")[0] > 0
-    assert {"learner", "step"} & space.keys()
+    assert {"learner", "step", "model"} & space.keys()
 
 
 def test_examples_in_the_help_are_commands_that_are_understood(capsys):
