@@ -69,6 +69,7 @@ def test_a_new_group_gets_the_prediction_for_any_group(mixed):
     schema = mixed._stored.schema
     base = mixed.model_.base()(torch.from_numpy(schema.encode(NEW)))
     np.testing.assert_allclose(mixed.predict(NEW), schema.decode(base)["prediction"], rtol=1e-12)
+    np.testing.assert_array_equal(mixed.predict(NEW, support=(NEW[:0], NEW_Y[:0])), mixed.predict(NEW))
 
 
 def test_labelled_rows_of_new_groups_are_adapted_to(mixed):

@@ -166,8 +166,8 @@ class MetaPredictor(MetaEstimator):
         found = self._stored.predict_frame(table, interval=interval)
         return found.iloc[len(table) - len(frame) :, table.shape[1] :]
 
-    def _support(self, support: Support, *, grouped: bool) -> pd.DataFrame:
-        """Labelled rows as a table."""
+    def _support(self, support: Support, *, grouped: bool) -> pd.DataFrame | None:
+        """Labelled rows as a table; `None` where there are none."""
         if not isinstance(support, tuple | list) or len(support) not in (2, 3):
             raise UsageError(
                 "support is (X, y) of one group, or (X, y, groups): labelled rows of the groups asked for"
@@ -177,7 +177,7 @@ class MetaPredictor(MetaEstimator):
             raise UsageError(
                 "give groups= of X and groups in support=(X, y, groups), or neither for one new group"
             )
-        return self._columns.table(self._features(X), self._checked_targets(y), groups)
+        return self._columns.table(self._features(X), self._checked_targets(y), groups) if len(X) else None
 
     def _refuse_unknown(self, frame: pd.DataFrame, given: pd.DataFrame | None) -> None:
         """Refuse rows of groups that nothing is known of."""
