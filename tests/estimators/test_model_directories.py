@@ -45,7 +45,7 @@ def test_a_loaded_estimator_predicts_and_adapts_as_before(mixed, tmp_path):
         )
         assert list(model.feature_names_in_) == list(X.columns)
         assert model.n_features_in_ == 3
-    again.partial_fit(NEW, NEW_Y)
+    again.partial_fit(NEW[:4], NEW_Y[:4]).partial_fit(NEW[4:], NEW_Y[4:])
     np.testing.assert_allclose(again.predict(NEW[:6]), mixed.adapt(NEW[:6], NEW_Y[:6]).predict(NEW[:6]))
     with pytest.raises(UsageError, match="'p00' was adapted to rows that a model directory does not hold"):
         again.partial_fit(X, Y)

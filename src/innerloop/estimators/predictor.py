@@ -66,17 +66,15 @@ class MetaPredictor(MetaEstimator):
             return self.fit(X, y, groups=groups)
         frame = self._columns.table(self._features(X), self._checked_targets(y), groups)
         own = dict.fromkeys(self._columns.groups_of(frame))
-        if self._rows is None:
-            if lost := [name for name in own if name in self._stored.tasks]:
-                raise UsageError(
-                    f"group {lost[0]!r} was adapted to rows that a model directory does not hold: predict(X, "
-                    "support=) takes all of its rows"
-                )
-            self._stored = self._stored.knowing(frame)
-            return self
-        self._rows = pd.concat([self._rows, frame], ignore_index=True)
-        changed = np.isin(self._columns.groups_of(self._rows), [*own])
-        self._stored = self._stored.knowing(self._rows[changed])
+        kept = set() if self._rows is None else {*self._columns.groups_of(self._rows)}
+        if lost := [name for name in own if name in self._stored.tasks and name not in kept]:
+            raise UsageError(
+                f"group {lost[0]!r} was adapted to rows that a model directory does not hold: predict(X, support=) "
+                "takes all of its rows"
+            )
+        rows = frame if self._rows is None else pd.concat([self._rows, frame], ignore_index=True)
+        changed = np.isin(self._columns.groups_of(rows), [*own])
+        self._rows, self._stored = rows, self._stored.knowing(rows[changed])
         return self
 
     def adapt(self, X: Rows, y: Rows, *, groups: Rows | None = None) -> Any:
