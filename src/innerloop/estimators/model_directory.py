@@ -40,8 +40,8 @@ class ModelDirectory(BaseEstimator):  # type: ignore[misc] # scikit-learn ships 
     def save(self, directory: str | Path, *, known_groups: bool = True, replace: bool = False) -> Path:
         """Write a model directory: `load` reads it, and `innerloop predict`, `adapt` and `inspect` do.
 
-        It holds no row of the table. It holds the names of the groups of fit and what each is adapted to, unless
-        `known_groups` is false.
+        It holds the names of the groups of fit and what each is adapted to, unless `known_groups` is false. That is no
+        row of the table, but for a Gaussian process, which is adapted to the features of a group's rows themselves.
 
         Arguments:
             directory: where; it must be missing or empty, or a model directory if `replace` is given.
