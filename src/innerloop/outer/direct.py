@@ -87,7 +87,7 @@ def _fewer_rows(query: Batch, most: int, path: tuple[int, int]) -> Batch:
     if query.weight is not None:
         chance = chance + (query.weight == 0)
     chosen = chance.argsort(1)[:, :most]
-    task = torch.arange(len(chosen))[:, None]
+    task = torch.arange(len(chosen), device=chosen.device)[:, None]
     return Batch(
         query.x[task, chosen],
         query.y[task, chosen],

@@ -14,7 +14,7 @@ from ..heads.base import with_constant
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["fit_line", "line_values", "start_of_line"]
+__all__ = ["fit_line", "line_size", "line_values"]
 
 _NAME = "line"
 # features up to which their squares are columns too
@@ -26,15 +26,14 @@ def _columns(x: Tensor) -> Tensor:
     return with_constant(torch.cat([x, x.square()], -1) if x.shape[-1] <= _SQUARED else x)
 
 
-def start_of_line(n_features: int, n_columns: int) -> Params:
-    """Coefficients that say 0.
+def line_size(n_features: int) -> int:
+    """How many coefficients the line has for a column of targets.
 
     Example:
-        >>> start_of_line(2, 1)["line"].shape
-        torch.Size([5, 1])
+        >>> line_size(2)
+        5
     """
-    wide = 2 * n_features + 1 if n_features <= _SQUARED else n_features + 1
-    return {_NAME: torch.zeros(wide, n_columns)}
+    return 2 * n_features + 1 if n_features <= _SQUARED else n_features + 1
 
 
 def line_values(params: Params, x: Tensor) -> Tensor:

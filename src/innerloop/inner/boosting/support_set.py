@@ -14,7 +14,7 @@ from ...models.network import Network, Params, reference
 from ...tasks.episodes import Batch, Episode, all_draws, to
 from ..heads.base import one_hot, row_weights, target_columns
 from ..learner import Learner, MetaGradient, Recipe
-from .line import fit_line, line_values, start_of_line
+from .line import fit_line, line_size, line_values
 from .summary import no_support, summary_columns, support_values
 from .trees import Trees
 
@@ -57,7 +57,7 @@ class BoostingLearner(Learner):
 
     def init(self) -> Params:
         """Trees and a line that say 0."""
-        line = start_of_line(self.n_features, self.n_columns) if self.support else {}
+        line = {"line": torch.zeros(line_size(self.n_features), self.n_columns)} if self.support else {}
         return {**self.trees.init(), **line}
 
     def own_like(self, meta: Params) -> Params:
