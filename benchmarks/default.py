@@ -258,11 +258,12 @@ def page() -> str:
                 if best_own is None
                 else f"{best_own.removeprefix('member: ')} {whole[best_own]:.4f}"
             )
-            lines.append(
-                f"| {name} | {len(found[AUTO])} in {len(splits)} split{'s' * (len(splits) > 1)} | {count} | {mean[AUTO]:.4f} | "
-                f"{mean[BEFORE]:.4f} | {member} | "
-                f"{best} {mean[best]:.4f} | {paired(found[AUTO], found[best])} |"
-            )
+            cells = (
+                name, f"{len(found[AUTO])} in {len(splits)} split{'s' * (len(splits) > 1)}", str(count),
+                f"{mean[AUTO]:.4f}", f"{mean[BEFORE]:.4f}", member, f"{best} {mean[best]:.4f}",
+                paired(found[AUTO], found[best]),
+            )  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
         lines += [""]
     lines += ["Members are those that stayed in the combination in every split.", "", "## Time", ""]
     lines += ["Median processor seconds of a training.", "", "| entrant | seconds |", "|---|---|"]
