@@ -58,7 +58,7 @@ def boosting(
     _require_sizes(n_features, n_outputs, rounds, depth, rate)
     seen = summary_size(BoostingLearner.columns(n_outputs, kind)) if support else 0
     trees = Trees(n_features + seen, n_outputs, kind, rounds, depth, rate)
-    return BoostingLearner(Network(Polynomial(1)), trees, n_features, unrolled(), support)
+    return BoostingLearner(Network(Polynomial()), trees, n_features, unrolled(), support)
 
 
 @registered
