@@ -219,3 +219,10 @@ def test_a_hostile_number_of_a_feature_is_no_way_out_of_the_row():
     trees = Trees(2, rounds=1, depth=1)
     params = trees.init() | {"trees/feature": torch.full((1, 1, 1), 1e9)}
     assert trees.predict(params, torch.zeros(3, 2)).shape == (3, 1)
+
+
+@pytest.mark.parametrize("name", ["boosting", "boosted_mixed"])
+def test_no_query_row_is_no_prediction(name):
+    learner = ALGORITHMS[name](2, rounds=3, depth=2)
+    task = il.Model(learner, learner.init()).adapt(torch.zeros(3, 2), torch.zeros(3, 1))
+    assert task(torch.zeros(0, 2)).shape == (0, 1)

@@ -110,7 +110,7 @@ class ResidualLearner(Learner):
     def _mean(self, meta: Params, x: Tensor) -> Tensor:
         """The trees at rows `(T, n, F)`."""
         values = self.trees.predict(_part(meta, _MEAN), x.flatten(0, 1))
-        return values.reshape(*x.shape[:2], -1)
+        return values.reshape(*x.shape[:2], self.trees.n_outputs)
 
     def _residual(self, meta: Params, batch: Batch) -> Batch:
         """The batch with what the mean leaves of its targets."""

@@ -76,7 +76,7 @@ class BoostingLearner(Learner):
     def predict(self, meta: Params, adapted: Params, x: Tensor, *, key: Tensor | None = None) -> Tensor:
         """Values or logits `(T, n, C)`."""
         rows = self._rows(meta, adapted, x)
-        return self.trees.predict(meta, rows.flatten(0, 1)).reshape(*rows.shape[:2], -1)
+        return self.trees.predict(meta, rows.flatten(0, 1)).reshape(*rows.shape[:2], self.trees.n_outputs)
 
     def variance(self, meta: Params, adapted: Params, x: Tensor) -> Tensor | None:
         """The mean squared error on tasks that the trees were not grown on; the same for every row."""

@@ -98,7 +98,8 @@ class Trees:
             right = x.gather(1, feature.take(inner + node)) > threshold.take(inner + node)
             node = 2 * node + 1 + right
         said = value.take(leaves + node - (2**self.depth - 1))
-        return said.double().reshape(len(x), -1, self.n_outputs).sum(1)
+        shape = (len(x), len(value) // self.n_outputs, self.n_outputs)
+        return said.double().reshape(shape).sum(1)
 
     def fit(
         self,
