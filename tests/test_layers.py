@@ -19,6 +19,7 @@ LAYERS = (
     ("outer",),
     ("algorithms",),
     ("evaluation",),
+    ("combining",),
     ("storage",),
     ("compare", "refining"),
     ("estimators",),

@@ -1,4 +1,4 @@
-"""The commands that compare: their JSON, their folders, their errors, and the race of `train`."""
+"""The commands that compare: their JSON, their folders, their errors, and what `train` combines."""
 
 import contextlib
 import io
@@ -158,30 +158,53 @@ def test_what_has_no_meaning_is_refused_in_a_line(ask, extra, words):
     assert err.count("\n") == 1
 
 
-def test_train_races_and_keeps_the_winner(ask, place):
+def test_train_combines_what_is_good_and_says_who_counts(ask, place):
     code, out, err = ask(
         "train", "sites.csv", *ASKED, "--ignore", "clinic", "--steps", "8", "--out", "auto", "--quiet"
     )
     assert code == 0, err
-    assert "race on meta-validation tasks" in out
-    assert "trained: " in out
+    assert "weight, 0 rows" in out
+    assert "chosen: " in out
     config = json.loads((place / "auto" / "config.json").read_text(encoding="utf-8"))
-    race = config["settings"]["race"]
-    assert {lap["algorithm"] for lap in race} == {"maml", "mixed", "gaussian", "ridge"}
-    assert config["settings"]["algorithm"] == race[0]["algorithm"] == config["learner"]["algorithm"]
-    assert ask("evaluate", "auto", "--quiet")[0] == 0
+    found = config["settings"]["candidates"]
+    trained = {"maml", "ridge", "mixed", "gp", "boosting", "boosted_mixed", "boosted_gp"}
+    assert {each["algorithm"] for each in found} == trained
+    assert config["settings"]["algorithm"] == "auto"
+    of_rows = [sum(each["weights"][rows] for each in found) for rows in found[0]["weights"]]
+    assert all(abs(total - 1) < 1e-3 for total in of_rows)
+    code, out, err = ask("evaluate", "auto", "--quiet")
+    assert code == 0, err
+    assert "labelled rows a task" in out
+    code, out, err = ask("inspect", "auto")
+    assert code == 0, err
+    if config["learner"]["algorithm"] == "combination":
+        assert "What each member counts" in out
+        code, out, err = ask("refine", "auto", "--data", "sites.csv")
+        assert code == 2
+        assert "--single" in err
 
 
-def test_without_a_race_a_line_says_why(ask):
+def test_a_single_one_is_kept_where_it_is_asked_for(ask, place):
+    train = ("train", "sites.csv", *ASKED, "--ignore", "clinic", "--steps", "4", "--quiet")
+    code, out, err = ask(*train, "--single", "--out", "single")
+    assert code == 0, err
+    config = json.loads((place / "single" / "config.json").read_text(encoding="utf-8"))
+    assert "members" not in config["learner"]
+    code, out, err = ask(*train, "--single", "--algorithm", "maml", "--out", "maml")
+    assert (code, out) == (2, "")
+    assert "--single" in err
+
+
+def test_a_line_says_why_nothing_is_combined(ask):
     train = ("train", "sites.csv", *ASKED, "--ignore", "clinic", "--steps", "1")
     assert ask(*train, "--algorithm", "maml", "--out", "begun", "--quiet")[0] == 0
     code, out, err = ask(*train, "--init", "begun", "--out", "again")
     assert code == 0, err
-    assert "no race with --init" in err
-    assert "race" not in out
+    assert "nothing is combined with --init" in err
+    assert "weight," not in out
 
 
-def test_settings_of_one_algorithm_need_no_race(ask, place):
+def test_settings_of_one_algorithm_leave_no_choice(ask, place):
     code, out, err = ask(
         "train",
         "sites.csv",
@@ -197,6 +220,6 @@ def test_settings_of_one_algorithm_need_no_race(ask, place):
         "--quiet",
     )
     assert code == 0, err
-    assert "race" not in out
+    assert "weight," not in out
     config = json.loads((place / "one" / "config.json").read_text(encoding="utf-8"))
     assert config["settings"]["algorithm"] == "maml"

@@ -14,12 +14,10 @@ from innerloop.compare.contest import Contest, Effort
 from innerloop.compare.linear import _with_spread, logistic
 from innerloop.compare.methods import BASELINES, META, Entrant, _alone, entrant
 from innerloop.compare.nets import AllClasses, Bench, best_stop, fine_tuned
-from innerloop.compare.race import race, runners
 from innerloop.compare.search import error_on, search
 from innerloop.compare.sklearn_methods import EstimatorLearner, training_rows
 from innerloop.engine.devices import NO_GPU, Choice
 from innerloop.errors import DivergedError, UsageError
-from innerloop.tasks.compose import Recomposed
 from innerloop.tasks.sources import EVALUATION_SEED, stream
 from toolkit.oracles import unpadded
 
@@ -211,34 +209,6 @@ def test_tabicl_is_used_where_it_is_installed(monkeypatch, capsys):
     assert len(loaded) == 1  # the weights are read once for all tasks
     assert capsys.readouterr().out == ""
     methods._loaded_tabicl.cache_clear()
-
-
-def test_the_race_runs_what_applies_and_keeps_the_best():
-    tasks = tasks_of(n_tasks=30)
-    found = race(tasks, steps=40)
-    errors = [lap.score.mean for lap in found.laps]
-    assert errors == sorted(errors)
-    assert {lap.algorithm for lap in found.laps} == {"maml", "mixed", "gaussian", "ridge"}
-    assert found.winner.label != "one net, no adaptation"  # tasks differ in level
-    assert [algorithm for _, algorithm, _ in runners(classes_of())] == ["protonet", "ridge", "maml"]
-    assert [algorithm for _, algorithm, _ in runners(tasks, {"inner_steps": 2})] == ["maml"]
-    with pytest.raises(UsageError, match="no algorithm of the race"):
-        runners(tasks, {"covariance": "full", "inner_steps": 2})
-
-
-def test_the_race_trains_on_the_episodes_it_is_given_and_is_decided_on_the_tasks_as_they_are():
-    tasks, drawn = tasks_of(n_tasks=30), []
-
-    def draw(count, generator):
-        drawn.append(count)
-        return tasks.train.sample(count, generator)
-
-    training = Recomposed(tasks.train, draw, tasks.train.n_tasks)
-    found = race(tasks, steps=16, training=training)
-    plain = race(tasks, steps=16)
-    assert {1000, 32} <= set(drawn)  # a direct fit, and meta-batches
-    nets = [{lap.label: lap.score for lap in each.laps if lap.algorithm == "maml"} for each in (found, plain)]
-    assert nets[0] == nets[1]
 
 
 def test_a_comparison_says_where_its_nets_were_trained():

@@ -101,7 +101,17 @@ CASES = [
         lambda **more: a.gaussian(body(4), n_features=5, n_outputs=3, kind="classification", **more),
     ),
     Case("gaussian", "regression", lambda **more: a.gaussian(body(2), n_features=5, n_outputs=1, **more)),
+    Case("boosted_gp", "regression", lambda **more: a.boosted_gp(2, rounds=3, depth=2)),
     Case("mixed", "regression", lambda **more: a.mixed(2, covariance="full")),
+    Case("boosting", "regression", lambda **more: a.boosting(2, rounds=3, depth=2)),
+    Case(
+        "boosting",
+        "classification",
+        lambda **more: a.boosting(4, 3, kind="classification", rounds=3, depth=2),
+    ),
+    Case(
+        "boosted_mixed", "regression", lambda **more: a.boosted_mixed(2, rounds=3, depth=2, covariance="full")
+    ),
     Case("mixed", "classification", lambda **more: a.mixed(4, 3, kind="classification")),
     Case("gp", "regression", lambda **more: a.gp(2, noise="log_linear")),
     Case("gp", "regression", lambda **more: a.gp(2, kernel="linear+periodic", mean="line")),

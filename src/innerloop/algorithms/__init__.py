@@ -2,7 +2,9 @@
 
 from .arguments import GradientOptions, NetworkOptions, UnrolledOptions
 from .bayesian import bmaml
+from .boosting import boosted_gp, boosted_mixed, boosting
 from .closed_form import gaussian, mixed, protonet, ridge
+from .combination import combination
 from .gaussian_process import deep_kernel, gp
 from .gradient_based import (
     anil,
@@ -29,8 +31,12 @@ __all__ = [
     "anil",
     "bmaml",
     "boil",
+    "boosted_gp",
+    "boosted_mixed",
+    "boosting",
     "build",
     "cavia",
+    "combination",
     "deep_kernel",
     "fomaml",
     "gaussian",

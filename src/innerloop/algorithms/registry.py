@@ -18,6 +18,7 @@ from ..models.builtin import build as build_model
 from ..models.builtin import recipe_of
 from ..models.losses import Loss
 from .arguments import explained, full_signature
+from .combination import combination
 
 __all__ = ["ALGORITHMS", "build", "registered"]
 
@@ -183,6 +184,8 @@ def build(
         >>> build(learner.recipe).inner_steps
         3
     """
+    if "members" in recipe:
+        return combination([build(member) for member in recipe["members"]], **recipe["settings"])
     require_registered(recipe)
     name, settings = recipe["algorithm"], dict(recipe["settings"])
     for own, given in {"loss": loss, "inner_loss": inner_loss}.items():
@@ -210,8 +213,10 @@ def require_registered(recipe: Recipe) -> None:
     Raises:
         UsageError: it is unknown here.
     """
+    for member in recipe.get("members", ()):
+        require_registered(member)
     name, home = recipe["algorithm"], recipe.get("defined_in")
-    if name in ALGORITHMS:
+    if name in ALGORITHMS or "members" in recipe:
         return
     if home is None:
         raise UsageError(f"algorithm {name!r} is unknown: choose one of {', '.join(ALGORITHMS)}")

@@ -1,80 +1,96 @@
-"""`--algorithm auto`: a short race on meta-validation tasks decides what is trained."""
+"""`--algorithm auto`: what applies is trained, and what is good on meta-validation tasks is combined."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .common import Notes
 from .text import LABELS, cell, columns
 
 if TYPE_CHECKING:
-    from ..compare.race import Race
+    from ..combining import Choice
+    from ..outer.training import Callback, Run
     from ..tasks.splits import Tasks
-    from .options import AlgorithmOptions
     from .request import Request
 
-__all__ = ["AUTO", "laps", "raced", "table"]
+__all__ = ["AUTO", "decided", "table", "trained"]
 
 AUTO = "auto"
 
 
-def raced(request: Request, tasks: Tasks, notes: Notes) -> tuple[AlgorithmOptions, Race | None]:
-    """The algorithm that a race chose, and the race; `None` where only one applies."""
-    from ..compare.race import race, runners
+def decided(request: Request, tasks: Tasks, notes: Notes) -> Request:
+    """The request with the name of the algorithm, where there is only one to choose."""
+    from ..combining.candidates import entries
 
-    options, training = request.algorithm, request.training
-    given, model = options.arguments(), options.network_arguments()
+    options = request.algorithm
+    if request.method != AUTO:
+        return request
     if options.init is not None:
         # weights of a file are those of a net
-        notes("note: there is no race with --init: maml is trained; name another with --algorithm")
-        return replace(options, algorithm="maml"), None
-    every = runners(tasks, given, network=bool(model))
-    if len(every) == 1:
-        return replace(options, algorithm=every[0][1]), None
-    result = race(
+        notes("note: nothing is combined with --init: maml is trained; name another with --algorithm")
+        return replace(request, algorithm=replace(options, algorithm="maml"))
+    every = entries(tasks, options.arguments(), network=bool(options.network_arguments()))
+    if len(every) > 1 or every[0].settings:
+        return request
+    return replace(request, algorithm=replace(options, algorithm=every[0].algorithm))
+
+
+def trained(
+    request: Request, tasks: Tasks, notes: Notes, *, what: str = "", callbacks: Sequence[Callback] = ()
+) -> tuple[Run, Choice | None]:
+    """The training that was asked for, and the choice where the algorithm was left open."""
+    from ..combining import choose
+
+    if request.method != AUTO:
+        return request.complete(tasks).train(tasks, notes, what=what, callbacks=callbacks), None
+    options, asked = request.algorithm, request.training.arguments()
+    further: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    for name in ("steps", "seed"):
+        further.pop(name, None)
+    choice = choose(
         tasks,
-        steps=training.steps or 0,
-        seed=training.seed,
+        steps=request.complete(tasks).training.steps or 0,
+        seed=request.training.seed,
+        single=options.single,
         training=request.source(tasks),
-        given=given,
-        model=model,
-        device=training.device,
-        tell=lambda what, share: notes(f"race: {what}"),
+        given=options.arguments(),
+        model=options.network_arguments(),
+        options={**further, "callbacks": callbacks},
+        tell=lambda label: notes(f"training{what}: {label}"),
     )
-    winner = replace(options, algorithm=result.winner.algorithm)
-    if result.winner.settings:
-        # one net for all tasks: no inner step, so nothing to learn about steps
-        winner = replace(winner, inner_steps=0, learn_lr="none", inner_clip=0.0)
-    return winner, result
+    for remark in choice.run.remarks:
+        notes(f"note: {remark}")
+    return choice.run, choice
 
 
-def laps(race: Race) -> list[dict[str, object]]:
-    """The race as it is stored with the model.
+def table(choice: Choice) -> str:
+    """The candidates as text, the heaviest first, and what was chosen.
 
     Example:
-        >>> from innerloop.compare.race import Lap, Race
-        >>> from innerloop.compare.result import Estimate
-        >>> laps(Race((Lap("MAML", "maml", {}, Estimate(0.5, 0.4, 0.6), 1.0),), "accuracy"))[0]["algorithm"]
-        'maml'
+        >>> import innerloop as il
+        >>> from innerloop.combining import choose
+        >>> choice = choose(il.tasks.sinusoid(n_support=5, episodes=5), steps=2, given={"inner_steps": 1})
+        >>> print(table(choice).splitlines()[-1])
+        chosen: MAML
     """
-    return [
-        {
-            "label": lap.label,
-            "algorithm": lap.algorithm,
-            "metric": race.metric,
-            "mean": lap.score.mean,
-            # a single task has no interval
-            "ci95": [end if math.isfinite(end) else None for end in lap.score[1:]],
-            "seconds": lap.seconds,
-        }
-        for lap in race.laps
+    sizes = [f"{size:.3g}" for size in choice.sizes]
+    head = ["meta-validation tasks", LABELS[choice.metric], *(f"weight, {size} rows" for size in sizes)]
+    body = [
+        [
+            each.label,
+            cell(each.score, choice.metric),
+            *("-" if not any(each.weights) else f"{100 * weight:.0f} %" for weight in each.weights),
+        ]
+        for each in choice.candidates
     ]
-
-
-def table(race: Race) -> str:
-    """The race as text, the winner first."""
-    head = ["race on meta-validation tasks", LABELS[race.metric]]
-    body = [[lap.label, cell(lap.score, race.metric)] for lap in race.laps]
-    return f"{columns([head, *body])}\ntrained: {race.winner.label}"
+    kept = [each.label for each in choice.candidates if any(each.weights)]
+    if len(kept) == 1:
+        last = f"chosen: {kept[0]}"
+    else:
+        body.append(
+            ["their combination, cross-validated", cell(choice.score, choice.metric), *("" for _ in sizes)]
+        )
+        last = f"chosen: a combination of {len(kept)}; --single keeps one"
+    return f"{columns([head, *body])}\n{last}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from .common import Notes, emit, fingerprint, stored_run
 from .opening import read_tasks
 from .options import DataOptions, Device, Json, Quiet, Steps, require_steps
 from .pages import Report, command_line, leave, require_report
-from .text import batchnorm_line, dependence_text, interval_line, scored, steps_table
+from .text import batchnorm_line, dependence_text, interval_line, labels_table, scored, steps_table
 
 if TYPE_CHECKING:
     from ..evaluation.scores import Evaluation
@@ -50,6 +51,7 @@ def evaluate(
       innerloop evaluate runs/schools --inner-steps 10
       innerloop evaluate runs/schools other_schools.csv --json
     """
+    from ..evaluation.labels import by_labels
     from ..evaluation.scores import evaluate as score
     from ..evaluation.scores import query_dependence
     from ..outer.placement import placed
@@ -67,18 +69,20 @@ def evaluate(
         notes(f"device: {where}")
     scores = score(stored.model, source, steps=inner_steps, calibration=stored.calibration)
     dependence = query_dependence(stored.model, source)
+    labels = by_labels(stored.model, source)
     learner = stored.config["learner"]
     method = str(learner["algorithm"])
     paths = [str(directory), *([] if tasks is None else [tasks])]
     command = command_line("evaluate", {"inner_steps": inner_steps}, *paths)
     named = directory if directory.name else directory.resolve()
     beside = named.with_name(f"{named.name}-evaluate{f'-{Path(tasks).stem}' if tasks else ''}.html")
-    page = leave(report, beside, lambda: _page(stored, source, scores, command, tasks), notes)
+    page = leave(report, beside, lambda: _page(stored, source, scores, command, tasks, labels), notes)
     if json:
         settings = {"directory": str(directory), "tasks": tasks, "inner_steps": inner_steps}
         settings |= {"batchnorm": learner["settings"].get("batchnorm")}
         emit(
             "evaluate", stored.config["settings"].get("seed"), notes, settings, scores=scores.scores(method),
+            by_labels=[row for each in labels.values() for row in each.scores(method)],
             query_dependence=dependence, report=None if page is None else str(page),
             calibration_tasks=stored.calibration and stored.calibration.n_tasks,
         )  # fmt: skip
@@ -86,12 +90,21 @@ def evaluate(
     print(f"{method}: {scored(scores, source)}")
     print(batchnorm_line(stored.model.learner) + steps_table(scores))
     print(interval_line(scores, stored.calibration))
+    if labels:
+        print(labels_table(labels))
     print(f"a prediction {dependence_text(dependence)}")
     if page is not None:
         print(f"page: {page}")
 
 
-def _page(stored: Stored, source: Source, scores: Evaluation, command: str, tasks: str | None) -> Page:
+def _page(
+    stored: Stored,
+    source: Source,
+    scores: Evaluation,
+    command: str,
+    tasks: str | None,
+    labels: Mapping[int, Evaluation],
+) -> Page:
     """The scores as a page."""
     from ..report import Scored, scored_page
 
@@ -109,6 +122,7 @@ def _page(stored: Stored, source: Source, scores: Evaluation, command: str, task
             settings=config["settings"],
             versions=config["versions"],
             command=command,
+            labels=labels,
         )
     )
 

@@ -73,6 +73,8 @@ def inspect(
             learned=rows,
         )
         return
+    # who carries what weight is a table below
+    content["settings"] = {key: value for key, value in content["settings"].items() if key != "candidates"}
     print(columns([row for key, value in content.items() if key != "mixed" for row in _rows(key, value)]))
     mixed = [] if stored.config["mixed"] is None else mixed_tables(stored.mixed_summary(), content["task"])
     for title, lines in (*mixed, *_tables(inside, gained)):
@@ -124,6 +126,10 @@ def _learned(stored: Stored, source: Source | None) -> tuple[Learned, pd.DataFra
 
 def _tables(inside: Learned, gained: pd.DataFrame) -> Iterator[tuple[str, list[list[str]]]]:
     """Titles and rows of what was learned; what there is nothing of is left out."""
+    if len(inside.weights):
+        head = ["member", *(f"{rows} rows" for rows in inside.weights.columns[1:])]
+        body = [[name, *(f"{100 * w:.0f} %" for w in weights)] for name, *weights in _cells(inside.weights)]
+        yield "What each member counts, by labelled rows of a task", [head, *body]
     rows = inside.rows()
     alike = {row["layer"]: _estimate(row, "cka") for row in rows["similarity"]}
     moved = [

@@ -157,9 +157,10 @@ class NetworkOptions(Options):
 class AlgorithmOptions(Options):
     """The algorithm and what it adapts how."""
 
-    algorithm: Annotated[str, about("auto: a short race decides; others: innerloop list algorithms.")] = (
+    algorithm: Annotated[str, about("auto: the best are combined; others: innerloop list algorithms.")] = (
         "auto"
     )
+    single: Annotated[bool, about("With auto: keep the best candidate alone.")] = False
     network: NetworkOptions = NetworkOptions()
     scaling: Annotated[str, about("Of numbers: shared by all tasks, or per_task, by each support.")] = (
         "shared"

@@ -25,13 +25,13 @@ __all__ = ["Request", "log_callbacks"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Options):
-    """The options of a training; `race` is how `auto` chose the algorithm."""
+    """The options of a training; `candidates` is what `auto` trained, and what each counts."""
 
     tasks: str
     data: DataOptions
     algorithm: AlgorithmOptions
     training: TrainingOptions
-    race: list[dict[str, object]] | None = None
+    candidates: list[dict[str, object]] | None = None
 
     @property
     def method(self) -> str:
@@ -111,6 +111,10 @@ class Request(Options):
         from ..algorithms.baselines import BASELINES
 
         data = self.data
+        if self.algorithm.single and self.method != "auto":
+            raise UsageError(
+                f"--single keeps one of several, and --algorithm {self.method} is one: leave it out"
+            )
         if data.folds is not None and data.split is not None:
             raise UsageError("--folds divides the tasks itself: leave --split out")
         least = {"folds": 3, "seed": 0, "steps": 0, "meta_batch_size": 1, "validate_every": 1, "n_query": 1}

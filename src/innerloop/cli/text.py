@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = [
     "columns",
     "dependence_text",
     "interval_line",
+    "labels_table",
     "scored",
     "steps_table",
 ]
@@ -119,6 +120,17 @@ def interval_line(scores: Evaluation, calibration: Calibration | None) -> str:
                 f"{count} meta-validation tasks"
             )
     return "no 90 % intervals for new tasks were measured: they hold for the inner steps of training"
+
+
+def labels_table(labels: Mapping[int, Evaluation]) -> str:
+    """Scores by number of labelled rows."""
+    first = next(iter(labels.values()))
+    metrics = (*first.metrics[:3], *(name for name in _PREDICTIVE if name in first.metrics))
+    unit = "class" if first.support.per_class else "task"
+    rows = [[f"labelled rows a {unit}", *(LABELS[metric] for metric in metrics)]]
+    for count, scores in labels.items():
+        rows.append([str(count), *(cell(scores.metric(metric), metric) for metric in metrics)])
+    return columns(rows)
 
 
 def scored(scores: Evaluation, source: Source) -> str:

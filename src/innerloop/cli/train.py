@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from ..errors import UsageError
 from . import pages
-from .auto import AUTO, laps, raced, table
+from .auto import AUTO, decided, table, trained
 from .common import Notes, emit, fingerprint
 from .options import (
     FLAG,
@@ -31,9 +31,11 @@ from .request import Request, log_callbacks
 from .text import LABELS, batchnorm_line, cell, interval_line, scored, steps_table
 
 if TYPE_CHECKING:
+    from ..combining import Choice
     from ..evaluation.conformal import Calibration
     from ..evaluation.mixed_model import MixedSummary
     from ..evaluation.scores import Evaluation
+    from ..inner.learner import Model
     from ..outer.training import Run
     from ..report import Page
     from ..tasks.splits import Tasks
@@ -97,22 +99,23 @@ def train(
     require_place(directory)
     for line in (repr(read), *(f"note: {note}" for note in read.notes)):
         notes(line)
-    request = _decided(asked, read, notes, tell=not json)
-    request.learner(read)  # what has no meaning is refused before a log is begun
-    with log_callbacks(directory, tensorboard, notes) as loggers:
-        run = request.train(read, notes, callbacks=loggers)
-    _Trained(request, read, run, directory, report_rows, keep_ids).score(notes, replace=replace, json=json)
-
-
-def _decided(asked: Request, tasks: Tasks, notes: Notes, *, tell: bool) -> Request:
-    """The request with all that follows from the data, and with the algorithm that won where it is `auto`."""
-    request = asked.complete(tasks)
+    request = decided(asked, read, notes)
     if request.method != AUTO:
-        return request
-    algorithm, race = raced(request, tasks, notes)
-    if race is not None and tell:
-        print(table(race))
-    return replace(asked, algorithm=algorithm, race=None if race is None else laps(race)).complete(tasks)
+        request.complete(read).learner(read)  # what has no meaning is refused before a log is begun
+    with log_callbacks(directory, tensorboard, notes) as loggers:
+        run, choice = trained(request, read, notes, callbacks=loggers)
+    if choice is not None and not json:
+        print(table(choice))
+    before = None if choice is None else choice.before
+    told = _told(request, read, choice)
+    _Trained(told, read, run, directory, report_rows, keep_ids, before).score(
+        notes, replace=replace, json=json
+    )
+
+
+def _told(request: Request, tasks: Tasks, choice: Choice | None) -> Request:
+    """The request with all that follows from the data, and what was trained where that was left open."""
+    return replace(request.complete(tasks), candidates=None if choice is None else choice.rows())
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ class _Trained:
     directory: Path
     report_rows: bool = False
     keep_ids: bool = False
+    before: Model | None = None
 
     def score(self, notes: Notes, *, replace: bool, json: bool) -> None:
         """Score on meta-test, write the directory, print."""
@@ -132,7 +136,8 @@ class _Trained:
         from ..evaluation.scores import evaluate, over_folds
 
         request, folds = self.request, self.request.data.folds
-        calibration = calibrate(self.run.model, self.tasks.valid)
+        # a model that was fitted with the meta-validation tasks would be surer of them than of new ones
+        calibration = calibrate(self.before or self.run.model, self.tasks.valid)
         scores = evaluate(self.run.model, self.tasks.test, calibration=calibration)
         every = [scores]
         if folds:
@@ -189,7 +194,8 @@ class _Trained:
         """The statistician's numbers, of a linear mixed model that was fitted directly."""
         from ..evaluation.mixed_model import has_mixed_summary, mixed_summary
 
-        if not has_mixed_summary(self.run.model):
+        # of a candidate of `auto`, which has seen more tasks than the source
+        if self.before is not None or not has_mixed_summary(self.run.model):
             return None
         try:
             return mixed_summary(self.run.model, self.request.source(self.tasks), schema=self.tasks.schema)
@@ -202,7 +208,7 @@ class _Trained:
         from ..storage.stored import versions
 
         request, settings = self.request, self.request.settings()
-        result = ("tasks", "race", *(("split",) if request.data.folds else ()))
+        result = ("tasks", "candidates", *(("split",) if request.data.folds else ()))
         asked = {key: value for key, value in settings.items() if key not in result}
         return scored_page(
             Scored(
@@ -249,8 +255,9 @@ def _other_folds(request: Request, folds: int, notes: Notes) -> Iterator[Evaluat
 
     for number in range(2, folds + 1):
         tasks = request.fold(number).read()
-        model = request.train(tasks, notes, what=f", fold {number}").model
-        scores = evaluate(model, tasks.test, calibration=calibrate(model, tasks.valid))
+        run, choice = trained(request, tasks, notes, what=f", fold {number}")
+        judged = choice.before if choice is not None else run.model
+        scores = evaluate(run.model, tasks.test, calibration=calibrate(judged, tasks.valid))
         # episodes of classes have no names of their own
         ids = scores.ids if tasks.test.n_tasks else tuple(f"fold {number}, {name}" for name in scores.ids)
         yield replace(scores, ids=ids)

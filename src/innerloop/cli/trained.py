@@ -107,6 +107,10 @@ def opened(path: Path, options: ModelOptions) -> TrainedModel:
     if not path.is_dir() and (options.architecture is not None or path.exists()):
         return _StateDict(path, options)
     stored = load(path)
+    if "members" in stored.config["learner"]:
+        raise UsageError(
+            f"{path} holds a combination of several learners, and one is refined: train with --single or --algorithm"
+        )
     network = stored.model.learner.network
     if not network.params():
         raise UsageError(f"{path} holds no network, so there is nothing to refine")

@@ -12,7 +12,7 @@ import pandas as pd
 from torch import nn
 
 from ..algorithms.assemble import learner_for, sound_settings
-from ..compare.race import race, runners
+from ..combining import choose
 from ..evaluation import calibrate
 from ..evaluation.conformal import needed_tasks
 from ..inner.learner import Model
@@ -76,11 +76,11 @@ class Training:
         tasks = self.tasks(frame, columns)
         assert tasks.schema is not None
         refuse_taken(tasks.schema, frame)  # before training, not at the first prediction
-        run = self.run(tasks)
-        model = _in_double_precision(run, self.device)
+        run, before = self.run(tasks)
+        model, calibrated = (_in_double_precision(each, self.device) for each in (run.model, before))
         stored = unsaved(
             model,
-            calibration=calibrate(model, tasks.valid) if len(tasks.splits["valid"]) >= _ENOUGH else None,
+            calibration=calibrate(calibrated, tasks.valid) if len(tasks.splits["valid"]) >= _ENOUGH else None,
             schema=tasks.schema,
             splits=tasks.splits,
             support=tasks.train.support,
@@ -110,34 +110,28 @@ class Training:
             )
         return tasks
 
-    def run(self, tasks: Tasks) -> Run:
-        """Meta-train the algorithm that was asked for, or what `auto` chooses."""
+    def run(self, tasks: Tasks) -> tuple[Run, Model]:
+        """The algorithm that was asked for, or what `auto` combines; and the model that knows no validation task."""
         options = {name: value for name, value in self.options.items() if value is not None}
         if self.module is not None:
             # a copy: whatever becomes of the user's, this learner can be made again
             options["module"] = copy.deepcopy(self.module)
-        if self.algorithm != AUTO:
-            return self.trained(tasks, self.algorithm, options)
-        if self.module is not None:
-            return self.trained(tasks, "maml", options)
-        if not tasks.splits["valid"]:
-            return self.trained(tasks, "mixed", options)
-        return self.trained(tasks, *self.winner(tasks, options))
-
-    def winner(self, tasks: Tasks, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """The algorithm that wins a race on the validation tasks, and its options."""
+        name = self.algorithm
+        if name == AUTO and self.module is not None:
+            name = "maml"
+        elif name == AUTO and not tasks.splits["valid"]:
+            name = "mixed"
+        if name != AUTO:
+            run = self.trained(tasks, name, options)
+            return run, run.model
         model = {name: value for name, value in options.items() if name in _OF_NETWORKS}
         given = {name: value for name, value in options.items() if name not in _OF_NETWORKS}
-        every = runners(tasks, given, network=bool(model))
-        if len(every) == 1:
-            _, algorithm, settings = every[0]
-        else:
-            steps = sound_settings(tasks).steps if self.steps is None else self.steps
-            best = race(
-                tasks, steps=steps, seed=self.seed, given=given, model=model, device=self.device
-            ).winner
-            algorithm, settings = best.algorithm, best.settings
-        return algorithm, {**given, **({} if algorithm == "mixed" else model), **settings}
+        steps = sound_settings(tasks).steps if self.steps is None else self.steps
+        choice = choose(
+            tasks, steps=steps, seed=self.seed, given=given, model=model, options={"device": self.device},
+            tell=print if self.verbose else lambda what: None,
+        )  # fmt: skip
+        return choice.run, choice.before
 
     def trained(self, tasks: Tasks, algorithm: str, options: Mapping[str, Any]) -> Run:
         """Meta-train one algorithm."""
@@ -163,13 +157,13 @@ class Training:
         )
 
 
-def _in_double_precision(run: Run, device: str) -> Model:
+def _in_double_precision(model: Model, device: str) -> Model:
     """The model as it predicts: in double precision, so that no prediction depends on the rows beside it.
 
     In single precision, a product of matrices rounds by how many rows it has. Small models predict on the CPU unless
     another device was named.
     """
-    model = run.model if device not in ("auto", "mps") else run.model.to("cpu")
+    model = model if device not in ("auto", "mps") else model.to("cpu")
     meta = {
         name: value.double() if value.is_floating_point() else value for name, value in model.meta.items()
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..models.network import Network, Params, reference
 from ..tasks.episodes import Batch, Episode, map_tensors, select, tensors, to
 from ..tasks.sources import EVALUATION_SEED, Source
 from .intervals import interval
+from .members import heaviest, weights_frame
 from .scores import Evaluation
 
 __all__ = [
@@ -63,6 +64,7 @@ class Learned:
         similarity: see `similarity`.
         rates: see `rates`.
         masks: see `masks`.
+        weights: of a combination, see `members.weights_frame`; the other frames are of its heaviest member.
 
     Example:
         >>> import innerloop as il
@@ -77,15 +79,17 @@ class Learned:
     similarity: pd.DataFrame
     rates: pd.DataFrame
     masks: pd.DataFrame
+    weights: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def rows(self) -> dict[str, list[Row]]:
         """The frames as plain data, `None` where a number is undefined."""
-        return {name: plain_rows(getattr(self, name)) for name in _FRAMES}
+        return {name: plain_rows(getattr(self, name)) for name in (*_FRAMES, "weights")}
 
     @staticmethod
     def of(rows: Mapping[str, Sequence[Row]]) -> Learned:
         """What `rows` returned, as frames again."""
-        return Learned(**{name: _frame(columns, rows.get(name, ())) for name, columns in _FRAMES.items()})
+        frames = {name: _frame(columns, rows.get(name, ())) for name, columns in _FRAMES.items()}
+        return Learned(**frames, weights=pd.DataFrame(list(rows.get("weights", ()))))
 
 
 def plain_rows(frame: pd.DataFrame) -> list[Row]:
@@ -116,11 +120,12 @@ def learned(model: Model, source: Source | None, *, tasks: int = 20, seed: int =
     Returns:
         The frames.
     """
+    weights, model = weights_frame(model), heaviest(model)
     steps, parts = rates(model), masks(model)
-    if source is None:
-        return Learned(_frame(_MOVED, ()), _frame(_SIMILAR, ()), steps, parts)
+    if source is None or not model.learner.network.params():
+        return Learned(_frame(_MOVED, ()), _frame(_SIMILAR, ()), steps, parts, weights)
     episode = first_episodes(source, tasks, seed=seed)[1]
-    return Learned(movement(model, episode), similarity(model, episode), steps, parts)
+    return Learned(movement(model, episode), similarity(model, episode), steps, parts, weights)
 
 
 def first_episodes(source: Source, count: int, *, seed: int = EVALUATION_SEED) -> tuple[list[str], Episode]:

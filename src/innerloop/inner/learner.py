@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -41,7 +41,8 @@ R = TypeVar("R")
 Metrics = dict[str, Tensor]
 # Plain data from which a learner is made again: `algorithm`, its registered name; `settings`, its arguments (a loss
 # of one's own is `external`); `model`, name and settings of a built-in one, or `external`; `per_task`, arguments of
-# `per_task`; `defined_in`, the module of an algorithm that is not of this package, for people to read.
+# `per_task`; `members`, the recipes of what a combination averages; `defined_in`, the module of an algorithm that is
+# not of this package, for people to read.
 Recipe = dict[str, Any]
 
 
@@ -131,6 +132,15 @@ class Learner(ABC):
     def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:
         """What people should know of the `fit` that found `meta` from these rows, a sentence each."""
         return ()
+
+    @property
+    def fits_on_episodes(self) -> bool:
+        """Whether `fit_episodes` completes what `fit` finds."""
+        return False
+
+    def fit_episodes(self, meta: Params, episodes: Sequence[tuple[list[str], Episode]]) -> Params:
+        """Meta-parameters by direct optimisation on stacks of episodes and the names of their tasks."""
+        return meta
 
     def unwrap(self, episode: Episode) -> tuple[Learner, Episode]:
         """The learner that the meta-gradient is taken of, and the episode as it sees it: a wrapper's inside."""

@@ -19,7 +19,8 @@ from ..inner.learner import Learner, Model
 from ..models.network import Params
 from ..models.precision import products_in
 from ..tasks.episodes import to
-from ..tasks.sources import VALIDATION_SEED, Source, require_source, rows_of, stream
+from ..tasks.sources import VALIDATION_SEED, Source, require_source, stream
+from .direct import direct_fit
 from .logs import Entry
 from .loop import Gear, OuterLoop
 from .mean_loss import mean_loss
@@ -189,7 +190,7 @@ def meta_train(
     choice = resolve_device(device)
     meta = to(learner.init() if meta is None else meta, choice.device)
     with threads_for(meta):
-        fitted = _direct_fit(learner, meta, source)
+        fitted = direct_fit(learner, meta, source, seed=seed)
     if fitted is not None:
         params, remarks = fitted
         seconds = time.perf_counter() - began
@@ -397,12 +398,3 @@ class _Descent:
             )
         else:
             self.worse += 1
-
-
-def _direct_fit(learner: Learner, meta: Params, source: Source) -> tuple[Params, tuple[str, ...]] | None:
-    """Meta-parameters that the learner finds without gradients, with its remarks; `None` if it does not."""
-    if not learner.fits_directly:
-        return None
-    rows = to(rows_of(source), next(iter(meta.values())).device)
-    fitted = learner.fit(meta, rows)
-    return None if fitted is None else (fitted, learner.remarks(fitted, rows))

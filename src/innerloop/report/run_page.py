@@ -15,6 +15,7 @@ from ..evaluation.calibrating import INTERVALS, LEVEL
 from ..evaluation.examples import show
 from ..evaluation.inspection import gains, learned
 from ..evaluation.intervals import interval
+from ..evaluation.members import member_name, weights_frame
 from ..evaluation.scores import Evaluation
 from ..inner.learner import Model
 from ..tasks.sources import Source
@@ -49,6 +50,7 @@ class Scored:
         notes: remarks.
         folds: the scores are of so many, the model and `source` of the first.
         shows_rows: show rows and names of tasks: pictures of episodes, and remarks that name tasks.
+        labels: scores by number of labelled rows.
     """
 
     method: str
@@ -65,6 +67,7 @@ class Scored:
     notes: Sequence[str] = ()
     folds: int = 1
     shows_rows: bool = True
+    labels: Mapping[int, Evaluation] = field(default_factory=dict)
 
     @property
     def units(self) -> str:
@@ -191,9 +194,38 @@ def _sections(run: Scored) -> tuple[Section, ...]:
         Section(
             "Scores", (), (*pictures.steps(steps_numbers(scores, run.method)), *tasks), (_scores(scores),)
         ),
+        *_labels(run.labels),
+        *_members(run.model),
         Section("Episodes", of_first * bool(episodes), episodes),
         Section("What was learned", of_first * bool(inside), inside),
     )
+
+
+def _labels(labels: Mapping[int, Evaluation]) -> tuple[Section, ...]:
+    """What each further label brings."""
+    if not labels:
+        return ()
+    rows = [
+        {"labelled rows": str(count), **{metric_label(m): estimate(*each.metric(m)) for m in each.metrics}}
+        for count, each in labels.items()
+    ]
+    title = "All metrics by number of labelled rows, means and 95 % intervals over tasks"
+    return (Section("Labels", (), (), (Table(title, pd.DataFrame(rows)),)),)
+
+
+def _members(model: Model) -> tuple[Section, ...]:
+    """Who carries what weight, where several learners are combined."""
+    frame = weights_frame(model)
+    if frame.empty:
+        return ()
+    text = (
+        "The prediction is the average of those of the members. What each of them counts depends on how many labelled "
+        "rows a task has; it was found on the meta-validation tasks."
+    )
+    shown = frame.rename(columns={name: f"{name} rows" for name in frame.columns[1:]})
+    for name in shown.columns[1:]:
+        shown[name] = [f"{100 * weight:.0f} %" for weight in shown[name]]
+    return (Section("Who carries what weight", (text,), (), (Table("Weights of the members", shown),)),)
 
 
 def _scores(evaluation: Evaluation) -> Table:
@@ -215,6 +247,10 @@ def _algorithm(model: Model) -> list[tuple[str, object]]:
     """Settings of the algorithm and its model."""
     recipe = model.learner.recipe or {}
     values = [("algorithm", recipe.get("algorithm")), *(recipe.get("settings") or {}).items()]
+    values += [
+        (f"member {number}", member_name(member))
+        for number, member in enumerate(recipe.get("members", ()), 1)
+    ]
     net = recipe.get("model")
     values += (
         [("model", net["name"]), *net["settings"].items()] if isinstance(net, dict) else [("model", net)]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from ..algorithms import ALGORITHMS
+from ..algorithms.combination import COMBINATION
 from ..algorithms.registry import require_registered
 from ..errors import ModelFileError
 from ..evaluation.mixed_model import MixedSummary, TargetSummary
@@ -113,8 +114,9 @@ def read_config(sealed: Sealed) -> Config:
     config = parse_json(sealed.contents["config.json"], where)
     check_version(config.get("schema_version") if isinstance(config, dict) else None, where)
     recipe = config.get("learner")
-    if isinstance(recipe, dict) and "defined_in" in recipe and isinstance(recipe.get("algorithm"), str):
-        require_registered(recipe)
+    for part in _parts(recipe):
+        if "defined_in" in part and isinstance(part.get("algorithm"), str):
+            require_registered(part)
     with blaming(sealed, "config.json"):
         return require_config({**config, **(_LATER | config)} if isinstance(config, dict) else config)
 
@@ -162,9 +164,21 @@ def require_config(value: object) -> Config:
     return config
 
 
+def _parts(recipe: object) -> Iterator[JsonObject]:
+    """The recipe, or those of the members of a combination."""
+    if isinstance(recipe, dict):
+        members = recipe.get("members")
+        yield from (
+            [part for part in members if isinstance(part, dict)] if isinstance(members, list) else [recipe]
+        )
+
+
 def require_recipe(recipe: JsonObject) -> None:
     """Only names from the registries, only settings of the types that these declare."""
     require(len(json.dumps(recipe)) <= _RECIPE_LIMIT, "the learner has more settings than any algorithm")
+    if "members" in recipe:
+        _require_combination(recipe)
+        return
     parts = {"algorithm", "settings", *({"model", "per_task", "defined_in"} & set(recipe))}
     require(set(recipe) == parts, f"the learner has the parts {sorted(recipe)}, not {sorted(parts)}")
     require(isinstance(recipe.get("defined_in", ""), str), "the module of the algorithm is no name")
@@ -179,6 +193,29 @@ def require_recipe(recipe: JsonObject) -> None:
         named = isinstance(model, dict) and set(model) == {"name", "settings"}
         require(named, "the model has no name and settings")
         _require_settings("model", model["name"], model["settings"], MODELS)
+
+
+def _require_combination(recipe: JsonObject) -> None:
+    """Sizes and kind, and members that are no combinations themselves."""
+    require(
+        set(recipe) == {"algorithm", "settings", "members"}, "a combination has a part it knows nothing of"
+    )
+    require(recipe["algorithm"] == COMBINATION, f"{recipe['algorithm']!r} has no members")
+    hints = {"sizes": list[float], "kind": str, "n_outputs": int}
+    _require_fields(recipe["settings"], hints, "the combination")
+    settings, members = recipe["settings"], recipe["members"]
+    require(isinstance(members, list) and len(members) > 0, "the combination has no members")
+    sizes = settings["sizes"]
+    require(
+        0 < len(sizes) <= 64 and sizes == sorted(set(sizes)), "the sizes of the combination do not ascend"
+    )
+    require(0 < settings["n_outputs"] <= _RECIPE_LIMIT, "the combination has no such number of outputs")
+    for member in members:
+        require(
+            isinstance(member, dict) and "members" not in member, "a member of the combination is no learner"
+        )
+        require(member.get("model") != "external", "a member of the combination is not of this package")
+        require_recipe(member)
 
 
 def _require_settings(
