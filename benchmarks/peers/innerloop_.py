@@ -55,4 +55,4 @@ class Impl(TorchImpl):
         """Loss and meta-gradient at the start."""
         state, figures = self.taken(self.first, 0)
         # the first moment after one update is a tenth of the gradient
-        return figures["losses"].mean().item(), [value.numpy() / 0.1 for value in state.mean.values()]
+        return figures["losses"].mean().item(), [value.numpy() / 0.1 for value in state.state[0].values()]

@@ -66,7 +66,7 @@ def update_of(make, dtype=torch.float64, inner_steps=1):
 
 def gradients(result):
     """The meta-gradient, which is in the first moment after one update, and the losses."""
-    (_, mean, _), figures = result
+    (_, (mean, _)), figures = result
     return [*mean.values(), figures["losses"]]
 
 
@@ -200,7 +200,7 @@ def test_normalisation_in_second_order(norm, gear):
     episode = il.Episode(il.Batch(x[0], y[0]), il.Batch(x[1], y[1]))
     update = fast(meta_update(learner, clip=None), gear=gear)
     start = Outer.start({name: value.detach().clone() for name, value in module.named_parameters()})
-    (_, mean, _), _ = update(start, numbers_of(0, 1e-3), episode, torch.arange(TASKS), 0)
+    (_, (mean, _)), _ = update(start, numbers_of(0, 1e-3), episode, torch.arange(TASKS), 0)
     params, total = dict(module.named_parameters()), 0
 
     def loss(params, x, y):

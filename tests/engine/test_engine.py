@@ -28,7 +28,7 @@ def run(update, learner, episode, steps=2):
     for step in range(steps):
         numbers = numbers_of(step, 1e-2)
         state, metrics = update(state, numbers, episode, key, learner.metagrad.phase(step))
-    return [*state.meta.values(), *state.square.values(), metrics["losses"]]
+    return [*state.meta.values(), *state.state[1].values(), metrics["losses"]]
 
 
 def largest(one, other) -> float:
@@ -76,7 +76,7 @@ def test_single_precision_stays_as_near_to_double_as_the_plain_function():
     episode = map_tensors(lambda t: t.float(), CASES[0].episode)
 
     def error(update):
-        state = Outer(*({n: v.float() for n, v in part.items()} for part in start(learner)))
+        state = map_tensors(lambda t: t.float(), start(learner))
         for step in range(2):
             numbers = numbers_of(step, 1e-2)
             state, _ = update(state, numbers, episode, torch.arange(episode.n_tasks), 0)

@@ -5,7 +5,6 @@ import torch
 
 import innerloop as il
 from innerloop.cli import run
-from innerloop.inner.head import HeadLearner
 from innerloop.inner.per_task import per_task
 from innerloop.outer import meta_train
 from innerloop.tasks.compose import composed
@@ -52,8 +51,8 @@ def test_equal_draws_are_the_plain_support_for_every_algorithm(case) -> None:
     assert max((again[name] - grads[name]).abs().max() for name in grads) < 1e-12
     moved = learner.metagrad(learner, meta, drawn(episode))[0]
     changes = any((moved[name] - grads[name]).abs().max() > 1e-9 for name in grads)
-    # a closed form and a plain model have no steps, and Reptile takes support and query rows together
-    assert changes != (isinstance(learner, HeadLearner) or case.algorithm in ("plain", "reptile"))
+    # closed forms, trees and a plain model have no steps, and Reptile takes support and query rows together
+    assert changes != (learner.closed_form or case.algorithm in ("plain", "reptile"))
 
 
 def test_the_composition_halves_the_support_of_each_task() -> None:
