@@ -100,9 +100,12 @@ def test_the_command_takes_them(tmp_path, capsys):
 
 
 def test_only_what_takes_terms_races(tmp_path, capsys):
-    """With squares asked for, what cannot have them does not run."""
+    """With squares asked for, what cannot have them takes no part."""
     table = tmp_path / "sites.csv"
     frame().to_csv(table, index=False)
     words = ["train", table, "--task", "site", "--target", "risk", "--n-support", "3", "--squares"]
     assert printed_by(capsys, *words, "--out", tmp_path / "run")[0] == 0
-    assert il.load(tmp_path / "run").config["learner"]["algorithm"] == "mixed"
+    recipe = il.load(tmp_path / "run").config["learner"]
+    members = recipe.get("members", [recipe])
+    assert members
+    assert all(each["algorithm"] == "mixed" and each["settings"]["squares"] for each in members)

@@ -451,5 +451,5 @@ def test_loops_of_the_documents(block: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(devices, "choose", chosen)
     names: dict[str, Any] = {}
     exec(block.replace("steps=2000", "steps=2"), names)
-    if "run" in names:
+    if "run" in names and not names["run"].model.learner.fits_directly:  # which is small work
         assert next(iter(names["run"].model.meta.values())).device.type == NAME

@@ -122,7 +122,7 @@ def learned(model: Model, source: Source | None, *, tasks: int = 20, seed: int =
     """
     weights, model = weights_frame(model), heaviest(model)
     steps, parts = rates(model), masks(model)
-    if source is None or not model.learner.network.params():
+    if source is None:
         return Learned(_frame(_MOVED, ()), _frame(_SIMILAR, ()), steps, parts, weights)
     episode = first_episodes(source, tasks, seed=seed)[1]
     return Learned(movement(model, episode), similarity(model, episode), steps, parts, weights)

@@ -86,7 +86,7 @@ class MixedSummary:
 
     def correlation(self, target: str | None = None) -> pd.DataFrame:
         """The correlations of the random effects; NaN where one does not vary."""
-        covariance = torch.tensor(self._target(target).covariance, dtype=torch.float64)
+        covariance = torch.tensor(self._target(target).covariance, dtype=torch.float64, device="cpu")
         deviation = covariance.diagonal().sqrt()
         return pd.DataFrame(
             (covariance / deviation.outer(deviation)).numpy(), index=self.random, columns=self.random
@@ -176,7 +176,9 @@ def mixed_summary(model: Model, source: Source, *, schema: Schema | None = None)
         ]
         complete = () if schema is None else complete_categories(schema, real)
         natural = natural_terms(schema, module.products, n_features=rows.x.shape[-1], complete=complete)
-        placed = torch.zeros(len(natural.weights), len(positions), dtype=torch.float64)
+        placed = torch.zeros(
+            len(natural.weights), len(positions), dtype=torch.float64, device=natural.weights.device
+        )
         placed[positions, range(len(positions))] = 1.0
         ratio = placed @ root.double() @ (placed @ root.double()).mT
         between = float((ratio * evidence.gram).sum() / count)

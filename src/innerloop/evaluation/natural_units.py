@@ -74,7 +74,9 @@ def natural_terms(
     found = dict.fromkeys(monomial for each in sums for monomial in each)
     order = sorted(found, key=lambda monomial: (len(monomial), monomial))
     weights = torch.tensor(
-        [[each.get(monomial, 0.0) for monomial in order] for each in sums], dtype=torch.float64
+        [[each.get(monomial, 0.0) for monomial in order] for each in sums],
+        dtype=torch.float64,
+        device="cpu",
     )
     return NaturalTerms([_name(monomial, names) for monomial in order], weights)
 

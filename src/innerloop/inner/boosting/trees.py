@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...engine.modes import tracing
 from ...errors import check_known
 from ...models.network import Params
 from .bins import bin_edges, codes
@@ -137,7 +138,9 @@ class Trees:
         return params
 
     def rounds_used(self, params: Params) -> int:
-        """The number of rounds up to the last that says something."""
+        """The number of rounds up to the last that says something; all of them in a graph, which reads no value."""
+        if tracing():
+            return len(params[f"{_PREFIX}value"])
         says = (params[f"{_PREFIX}value"] != 0).flatten(1).any(1).nonzero()
         return int(says[-1]) + 1 if len(says) else 0
 

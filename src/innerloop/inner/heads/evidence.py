@@ -79,7 +79,7 @@ def basis_of(gram: Tensor) -> Tensor:
     """An orthonormal basis `(D, p)` of the columns that differ: one-hot sets and the constant, say, do not.
 
     Example:
-        >>> columns = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+        >>> columns = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]]).double()
         >>> basis_of(columns.T @ columns).shape
         torch.Size([3, 2])
     """

@@ -138,7 +138,7 @@ class GaussianHead(ValueHead):
         design, rows = with_constant(features).double().cpu(), to(rows, "cpu")
         if self.draws_mean(int(row_weights(rows, design).sum())):
             params = shrunken(design, rows)
-            effects = torch.tensor(self.effects)
+            effects = torch.tensor(self.effects, device="cpu")
             params["head/root"] = params["head/root"][effects[:, None], effects]
         elif self.n_features > MANY and self.covariance == "auto" and self.random is None:
             params = self._chosen(design, rows)
@@ -156,7 +156,7 @@ class GaussianHead(ValueHead):
         varying = (raw.diagonal() > FIXED).tolist()
         positions = [column for column, varies in zip(self.effects, varying, strict=True) if varies]
         root = prior_root(raw, self._form, random=None, size=len(raw))
-        chosen = torch.tensor([number for number, varies in enumerate(varying) if varies])
+        chosen = torch.tensor([number for number, varies in enumerate(varying) if varies], device=root.device)
         return positions, root[chosen[:, None], chosen]
 
     def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:
@@ -191,9 +191,9 @@ class GaussianHead(ValueHead):
         )
         if alike + 0.5 * math.log(tasks) < value + 0.5 * math.log(tasks) * count + ways:
             return together
-        root = torch.zeros(len(self.effects), len(self.effects), dtype=torch.float64)
+        root = torch.zeros(len(self.effects), len(self.effects), dtype=torch.float64, device="cpu")
         root.fill_diagonal_(FIXED)
-        chosen = torch.tensor(few)
+        chosen = torch.tensor(few, device="cpu")
         root[chosen[:, None], chosen] = params["head/root"]
         return {**params, "head/root": root}
 
@@ -216,7 +216,7 @@ class GaussianHead(ValueHead):
     def evidence(self, design: Tensor, rows: Batch, effects: list[int]) -> Evidence:
         """The rows, in the cheaper form."""
         few_rows = design.shape[1] < len(effects) and self.n_features > MANY
-        return (Rows if few_rows else Moments).of(design, rows, torch.tensor(effects))
+        return (Rows if few_rows else Moments).of(design, rows, torch.tensor(effects, device=design.device))
 
     @property
     def _form(self) -> str:

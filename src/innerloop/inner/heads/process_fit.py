@@ -190,7 +190,10 @@ class _Layout:
         """Vectors to search from: short and long length-scales, tasks that differ as much as the noise."""
         return [
             torch.cat(
-                [*(_start(name, v, scale) for name, v in self.init.items()), torch.zeros(self.powers)]
+                [
+                    *(_start(name, v, scale) for name, v in self.init.items()),
+                    torch.zeros(self.powers, device="cpu"),
+                ]
             ).numpy()
             for scale in (0.3, 1.0)
         ]

@@ -42,7 +42,10 @@ def most_likely(
     from scipy.optimize import minimize
 
     size, basis = evidence.sizes[2], basis_of(evidence.gram)
-    rows, columns = torch.ones(size, size).tril().nonzero().T if form == "full" else (torch.arange(size),) * 2
+    # SciPy's search is the CPU's
+    rows, columns = (torch.arange(size, device="cpu"),) * 2
+    if form == "full":
+        rows, columns = torch.tril_indices(size, size, device="cpu")
 
     def raw(flat: Tensor) -> Tensor:
         """The entries of the root that are looked for."""
@@ -61,7 +64,11 @@ def most_likely(
             (grad,) = torch.autograd.grad(value, leaf)
         return value.item(), grad.numpy()
 
-    begin = torch.full((size, size), -1.0, dtype=torch.float64).diagonal().diag() if start is None else start
+    begin = (
+        torch.full((size, size), -1.0, dtype=torch.float64, device="cpu").diagonal().diag()
+        if start is None
+        else start
+    )
     flat = begin[rows, columns] if form != "shared" else begin.diagonal()[[0, -1]] if size > 1 else begin[0]
     free = [(_LEAST, _MOST)] * len(flat)
     if form == "full":
@@ -71,7 +78,7 @@ def most_likely(
         ]
     options = {"maxiter": evidence.steps, "maxcor": 20, "ftol": 1e-13, "gtol": 1e-7}
     best = minimize(objective, flat.numpy(), jac=True, method="L-BFGS-B", bounds=free, options=options)
-    root = torch.zeros(size, size, dtype=torch.float64)
+    root = torch.zeros(size, size, dtype=torch.float64, device="cpu")
     root[rows, columns] = raw(torch.from_numpy(best.x))
     whole = torch.tril(root, -1) + root.diagonal().exp().diag()
     value, mean, noise = evidence.profile(whole).best(basis, restricted=restricted)
@@ -99,7 +106,7 @@ def telling(design: Tensor, rows: Batch) -> list[int]:
     design, target = counted_rows(design, weight), counted_rows(rows.y.double(), weight)
     chosen, start, price = [size - 1], None, math.log(tasks) + 2 * math.log(size - 1)
     for _ in range(min(_SLOPES, tasks // 5)):
-        evidence = Moments.of(design, rows, torch.tensor(chosen))
+        evidence = Moments.of(design, rows, torch.tensor(chosen, device=design.device))
         # many columns take many rows, and a noise that does not count them is too small
         _, params = most_likely(evidence, "diagonal", restricted=True, start=start)
         score = _scores(design, target - design @ params["head/mean"], chosen, params)
@@ -115,7 +122,9 @@ def telling(design: Tensor, rows: Batch) -> list[int]:
 def _scores(design: Tensor, residual: Tensor, chosen: list[int], params: Params) -> Tensor:
     """The standardised score of the variance of each column, `(D,)`, summed over outputs."""
     half = design[..., chosen] * params["head/root"].diagonal().exp()
-    factor = torch.linalg.cholesky(torch.eye(len(chosen), dtype=half.dtype) + half.mT @ half)
+    factor = torch.linalg.cholesky(
+        torch.eye(len(chosen), dtype=half.dtype, device=half.device) + half.mT @ half
+    )
     known = torch.linalg.solve_triangular(factor, half.mT @ design, upper=False)
     seen = torch.linalg.solve_triangular(factor, half.mT @ residual, upper=False)
     size = design.square().sum(1) - known.square().sum(1)
