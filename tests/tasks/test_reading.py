@@ -243,4 +243,4 @@ def test_limits_without_any_number_are_names(tmp_path):
     path.write_text("\n".join(["person,x,creatinine", *rows]))
     tasks = open_tasks(path, task="person", target="x")
     assert "creatinine" in str(tasks.schema.columns)
-    assert tasks.n_features == 1  # two names are one feature
+    assert tasks.n_features == 2  # one a name
