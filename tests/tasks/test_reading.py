@@ -235,3 +235,12 @@ def test_memory_that_may_not_be_written_to_gives_no_warning() -> None:
     values = np.arange(4.0)
     values.flags.writeable = False
     assert as_tensors(values).tolist() == [0, 1, 2, 3]  # warnings are errors here
+
+
+def test_limits_without_any_number_are_names(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [f"p{n // 4},{n},{'>= 50' if n % 3 else '< 50'}" for n in range(40)]
+    path.write_text("\n".join(["person,x,creatinine", *rows]))
+    tasks = open_tasks(path, task="person", target="x")
+    assert "creatinine" in str(tasks.schema.columns)
+    assert tasks.n_features == 2  # one a name

@@ -205,6 +205,8 @@ def kinds_of(texts: Sequence[str], numbers: Sequence[float | None]) -> list[str]
     Example:
         >>> kinds_of(["1", "1,5", "<2", "tall"], [1.0, None, None, None])
         ['number', 'comma', 'limit', 'text']
+        >>> kinds_of(["< 50", ">= 50"], [None, None])
+        ['text', 'text']
     """
     pairs = [
         _number_format(text) if number is None else ("number", "")
@@ -216,7 +218,13 @@ def kinds_of(texts: Sequence[str], numbers: Sequence[float | None]) -> list[str]
     measured = len(units) == 1 or sum(kind == "unit" for kind, _ in pairs) > _MANY
     unit = "unit" if measured else "text"
     pair = "pair" if sum(kind == "pair" for kind, _ in pairs) > _MANY else "text"
-    return [{"either": comma, "unit": unit, "pair": pair}.get(kind, kind) for kind, _ in pairs]
+    # a few limits without any number, as in `< 50` and `>= 50`, are names of two groups
+    named = sum(kind == "limit" for kind, _ in pairs) <= _MANY and all(
+        k in ("limit", "text") for k, _ in pairs
+    )
+    limit = "text" if named else "limit"
+    kinds = {"either": comma, "unit": unit, "pair": pair, "limit": limit}
+    return [kinds.get(kind, kind) for kind, _ in pairs]
 
 
 def _number_format(text: str) -> tuple[str, str]:
