@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..engine.threads import threads_for
 from ..inner.learner import Model, without_padding
@@ -87,7 +85,7 @@ class Answers:
         chances = tuple(own[:, chosen] for own in self.chances)
         return Answers(self.tasks, self.rows, errors, chances, self.spread[:, chosen])
 
-    def some(self, tasks: NDArray[Any]) -> Answers:
+    def some(self, tasks: np.ndarray) -> Answers:
         """Those for some of the tasks, by position."""
         chosen = [int(task) for task in tasks]
         chances = tuple(self.chances[task] for task in chosen) if self.chances else ()

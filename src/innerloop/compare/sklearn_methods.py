@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..inner.learner import Learner, MetaGradient, Recipe
@@ -23,7 +22,7 @@ from ..tasks.sources import RowSource, Source, Targets, stream
 
 __all__ = ["Estimator", "EstimatorLearner", "Remembering", "training_rows"]
 
-Array = NDArray[Any]
+Array = np.ndarray
 Estimator: TypeAlias = Any  # of scikit-learn, which ships no types: `fit`, `predict`, `predict_proba`
 
 # no class that a task's support lacks is impossible

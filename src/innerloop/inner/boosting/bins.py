@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 __all__ = ["bin_edges", "codes"]
 
@@ -16,7 +16,7 @@ _MOST = 254  # edges: scikit-learn takes at most 255 bins
 _DECIMALS = 9
 
 
-def bin_edges(column: NDArray[Any]) -> NDArray[Any]:
+def bin_edges(column: np.ndarray) -> np.ndarray:
     """Edges between values of a column, in ascending order, each as short a decimal as lies between its neighbours.
 
     A trained tree holds edges, so none may tell a value of the table. Of many values, edges lie at quantiles.
@@ -47,7 +47,7 @@ def bin_edges(column: NDArray[Any]) -> NDArray[Any]:
     return edge[inside]
 
 
-def _between(low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
+def _between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """The shortest decimal between each pair of numbers; the lower one where none of nine digits is."""
     middle = (low.astype(np.float64) + high) / 2
     found = low.copy()
@@ -57,7 +57,7 @@ def _between(low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
     return found
 
 
-def codes(x: NDArray[Any], edges: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def codes(x: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
     """The number of the bin of each value, `(n, F)`: how many edges are below it.
 
     Example:

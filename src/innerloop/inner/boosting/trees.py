@@ -15,7 +15,7 @@ from ...models.network import Params
 from .bins import bin_edges, codes
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 __all__ = ["Trees"]
 
@@ -104,11 +104,11 @@ class Trees:
 
     def fit(
         self,
-        x: NDArray[Any],
-        y: NDArray[Any],
+        x: np.ndarray,
+        y: np.ndarray,
         *,
-        groups: NDArray[Any],
-        weight: NDArray[Any] | None = None,
+        groups: np.ndarray,
+        weight: np.ndarray | None = None,
         rounds: int | None = None,
     ) -> Params:
         """Grow the trees.
@@ -160,14 +160,14 @@ class Trees:
             random_state=0,
         )
 
-    def _grow(self, binned: NDArray[Any], y: NDArray[Any], weight: NDArray[Any], rounds: int) -> Any:
+    def _grow(self, binned: np.ndarray, y: np.ndarray, weight: np.ndarray, rounds: int) -> Any:
         """A fitted estimator of scikit-learn; `None` for a single class."""
         if self.kind == "classification" and len(np.unique(y)) < 2:
             return None
         return self._estimator(rounds).fit(binned, y, sample_weight=weight)
 
     def _rounds(
-        self, binned: NDArray[Any], y: NDArray[Any], groups: NDArray[Any], weight: NDArray[Any]
+        self, binned: np.ndarray, y: np.ndarray, groups: np.ndarray, weight: np.ndarray
     ) -> tuple[int, float]:
         """The number of trees with the lowest loss on groups left out, and that loss."""
         part = np.unique(groups, return_inverse=True)[1] % _PARTS
@@ -185,7 +185,7 @@ class Trees:
         mean = np.mean(losses, 0)
         return int(mean.argmin()) + 1, max(float(mean.min()), 1e-10)
 
-    def _losses(self, grown: Any, binned: NDArray[Any], y: NDArray[Any], weight: NDArray[Any]) -> list[float]:
+    def _losses(self, grown: Any, binned: np.ndarray, y: np.ndarray, weight: np.ndarray) -> list[float]:
         """The mean loss after each round."""
         if self.kind == "regression":
             errors = ((stage - y) ** 2 for stage in grown.staged_predict(binned))
@@ -196,7 +196,7 @@ class Trees:
         return [float(np.average(error, weights=weight)) for error in errors]
 
     def _copy(
-        self, params: Params, grown: Any, edges: list[NDArray[Any]], output: int, classes: NDArray[Any]
+        self, params: Params, grown: Any, edges: list[np.ndarray], output: int, classes: np.ndarray
     ) -> None:
         """Write the trees of scikit-learn into complete ones."""
         baseline = params[f"{_PREFIX}baseline"]
@@ -216,7 +216,7 @@ class Trees:
                 self._copy_tree(params, (number, place), tree.nodes, edges)
 
     def _copy_tree(
-        self, params: Params, place: tuple[int, int], nodes: NDArray[Any], edges: list[NDArray[Any]]
+        self, params: Params, place: tuple[int, int], nodes: np.ndarray, edges: list[np.ndarray]
     ) -> None:
         feature, threshold, value = (
             params[f"{_PREFIX}{name}"][place].numpy() for name in ("feature", "threshold", "value")
