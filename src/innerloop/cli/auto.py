@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .common import Notes
-from .text import LABELS, cell, columns
+from .text import LABELS, cell, columns, counted
 
 if TYPE_CHECKING:
     from ..combining import Choice
@@ -76,7 +76,7 @@ def table(choice: Choice) -> str:
         chosen: MAML
     """
     sizes = [f"{size:.3g}" for size in choice.sizes]
-    head = ["meta-validation tasks", LABELS[choice.metric], *(f"weight, {size} rows" for size in sizes)]
+    head = ["meta-validation tasks", LABELS[choice.metric], *(f"weight, {counted(size)}" for size in sizes)]
     body = [
         [
             each.label,

@@ -13,7 +13,7 @@ from .common import Notes, emit
 from .evaluate import held_out
 from .mixed_tables import mixed_tables
 from .options import FLAG, Json, about
-from .text import cell, columns
+from .text import cell, columns, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +127,7 @@ def _learned(stored: Stored, source: Source | None) -> tuple[Learned, pd.DataFra
 def _tables(inside: Learned, gained: pd.DataFrame) -> Iterator[tuple[str, list[list[str]]]]:
     """Titles and rows of what was learned; what there is nothing of is left out."""
     if len(inside.weights):
-        head = ["member", *(f"{rows} rows" for rows in inside.weights.columns[1:])]
+        head = ["member", *(counted(str(rows)) for rows in inside.weights.columns[1:])]
         body = [[name, *(f"{100 * w:.0f} %" for w in weights)] for name, *weights in _cells(inside.weights)]
         yield "What each member counts, by labelled rows of a task", [head, *body]
     rows = inside.rows()

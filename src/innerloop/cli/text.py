@@ -17,6 +17,7 @@ __all__ = [
     "batchnorm_line",
     "cell",
     "columns",
+    "counted",
     "dependence_text",
     "interval_line",
     "labels_table",
@@ -63,6 +64,16 @@ def cell(value: Sequence[float], metric: str) -> str:
         return f"{100 * mean:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
     digits = 2 if abs(mean) >= 10 else 3
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def counted(rows: str) -> str:
+    """A number of rows in words.
+
+    Example:
+        >>> counted("1"), counted("3")
+        ('1 row', '3 rows')
+    """
+    return f"{rows} row{'' if rows == '1' else 's'}"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +13,6 @@ from ...engine.modes import tracing
 from ...errors import check_known
 from ...models.network import Params
 from .bins import bin_edges, codes
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Trees"]
 
