@@ -222,7 +222,9 @@ def _members(model: Model) -> tuple[Section, ...]:
         "The prediction is the average of those of the members. What each of them counts depends on how many labelled "
         "rows a task has; it was found on the meta-validation tasks."
     )
-    shown = frame.rename(columns={name: f"{name} rows" for name in frame.columns[1:]})
+    shown = frame.rename(
+        columns={name: f"{name} row{'' if str(name) == '1' else 's'}" for name in frame.columns[1:]}
+    )
     for name in shown.columns[1:]:
         shown[name] = [f"{100 * weight:.0f} %" for weight in shown[name]]
     return (Section("Who carries what weight", (text,), (), (Table("Weights of the members", shown),)),)
