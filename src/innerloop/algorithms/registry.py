@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 from torch import nn
 
@@ -144,7 +144,7 @@ def registered(preset: Callable[P, Learner]) -> Callable[P, Learner]:
     return recorded
 
 
-def _recipe(preset: Preset, settings: dict[str, Any]) -> Recipe:
+def _recipe(preset: Preset, settings: dict[str, object]) -> Recipe:
     """Name and settings of a call, parts that have no name as `external`."""
     module = settings.pop("module", None)
     for name in _LOSSES:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ class Candidate:
 
     label: str
     algorithm: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     score: Estimate
     weights: tuple[float, ...]
     seconds: float

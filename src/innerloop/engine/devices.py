@@ -225,8 +225,8 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self,
         func: Any,
         types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
     ) -> object:
         """Run an operator and count it; a view costs nothing."""
         result = func(*args, **(kwargs or {}))

@@ -197,8 +197,8 @@ class Fast(Generic[T]):
         if len(sizes) != 1 or not all(sum(size) for size in sizes):
             given = ", ".join(str(tuple(size)) for size in sizes)
             raise UsageError(f"rows: give tensors with one leading axis of calls, not {given or 'none'}")
-        parts: list[Any] = []
-        out: Any
+        parts: list[object] = []
+        out: object
         for call in range(sum(sizes.pop())):
             args = (carry, *_indexed(rows, call), *constants)
             specialized = self._lookup(args)

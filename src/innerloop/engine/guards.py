@@ -180,7 +180,7 @@ class _Walk:
             for one in list(self.instances):
                 self._attributes(one)
 
-    def _visit(self, one: Any) -> None:
+    def _visit(self, one: object) -> None:
         """Add an object, and what is reached from it."""
         if isinstance(one, _CONSTANTS):
             # 1, 1.0 and True are equal, and -0.0 is 0.0, but not for a graph
@@ -196,7 +196,7 @@ class _Walk:
                 self.parts.append(_Same(one))
                 self._parts_of(one)
 
-    def _parts_of(self, one: Any) -> None:
+    def _parts_of(self, one: object) -> None:
         """Add what is reached from an object that is no container."""
         if isinstance(one, types.FunctionType):
             self._function(one)
@@ -269,7 +269,7 @@ class _Walk:
                 self._visit(kind)
                 self._all(value for value in vars(kind).values() if isinstance(value, types.FunctionType))
 
-    def _attributes(self, one: Any) -> None:
+    def _attributes(self, one: object) -> None:
         """Attributes of an object or a class that the code names; of objects of the package all."""
         names = tuple(self.names)
         if isinstance(one, type):
@@ -306,7 +306,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _root(one: Any) -> str:
+def _root(one: object) -> str:
     """The package that a function, class or module belongs to."""
     name = one.__name__ if isinstance(one, types.ModuleType) else getattr(one, "__module__", None)
     return str(name or "").partition(".")[0]

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 __all__ = ["flatten", "unflattener"]
 
 
-def flatten(tree: object) -> tuple[list[Any], Hashable]:
+def flatten(tree: object) -> tuple[list[object], Hashable]:
     """The leaves of a pytree, and its static key: equal for pytrees that one graph serves.
 
     Arguments:
@@ -34,7 +34,7 @@ def flatten(tree: object) -> tuple[list[Any], Hashable]:
         >>> flatten(torch.zeros(2))[1] == flatten(torch.ones(2))[1]
         True
     """
-    leaves: list[Any] = []
+    leaves: list[object] = []
     return leaves, _key(tree, leaves)
 
 
@@ -82,7 +82,7 @@ def unflattener(structure: pytree.TreeSpec, constants: Sequence[object]) -> Call
 
 def _unflattener(
     structure: pytree.TreeSpec, constants: Iterator[object]
-) -> Callable[[Iterator[Tensor]], Any]:
+) -> Callable[[Iterator[Tensor]], object]:
     """As `unflattener`, of tensors that are taken from an iterator one by one."""
     kind = structure.type
     if kind is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -125,7 +125,7 @@ class MetaClassifier(ClassifierMixin, MetaPredictor):  # type: ignore[misc] # sc
         predicted = self.predict(X, groups=groups, support=support)
         return float(accuracy_score(y, predicted, sample_weight=sample_weight))
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> object:
         """Gaps are understood."""
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True

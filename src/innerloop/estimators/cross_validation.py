@@ -56,7 +56,7 @@ class SupportQuerySplit(BaseCrossValidator):  # type: ignore[misc] # scikit-lear
     # scikit-learn's way to say that `split` takes groups
     __metadata_request__split = {"groups": True}  # noqa: RUF012
 
-    def __init__(self, n_support: int = 5, *, n_splits: int = 5, random_state: Any = 0) -> None:
+    def __init__(self, n_support: int = 5, *, n_splits: int = 5, random_state: object = 0) -> None:
         self.n_support = n_support
         self.n_splits = n_splits
         self.random_state = random_state
@@ -115,8 +115,8 @@ def cross_val_adapt(
     groups: Rows | None = None,
     n_support: int = 5,
     n_splits: int = 5,
-    scoring: Any = None,
-    random_state: Any = 0,
+    scoring: object = None,
+    random_state: object = 0,
 ) -> NDArray[np.float64]:
     """Score how well new groups are predicted from a few rows of each, in every split of `SupportQuerySplit`.
 
@@ -202,7 +202,7 @@ class _Informed:
     def __init__(self, learner: MetaPredictor, groups: Rows | None, support: tuple[Rows, ...] | None) -> None:
         self._learner, self._known = learner, {"groups": groups, "support": support}
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         """What the meta-learner has; it predicts and scores with what is known."""
         found = getattr(self._learner, name)
         if name not in ("predict", "predict_proba", "score"):

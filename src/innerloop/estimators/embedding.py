@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,7 @@ class MetaEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         ((180, 4), 'metaembedding0')
     """
 
-    def __init__(self, estimator: MetaPredictor | None = None, *, random_state: Any = None) -> None:
+    def __init__(self, estimator: MetaPredictor | None = None, *, random_state: object = None) -> None:
         self.estimator = estimator
         self.random_state = random_state
 
@@ -96,7 +96,7 @@ class MetaEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         classes = np.ndim(y) == 1 and target_kind(pd.DataFrame({"y": np.asarray(y)}), "y") == "classification"
         return (MetaClassifier if classes else MetaRegressor)(algorithm="ridge")
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> object:
         """Targets are needed, gaps are understood, and features are double precision."""
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -37,13 +37,13 @@ class MetaEstimator(ModelDirectory):
         hidden: Sequence[int] | None = None,
         inner_lr: float | None = None,
         inner_steps: int | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, object] | None = None,
         steps: int | None = None,
         meta_lr: float | None = None,
         meta_batch_size: int | None = None,
         validation_fraction: float = 0.15,
         on_unknown_task: str = "base",
-        random_state: Any = None,
+        random_state: object = None,
         device: str = "auto",
         verbose: int = 0,
     ) -> None:

@@ -58,7 +58,7 @@ class Training:
 
     kind: str | None
     algorithm: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     module: nn.Module | None
     n_support: int | str | None
     support: str

@@ -106,7 +106,7 @@ class ModelDirectory(BaseEstimator):  # type: ignore[misc] # scikit-learn ships 
         """`load` by the name that it has in other libraries."""
         return cls.load(directory, module=module)
 
-    def _described(self) -> dict[str, Any]:
+    def _described(self) -> dict[str, object]:
         """What `load` needs beside the model, as plain data."""
         parameters = self.get_params(deep=False)
         described = {

@@ -21,7 +21,7 @@ from .grouped_rows import Rows, given_groups
 
 __all__ = ["MetaPredictor"]
 
-Support = Sequence[Any]  # (X, y) of one group, or (X, y, groups)
+Support = Sequence[object]  # (X, y) of one group, or (X, y, groups)
 
 
 class MetaPredictor(MetaEstimator):

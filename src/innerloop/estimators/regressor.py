@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
@@ -121,7 +119,7 @@ class MetaRegressor(RegressorMixin, MetaPredictor):  # type: ignore[misc] # scik
         predicted = self.predict(X, groups=groups, support=support)
         return float(r2_score(y, predicted, sample_weight=sample_weight))
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> object:
         """Gaps are understood, and several targets."""
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True

@@ -258,7 +258,7 @@ def linear_cka(one: Tensor, other: Tensor) -> float:
     return (top / (left * right)).item() if left > 0 and right > 0 else float("nan")
 
 
-def activations(network: Network, meta: Params, adapted: Params, x: Any) -> dict[str, Tensor]:
+def activations(network: Network, meta: Params, adapted: Params, x: object) -> dict[str, Tensor]:
     """What each layer with parameters puts out for the rows of one task.
 
     Arguments:

@@ -99,7 +99,7 @@ class MixedSummary:
         known = ", ".join(each.target for each in self.targets)
         raise UsageError(f"target {name!r} is not predicted by this model: choose among {known}")
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, object]:
         """The summary as plain data."""
         return asdict(self)
 

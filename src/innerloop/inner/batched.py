@@ -71,7 +71,7 @@ def predict_adapted(tasks: Sequence[Adapted], queries: Sequence[Any]) -> list[An
         ... ]
         [1, 3]
     """
-    predictions: list[Any] = [None] * len(tasks)
+    predictions: list[object] = [None] * len(tasks)
     rows = [_blank(x) for x in queries]
     for positions, own, part in _adapted_stacks(tasks, rows):
         model = tasks[positions[0]].model
@@ -82,7 +82,7 @@ def predict_adapted(tasks: Sequence[Adapted], queries: Sequence[Any]) -> list[An
     return predictions
 
 
-def deviations(tasks: Sequence[Adapted], queries: Sequence[Any]) -> list[Tensor] | None:
+def deviations(tasks: Sequence[Adapted], queries: Sequence[object]) -> list[Tensor] | None:
     """Predictive standard deviations of many adapted tasks of one model; each is that of `Adapted.deviation`.
 
     Arguments:
@@ -156,7 +156,7 @@ def _adapted_stacks(
 
 
 def predict_tasks(
-    model: Model, supports: Sequence[Batch], queries: Sequence[Any], *, steps: int | None = None
+    model: Model, supports: Sequence[Batch], queries: Sequence[object], *, steps: int | None = None
 ) -> list[Any]:
     """Adapt to many tasks and predict for their query rows, keeping no adapted values.
 
@@ -177,7 +177,7 @@ def predict_tasks(
         >>> [part.shape[0] for part in predict_tasks(model, [one, two], [torch.ones(1, 1), torch.ones(3, 1)])]
         [1, 3]
     """
-    predictions: list[Any] = [None] * len(supports)
+    predictions: list[object] = [None] * len(supports)
     episodes = [Episode(support, _blank(x)) for support, x in zip(supports, queries, strict=True)]
     for positions, part in _stacks(model, episodes):
         with torch.no_grad():
@@ -223,7 +223,7 @@ def _width(episode: Episode) -> int:
     return sum(t.shape[1:].numel() for t in tensors(episode.query.x))
 
 
-def _blank(x: Any, rows: int | None = None) -> Batch:
+def _blank(x: object, rows: int | None = None) -> Batch:
     """Query rows whose targets are not known; or so many rows of nothing."""
     if rows is not None:
         x = map_tensors(lambda t: t.new_zeros(rows, *t.shape[1:]), x)
@@ -231,6 +231,6 @@ def _blank(x: Any, rows: int | None = None) -> Batch:
     return Batch(x, torch.zeros(len(first), device=first.device))
 
 
-def _rows_of(stacked: Any, task: int, count: int) -> Any:
+def _rows_of(stacked: object, task: int, count: int) -> object:
     """The predictions of one task of a stack, without those of padding."""
     return map_tensors(operator.itemgetter((task, slice(count))), stacked)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -40,7 +39,7 @@ def with_values(network: Network, values: Params) -> nn.Module:
     return module
 
 
-def as_graph(function: Callable[..., Any], *arguments: Any) -> fx.GraphModule:
+def as_graph(function: Callable[..., object], *arguments: object) -> fx.GraphModule:
     """A pure function as one graph of torch's operators for these shapes, without any autograd.
 
     Arguments:

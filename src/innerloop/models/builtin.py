@@ -76,7 +76,7 @@ def recipe_of(module: nn.Module) -> dict[str, Any] | None:
     return getattr(module, "recipe", None)
 
 
-def build(name: str, **settings: Any) -> nn.Module:
+def build(name: str, **settings: object) -> nn.Module:
     """Build a model by name.
 
     Arguments:

@@ -274,7 +274,7 @@ class Network:
 
     def _vmapped(
         self,
-        one_task: Callable[..., Any],
+        one_task: Callable[..., object],
         mine: Params,
         x: Features,
         weight: Tensor | None,
@@ -296,14 +296,14 @@ class Network:
         )
         return _loop(one_task, (mine, x, weight, key))
 
-    def _called(self, values: Params, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _called(self, values: Params, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """The module with these values as its parameters and buffers."""
         if self._watched is None or not self._asking:
             return functional_call(self.module, values, args, kwargs)
         inside = {f"module.{name}": value for name, value in values.items()}
         return functional_call(self._watched, inside, args, kwargs)
 
-    def _randomness(self, key: Tensor | None, device: torch.device) -> AbstractContextManager[Any]:
+    def _randomness(self, key: Tensor | None, device: torch.device) -> AbstractContextManager[object]:
         """Where code that is not torch's own draws random numbers: the stream of a task, at prediction a fixed one."""
         if not self._draws:
             return nullcontext()
@@ -388,7 +388,7 @@ class _Direct:
         return function(*args)
 
 
-def _no_checkpoint(*args: Any, **kwargs: Any) -> Iterator[None]:
+def _no_checkpoint(*args: object, **kwargs: object) -> Iterator[None]:
     """Stands for the generator around a checkpoint's forward pass."""
     yield
 
@@ -470,6 +470,6 @@ def _loop(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     return _refilled(results[0], stacked)
 
 
-def _refilled(tree: Any, values: Iterator[Tensor]) -> Any:
+def _refilled(tree: object, values: Iterator[Tensor]) -> object:
     """The same pytree with other tensors."""
     return map_tensors(lambda _: next(values), tree)

@@ -129,14 +129,14 @@ def _in_place(values: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return rule
 
 
-def _bernoulli(key: Tensor, x: Tensor, *, generator: Any = None, **_: Any) -> Tensor:
+def _bernoulli(key: Tensor, x: Tensor, *, generator: object = None, **_: object) -> Tensor:
     return (_drawn_like(_uniform, key, x) < x).to(x.dtype)
 
 
 def _empty(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Memory to be filled: a value for each task, so that each task's numbers can be written into it."""
 
-    def rule(key: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def rule(key: Tensor, *args: object, **kwargs: object) -> Tensor:
         memory = make(*args, **kwargs)
         return memory.zero_() + (key * 0).to(memory.dtype)
 

@@ -91,7 +91,7 @@ class TensorBoard:
             raise UsageError(
                 "writing for TensorBoard needs it installed: pip install 'innerloop[tensorboard]'"
             ) from None
-        self._make: Callable[[], Any] = lambda: SummaryWriter(str(folder))
+        self._make: Callable[[], object] = lambda: SummaryWriter(str(folder))
         self._writer: Any = None
 
     def __call__(self, entry: Mapping[str, object]) -> None:

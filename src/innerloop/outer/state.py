@@ -33,7 +33,7 @@ class TrainingState(NamedTuple):
         """The meta-parameters."""
         return self.outer.meta
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Plain dicts, lists and tensors, as `torch.save` writes and `torch.load(weights_only=True)` reads them."""
         return {"step": self.step, "meta": dict(self.outer.meta), "optimizer": self.outer.state}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class Outer(NamedTuple):
     """What the outer loop changes: the meta-parameters, and the state of the optimizer, a pytree of tensors."""
 
     meta: Params
-    state: Any
+    state: object
 
     @property
     def device(self) -> torch.device:

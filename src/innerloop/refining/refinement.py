@@ -120,17 +120,17 @@ def state_dict(model: Model | Adapted) -> Params:
 
 def refine(
     model: nn.Module | Model,
-    data: Any,
+    data: object,
     *,
     loss: Loss | None = None,
-    valid: Any = None,
-    test: Any = None,
+    valid: object = None,
+    test: object = None,
     adapt: str = "all",
     mask: Params | None = None,
     mapping: str = "vmap",
     device: str = "auto",
     callbacks: Sequence[Callback] = (),
-    **settings: Any,
+    **settings: object,
 ) -> Refined:
     r"""Refine a trained model: held-out gradients choose what to change.
 

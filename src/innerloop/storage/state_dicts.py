@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ def write_state_dict(path: Path, state: Params) -> None:
     write_bytes(path, safetensors.torch.save(plain))
 
 
-def built(name: str, state: Params, *, size: int | None = None, **settings: Any) -> Trained:
+def built(name: str, state: Params, *, size: int | None = None, **settings: object) -> Trained:
     """A built-in model whose shapes are those of a state dict, with its weights.
 
     Arguments:

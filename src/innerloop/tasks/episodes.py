@@ -121,7 +121,7 @@ def as_tensors(tree: PyTree) -> PyTree:
     )
 
 
-def _map_leaves(function: Callable[[Any], object], tree: PyTree) -> PyTree:
+def _map_leaves(function: Callable[[object], object], tree: PyTree) -> PyTree:
     """Apply `function` to everything in a pytree that is no dict, list or tuple."""
     if isinstance(tree, Tensor):
         return function(tree)

@@ -88,7 +88,7 @@ class Report:
         """There is no error."""
         return not self.errors
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data."""
         return asdict(self) | {"ok": self.ok}
 
@@ -126,7 +126,7 @@ def check(data: Any, **options: Any) -> Report:
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     guard = Collector()
     layout = ""
-    understood, warnings, notes = dict[str, Any](), list[Finding](), tuple[str, ...]()
+    understood, warnings, notes = dict[str, object](), list[Finding](), tuple[str, ...]()
     with guard():
         layout = recognise(data)
     ready = data

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -236,7 +236,7 @@ class SingleSource:
             both, the recipe of many tutorials, which scores a model on rows it has adapted to.
     """
 
-    rows: Callable[[Sequence[int]], tuple[Any, Tensor]]
+    rows: Callable[[Sequence[int]], tuple[object, Tensor]]
     size: int
     batch_size: int
     targets: Targets

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -309,7 +309,7 @@ def read_split(path: str | Path) -> dict[str, list[str]]:
     return split
 
 
-def folds(count: int, load: Callable[..., Tasks], *arguments: Any, **options: Any) -> Iterator[Tasks]:
+def folds(count: int, load: Callable[..., Tasks], *arguments: object, **options: object) -> Iterator[Tasks]:
     """The tasks divided in `count` ways, so that every task is a meta-test task once.
 
     The meta-train tasks of a fold decide the scales of that fold: nothing leaks between folds. Scores of the

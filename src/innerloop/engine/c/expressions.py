@@ -198,7 +198,7 @@ def apply_view(read: Read, view: Callable[..., Any], args: Sequence[Any], kwargs
 
 
 def view_expression(
-    value: Apply, target: Operator, args: Sequence[Any], kwargs: Mapping[str, Any]
+    value: Apply, target: Operator, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> Value | None:
     """A view of an expression as an expression, where it only renames, permutes or drops axes; else `None`."""
     if target not in REINDEXING:

@@ -227,7 +227,7 @@ def _addmm(
     return Apply(Pointwise("{0} + {1}"), (product, expand(c, product.shape)), product.shape, product.dtype)
 
 
-def _full(low: Lowering, node: fx.Node, *args: Any, **kwargs: object) -> Value:
+def _full(low: Lowering, node: fx.Node, *args: object, **kwargs: object) -> Value:
     """Constant tensors of every kind; the number is the one the operator names."""
     target: Any = node.target
     fake = node.meta["val"]

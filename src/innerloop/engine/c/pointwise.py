@@ -18,7 +18,7 @@ __all__ = ["C_TYPES", "POINTWISE", "REDUCTIONS", "Operator", "Pointwise", "Point
 
 _aten = torch.ops.aten
 # an operator of torch (an `OpOverload`): the key of every table of rules
-Operator = Callable[..., Any]
+Operator = Callable[..., object]
 # types of tensors that a program can hold; all others are `Unsupported`
 C_TYPES = {
     torch.float32: "float",
@@ -103,8 +103,8 @@ def number(value: float, dtype: torch.dtype) -> str:
 
 # from the arguments of an operator, values of tensors among them, to its C and the operands of that
 Args = Sequence[Any]
-Kwargs = Mapping[str, Any]
-Lowered = tuple[Pointwise, list[Any]]
+Kwargs = Mapping[str, object]
+Lowered = tuple[Pointwise, list[object]]
 PointwiseRule = Callable[[Args, Kwargs], Lowered]
 
 

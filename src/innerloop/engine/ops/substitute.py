@@ -53,10 +53,10 @@ class closed_operators(TorchFunctionMode):  # noqa: N801 - used as a context, li
 
     def __torch_function__(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., object],
         types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
     ) -> Any:
         """Run a function of torch, or what replaces it."""
         substitute = _SUBSTITUTES.get(func)

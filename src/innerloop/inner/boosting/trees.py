@@ -157,7 +157,7 @@ class Trees:
             random_state=0,
         )
 
-    def _grow(self, binned: np.ndarray, y: np.ndarray, weight: np.ndarray, rounds: int) -> Any:
+    def _grow(self, binned: np.ndarray, y: np.ndarray, weight: np.ndarray, rounds: int) -> object:
         """A fitted estimator of scikit-learn; `None` for a single class."""
         if self.kind == "classification" and len(np.unique(y)) < 2:
             return None
