@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import sys
 
-import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 import innerloop as il
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 AGES = np.arange(2.0, 13.0)
 BLUE, GREY = "#1f5fa8", "#8a8f98"
@@ -25,22 +22,32 @@ BLUE, GREY = "#1f5fa8", "#8a8f98"
 def children(count: int, seed: int) -> pd.DataFrame:
     """Heights in cm of so many children, a row a year."""
     rng = np.random.default_rng(seed)
-    pace, level, bend = rng.normal(6.0, 0.6, count), rng.normal(87.0, 4.0, count), rng.normal(0.0, 0.12, count)
+    pace, level, bend = (
+        rng.normal(6.0, 0.6, count),
+        rng.normal(87.0, 4.0, count),
+        rng.normal(0.0, 0.12, count),
+    )
     age = np.tile(AGES, count)
     child = np.repeat(np.arange(count), len(AGES))
     height = level[child] + pace[child] * (age - 2) + bend[child] * (age - 2) * (age - 12)
-    return pd.DataFrame({"child": [f"c{n}" for n in child], "age": age, "height": height + rng.normal(0, 0.7, len(age))})
+    return pd.DataFrame(
+        {"child": [f"c{n}" for n in child], "age": age, "height": height + rng.normal(0, 0.7, len(age))}
+    )
 
 
 def main(path: str) -> None:
     known, others = children(120, 0), children(20, 1)
     tall = others.groupby("child")["height"].mean().idxmax()  # of twenty, one that is unlike the mean
     new = others[others.child == tall].assign(child="new")
-    model = il.MetaRegressor("child", algorithm="gp", n_support="1-5", validation_fraction=0.3, random_state=0)
+    model = il.MetaRegressor(
+        "child", algorithm="gp", n_support="1-5", validation_fraction=0.3, random_state=0
+    )
     model.fit(known[["child", "age"]], known["height"])
     asked = pd.DataFrame({"child": "new", "age": np.linspace(2, 12, 81)})
-    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.4), sharey=True, layout="constrained")
-    for axis, count in zip(axes, (0, 1, 3), strict=True):
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    titles = {0: "nothing known", 1: "one measurement", 3: "three measurements"}
+    for axis, (count, title) in zip(axes, titles.items(), strict=True):
         rows = new.iloc[:count]
         support = {"support": (rows[["child", "age"]], rows["height"])} if count else {}
         value, lower, upper = model.predict(asked, interval=0.9, **support)
@@ -48,7 +55,7 @@ def main(path: str) -> None:
         axis.plot(asked.age, value, color=BLUE)
         axis.plot(new.age[count:], new.height[count:], "o", color=GREY, fillstyle="none", markersize=5)
         axis.plot(rows.age, rows.height, "o", color="black", markersize=6)
-        axis.set_title(("nothing known", "one measurement", "three measurements")[axes.tolist().index(axis)])
+        axis.set_title(title)
         axis.set_xlabel("age in years")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("height in cm")
