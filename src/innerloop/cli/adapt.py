@@ -9,8 +9,9 @@ from cyclopts import Parameter
 
 from ..errors import DataError
 from .common import Notes, emit, stored_run
-from .options import OUTPUT, Device, Json, Quiet, Replace, Steps, require_place, require_steps
+from .options import OUTPUT, Device, Json, Quiet, Replace, Steps
 from .predict import read_rows, unlike_tasks
+from .refusals import require_place, require_steps
 
 __all__ = ["adapt"]
 

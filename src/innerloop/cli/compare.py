@@ -17,20 +17,9 @@ from ..errors import UsageError
 from .common import Notes, emit
 from .compared_tasks import read_folds
 from .opening import names
-from .options import (
-    OUTPUT,
-    TRAINING,
-    DataOptions,
-    Device,
-    Json,
-    NetworkOptions,
-    Options,
-    Quiet,
-    about,
-    require_least,
-    require_place,
-)
+from .options import OUTPUT, TRAINING, DataOptions, Device, Json, NetworkOptions, Options, Quiet, about
 from .pages import Report, command_line, leave, require_report
+from .refusals import require_least, require_place
 from .text import LABELS, cell, columns
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from cyclopts import Parameter
 from ..errors import DataError, UsageError
 from .common import Notes, emit, fingerprint, stored_run
 from .opening import read_tasks
-from .options import DataOptions, Device, Json, Quiet, Steps, require_steps
+from .options import DataOptions, Device, Json, Quiet, Steps
 from .pages import Report, command_line, leave, require_report
+from .refusals import require_steps
 from .text import batchnorm_line, dependence_text, interval_line, labels_table, scored, steps_table
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Annotated, Any, Self
 
 from cyclopts import Group, Parameter
 
-from ..errors import ResourceError, UsageError
+from ..errors import UsageError
 
 __all__ = [
     "ALGORITHM", "DATA", "FLAG", "OUTPUT", "TRAINING", "AlgorithmOptions", "Categorical", "DataOptions", "Device",
     "Features", "FoldedDataOptions", "Ignore", "ImageSize", "Json", "Kind", "NetworkOptions", "Options", "Quiet",
-    "Replace", "SkipBad", "Steps", "TrainingOptions", "about", "option_name", "option_words", "require_least",
-    "require_place", "require_steps",
+    "Replace", "SkipBad", "Steps", "TrainingOptions", "about", "option_name", "option_words",
 ]  # fmt: skip
 
 DATA, ALGORITHM, TRAINING, OUTPUT = (
@@ -283,27 +281,3 @@ def option_words(settings: Mapping[str, object]) -> list[str]:
         if value is not None and value is not False:
             words += [option_name(key)] if value is True else [option_name(key), str(value)]
     return words
-
-
-def require_least(settings: Mapping[str, object], least: Mapping[str, int]) -> None:
-    """Refuse numbers that are lower than their least value."""
-    for key, lowest in least.items():
-        value = settings[key]
-        if isinstance(value, int | float) and value < lowest:
-            raise UsageError(f"{option_name(key)} {value}: give {lowest} or more")
-
-
-def require_steps(inner_steps: int | None) -> None:
-    """Refuse a negative number of inner steps."""
-    require_least({"inner_steps": inner_steps}, {"inner_steps": 0})
-
-
-def require_place(place: Path) -> None:
-    """Refuse a file or folder that nothing can be written to, before hours of work and not after them."""
-    folder = place.absolute().parent
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    if not folder.is_dir():
-        raise UsageError(f"{place}: {folder} is a file, not a folder: choose another place")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ResourceError(f"{place}: you may not write to {folder}: choose another place")

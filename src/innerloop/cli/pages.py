@@ -11,7 +11,8 @@ from cyclopts import Parameter
 
 from ..errors import ResourceError
 from .common import Notes
-from .options import OUTPUT, option_words, require_place
+from .options import OUTPUT, option_words
+from .refusals import require_place
 
 if TYPE_CHECKING:
     from ..report import Page

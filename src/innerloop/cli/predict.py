@@ -10,7 +10,8 @@ from cyclopts import Parameter
 
 from ..errors import UsageError
 from .common import Notes, emit, require_rows, stored_run
-from .options import OUTPUT, Device, Json, Quiet, Steps, about, require_place, require_steps
+from .options import OUTPUT, Device, Json, Quiet, Steps, about
+from .refusals import require_place, require_steps
 
 if TYPE_CHECKING:
     import numpy as np

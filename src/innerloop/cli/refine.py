@@ -27,8 +27,8 @@ from .options import (
     Replace,
     SkipBad,
     about,
-    require_place,
 )
+from .refusals import require_place
 from .trained import ModelOptions, TrainedModel, opened
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from .common import Notes
 from .opening import read_tasks
-from .options import AlgorithmOptions, DataOptions, Options, TrainingOptions, require_least
+from .options import AlgorithmOptions, DataOptions, Options, TrainingOptions
+from .refusals import require_least
 
 if TYPE_CHECKING:
     from ..inner.learner import Learner

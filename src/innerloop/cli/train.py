@@ -24,9 +24,9 @@ from .options import (
     Replace,
     TrainingOptions,
     about,
-    require_place,
 )
 from .pages import command_line
+from .refusals import require_place
 from .request import Request, log_callbacks
 from .text import LABELS, batchnorm_line, cell, interval_line, scored, steps_table
 

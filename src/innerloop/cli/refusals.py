@@ -1,0 +1,36 @@
+"""What options of every verb must not be, refused before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import ResourceError, UsageError
+from .options import option_name
+
+__all__ = ["require_least", "require_place", "require_steps"]
+
+
+def require_least(settings: Mapping[str, object], least: Mapping[str, int]) -> None:
+    """Refuse numbers that are lower than their least value."""
+    for key, lowest in least.items():
+        value = settings[key]
+        if isinstance(value, int | float) and value < lowest:
+            raise UsageError(f"{option_name(key)} {value}: give {lowest} or more")
+
+
+def require_steps(inner_steps: int | None) -> None:
+    """Refuse a negative number of inner steps."""
+    require_least({"inner_steps": inner_steps}, {"inner_steps": 0})
+
+
+def require_place(place: Path) -> None:
+    """Refuse a file or folder that nothing can be written to, before hours of work and not after them."""
+    folder = place.absolute().parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UsageError(f"{place}: {folder} is a file, not a folder: choose another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ResourceError(f"{place}: you may not write to {folder}: choose another place")
