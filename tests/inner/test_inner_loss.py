@@ -95,11 +95,17 @@ def test_the_meta_gradient_is_that_of_a_loop_by_hand(name):
     within(largest_error(dict(zip(leaves, grads, strict=True)), seen), 1e-12)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("algorithm", ["maml", "anil", "meta_sgd"])
+# the first layer, which `on_support` pulls, does not adapt in ANIL
+PAIRS = [
+    (name, algorithm)
+    for name in LOSSES
+    for algorithm in ("maml", "anil", "meta_sgd")
+    if (name, algorithm) != ("on_support", "anil")
+]
+
+
+@pytest.mark.parametrize(("name", "algorithm"), PAIRS)
 def test_the_meta_gradient_equals_finite_differences(name, algorithm):
-    if (name, algorithm) == ("on_support", "anil"):
-        pytest.skip("the first layer, which this loss pulls, does not adapt")
     learner = ALGORITHMS[algorithm](net(), loss="mse", inner_loss=LOSSES[name]())
     within(difference_error(learner, EPISODE, generic(learner)), 1e-8)
 

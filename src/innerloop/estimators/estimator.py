@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -22,7 +23,7 @@ from .model_directory import ModelDirectory
 __all__ = ["MetaEstimator"]
 
 
-class MetaEstimator(ModelDirectory):
+class MetaEstimator(ModelDirectory, ABC):
     """What all estimators share. Its parameters are explained at `MetaRegressor`."""
 
     def __init__(
@@ -127,9 +128,9 @@ class MetaEstimator(ModelDirectory):
                 f"on {count}: raise validation_fraction, or ask for a smaller share"
             )
 
+    @abstractmethod
     def _checked_targets(self, y: Rows) -> np.ndarray:
         """Targets that can be learned, `(n,)` or `(n, C)`."""
-        raise NotImplementedError
 
     def _features(self, X: Rows, *, reset: bool = False) -> pd.DataFrame:
         """X as a frame, whose columns are those of fit."""
