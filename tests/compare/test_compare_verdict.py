@@ -44,9 +44,9 @@ def test_the_first_question(gain, p, answer, words):
     asked = question(*gain, p=p)
     found = verdict(asked, None)
     assert found["helps"] is answer
-    assert found["net_over_mixed"] is None
+    assert found["net_over_classical"] is None
     assert words in found["sentence"]
-    assert (found["best"], found["over"], found["net"], found["mixed"]) == ("maml", "pooled", None, None)
+    assert (found["best"], found["over"], found["net"], found["classical"]) == ("maml", "pooled", None, None)
 
 
 def test_a_gain_must_survive_the_correction_to_help():
@@ -56,7 +56,7 @@ def test_a_gain_must_survive_the_correction_to_help():
 def test_the_net_is_held_against_the_mixed_model():
     tie = question(0.003, -0.012, 0.019, p=0.6, theirs=MIXED)
     found = verdict(question(0.37, 0.33, 0.41), tie)
-    assert (found["helps"], found["net_over_mixed"], found["best"], found["over"]) == (
+    assert (found["helps"], found["net_over_classical"], found["best"], found["over"]) == (
         True,
         False,
         "maml",
@@ -64,9 +64,9 @@ def test_the_net_is_held_against_the_mixed_model():
     )
     assert "The linear mixed model does as well as a meta-learned net (MAML)" in found["sentence"]
     assert "from 1.9 % lower to 1.2 % higher" in found["sentence"]
-    assert (found["net"], found["mixed"]) == ("maml", "mixed")
+    assert (found["net"], found["classical"]) == ("maml", "mixed")
     better = verdict(None, question(0.2, 0.1, 0.3, theirs=MIXED))
-    assert better["net_over_mixed"] is True
+    assert better["net_over_classical"] is True
     assert better["helps"] is better["best"] is None
 
 
