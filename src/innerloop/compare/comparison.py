@@ -18,7 +18,6 @@ from ..evaluation.examples import Shown, show
 from ..evaluation.inspection import gains, learned, plain_rows
 from ..evaluation.intervals import INTERVALS, holm, paired
 from ..storage.stored import versions
-from ..tasks.messages import listed
 from ..tasks.sources import RowSource
 from ..tasks.splits import Tasks
 from . import curves
@@ -28,7 +27,7 @@ from .methods import BASELINES, META, NETS, QUICK_BASELINES, QUICK_META, entrant
 from .nets import Settings
 from .result import AXES, Comparison, Crossing, Curve, DataFacts, Difference, LearnedRows, Method, Verdict
 from .search import HEADLINE
-from .verdict import Question, verdict
+from .verdict import Question, decided, verdict
 from .workers import Workers
 
 __all__ = ["Plan", "compare", "plan_for"]
@@ -321,12 +320,7 @@ class _Outcome:
             return asked
         losses = dict(zip(pairs, self._differences(list(pairs.values()), "loss"), strict=True))
         by_loss = self._asked(losses, "log loss")
-        return {
-            name: by_loss[name]
-            if by_loss[name].answer is not None and by_loss[name].answer != one.answer
-            else one
-            for name, one in asked.items()
-        }
+        return {name: decided(one, by_loss[name]) for name, one in asked.items()}
 
     def _asked(self, pairs: Mapping[str, Difference], what: str) -> dict[str, Question]:
         by_name = {one.name: one for one in self.methods}
@@ -343,7 +337,7 @@ class _Outcome:
         found = []
         if self.contest.interrupted:
             missing = [e.label for e in self.contest.entrants.values() if e.name not in self.entries]
-            found.append(f"interrupted: {listed(missing)} did not run, and no curves were made")
+            found.append(f"interrupted: {', '.join(missing)} did not run, and no curves were made")
         if by_loss := [one for one in self.questions.values() if one.what != "error"]:
             found.append(
                 f"accuracy and log loss do not say the same of {by_loss[0].ours.label} and {by_loss[0].theirs.label}: "

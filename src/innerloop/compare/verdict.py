@@ -15,7 +15,7 @@ import numpy as np
 from ..evaluation.intervals import Estimate
 from .result import Difference, Method, Verdict
 
-__all__ = ["Question", "spoken", "verdict"]
+__all__ = ["Question", "decided", "spoken", "verdict"]
 
 LEVEL = 0.05
 TRACE = 0.001
@@ -89,6 +89,14 @@ class Question:
             "a gain is not clear, and would be too small to matter" if gain.low > 0 else "no gain was found"
         )
         return f"{_first(subject)} does not pay over {opponent}: {what} ({size})."
+
+
+def decided(by_accuracy: Question, by_loss: Question) -> Question:
+    """Which of two forms of a question about classes is answered: by log loss where it can tell, and says otherwise.
+
+    The log loss sees every probability, the accuracy only which class comes first.
+    """
+    return by_loss if by_loss.answer not in (None, by_accuracy.answer) else by_accuracy
 
 
 def verdict(
