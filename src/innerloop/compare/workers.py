@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -67,8 +66,10 @@ HERE = Workers()
 
 
 def available_cores() -> int:
-    """Cores that this process may use, up to 8; 1 where a GPU is there, which processes would share."""
-    if torch.accelerator.is_available():
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST)
+    """Cores that this process may use, at most 8; 1 where there is a GPU, which processes would share.
+
+    joblib counts them: a container's share and `LOKY_MAX_CPU_COUNT` are heeded.
+    """
+    from joblib import cpu_count
+
+    return 1 if torch.accelerator.is_available() else min(cpu_count(), _MOST)

@@ -44,11 +44,12 @@ def comparison_page(comparison: Comparison) -> Page:
         answers=_answers(comparison),
         sections=_sections(comparison),
         settings=(
-            pairs("Settings", [(k, v) for k, v in comparison.settings.items() if k != "command"]),
+            pairs("Settings", [(k, v) for k, v in comparison.settings.items() if k not in ("command", "next")]),
             pairs("Data", [*data.items(), ("seconds", comparison.seconds)]),
             pairs("Versions", list(comparison.versions.items())),
         ),
         command=str(comparison.settings.get("command", "")),
+        next=str(comparison.settings.get("next", "")),
         notes=(
             *comparison.notes,
             *(f"{name} did not run: {why}" for name, why in comparison.skipped.items()),
