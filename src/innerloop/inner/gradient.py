@@ -109,6 +109,10 @@ class GradientLearner(Learner):
         outputs = query_outputs(self.network, meta, adapted, batch.x, weight=batch.weight, key=key)
         return task_losses(self.criterion, outputs, batch)
 
+    def scored(self, meta: Params, adapted: Params, batch: Batch) -> tuple[Any, Tensor]:
+        outputs = query_outputs(self.network, meta, adapted, batch.x, weight=batch.weight)
+        return outputs, task_losses(self.criterion, outputs, batch)
+
     def _trajectory(
         self, meta: Params, support: Batch, steps: int | None, key: Tensor | None
     ) -> Iterator[Params]:

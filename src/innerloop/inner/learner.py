@@ -104,6 +104,10 @@ class Learner(ABC):
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
         """Mean loss of each task, `(T,)`."""
 
+    def scored(self, meta: Params, adapted: Params, batch: Batch) -> tuple[Any, Tensor]:
+        """`predict` and `loss` of the same rows, for whoever needs both (see `without_padding`)."""
+        return self.predict(meta, adapted, batch.x), self.loss(meta, adapted, batch)
+
     def adapt(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None
     ) -> Params:
