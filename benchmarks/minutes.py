@@ -1,7 +1,7 @@
 """How long the answer takes: `train` with auto, `compare --quick` and the demo, with nothing compiled before.
 
-    python benchmarks/minutes.py --data FOLDER              # medians of three, about a quarter of an hour on two idle cores
-    python benchmarks/minutes.py --data FOLDER --times 1 --full    # the full comparison too, an hour
+    python benchmarks/minutes.py --data FOLDER      # medians of three, about a quarter of an hour on two idle cores
+    python benchmarks/minutes.py --data FOLDER --times 1 --full    # the full one too, an hour
 
 FOLDER holds the tables of docs/benchmarks.md. Each command is a process of its own with an empty cache of compiled
 programs; seconds by the clock, and of processors with those of its children.

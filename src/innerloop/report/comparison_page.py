@@ -44,7 +44,9 @@ def comparison_page(comparison: Comparison) -> Page:
         answers=_answers(comparison),
         sections=_sections(comparison),
         settings=(
-            pairs("Settings", [(k, v) for k, v in comparison.settings.items() if k not in ("command", "next")]),
+            pairs(
+                "Settings", [(k, v) for k, v in comparison.settings.items() if k not in ("command", "next")]
+            ),
             pairs("Data", [*data.items(), ("seconds", comparison.seconds)]),
             pairs("Versions", list(comparison.versions.items())),
         ),
