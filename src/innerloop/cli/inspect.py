@@ -10,10 +10,10 @@ from cyclopts import Parameter
 
 from ..errors import InnerloopError
 from .common import Notes, emit
-from .evaluate import held_out
+from .held_out import held_out
 from .mixed_tables import mixed_tables
 from .options import FLAG, Json, about
-from .text import cell, columns, counted
+from .text import cell, columns, counted, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,10 +75,10 @@ def inspect(
         return
     # who carries what weight is a table below
     content["settings"] = {key: value for key, value in content["settings"].items() if key != "candidates"}
-    print(columns([row for key, value in content.items() if key != "mixed" for row in _rows(key, value)]))
+    say(columns([row for key, value in content.items() if key != "mixed" for row in _rows(key, value)]))
     mixed = [] if stored.config["mixed"] is None else mixed_tables(stored.mixed_summary(), content["task"])
     for title, lines in (*mixed, *_tables(inside, gained)):
-        print(f"\n{title}\n{columns(lines)}")
+        say(f"\n{title}\n{columns(lines)}")
 
 
 def _show_privacy(stored: Stored, notes: Notes, *, json: bool) -> None:
@@ -91,7 +91,7 @@ def _show_privacy(stored: Stored, notes: Notes, *, json: bool) -> None:
         emit("inspect", None, notes, asked, holdings=[each._asdict() for each in held])
         return
     head = ["what", "as it is", "file", ""]
-    print(
+    say(
         columns(
             [head, *([each.what, "yes" if each.verbatim else "no", each.where, each.about] for each in held)]
         )
@@ -188,7 +188,7 @@ def _rows(key: str, value: Any) -> list[list[str]]:
     if value is None or value in ({}, []):
         return []
     if key == "scores":
-        lines = [_score(row) for row in value if row["headline"]]
+        lines = [_score(row) for row in value if row.get("headline")]
     elif key == "tasks":
         lines = [f"{len(value)}: {_listed([entry['id'] for entry in value], 6)}"]
     elif isinstance(value, dict):

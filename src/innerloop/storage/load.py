@@ -20,6 +20,7 @@ from ..models.losses import Loss
 from ..models.network import Params
 from .calibrations import CALIBRATION, calibration_of
 from .manifest import EXTRA_FILES, Sealed, read_sealed
+from .plain_types import require
 from .stored import MASK, TASKS, Stored
 from .task_values import unpacked
 from .tensors import differences, frozen, outline, precision
@@ -31,7 +32,6 @@ from .validation import (
     read_config,
     read_log,
     read_tensors,
-    require,
     schema_of,
 )
 
