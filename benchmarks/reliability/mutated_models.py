@@ -6,8 +6,8 @@
 **Damaged**: a file of a directory gets flipped bits, is cut, gets bytes in its middle, loses some or repeats some; its
 manifest stays. `innerloop.load` has to refuse every one of them, with one class of error.
 
-**Rewritten**: a value of `config.json`, `log.jsonl` or a tensor is replaced, removed, added or exchanged for another, or
-a file is damaged as above, or is a pickle that leaves a mark; then the manifest is made again, as anybody can. The
+**Rewritten**: a value of `config.json`, `log.jsonl` or a tensor is replaced, removed, added or exchanged for another,
+or a file is damaged as above, or is a pickle that leaves a mark; then the manifest is made again, as anybody can. The
 directory has to be refused, or `inspect`, `predict` and `evaluate` have to end within seconds, with an exit code of
 their own, predictions that are finite, and nothing in what they print that steers a terminal. Leaves with 1 if not.
 """
@@ -51,8 +51,8 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud
 HOSTILE: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2, 3, 10**6, 10**12, 2**53, -(10**12), 0.0, -0.5, 1e30, -1e30, 1e-300, 1e308,
     "", "\x1b[2J\x1b]0;mine\x07", "\u202egnp.exe", "x" * 100_000, "../../../etc/hostname", "/etc/hostname", "/dev/zero",
-    "=cmd()", "<script>alert(1)</script>", "__import__('os').system('true')", "external", "regression", "classification",
-    "maml", "mlp", [], {}, [0] * 500, ["a", "a"], {"a": {"b": [1]}}, [[1.0, 2.0]],
+    "=cmd()", "<script>alert(1)</script>", "__import__('os').system('true')", "external", "regression",
+    "classification", "maml", "mlp", [], {}, [0] * 500, ["a", "a"], {"a": {"b": [1]}}, [[1.0, 2.0]],
 )  # fmt: skip
 
 
@@ -168,7 +168,9 @@ def rewritten_json(value: Any, chance: random.Random) -> Any:
         elif kind == 4:
             del holder[last]
         elif isinstance(holder, dict):
-            holder[chance.choice([*holder, "x", "\x1b[31m", "tasks"])] = json.loads(json.dumps(chance.choice(HOSTILE)))
+            holder[chance.choice([*holder, "x", "\x1b[31m", "tasks"])] = json.loads(
+                json.dumps(chance.choice(HOSTILE))
+            )
         else:
             holder.append(json.loads(json.dumps(chance.choice(HOSTILE))))
     return value
@@ -181,7 +183,9 @@ def rewritten_tensors(data: bytes, chance: random.Random) -> bytes:
     value = tensors[name]
     kind = chance.randrange(7)
     if kind < 3:
-        fill = torch.full(value.shape, chance.choice((0.0, -1.0, 1e30, -1e30, 1e-40, 3e38, 1e6))).to(value.dtype)
+        fill = torch.full(value.shape, chance.choice((0.0, -1.0, 1e30, -1e30, 1e-40, 3e38, 1e6))).to(
+            value.dtype
+        )
         tensors[name] = fill
     elif kind == 3:
         tensors[name] = (value.double() * chance.choice((1e6, -1e6, 1e30))).to(value.dtype)
@@ -205,7 +209,9 @@ def rewritten(files: Files, chance: random.Random, marker: str) -> Files:
         content[name] = rewritten_tensors(content[name], chance)
     elif kind < 8 and name == "log.jsonl" and content[name]:
         lines = [json.loads(line) for line in content[name].splitlines()]
-        content[name] = b"".join(json.dumps(line).encode() + b"\n" for line in rewritten_json(lines, chance) or [])
+        content[name] = b"".join(
+            json.dumps(line).encode() + b"\n" for line in rewritten_json(lines, chance) or []
+        )
     elif kind == 8:
         stream = io.BytesIO()
         torch.save({"a": Payload(marker)}, stream)
@@ -259,7 +265,9 @@ def try_damaged(number: int, kinds: dict[str, Files], folder: Path) -> tuple[str
     write(folder, files | {name: changed})
     found = of_load(folder)
     if changed == files[name]:
-        return "unchanged by the mutation", None if found == "loaded" else Fault(number, f"whole, but {found}")
+        return "unchanged by the mutation", None if found == "loaded" else Fault(
+            number, f"whole, but {found}"
+        )
     right = found == ModelFileError.__name__
     return found, None if right else Fault(number, f"{name} was damaged: {found}")
 
@@ -281,7 +289,7 @@ def try_verb(words: list[str]) -> tuple[int, str, str, str]:
         wrong = f"prints {CONTROLS.findall(printed)[:3]}"
     elif any(len(line) > LONG for line in err.getvalue().splitlines()):
         wrong = "prints a very long message"
-    elif "root:" in printed or "hostname" in printed and "/etc/hostname" not in printed:
+    elif "root:" in printed or ("hostname" in printed and "/etc/hostname" not in printed):
         wrong = "quotes a file that nobody named"
     elif seconds > SECONDS:
         wrong = f"took {seconds:.0f} s"
@@ -323,7 +331,9 @@ def _wrong_predictions(text: str) -> str:
 
 
 def attack(
-    numbers: range, kinds: dict[str, Files], one: Callable[[int, dict[str, Files], Path], tuple[str, Fault | None]]
+    numbers: range,
+    kinds: dict[str, Files],
+    one: Callable[[int, dict[str, Files], Path], tuple[str, Fault | None]],
 ) -> tuple[Counter[str], list[Fault], float]:
     """Try all these seeds: how often each outcome, the faults, and the longest time of one."""
     counts, faults, longest = Counter[str](), list[Fault](), 0.0

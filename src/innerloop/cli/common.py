@@ -45,7 +45,9 @@ def fingerprint(data: str | Path) -> dict[str, str | None]:
             found = sha256(read_bytes(path, error=DataError))
         elif path.is_dir():
             inside = [each for each in sorted(path.rglob("*")) if each.is_file() and each.name[0] != "."]
-            lines = [f"{sha256(read_bytes(each, error=DataError))} {each.relative_to(path)}" for each in inside]
+            lines = [
+                f"{sha256(read_bytes(each, error=DataError))} {each.relative_to(path)}" for each in inside
+            ]
             found = sha256("\n".join(lines).encode("utf-8", "surrogateescape"))
     return {"name": str(data), "sha256": found}
 

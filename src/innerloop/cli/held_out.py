@@ -39,10 +39,10 @@ def held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
     if tasks is None and not built_in:
         _require_near(stored, str(trained_on), seen)
     if tasks is None or tasks == trained_on or (seen is not None and fingerprint(tasks)["sha256"] == seen):
-        place = trained_on if tasks is None else tasks
+        place = str(trained_on) if tasks is None else tasks
         if seen is not None and not built_in:
             _require_unchanged(Path(place), seen)
-        return _meta_test(stored, str(place), settings)
+        return _meta_test(stored, place, settings)
     if stored.schema is None:
         raise UsageError(f"this model was trained on {trained_on!r}, which is no table: leave TASKS out")
     return _other_table(stored, tasks, settings, notes)
@@ -153,9 +153,7 @@ def _other_table(stored: Stored, tasks: str, settings: dict[str, Any], notes: No
         if frame.empty:
             raise DataError(f"{tasks}: every task in it was trained on; give other tasks, or leave TASKS out")
     if schema.task is None:
-        return classes_from_schema(
-            frame, schema, None, n_way=_way(stored, settings), support=support
-        )
+        return classes_from_schema(frame, schema, None, n_way=_way(stored, settings), support=support)
     return from_schema(frame, schema, None, support)
 
 
