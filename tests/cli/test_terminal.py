@@ -135,6 +135,9 @@ def test_a_huge_name_makes_no_huge_message(tmp_path: Path, capsys) -> None:
         code, out, _ = printed_by(
             capsys, "check", tmp_path / "wide.csv", "--task", "site", "--target", target, "--json"
         )
+        if len(target) > 100_000:  # no list of names: nothing is looked at
+            assert (code, out) == (2, "")
+            continue
         assert code == 3
         assert all(len(each["message"]) < 2_100 for each in json.loads(out)["findings"])
 

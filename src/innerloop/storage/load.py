@@ -105,7 +105,9 @@ def _require_same_sizes(model: Model, schema: Schema | None) -> None:
         return
     row = torch.zeros(1, schema.n_features, device=reference(model.meta).device)
     width = predict_adapted([model.base()], [row])[0].shape[-1]
-    require(schema.n_outputs in (width, 0), f"{width} outputs for {schema.n_outputs} targets")
+    # a table without a task column has classes that training drew from
+    fits = width == schema.n_outputs or (schema.task is None and schema.n_outputs == 0)
+    require(fits, f"the model has {width} outputs, the table {schema.n_outputs} targets or classes")
 
 
 def _learner(
