@@ -7,8 +7,8 @@ Hypothesis makes CSV files (any separator, encoding, quotation, names, cells, by
 folders of tables and folders of images, whole and damaged, and options that may or may not fit. `check` and `train`
 have to end within a minute, with an exit code of their own (never 1, our bug), and an error has to be one line of
 bounded length that names a file, an option, a column or a task, says what to do, and holds nothing that steers a
-terminal. What `check` accepts, `train` takes; what `check` refuses, `train` refuses. After a training every prediction is a
-finite number or a class. Pages are not drawn, as each takes seconds. With
+terminal. What `check` accepts, `train` takes; what `check` refuses, `train` refuses. After a training every
+prediction is a finite number or a class. Pages are not drawn, as each takes seconds. With
 `--shrink` Hypothesis makes the first failing example small. Leaves with 1 if there is one.
 """
 
