@@ -11,9 +11,10 @@ from types import FrameType
 
 import cyclopts
 
-from ..errors import InnerloopError
+from ..errors import InnerloopError, message_of
 from . import adapt, check, compare, demo, evaluate, inspect, list_, predict, refine, train
 from .config import with_file
+from .text import say
 
 __all__ = ["VERBS", "app", "main", "run"]
 
@@ -139,7 +140,7 @@ def _help_of(arguments: list[str]) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"innerloop: {' '.join(message.split())}", file=sys.stderr)
+    say(message_of(f"innerloop: {' '.join(message.split())}"), file=sys.stderr)
     return code
 
 

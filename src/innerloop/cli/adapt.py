@@ -12,6 +12,7 @@ from .common import Notes, emit, stored_run
 from .options import OUTPUT, Device, Json, Quiet, Replace, Steps
 from .predict import read_rows, unlike_tasks
 from .refusals import require_place, require_steps
+from .text import say
 
 __all__ = ["adapt"]
 
@@ -57,4 +58,4 @@ def adapt(
         emit("adapt", None, notes, settings, out=str(out), tasks=counts, unlike=unlike)
         return
     tasks, n_rows = len(counts), sum(counts.values())
-    print(f"adapted to {tasks} task{'s' * (tasks != 1)}, {n_rows} support row{'s' * (n_rows != 1)}: {out}")
+    say(f"adapted to {tasks} task{'s' * (tasks != 1)}, {n_rows} support row{'s' * (n_rows != 1)}: {out}")

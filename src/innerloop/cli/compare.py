@@ -20,7 +20,7 @@ from .opening import names
 from .options import OUTPUT, TRAINING, DataOptions, Device, Json, NetworkOptions, Options, Quiet, about
 from .pages import Report, command_line, leave, require_report
 from .refusals import require_least, require_place
-from .text import LABELS, cell, columns
+from .text import LABELS, cell, columns, say
 
 if TYPE_CHECKING:
     from ..compare.result import Comparison
@@ -157,8 +157,8 @@ def compare(
     else:
         show(result)
         if page is not None:
-            print(f"page: {page}")
-        print(f"everything as numbers: {folder / 'comparison.json'}")
+            say(f"page: {page}")
+        say(f"everything as numbers: {folder / 'comparison.json'}")
     if result.interrupted:
         raise KeyboardInterrupt
 
@@ -248,16 +248,16 @@ def show(result: Comparison) -> None:
     unit = f"support {data['support']} a {data['unit']}"
     how = f"{data['folds']} folds, " if data["folds"] > 1 else ""
     over = f"{data['clusters']} clusters of tasks" if data["clusters"] else "tasks"
-    print(f"{data['name']}: {data['n_tasks']} held-out tasks, {unit}, {how}{data['seeds']} seeds")
-    print(f"{LABELS[result.metric]}, 95 % intervals over {over}; the same episodes for every method\n")
-    print(columns([["", "kind", LABELS[result.metric], "settings chosen"], *_rows(result)]))
+    say(f"{data['name']}: {data['n_tasks']} held-out tasks, {unit}, {how}{data['seeds']} seeds")
+    say(f"{LABELS[result.metric]}, 95 % intervals over {over}; the same episodes for every method\n")
+    say(columns([["", "kind", LABELS[result.metric], "settings chosen"], *_rows(result)]))
     for name, reason in result.skipped.items():
-        print(f"{name} was skipped: {reason}")
+        say(f"{name} was skipped: {reason}")
     for note in result.notes[-1:] if result.interrupted else ():
-        print(note)
-    print(f"\n{result.verdict['sentence']}")
+        say(note)
+    say(f"\n{result.verdict['sentence']}")
     if result.settings.get("next"):
-        print(f"to train the best of them: {result.settings['next']}")
+        say(f"to train the best of them: {result.settings['next']}")
 
 
 def _rows(result: Comparison) -> Iterator[list[str]]:
@@ -283,7 +283,7 @@ def progress(notes: Notes) -> Iterator[Callable[[str, float], None]]:
             return
         last = taken
         left = f", about {_duration(taken * (1 - part) / part)} left" if part > 0.02 else ""
-        print(f"{100 * part:3.0f} %  {what}{left}", file=sys.stderr, flush=True)
+        say(f"{100 * part:3.0f} %  {what}{left}", file=sys.stderr)
 
     yield tell
 

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.recompute import recomputed
-from ..errors import UsageError
 from ..models.losses import Loss, require_loss, task_losses
 from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, Episode, all_draws, at_step
 from .derivatives import as_leaves, gradient
 from .exported import with_values
 from .inner_loss import InnerLoss
-from .learner import Adapted, Learner, MetaGradient, R, Recipe
+from .learner import Adapted, Learner, MetaGradient, R, Recipe, require_steps
 from .rules import InnerRule, State, detached
 from .statistics import observed, of_each_task, query_outputs, require_support
 from .streams import for_step
@@ -71,8 +70,7 @@ class GradientLearner(Learner):
     def __post_init__(self) -> None:
         """Refuse an unknown loss, a negative number of steps, and parts that do not go together."""
         require_loss(self.criterion)
-        if self.inner_steps < 0:
-            raise UsageError(f"inner_steps={self.inner_steps}: give 0 or more")
+        require_steps(self.inner_steps)
         self.metagrad.check(self)
 
     def init(self) -> Params:

@@ -34,6 +34,7 @@ __all__ = [
     "TaskModule",
     "empty",
     "require_model",
+    "require_steps",
     "without_padding",
 ]
 
@@ -44,6 +45,24 @@ Metrics = dict[str, Tensor]
 # `per_task`; `members`, the recipes of what a combination averages; `defined_in`, the module of an algorithm that is
 # not of this package, for people to read.
 Recipe = dict[str, Any]
+
+
+_MOST_STEPS = 10_000
+
+
+def require_steps(inner_steps: int) -> None:
+    """Refuse a number of inner steps that is negative, or so high that adaptation would not end.
+
+    Raises:
+        UsageError: it is.
+
+    Example:
+        >>> require_steps(-1)
+        Traceback (most recent call last):
+        innerloop.errors.UsageError: inner_steps=-1: give 0 to 10000
+    """
+    if not 0 <= inner_steps <= _MOST_STEPS:
+        raise UsageError(f"inner_steps={inner_steps}: give 0 to {_MOST_STEPS}")
 
 
 class Learner(ABC):

@@ -9,7 +9,7 @@ import torch
 
 from ..evaluation.conformal import LEVELS, Calibration
 from ..models.network import Params
-from .validation import require
+from .plain_types import require
 
 __all__ = ["CALIBRATION", "calibration_of", "to_tensors"]
 

@@ -14,12 +14,15 @@ from torch import nn
 from ..algorithms import build
 from ..engine.devices import resolve_device
 from ..errors import UsageError
+from ..inner.batched import predict_adapted
 from ..inner.inner_loss import InnerLossLike
 from ..inner.learner import Adapted, Learner, Model
 from ..models.losses import Loss
-from ..models.network import Params
+from ..models.network import Params, reference
+from ..tasks.tables.schema import Schema
 from .calibrations import CALIBRATION, calibration_of
 from .manifest import EXTRA_FILES, Sealed, read_sealed
+from .plain_types import require
 from .stored import MASK, TASKS, Stored
 from .task_values import unpacked
 from .tensors import differences, frozen, outline, precision
@@ -31,7 +34,6 @@ from .validation import (
     read_config,
     read_log,
     read_tensors,
-    require,
     schema_of,
 )
 
@@ -91,8 +93,21 @@ def load(
             fits = name in meta and value.dtype == torch.bool and value.shape == meta[name].shape
             require(fits, f"the mask of {name!r} is not that of a parameter")
         calibration = calibration_of(tensors, outputs_of(config, schema))
+    with blaming(sealed, "config.json"):
+        _require_same_sizes(model, schema)
     extra = {name: data for name, data in sealed.contents.items() if name in EXTRA_FILES}
     return Stored(model, config, sealed.folder, sealed.sha256, log, schema, tasks, mask, extra, calibration)
+
+
+def _require_same_sizes(model: Model, schema: Schema | None) -> None:
+    """Refuse columns that are not the inputs and outputs of the model, by predicting a row."""
+    if schema is None:
+        return
+    row = torch.zeros(1, schema.n_features, device=reference(model.meta).device)
+    width = predict_adapted([model.base()], [row])[0].shape[-1]
+    # a table without a task column has classes that training drew from
+    fits = width == schema.n_outputs or (schema.task is None and schema.n_outputs == 0)
+    require(fits, f"the model has {width} outputs, the table {schema.n_outputs} targets or classes")
 
 
 def _learner(
