@@ -14,7 +14,7 @@ from ..engine.recompute import recomputed
 from ..errors import UsageError
 from ..models.losses import Loss, require_loss, task_losses
 from ..models.network import Features, Network, Params, reference
-from ..tasks.episodes import Batch, Episode, all_draws, at_step
+from ..tasks.episodes import Batch, Episode, all_draws, at_step, tensors
 from .derivatives import as_leaves, gradient
 from .exported import with_values
 from .inner_loss import InnerLoss
@@ -121,35 +121,73 @@ class GradientLearner(Learner):
         fast = {name: started[name] if name in started else shared[name] for name in self.fast}
         state = self.rule.init(fast, meta)
         yield fast
-        for step in range(self.inner_steps if steps is None else steps):
+        count = self.inner_steps if steps is None else steps
+        inside = self._shared_part(meta, fast, support, key) if count > 1 else None
+        for step in range(count):
             moved = partial(self._moved, at_step(support, step), for_step(key, step), step)
-            fast, state = self.run(moved, meta, fast, state)
+            fast, state = self.run(moved, meta, fast, state, inside)
             yield fast
 
+    def _shared_part(
+        self, meta: Params, fast: Params, support: Batch, key: Tensor | None
+    ) -> tuple[str, Tensor] | None:
+        """What comes before the layer that adapts, which all inner steps share; `None` where there is no such layer."""
+        drawn = support.weight is not None and support.weight.dim() > 2
+        network = self.network
+        if drawn or network.keeps_statistics or next(tensors(support.x)).shape[1] == 0:
+            return None
+        layer = network.entry(self.fast, meta, support.x)
+        if not layer:
+            return None
+        # constants in first order: no gradient comes back through an inner step
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.rule.first_order):
+            features = network.before(
+                layer, meta, fast, support.x, weight=support.weight, key=for_step(key, 0)
+            )
+        return None if features is None else (layer, features)
+
     def _moved(
-        self, support: Batch, key: Tensor | None, step: int, meta: Params, fast: Params, state: State
+        self,
+        support: Batch,
+        key: Tensor | None,
+        step: int,
+        meta: Params,
+        fast: Params,
+        state: State,
+        inside: tuple[str, Tensor] | None,
     ) -> tuple[Params, State]:
         """Fast weights and state of the rule after one more inner step."""
         scaled = {**meta, **self.network.at_step(meta, step)}
-        grads, fast = self._support_gradient(scaled, fast, support, key)
+        grads, fast = self._support_gradient(scaled, fast, support, key, inside)
         return self.rule.update(grads, state, fast, meta)
 
     def _support_gradient(
-        self, meta: Params, fast: Params, support: Batch, key: Tensor | None
+        self,
+        meta: Params,
+        fast: Params,
+        support: Batch,
+        key: Tensor | None,
+        inside: tuple[str, Tensor] | None,
     ) -> tuple[Params, Params]:
         """Gradient of each task's support loss at `fast`, and `fast` as it was differentiated."""
         second_order = torch.is_grad_enabled() and not self.rule.first_order
         fast = as_leaves(fast)
         with torch.enable_grad():
-            total = self.support_losses(meta, fast, support, key=key).sum()
+            total = self.support_losses(meta, fast, support, key=key, inside=inside).sum()
             return gradient(total, fast, create_graph=second_order), fast
 
     def support_losses(
-        self, meta: Params, fast: Params, support: Batch, *, key: Tensor | None = None
+        self,
+        meta: Params,
+        fast: Params,
+        support: Batch,
+        *,
+        key: Tensor | None = None,
+        inside: tuple[str, Tensor] | None = None,
     ) -> Tensor:
-        """What the inner loop descends: the mean support loss of each task, `(T,)`."""
+        """What the inner loop descends: the mean support loss of each task, `(T,)`; `inside` as of a `Network`."""
         support = all_draws(support)
-        prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key)
+        prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key, inside=inside)
         if self.inner_loss is not None:
             return self.inner_loss.losses(prediction, support, meta, fast)
         return task_losses(self.criterion, prediction, support)
