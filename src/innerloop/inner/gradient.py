@@ -55,6 +55,8 @@ class GradientLearner(Learner):
         inner_loss: what the inner loop descends in place of the loss.
         checkpointing: activation checkpointing: activations of inner steps are not stored for the meta-gradient,
             but computed again.
+        differentiated: so many of the last inner steps are differentiated by the meta-gradient, the gradients of
+            earlier ones are constants; all unless given.
     """
 
     network: Network
@@ -67,6 +69,7 @@ class GradientLearner(Learner):
     recipe: Recipe | None = None
     inner_loss: InnerLoss | None = None
     checkpointing: bool = False
+    differentiated: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse an unknown loss, a negative number of steps, and parts that do not go together."""
@@ -124,7 +127,8 @@ class GradientLearner(Learner):
         count = self.inner_steps if steps is None else steps
         inside = self._shared_part(meta, fast, support, key) if count > 1 else None
         for step in range(count):
-            moved = partial(self._moved, at_step(support, step), for_step(key, step), step)
+            constant = self.differentiated is not None and step < count - self.differentiated
+            moved = partial(self._moved, at_step(support, step), for_step(key, step), step, constant)
             fast, state = self.run(moved, meta, fast, state, inside)
             yield fast
 
@@ -151,14 +155,16 @@ class GradientLearner(Learner):
         support: Batch,
         key: Tensor | None,
         step: int,
+        constant: bool,
         meta: Params,
         fast: Params,
         state: State,
         inside: tuple[str, Tensor] | None,
     ) -> tuple[Params, State]:
-        """Fast weights and state of the rule after one more inner step."""
+        """Fast weights and state of the rule after one more inner step, whose gradient may be a constant."""
         scaled = {**meta, **self.network.at_step(meta, step)}
-        grads, fast = self._support_gradient(scaled, fast, support, key, inside)
+        second_order = torch.is_grad_enabled() and not (constant or self.rule.first_order)
+        grads, fast = self._support_gradient(scaled, fast, support, key, inside, second_order)
         return self.rule.update(grads, state, fast, meta)
 
     def _support_gradient(
@@ -168,9 +174,9 @@ class GradientLearner(Learner):
         support: Batch,
         key: Tensor | None,
         inside: tuple[str, Tensor] | None,
+        second_order: bool,
     ) -> tuple[Params, Params]:
         """Gradient of each task's support loss at `fast`, and `fast` as it was differentiated."""
-        second_order = torch.is_grad_enabled() and not self.rule.first_order
         fast = as_leaves(fast)
         with torch.enable_grad():
             total = self.support_losses(meta, fast, support, key=key, inside=inside).sum()
@@ -230,6 +236,10 @@ class GradientLearner(Learner):
 
     def first_order(self) -> GradientLearner:
         return replace(self, rule=detached(self.rule))
+
+    def truncated(self, last: int) -> GradientLearner:
+        """The same learner of whose inner steps only so many of the last are differentiated by the meta-gradient."""
+        return replace(self, differentiated=last)
 
     def checkpointed(self) -> GradientLearner:
         return replace(self, checkpointing=True)
