@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -19,10 +20,12 @@ def entry_of(module: nn.Module, names: Sequence[str]) -> str:
     Example:
         >>> entry_of(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), ["1.weight", "1.bias"])
         '1'
+        >>> entry_of(nn.Sequential(), ["0.layer.weight", "2.layer.weight"])
+        ''
     """
     parts = [name.split(".")[:-1] for name in names]
-    common = [pair[0] for pair in zip(*parts, strict=False) if len(set(pair)) == 1]
-    return "" if draws(module) else ".".join(common)
+    common = takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
+    return "" if draws(module) else ".".join(level[0] for level in common)
 
 
 def independent(
