@@ -22,6 +22,7 @@ from .imaml import imaml
 from .ordinary import plain
 from .registry import ALGORITHMS, build, registered
 from .starts import cavia, protomaml
+from .warped import t_net
 
 __all__ = [
     "ALGORITHMS",
@@ -55,4 +56,5 @@ __all__ = [
     "reptile",
     "ridge",
     "sparse_maml",
+    "t_net",
 ]

@@ -3,6 +3,7 @@
 from .calibrating import calibrate
 from .conformal import Calibration
 from .examples import Shown, show
+from .inner_path import InnerPath, inner_path
 from .inspection import Learned, gains, learned
 from .intervals import Estimate, interval
 from .mixed_model import MixedSummary, mixed_summary
@@ -12,6 +13,7 @@ __all__ = [
     "Calibration",
     "Estimate",
     "Evaluation",
+    "InnerPath",
     "Learned",
     "MixedSummary",
     "ScoreRow",
@@ -19,6 +21,7 @@ __all__ = [
     "calibrate",
     "evaluate",
     "gains",
+    "inner_path",
     "interval",
     "learned",
     "mixed_summary",
