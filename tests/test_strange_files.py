@@ -43,9 +43,9 @@ def test_no_damaged_directory_is_taken(kinds, capsys) -> None:
 
 @pytest.mark.skipif(not hasattr(models.signal, "SIGALRM"), reason="no alarm to end what hangs on this system")
 def test_no_rewritten_directory_does_harm(kinds, capsys) -> None:
-    counts, faults, _ = models.attack(range(40), kinds, models.try_rewritten)
+    counts, faults, _ = models.attack(range(20), kinds, models.try_rewritten)
     assert not faults, capsys.readouterr().err
-    assert counts["loaded"] > 3
+    assert counts["loaded"] > 1
     assert counts["refused, ModelFileError"] > 3
 
 
@@ -63,9 +63,9 @@ def test_a_directory_that_would_be_taken_is_seen(kinds, monkeypatch, capsys) -> 
 @pytest.mark.parametrize("kind", list(inputs.KINDS))
 def test_every_outcome_is_right_or_one_error(kind, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    counts, faults = inputs.hunt(kind, 8, 3)
+    counts, faults = inputs.hunt(kind, 4, 3)
     assert not faults, "\n".join(faults.values())
-    assert counts.total() >= 8
+    assert counts.total() >= 4
 
 
 def test_a_bug_is_seen(tmp_path, monkeypatch) -> None:

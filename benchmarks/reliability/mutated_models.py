@@ -1,6 +1,6 @@
 """Model directories that were damaged, or rewritten by somebody hostile: none may be taken for another model.
 
-    python benchmarks/reliability/mutated_models.py > benchmarks/reliability/mutated_models.txt
+    python benchmarks/reliability/mutated_models.py
     python benchmarks/reliability/mutated_models.py --first 1234 --rewritten 1 --damaged 0   # one of them again
 
 **Damaged**: a file of a directory gets flipped bits, is cut, gets bytes in its middle, loses some or repeats some; its

@@ -1,6 +1,6 @@
 """The same seed gives the same bytes, whatever is around it: process, hash seed, folder, locale, caller's random state.
 
-    python benchmarks/reliability/same_results.py > benchmarks/reliability/same_results.txt
+    python benchmarks/reliability/same_results.py
 
 For each algorithm, models are trained in processes of their own: twice alike, with other values of `PYTHONHASHSEED`, in
 another folder, with another locale and time zone, after other random numbers were drawn. Every one has to give the
@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import innerloop as il
 from innerloop.algorithms.assemble import learner_for
 
-ALGORITHMS = ("maml", "anil", "metasgd", "bmaml", "ridge", "mixed", "gp", "boosting")
+ALGORITHMS = ("maml", "anil", "ridge", "mixed", "gp", "boosting")
 VARIANTS: dict[str, dict[str, str]] = {
     "again": {},
     "PYTHONHASHSEED=1": {"PYTHONHASHSEED": "1"},

@@ -1,6 +1,6 @@
 """Tables, arrays and folders that nobody would write on purpose: every outcome is right, or one error with its fix.
 
-    python benchmarks/reliability/strange_input.py > benchmarks/reliability/strange_input.txt
+    python benchmarks/reliability/strange_input.py
     python benchmarks/reliability/strange_input.py --examples 500 --seed 7
 
 Hypothesis makes CSV files (any separator, encoding, quotation, names, cells, bytes), Parquet files, `.npz` arrays,

@@ -166,7 +166,10 @@ def test_what_is_loaded_makes_sense_and_what_is_predicted_is_finite(
     assert re.search(reason, err), err
 
 
-@pytest.mark.parametrize(("key", "value"), [("seed", "x"), ("n_query", 10**12), ("task", 3), ("split", [1])])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("seed", "x"), ("seed", -1), ("n_query", "x"), ("n_query", 10**12), ("task", 3), ("split", [1])],
+)
 def test_settings_that_no_run_has_are_refused(place, capsys, key, value) -> None:
     rewrite(place / "run", setting("settings", key, value=value))
     code, _, err = printed_by(capsys, "evaluate", "run")

@@ -58,8 +58,11 @@ def _settings(stored: Stored) -> dict[str, Any]:
     hints = {**typing.get_type_hints(DataOptions), "tasks": str | None, "seed": number, "n_query": number}
     for key in hints.keys() & settings.keys():
         value = settings[key]
-        small = key not in ("n_query", "n_way") or value is None or 0 < value <= _MOST_ROWS
-        if not (fits(value, hints[key]) and small):
+        least, most = {"seed": (0, 2**53), "n_query": (1, _MOST_ROWS), "n_way": (1, _MOST_ROWS)}.get(
+            key, (None, 0)
+        )
+        sound = fits(value, hints[key])
+        if not sound or (least is not None and value is not None and not least <= value <= most):
             raise ModelFileError(f"{stored.path / 'config.json'}: no run has {key}={value!r:.40}; {DAMAGED}")
     return settings
 
