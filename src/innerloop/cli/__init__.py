@@ -12,7 +12,7 @@ from types import FrameType
 import cyclopts
 
 from ..errors import InnerloopError, message_of
-from . import adapt, check, compare, demo, evaluate, inspect, list_, predict, refine, train
+from . import adapt, check, compare, demo, evaluate, export, inspect, list_, predict, refine, train
 from .config import with_file
 from .text import say
 
@@ -37,6 +37,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.evaluate,
     "adapt": adapt.adapt,
     "predict": predict.predict,
+    "export": export.export,
     "list": list_.list_,
     "inspect": inspect.inspect,
     "refine": refine.refine,

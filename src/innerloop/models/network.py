@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..engine.modes import any_rows
 from ..errors import UsageError, check_known
 from ..tasks.episodes import map_tensors, tensors
 from .checkpoints import without_checkpoints
@@ -298,7 +299,8 @@ class Network:
         like = next(floating, torch.zeros((), device="cpu"))
         kernels, training = self._kernels(), self._training(key is not None)
         with self._pass_through(layer), kernels, multiplying(like), _in_words(x), training:
-            if self.mapping == "loop" or self._recurrent or self._one_by_one:
+            # rules of vmap for some operators, `cat` among them, fix the number of rows
+            if self.mapping == "loop" or self._recurrent or self._one_by_one or any_rows():
                 y, statistics = _loop(one_task, (mine, x, weight, key, known))
             else:
                 y, statistics = self._vmapped(one_task, (mine, x, weight, key, known))
