@@ -264,10 +264,12 @@ class Lock:
         """Remove the file and let go of it."""
         if self._handle is None:
             return
-        if os.name != "nt" and self._is(self._handle):  # an open file cannot be removed there
-            remove_file(self.path)
-        os.close(self._handle)
-        self._handle = None
+        try:
+            if os.name != "nt" and self._is(self._handle):  # an open file cannot be removed there
+                remove_file(self.path)
+        finally:
+            os.close(self._handle)
+            self._handle = None
 
     def _is(self, handle: int) -> bool:
         """Whether an open file is the one that stands under the path."""

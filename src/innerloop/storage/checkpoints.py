@@ -95,7 +95,11 @@ class Checkpoints:
                     f"another training saves its checkpoints in {self.folder}{_holder(self.folder / _LOCK)}: wait "
                     "for it, or choose another folder"
                 )
-            files.remove_leftovers(self.folder)
+            try:
+                files.remove_leftovers(self.folder)
+            except BaseException:
+                self._lock.release()
+                raise
         self._entered += 1
         return self
 
