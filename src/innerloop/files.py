@@ -268,7 +268,8 @@ class Lock:
             if os.name != "nt" and self._is(self._handle):  # an open file cannot be removed there
                 remove_file(self.path)
         finally:
-            os.close(self._handle)
+            with contextlib.suppress(OSError):
+                os.close(self._handle)
             self._handle = None
 
     def _is(self, handle: int) -> bool:

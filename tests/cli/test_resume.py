@@ -161,3 +161,34 @@ def test_replace_gives_an_interrupted_training_up(tmp_path, whole, monkeypatch):
     interrupted(folder, monkeypatch, "--seed", "3")
     assert run([*TRAIN, "--steps", "60", "--replace", "--out", str(folder), "--quiet"]) == 0
     same(folder, whole)
+
+
+def test_an_inner_loop_that_diverges_is_not_left_without_a_word(tmp_path, capsys):
+    words = [
+        "--inner-lr",
+        "3",
+        "--inner-steps",
+        "5",
+        "--steps",
+        "3",
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+    ]
+    assert run(["train", "sinusoid", "--n-support", "5", "--algorithm", "fomaml", *words]) == 0
+    out, err = capsys.readouterr()
+    assert "warning: adaptation makes predictions worse: error over variance" in err
+    assert any("lower the inner step size (--inner-lr)" in remark for remark in json.loads(out)["remarks"])
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert "the inner loop diverges" in stored["warning"]
+
+
+def test_what_an_update_needs_is_said_before(tmp_path, capsys):
+    assert run([*TRAIN, "--steps", "1", "--out", str(tmp_path / "run")]) == 0
+    err = capsys.readouterr().err
+    assert "memory: about" in err
+    assert err.index("memory: about") < err.index("gear:")
+
+
+def test_a_model_that_adapts_well_gets_no_warning(whole):
+    assert "warning" not in json.loads((whole / "config.json").read_text())["settings"]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -19,14 +18,11 @@ from innerloop import files
 from innerloop.errors import DivergedError, ModelFileError, ResourceError, UsageError
 from innerloop.outer.training import Gear
 from innerloop.storage import checkpoints as module
-from innerloop.tasks.episodes import Batch, Episode
 from innerloop.tasks.sources import FunctionSource, SupportSize, Targets
 from toolkit.cases import CASES, IDS
 from toolkit.compiler import compiles
-
-
-class Killed(BaseException):
-    """The process ends: nothing after it runs."""
+from toolkit.drawn import SOURCES, drawn_regression
+from toolkit.faults import Faulty, Killed
 
 
 def killing(step):
@@ -44,28 +40,6 @@ def equal(one, other):
 
 def same_log(one, other):
     assert [list(map(repr, entry.items())) for entry in one] == [list(map(repr, e.items())) for e in other]
-
-
-def drawn_regression(count, generator):
-    x = torch.randn(count, 12, 2, generator=generator)
-    slope = torch.randn(count, 1, 2, generator=generator)
-    y = (x * slope).sum(-1, keepdim=True)
-    return Episode(Batch(x[:, :5], y[:, :5]), Batch(x[:, 5:], y[:, 5:]))
-
-
-def drawn_classes(count, generator):
-    y = torch.arange(3).repeat(4).expand(count, 12).contiguous()
-    center = torch.randn(count, 3, 4, generator=generator)
-    x = center.gather(1, y[..., None].expand(-1, -1, 4)) + torch.randn(count, 12, 4, generator=generator)
-    return Episode(Batch(x[:, :6], y[:, :6]), Batch(x[:, 6:], y[:, 6:]))
-
-
-SOURCES = {
-    "regression": FunctionSource(drawn_regression, Targets("regression", 1), SupportSize(5, 5), episodes=20),
-    "classification": FunctionSource(
-        drawn_classes, Targets("classification", 3), SupportSize(6, 6), episodes=20
-    ),
-}
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -253,29 +227,6 @@ def test_two_processes_cannot_train_into_one_folder(tmp_path):
         child.communicate()
     # the system has let go of it
     assert len(quick(tmp_path).log) == 6
-
-
-CHANGES = {"open", "write", "fsync", "rename", "replace", "unlink", "mkdir", "makedirs", "rmdir", "ftruncate"}
-
-
-class Faulty:
-    """The module `os`, whose change number `at` fails; after a kill all later ones do, too."""
-
-    def __init__(self, at, error):
-        self.at, self.error, self.calls = at, error, 0
-
-    def __getattr__(self, name):
-        real = getattr(os, name)
-        if name not in CHANGES:
-            return real
-
-        def call(*arguments, **keywords):
-            self.calls += 1
-            if self.calls == self.at or (self.calls > self.at and isinstance(self.error, Killed)):
-                raise self.error
-            return real(*arguments, **keywords)
-
-        return call
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Killed()], ids=["full", "kill"])

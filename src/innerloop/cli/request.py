@@ -119,6 +119,8 @@ class Request(Options):
         from ..outer.training import meta_train
 
         learner, total = self.learner(tasks), self.training.steps or 0
+        if total and not learner.fits_directly:
+            notes(self.memory(learner, tasks))
         with (
             notes.progress(f"{self.method} on {tasks.name}{what}", total) as progress,
             warnings.catch_warnings(),
@@ -141,6 +143,21 @@ class Request(Options):
         for remark in run.remarks:
             notes(f"note: {remark}")
         return run
+
+    def memory(self, learner: Learner, tasks: Tasks) -> str:
+        """What a meta-update is going to need, in words."""
+        from ..engine.devices import resolve_device
+        from ..outer.memory import in_words, needed_bytes
+        from ..tasks.episodes import select
+        from ..tasks.support import stream
+
+        asked = self.training
+        resolve_device(asked.device)  # what there is not is refused
+        count = asked.meta_batch_size or 1
+        episode = select(self.source(tasks).sample(count, stream(asked.seed, 0, 0)), slice(0, 1))
+        needed = needed_bytes(learner, learner.init(), episode)
+        together = in_words(needed * count)
+        return f"memory: about {in_words(needed)} a task, {together} for all {count} of a meta-update at once"
 
     def require_sense(self) -> None:
         """Refuse what can be refused before any data is read."""

@@ -235,6 +235,8 @@ class _Trained:
             self.save(scores, calibration, None, replace=replace)
             every += _other_folds(request, folds, notes, self.begun)
         total = over_folds(every) if folds else scores
+        if total.worsened:
+            notes(f"warning: {total.worsened}")
         page = pages.draw(lambda: self.page(total), notes)
         self.save(scores, calibration, page, replace=replace or bool(folds))
         means = [each.metric(scores.metrics[0])[0] for each in every]
@@ -243,7 +245,7 @@ class _Trained:
             emit(
                 "train", request.training.seed, notes, request.settings(), out=str(self.directory),
                 scores=total.scores(request.method), best_step=self.run.best_step,
-                training_seconds=round(self.run.seconds, 3), remarks=list(self.tasks.notes), report=report,
+                training_seconds=round(self.run.seconds, 3), remarks=self.remarks(total), report=report,
                 folds=means, calibration_tasks=calibration.n_tasks,
             )  # fmt: skip
             return
@@ -253,6 +255,10 @@ class _Trained:
         if report:
             say(f"page: {report}")
 
+    def remarks(self, scores: Evaluation) -> list[str]:
+        """What has to be said beside scores."""
+        return [*self.tasks.notes, *([scores.worsened] if scores.worsened else [])]
+
     def save(
         self, scores: Evaluation, calibration: Calibration, page: bytes | None, *, replace: bool
     ) -> None:
@@ -260,7 +266,7 @@ class _Trained:
         from ..storage import save
 
         settings = self.request.settings() | {"at_once": self.run.at_once, "placed": str(self.run.placed)}
-        settings |= {"report_rows": self.begun.output.report_rows}
+        settings |= {"report_rows": self.begun.output.report_rows, "warning": scores.worsened or None}
         save(
             self.directory,
             self.run.model,
@@ -313,7 +319,7 @@ class _Trained:
                 settings=settings,
                 versions=versions(),
                 command=command_line("train", asked, request.tasks),
-                notes=self.tasks.notes,
+                notes=self.remarks(scores),
                 folds=request.data.folds or 1,
                 # rows of built-in data are nobody's secret
                 shows_rows=self.begun.output.report_rows or not Path(request.tasks).exists(),

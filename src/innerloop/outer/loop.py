@@ -19,7 +19,7 @@ from ..models.network import Params, reference
 from ..models.precision import products
 from ..tasks.episodes import Episode, select
 from .logs import Entry
-from .memory import tasks_at_once
+from .memory import ran_out, tasks_at_once
 from .optimizers import Optimizer
 from .prefetch import Block
 from .schedules import Schedule
@@ -213,7 +213,9 @@ class OuterLoop:
             try:
                 assert self.update is not None
                 return self.update(self.state, numbers, episode, key, phase)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
                 full = str(error)
             # outside of the handler, whose traceback keeps what was computed
             self._halve(episode.n_tasks, int(numbers[0]) + 1, full)
@@ -222,10 +224,7 @@ class OuterLoop:
         """Half as many tasks at once; said once, however often it happens."""
         before = min(self.chunk or tasks, tasks)
         if before == 1:
-            raise ResourceError(
-                f"the device has no memory for one task (update {step}): take fewer inner steps or query rows, "
-                f"metagrad='checkpointed', or device='cpu'. It said: {full.splitlines()[0]}"
-            )
+            raise _no_memory(step, full)
         self.at_once = before // 2
         said = "memory ran out (update "
         self.remarks[:] = [remark for remark in self.remarks if not remark.startswith(said)]
@@ -242,7 +241,12 @@ class OuterLoop:
         if self.gear.name == "loop":
             self.at_once = 1
         elif self.at_once == UNPLANNED:
-            self.at_once = tasks_at_once(self.learner, self.state.meta, episode, self.memory)
+            try:
+                self.at_once = tasks_at_once(self.learner, self.state.meta, episode, self.memory)
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
+                raise _no_memory(self.made + 1, str(error)) from None
         return self._made()
 
     def _made(self) -> Fast[tuple[Outer, Metrics]]:
@@ -255,6 +259,15 @@ class OuterLoop:
         if self.failed >= _PATIENCE_NONFINITE:
             raise DivergedError(
                 f"the meta-gradient was not finite for {self.failed} steps in a row, up to step "
-                f"{step + 1}: lower inner_lr or meta_lr, or limit the inner gradients (--inner-clip 1; "
-                "in Python clip=1.0 of the algorithm)"
+                f"{step + 1}, and the meta-parameters are those before them: lower inner_lr or meta_lr, take fewer "
+                "inner steps, or limit the inner gradients (--inner-clip 1; in Python clip=1.0 of the algorithm)"
             )
+
+
+def _no_memory(step: int, full: str) -> ResourceError:
+    """What to do where not even one task fits."""
+    first = (full.splitlines() or ["out of memory"])[0]
+    return ResourceError(
+        f"the device has no memory for one task (update {step}): take fewer inner steps or query rows, "
+        f"metagrad='checkpointed', an algorithm of first order (fomaml), or device='cpu'. It said: {first}"
+    )
