@@ -151,7 +151,7 @@ def test_other_data_are_refused(tmp_path, monkeypatch, capsys):
 def test_resume_begins_where_there_is_nothing_if_tasks_are_given(tmp_path, whole, capsys):
     folder = tmp_path / "run"
     assert run(["train", "--resume", str(folder)]) == 2
-    assert "there is no training to go on with: give the tasks too" in capsys.readouterr().err
+    assert "there is no such folder: give the tasks too" in capsys.readouterr().err
     assert run([*TRAIN, "--steps", "60", "--resume", str(folder), "--quiet"]) == 0
     same(folder, whole)
 

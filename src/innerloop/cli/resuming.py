@@ -72,9 +72,8 @@ def resumed(
         return None
     if stored is None:
         if not asked.tasks:
-            raise UsageError(
-                f"--resume {directory}: there is no training to go on with: give the tasks too, to begin one"
-            )
+            what = "no training to go on with" if directory.exists() else "no such folder"
+            raise UsageError(f"--resume {directory}: there is {what}: give the tasks too, to begin one")
         notes(f"note: {directory}: there is no training to go on with, so it begins")
         return asked, output
     before, data, old = Request.stored(stored["settings"]), stored["data"], Output.of(stored["output"])

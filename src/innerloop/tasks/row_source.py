@@ -146,9 +146,8 @@ class RowSource:
         """`count` tasks for each generator, different ones as long as there are enough."""
         if count > self.n_tasks:
             return streams.repeated(count).integers(0, self.n_tasks - 1)
-        sizes = (np.full(len(streams.owner), number) for number in (self.n_tasks, count))
-        chosen: Indices = without_replacement(*sizes, streams).ravel()
-        return chosen
+        every, wanted = (np.full(len(streams.owner), number) for number in (self.n_tasks, count))
+        return without_replacement(every, wanted, streams).ravel()
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """See `Source.fixed`: `draws` supports of each task, all its other rows are query."""
