@@ -140,12 +140,19 @@ def test_other_data_are_refused(tmp_path, monkeypatch, capsys):
     table = tmp_path / "t.csv"
     rows = [f"{task},{x},{task * x}" for task in range(12) for x in range(8)]
     table.write_text("\n".join(["task,x,y", *rows]))
+    monkeypatch.chdir(tmp_path)
     words = ["train", str(table), "--task", "task", "--target", "y", "--algorithm", "maml", "--gear", "eager"]
     monkeypatch.setattr(f"{__name__}.TRAIN", words)
     interrupted(tmp_path / "run", monkeypatch)
     table.write_text("\n".join(["task,x,y", *rows[:-1], "11,7,1000"]))
     assert run(["train", "--resume", str(tmp_path / "run")]) == 2
     assert f"the content of {table} is another one" in capsys.readouterr().err
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert f"name them (innerloop train {table} --resume {tmp_path / 'run'})" in capsys.readouterr().err
+    assert run(["train", str(table), "--resume", str(tmp_path / "run")]) == 2
+    assert "is another one" in capsys.readouterr().err
 
 
 def test_resume_begins_where_there_is_nothing_if_tasks_are_given(tmp_path, whole, capsys):

@@ -78,11 +78,22 @@ def resumed(
         return asked, output
     before, data, old = Request.stored(stored["settings"]), stored["data"], Output.of(stored["output"])
     request = _merged(before, asked)
+    if not asked.tasks:
+        _require_below(directory, Path(request.tasks))
     request.require_sense()
     notes(f"note: the training into {directory} goes on; its data are read from {request.tasks}")
     _require_same(checkpoints, request, before, data, notes)
     together = {key: value or output.settings()[key] for key, value in old.settings().items()}
     return request, replace(Output.of(together), goes_on=True)
+
+
+def _require_below(directory: Path, tasks: Path) -> None:
+    """Refuse to open data that only the checkpoints name, unless they lie below the working folder."""
+    if tasks.exists() and not tasks.resolve().is_relative_to(Path.cwd()):
+        raise UsageError(
+            f"the training into {directory} has its data in {tasks}; such data are read unasked only below the working "
+            f"folder: name them (innerloop train {tasks} --resume {directory})"
+        )
 
 
 def require_none(directory: Path, checkpoints: Checkpoints, *, discard: bool) -> None:

@@ -252,7 +252,7 @@ def verified(folder: Path) -> list[Verified]:
         _require_model_directory(folder, here)
         paths = {path.name: path for path in here.iterdir()}
         data = _read_entry(folder, here / MANIFEST, limit=_MANIFEST_LIMIT)
-        entries, _ = _manifest(data, folder / MANIFEST)
+        entries, _ = _manifest(data, folder / MANIFEST, MODEL)
         found = []
         for name in sorted({*paths, *entries} - {MANIFEST}):
             fault = ""

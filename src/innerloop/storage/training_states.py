@@ -15,7 +15,8 @@ from ..outer.logs import Entry
 from ..outer.state import TrainingState
 from .manifest import Sealed
 from .plain_json import JsonObject, parse_json, to_json, without_nan
-from .validation import blaming, require
+from .plain_types import require
+from .validation import blaming
 
 __all__ = ["STATE_FILES", "log_lines", "packed", "unpacked"]
 
