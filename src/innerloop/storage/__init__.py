@@ -1,7 +1,8 @@
 """Model directories: weights, settings and a manifest, written and read without running code from them."""
 
+from .checkpoints import Checkpoints
 from .load import load
 from .save import save
 from .stored import Stored, describe
 
-__all__ = ["Stored", "describe", "load", "save"]
+__all__ = ["Checkpoints", "Stored", "describe", "load", "save"]
