@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ..evaluation.mixed_model import MixedSummary
     from ..evaluation.scores import Evaluation
     from ..inner.learner import Model
+    from ..outer.ranks import Ranks, Shards
     from ..outer.training import Run
     from ..report import Page
     from ..tasks.splits import Tasks
@@ -86,12 +88,15 @@ def train(
       innerloop train letters.csv --target label --n-way 5 --n-shot 1
       innerloop train sinusoid --n-support 5 --algorithm fomaml
       innerloop train schools.csv --config schools.toml
+      torchrun --nproc-per-node 4 -m innerloop train schools.csv --task school --target exam
     """
+    from ..outer.ranks import the_ranks
     from ..storage.manifest import refuse_occupied
 
-    notes = Notes(quiet=quiet)
     asked = Request(tasks=tasks, data=data, algorithm=algorithm, training=training)
     asked.require_sense()
+    ranks = the_ranks()
+    notes = Notes(quiet=quiet or ranks.rank > 0)
     asked = asked.fold(1)
     read = asked.read()
     directory = out or Path("runs") / f"{read.name}-{asked.method}"
@@ -102,15 +107,15 @@ def train(
     request = decided(asked, read, notes)
     if request.method != AUTO:
         request.complete(read).learner(read)  # what has no meaning is refused before a log is begun
-    with log_callbacks(directory, tensorboard, notes) as loggers:
+    logged = nullcontext(()) if ranks.rank else log_callbacks(directory, tensorboard, notes)
+    with logged as loggers:
         run, choice = trained(request, read, notes, callbacks=loggers)
-    if choice is not None and not json:
+    if choice is not None and not json and not ranks.rank:
         say(table(choice))
     before = None if choice is None else choice.before
     told = _told(request, read, choice)
-    _Trained(told, read, run, directory, report_rows, keep_ids, before).score(
-        notes, replace=replace, json=json
-    )
+    made = _Trained(told, read, run, directory, report_rows, keep_ids, before)
+    made.score(notes, replace=replace, json=json, ranks=ranks)
 
 
 def _told(request: Request, tasks: Tasks, choice: Choice | None) -> Request:
@@ -130,20 +135,25 @@ class _Trained:
     keep_ids: bool = False
     before: Model | None = None
 
-    def score(self, notes: Notes, *, replace: bool, json: bool) -> None:
-        """Score on meta-test, write the directory, print."""
+    def score(self, notes: Notes, *, replace: bool, json: bool, ranks: Ranks) -> None:
+        """Score on meta-test, on every rank; write the directory and print, on the first one."""
         from ..evaluation.calibrating import calibrate
         from ..evaluation.scores import evaluate, over_folds
+        from ..outer.ranks import SHARDS, Shards, launched
 
         request, folds = self.request, self.request.data.folds
         # a model that was fitted with the meta-validation tasks would be surer of them than of new ones
         calibration = calibrate(self.before or self.run.model, self.tasks.valid)
-        scores = evaluate(self.run.model, self.tasks.test, calibration=calibration)
+        shards = Shards(SHARDS, ranks) if launched() else None
+        scores = evaluate(self.run.model, self.tasks.test, calibration=calibration, shards=shards)
         every = [scores]
         if folds:
             # whatever happens to the other folds, this model is there
-            self.save(scores, calibration, None, replace=replace)
-            every += _other_folds(request, folds, notes)
+            if not ranks.rank:
+                self.save(scores, calibration, None, replace=replace)
+            every += _other_folds(request, folds, notes, shards)
+        if ranks.rank:
+            return
         total = over_folds(every) if folds else scores
         page = pages.draw(lambda: self.page(total), notes)
         self.save(scores, calibration, page, replace=replace or bool(folds))
@@ -248,7 +258,7 @@ class _Trained:
         say(f"{label} after adaptation: {cell(scores.metric(headline), headline)}")
 
 
-def _other_folds(request: Request, folds: int, notes: Notes) -> Iterator[Evaluation]:
+def _other_folds(request: Request, folds: int, notes: Notes, shards: Shards | None) -> Iterator[Evaluation]:
     """The same training with the tasks divided in every other way; each on its own meta-test tasks."""
     from ..evaluation.calibrating import calibrate
     from ..evaluation.scores import evaluate
@@ -257,7 +267,7 @@ def _other_folds(request: Request, folds: int, notes: Notes) -> Iterator[Evaluat
         tasks = request.fold(number).read()
         run, choice = trained(request, tasks, notes, what=f", fold {number}")
         judged = choice.before if choice is not None else run.model
-        scores = evaluate(run.model, tasks.test, calibration=calibrate(judged, tasks.valid))
+        scores = evaluate(run.model, tasks.test, calibration=calibrate(judged, tasks.valid), shards=shards)
         # episodes of classes have no names of their own
         ids = scores.ids if tasks.test.n_tasks else tuple(f"fold {number}, {name}" for name in scores.ids)
         yield replace(scores, ids=ids)

@@ -28,6 +28,7 @@ from .memory import bytes_of
 from .optimizers import Optimizer, adam, torch_optimizer
 from .placement import update_work
 from .prefetch import EPISODES, blocks_of
+from .ranks import shared
 from .schedules import SCHEDULES, Schedule
 from .state import TrainingState
 from .update import Outer
@@ -126,6 +127,7 @@ def meta_train(
     meta: Params | None = None,
     state: TrainingState | None = None,
     callbacks: Sequence[Callback] = (),
+    shards: int | None = None,
     engine: str | Gear | None = None,
 ) -> Run:
     """Meta-train a learner on a task source.
@@ -164,12 +166,14 @@ def meta_train(
             training of `steps` updates, to the bit; the best validation of that run is not known any more.
         callbacks: called with the log entry of every step, of short steps several times in a row; an `Every` sees the
             state too. One that raises `StopIteration` ends the training, and the best parameters are returned.
+        shards: parts of a meta-batch that the processes of `torchrun` share, 8 there unless given; any number of them
+            makes the same updates, to the bit. 0: each process trains by itself. Callbacks are called on rank 0.
         engine: the gear, by the name that this argument had before.
 
     Raises:
         UsageError: an argument has no meaning.
         DivergedError: no finite meta-gradient for 20 steps in a row, or no finite loss on `valid` at all.
-        ResourceError: the device has no memory for a single task.
+        ResourceError: the device has no memory for a single task, or another process of `torchrun` is gone.
 
     Example:
         >>> import innerloop as il
@@ -186,6 +190,7 @@ def meta_train(
     began = time.perf_counter()
     moving = _optimizer(optimizer, meta_lr)
     rates = _schedule(schedule, meta_lr, steps)
+    parts = shared(shards, meta_batch_size)
     # a direct solution is small work
     choice = resolve_device(device)
     meta = to(learner.init() if meta is None else meta, choice.device)
@@ -214,6 +219,7 @@ def meta_train(
             clip=clip,
             gear=gear,
             memory=most,
+            shards=parts,
         )
         # tasks without end are scored on many episodes each time, which training must not wait for
         endless = valid is not None and valid.n_tasks is None
@@ -344,11 +350,22 @@ class _Descent:
         rounded = loop.gear.name not in ("eager", "loop")
         looking = [one.steps for one in self.callbacks if isinstance(one, Every)]
         cut = math.gcd(*looking, *([self.every] if self.valid is not None else [])) or max(steps, 1)
+        own = None if loop.shards is None else loop.shards.own(meta_batch_size)
         blocks = blocks_of(
-            source, meta_batch_size, seed, steps, cut, device, loop.dtype, rounded=rounded, start=loop.made
+            source,
+            meta_batch_size,
+            seed,
+            steps,
+            cut,
+            device,
+            loop.dtype,
+            rounded=rounded,
+            start=loop.made,
+            own=own,
         )
         for entry in (entry for block in blocks for entry in loop.take(block)):
-            if self._ends(entry, steps):
+            ends = self._ends(entry, steps)
+            if ends if loop.shards is None else loop.shards.ranks.any(ends):
                 break
         validated = [entry["valid_loss"] for entry in self.log if "valid_loss" in entry]
         lost = self.log and all(math.isnan(entry["loss"]) for entry in self.log)
@@ -365,8 +382,9 @@ class _Descent:
         if self.valid is not None and (step % self.every == 0 or step == steps):
             self._validate(entry, self.valid)
         self.log.append(entry)
+        shards = self.loop.shards
         try:
-            for callback in self.callbacks:
+            for callback in self.callbacks if shards is None or shards.ranks.rank == 0 else ():
                 self._call(callback, step, entry)
         except StopIteration as error:
             why = f": {error}" if str(error) else ""
@@ -388,7 +406,8 @@ class _Descent:
     def _validate(self, entry: Entry, valid: Source) -> None:
         meta = self.loop.meta
         with products_in("float32"):
-            entry["valid_loss"] = mean_loss(Model(self.loop.learner, meta), valid, seed=VALIDATION_SEED)
+            model = Model(self.loop.learner, meta)
+            entry["valid_loss"] = mean_loss(model, valid, seed=VALIDATION_SEED, shards=self.loop.shards)
         if entry["valid_loss"] < self.best_loss:
             self.best, self.best_step, self.best_loss, self.worse = (
                 meta,
