@@ -309,7 +309,8 @@ def _read(own: Tensor, count: int, generators: Sequence[torch.Generator]) -> Ind
     """Which of `count` tasks of each generator are read: positions among all of them."""
     if len(own) == count:
         return slice(None)
-    return (np.arange(len(generators))[:, None] * count + own.numpy()).ravel()
+    positions: Indices = (np.arange(len(generators))[:, None] * count + own.numpy()).ravel()
+    return positions
 
 
 def _batch(x: Tensor, y: Tensor, counts: Indices, *, width: int, padded: bool) -> Batch:

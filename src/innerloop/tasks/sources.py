@@ -180,7 +180,7 @@ class ClassSource:
         else:
             support = self._rows(self.index, classes, shots, streams)
             query = self._rows(self.query_index, classes, self.n_query, streams)
-        sides = (rows.unflatten(0, (-1, count))[:, read].flatten(0, 1) for rows in (support, query))
+        sides = (rows.reshape(-1, count, *rows.shape[1:])[:, read].flatten(0, 1) for rows in (support, query))
         return Episode(*map(self._batch, sides))
 
     def _rows(self, index: np.ndarray, classes: np.ndarray, count: int, streams: Streams) -> Tensor:
