@@ -23,12 +23,14 @@ def alone():
     return {name: fingerprint(name) for name in TRAININGS}
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_any_number_of_ranks_makes_the_same_updates_to_the_bit(alone, count):
-    with launch(count, ranked.__file__, *TRAININGS) as ranks:
+@pytest.mark.parametrize(
+    ("count", "names"), [(2, tuple(TRAININGS)), (4, ("maml", "shards of two sizes", "tasks left out"))]
+)
+def test_any_number_of_ranks_makes_the_same_updates_to_the_bit(alone, count, names):
+    with launch(count, ranked.__file__, *names) as ranks:
         printed, complaints, codes = said(ranks)
     assert codes == [0] * count, complaints
-    assert json.loads(printed[0]) == alone
+    assert json.loads(printed[0]) == {name: alone[name] for name in names}
     assert not any(printed[1:])
 
 

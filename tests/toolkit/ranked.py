@@ -113,9 +113,9 @@ def launch(count, *command):
         yield ranks
 
 
-def said(ranks, timeout=110):
+def said(ranks):
     """What each printed and complained of, once all have ended, and their exit codes."""
-    texts = [rank.communicate(timeout=timeout) for rank in ranks]
+    texts = [rank.communicate() for rank in ranks]
     return *zip(*texts, strict=True), [rank.returncode for rank in ranks]
 
 
