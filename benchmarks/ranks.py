@@ -40,7 +40,7 @@ def worker(updates: int, shards: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tasks, times = images(), []
-    learner = il.maml(il.models.conv4(5), loss="cross_entropy", inner_steps=1)
+    learner = il.maml(il.models.conv4(1, 5), loss="cross_entropy", inner_steps=1)
     run = il.meta_train(
         learner, tasks.train, steps=updates + WARM, meta_batch_size=32, device="cpu", gear="compiled", shards=shards,
         callbacks=[lambda entry: times.append(time.perf_counter())],
