@@ -13,7 +13,7 @@ from innerloop.outer.prefetch import blocks_of
 from innerloop.outer.ranks import Ranks, Shards, shared
 from innerloop.tasks.episodes import select, tensors
 from toolkit import ranked
-from toolkit.ranked import TRAININGS, fingerprint, frame_of_all_sizes, launch, said, tasks_of_all_sizes
+from toolkit.ranked import TRAININGS, fingerprint, frame_of_all_sizes, kept, launch, said, tasks_of_all_sizes
 
 CPU = torch.device("cpu")
 
@@ -123,6 +123,17 @@ def test_a_rank_that_is_killed_ends_all(asked, tmp_path):
     assert complaint.count("\n") == 1
     assert "another process of this training has ended" in complaint
     assert not (tmp_path / "run").exists()
+
+
+def test_a_training_on_two_ranks_goes_on_in_one_process_to_the_same_bits(tmp_path):
+    with launch(2, ranked.__file__, "kept", str(tmp_path)) as ranks:
+        _, complaints, codes = said(ranks)
+    assert codes[0] == 3, complaints
+    assert il.Checkpoints(tmp_path).steps == [2, 4]
+    whole, resumed = kept(None), kept(tmp_path)
+    assert resumed.log == whole.log
+    for name, value in whole.state.meta.items():
+        assert torch.equal(resumed.state.meta[name], value)
 
 
 def test_what_all_ranks_refuse_is_said_once(tmp_path):

@@ -19,7 +19,7 @@ import innerloop as il
 from innerloop import algorithms as a
 from innerloop.outer.ranks import Shards, rank_of, the_ranks
 
-__all__ = ["TRAININGS", "fingerprint", "frame_of_all_sizes", "launch", "said", "tasks_of_all_sizes"]
+__all__ = ["TRAININGS", "fingerprint", "frame_of_all_sizes", "kept", "launch", "said", "tasks_of_all_sizes"]
 
 
 class Training(NamedTuple):
@@ -119,6 +119,21 @@ def said(ranks):
     return *zip(*texts, strict=True), [rank.returncode for rank in ranks]
 
 
+def kept(folder, end=None):
+    """A training that saves checkpoints and goes on from them; after `end` updates the process dies."""
+
+    def die(state, entry):
+        if state.step == end:
+            os._exit(3)
+
+    tasks = tasks_of_all_sizes()
+    return il.meta_train(
+        TRAININGS["maml"].make(), tasks.train, valid=tasks.valid, steps=8, meta_batch_size=12, validate_every=2,
+        gear="eager", device="cpu", shards=8, checkpoints=None if folder is None else il.Checkpoints(folder, every=2),
+        callbacks=[il.Every(1, die)],
+    )  # fmt: skip
+
+
 def main(names):
     """Print the fingerprints of some trainings, on rank 0."""
     torch.set_num_threads(1)
@@ -127,5 +142,8 @@ def main(names):
         print(json.dumps(found))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1] == "kept":
+    torch.set_num_threads(1)
+    kept(sys.argv[2], 5)
+elif __name__ == "__main__":
     main(sys.argv[1:])
