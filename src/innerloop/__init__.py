@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .algorithms import mixed as mixed
     from .algorithms import protonet as protonet
     from .algorithms import ridge as ridge
+    from .algorithms import two_covariance as two_covariance
     from .engine import benchmark as benchmark
     from .engine import fast as fast
     from .estimators import MetaClassifier as MetaClassifier
@@ -104,6 +105,7 @@ _HOME = {
     "schedules": "outer.schedules",
     "state_dict": "refining:state_dict",
     "tasks": "tasks",
+    "two_covariance": "algorithms:two_covariance",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -117,6 +117,17 @@ class Combination(Learner):
     def closed_form(self) -> bool:
         """Members take the steps they were trained with."""
         return True
+
+    def for_classes(self, meta: Params, count: int) -> tuple[Learner, Params]:
+        """The members, each for so many classes."""
+        members = []
+        resized = {_WEIGHTS: meta[_WEIGHTS]}
+        for number, member in enumerate(self.members):
+            learner, own = member.for_classes(self.part(meta, number), count)
+            members.append(learner)
+            resized |= {f"{number}/{name}": value for name, value in own.items()}
+        learner = replace(self, members=tuple(members), n_outputs=count, recipe=None)
+        return learner, {name: resized[name] for name in learner.init()}
 
     def weights_at(self, values: Tensor, rows: Tensor) -> Tensor:
         """Values `(S, ...)` known at `sizes`, for tasks with so many support rows `(T,)`: `(T, ...)`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -72,6 +72,17 @@ class HeadLearner(Learner):
     def fits_directly(self) -> bool:
         """Where nothing but the head is trained, and it has a direct optimisation."""
         return self.head.fits_directly and not self.network.params()
+
+    @property
+    def fits_classes(self) -> bool:
+        return self.head.fits_classes
+
+    def for_classes(self, meta: Params, count: int) -> tuple[Learner, Params]:
+        found = self.head.for_classes(meta, count)
+        if found is None:
+            return super().for_classes(meta, count)
+        head, resized = found
+        return replace(self, head=head, recipe=None), resized
 
     def fit(self, meta: Params, rows: Batch) -> Params | None:
         """The head's own direct optimisation, where nothing but the head is trained."""

@@ -134,6 +134,11 @@ class Learner(ABC):
         return ()
 
     @property
+    def fits_classes(self) -> bool:
+        """Whether `fit` asks for every row of the meta-train classes once, each class numbered."""
+        return False
+
+    @property
     def fits_on_episodes(self) -> bool:
         """Whether `fit_episodes` completes what `fit` finds."""
         return False
@@ -189,6 +194,18 @@ class Learner(ABC):
     def plain_loss(self) -> Loss | None:
         """The loss of an ordinary model with these meta-parameters; `None` where prediction needs a support set."""
         return None
+
+    def for_classes(self, meta: Params, count: int) -> tuple[Learner, Params]:
+        """The same learner for `count` classes, whose numbers mean nothing, and its meta-parameters.
+
+        Raises:
+            UsageError: its last layer has an output for each class of an episode, and no more.
+        """
+        name = (self.recipe or {}).get("algorithm", type(self).__name__)
+        raise UsageError(
+            f"{name} has an output layer of fixed width, one output for each class of an episode: for any number of "
+            "classes train two_covariance, protonet, ridge or gaussian"
+        )
 
     def with_inner_steps(self, count: int) -> Learner:
         """The same learner with another number of inner steps in training."""
