@@ -187,6 +187,7 @@ class _Trained:
             extra={REPORT: page} if page else {},
             keep_ids=self.keep_ids,
             calibration=calibration,
+            inputs=self.tasks.inputs,
             replace=replace,
         )
 
@@ -205,7 +206,7 @@ class _Trained:
     def page(self, scores: Evaluation) -> Page:
         """What was trained, as a page."""
         from ..report import Scored, scored_page
-        from ..storage.stored import versions
+        from ..storage.describing import versions
 
         request, settings = self.request, self.request.settings()
         result = ("tasks", "candidates", *(("split",) if request.data.folds else ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ..models.network import Features, Network, Params, reference
@@ -83,6 +84,19 @@ class HeadLearner(Learner):
             return super().for_classes(meta, count)
         head, resized = found
         return replace(self, head=head, recipe=None), resized
+
+    def class_means(self, meta: Params, x: Features) -> Tensor | None:
+        if not self.head.keeps_means or self.network.needs_statistics:
+            return None
+        first = x[:, :1]
+        # it takes several different rows to tell
+        if self.network.sees_other_rows(torch.cat([first, first + 1, first - 1], 1)):
+            return None
+        mean: Tensor = self.network(meta, {}, x)[0].mean(1, keepdim=True)
+        return mean
+
+    def adapt_to_means(self, meta: Params, means: Batch) -> Params:
+        return self.head.solve(meta, means.x, means)
 
     def fit(self, meta: Params, rows: Batch) -> Params | None:
         """The head's own direct optimisation, where nothing but the head is trained."""

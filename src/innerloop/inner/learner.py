@@ -207,6 +207,21 @@ class Learner(ABC):
             "classes train two_covariance, protonet, ridge or gaussian"
         )
 
+    def class_means(self, meta: Params, x: Features) -> Tensor | None:
+        """The one row `(1, 1, F)` that says all of rows `(1, n, *feature)` of a class; `None`: the rows themselves do.
+
+        With the number of rows as its weight it is what `adapt_to_means` takes.
+        """
+        return None
+
+    def adapt_to_means(self, meta: Params, means: Batch) -> Params:
+        """What `adapt` would give for rows of which `class_means` has made these.
+
+        Raises:
+            UsageError: this learner has no such rows.
+        """
+        raise UsageError(f"{type(self).__name__} adapts to rows, not to means of classes")
+
     def with_inner_steps(self, count: int) -> Learner:
         """The same learner with another number of inner steps in training."""
         return self

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +14,16 @@ from ..inner.learner import Adapted, Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
 from .calibrations import calibration_of, to_tensors
+from .describing import versions
 from .manifest import write_sealed
 from .membership import Members
 from .plain_json import JsonObject, parse_json, to_json, without_nan
 from .task_values import packed, same_length
-from .tensors import differences, equal, outline, precision
+from .tensors import differences, equal, outline
 from .validation import Config, mixed_of, outputs_of, require_config, support_of, targets_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     import numpy as np
     import pandas as pd
@@ -32,26 +31,17 @@ if TYPE_CHECKING:
     from ..evaluation.conformal import Calibration
     from ..evaluation.mixed_model import MixedSummary
     from ..tasks.tables.reading import TableLike
+    from ..tasks.class_rows import Data
+    from ..tasks.inputs import InputSchema
     from ..tasks.tables.schema import Schema
+    from .enrolled import Enrolled
     from .tables import Frame
 
-__all__ = ["MASK", "TASKS", "Stored", "describe", "versions"]
+__all__ = ["MASK", "TASKS", "Stored"]
 
 TASKS = "tasks/"  # before the names of what tasks own; parameters of modules have no slash so early
 MASK = "mask/"  # before the names of parameters that refinement may have changed
 _PERCENTILES = "support_loss_percentile"  # of the tasks in `tasks`, a setting
-_SHOWN = (
-    "kind",
-    "targets",
-    "settings",
-    "data",
-    "versions",
-    "best_step",
-    "scores",
-    "mixed",
-    "parent",
-    "tasks",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +59,8 @@ class Stored:
         mask: of a refined directory, true where a parameter was changed, by name.
         extra: files for people, by name, that `save` writes.
         calibration: what conformal intervals need; `None` where none are stored.
+        inputs: what a row is, of a model that was trained on pictures or arrays.
+        enrolled: of a directory adapted to classes by their names, these.
     """
 
     model: Model
@@ -81,6 +73,8 @@ class Stored:
     mask: Params = field(repr=False, default_factory=dict)
     extra: Mapping[str, bytes] = field(repr=False, default_factory=dict)
     calibration: Calibration | None = field(repr=False, default=None)
+    inputs: InputSchema | None = field(repr=False, default=None)
+    enrolled: Enrolled | None = field(repr=False, default=None)
 
     @property
     def kind(self) -> str:
@@ -152,7 +146,9 @@ class Stored:
         Raises:
             UsageError: the model was not trained on a table with a task column.
         """
-        if self.schema is None or (self.schema.task is None and self.kind != "refined"):
+        from .classes import has_classes
+
+        if self.schema is None or (self.schema.task is None and self.kind != "refined" and not has_classes(self)):
             raise UsageError(
                 f"{self.path} was not trained on a table with a task column: "
                 "use innerloop.load(...).model.adapt(x, y) from Python"
@@ -184,6 +180,72 @@ class Stored:
             ]
         frame.attrs["notes"] = tuple(notes)
         return frame
+
+    def adapt_files(self, data: Data, *, add: bool = False, skip_bad: bool = False) -> Stored:
+        """Adapt to classes by their names: pictures in a folder for each, or arrays with labels.
+
+        Arguments:
+            data: of pictures a folder with a folder for each class, which holds one picture or more. Of arrays an
+                `.npz` file or a dict with `x` and `label`. Of a table of classes its path or a frame.
+            add: to an adapted model, add these classes, and rows to those of the same name.
+            skip_bad: leave files out that cannot be used; `innerloop` counts them.
+
+        Returns:
+            A model of kind `adapted`; `predict_files` predicts by it, `save` writes it. Of each class it holds a mean
+            and the number of rows, where the learner needs no more, else the rows.
+
+        Raises:
+            DataError: there are fewer than two classes, or a file cannot be used.
+            UsageError: the model was not trained on classes, is adapted already, or has outputs for fewer classes.
+
+        Example:
+            >>> import numpy as np, innerloop as il
+            >>> from innerloop.storage.save import unsaved
+            >>> tasks = il.tasks.open({"x": np.eye(24, 4) + 1.0, "label": np.repeat(np.arange(12), 2)})
+            >>> learner = il.two_covariance(4, 2)
+            >>> run = unsaved(il.Model(learner, learner.init()), inputs=tasks.inputs, targets=tasks.targets)
+            >>> adapted = run.adapt_files({"x": np.eye(4)[:3], "label": ["cup", "plate", "fork"]})
+            >>> adapted.predict_files({"x": np.eye(4)[:3]}).prediction.tolist()
+            ['cup', 'plate', 'fork']
+            >>> adapted.forgetting_classes(["plate"]).enrolled.classes
+            ('cup', 'fork')
+        """
+        from ..tasks.class_rows import class_rows
+        from .classes import adapt_classes, class_schema
+
+        return adapt_classes(self, class_rows(data, class_schema(self), skip_bad=skip_bad), add=add)
+
+    def predict_files(self, data: Data, *, skip_bad: bool = False) -> pd.DataFrame:
+        """The class of pictures or rows of arrays, by name; what `innerloop predict` does with them.
+
+        Arguments:
+            data: as of `adapt_files`; pictures may also lie loose in a folder, or be named one by one. A model that
+                is not adapted takes those with a class for support and predicts the others.
+            skip_bad: leave files out that cannot be used.
+
+        Returns:
+            A row for each that was predicted: `file` (of arrays `row`, from 1), `prediction` and
+            `probability_<class>` for each class.
+
+        Raises:
+            DataError: nothing is there to predict, or a file cannot be used.
+            UsageError: the model was not trained on classes, or has outputs for fewer.
+        """
+        from ..tasks.class_rows import class_rows
+        from .classes import class_schema, of_files, predict_classes
+
+        rows = class_rows(data, class_schema(self), skip_bad=skip_bad)
+        return of_files(self, rows, predict_classes(self, rows)[0])
+
+    def forgetting_classes(self, names: Collection[str]) -> Stored:
+        """The model without some of the classes it was adapted to, as if they had never been enrolled.
+
+        Raises:
+            UsageError: there is no such class, or fewer than two would be left.
+        """
+        from .classes import forget_classes
+
+        return forget_classes(self, names)
 
     def labelled(self, frame: pd.DataFrame) -> np.ndarray:
         """Which rows of such a table have a target."""
@@ -235,6 +297,7 @@ class Stored:
             3        True       True
         """
         from ..tasks.tables.reading import as_frame
+        from .classes import has_classes, predict_class_frame
         from .interval_columns import intervals_of
         from .tables import (
             TableTasks,
@@ -245,6 +308,8 @@ class Stored:
             with_columns,
         )
 
+        if has_classes(self):
+            return predict_class_frame(self, frame, inner_steps=inner_steps, interval=interval)
         schema = self.table_schema()
         table = as_frame(frame, reading=schema.reading)
         intervals = None
@@ -296,8 +361,13 @@ class Stored:
             [2, 2, 2, 2]
         """
         from ..tasks.tables.reading import as_frame
+        from .classes import has_classes
         from .tables import adapt_rows, require_inner_steps
 
+        if has_classes(self):
+            if inner_steps is not None:
+                raise UsageError(f"inner_steps={inner_steps}: classes are adapted to as in training: leave it out")
+            return self.adapt_files(frame)
         if self.kind == "adapted":
             raise UsageError(f"{self.path} is adapted already: give the run it was adapted from")
         schema = self.table_schema()
@@ -453,7 +523,7 @@ class Stored:
         import safetensors.torch
 
         tensors = {**self.model.meta, **{f"{MASK}{name}": value for name, value in self.mask.items()}}
-        tensors |= to_tensors(self.calibration)
+        tensors |= to_tensors(self.calibration) | (self.enrolled.tensors() if self.enrolled else {})
         _require_finite(tensors)
         config = {**self.config, "settings": {**(settings or {}), **self.config["settings"]}}
         text = to_json(config, indent=1)
@@ -474,58 +544,6 @@ class Stored:
         }
         write_sealed(Path(directory), {**content, **self.extra}, replace=replace)
         return Path(directory)
-
-
-def describe(stored: Stored) -> JsonObject:
-    """What `innerloop inspect` prints, as plain data; what is not known is `None`.
-
-    Example:
-        >>> import tempfile, innerloop as il
-        >>> learner = il.mixed(2)
-        >>> path = il.save(Path(tempfile.mkdtemp()) / "run", Model(learner, learner.init()))
-        >>> description = describe(il.load(path))
-        >>> description["algorithm"], description["parameters"]
-        ('mixed', 13)
-    """
-    config, schema, entries = stored.config, stored.config["schema"] or {}, {**stored.config}
-    splits, support = config["splits"], config["support"]
-    targets = [column.name for column in stored.schema.target_columns] if stored.schema else []
-    return {
-        "path": str(stored.path),
-        "sha256": stored.sha256,
-        "algorithm": config["learner"]["algorithm"],
-        "algorithm_settings": config["learner"]["settings"],
-        "model": config["learner"].get("model"),
-        "parameters": sum(value.numel() for value in stored.model.meta.values()),
-        "precision": str(kind).removeprefix("torch.") if (kind := precision(stored.model.meta)) else None,
-        "task": schema.get("task"),
-        "target": targets if len(targets) > 1 else next(iter(targets), None),
-        "columns": [column["name"] for column in schema["columns"]] if schema else None,
-        "classes": schema.get("classes"),
-        "tasks_per_split": splits and {name: len(ids) for name, ids in splits.items()},
-        "support": support and {("n_shot" if support["per_class"] else "n_support"): support["rows"]},
-        "steps": stored.log[-1].get("step") if stored.log else None,
-        "calibration": stored.calibration
-        and {"tasks": stored.calibration.n_tasks, "support_rows": list(stored.calibration.sizes)},
-        **{name: entries[name] for name in _SHOWN},
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on; that of torch names its build, as `+cpu`.
-
-    Example:
-        >>> sorted(versions())
-        ['innerloop', 'numpy', 'python', 'torch']
-    """
-    # the metadata of a wheel may leave the build out
-    build = str(torch.__version__)
-    return {
-        "python": platform.python_version(),
-        "innerloop": version("innerloop"),
-        "torch": build,
-        "numpy": version("numpy"),
-    }
 
 
 def _stacks(model: Model, tasks: Mapping[str, Adapted]) -> Params:

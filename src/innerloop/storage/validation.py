@@ -31,13 +31,16 @@ from .manifest import EXTRA_FILES, MODEL_FILES, Sealed, check_version
 from .plain_json import DAMAGED, JsonObject, parse_json
 
 if TYPE_CHECKING:
+    from ..tasks.inputs import InputSchema
     from ..tasks.tables.schema import Schema
 
 __all__ = [
     "KINDS",
+    "ClassEntry",
     "Config",
     "TaskEntry",
     "blaming",
+    "inputs_of",
     "mixed_of",
     "outputs_of",
     "read_config",
@@ -54,7 +57,7 @@ __all__ = [
 KINDS = ("run", "adapted", "refined")
 
 # fields that older directories lack, and what that means
-_LATER: JsonObject = {"mixed": None, "salt": None, "alike": None}
+_LATER: JsonObject = {"mixed": None, "salt": None, "alike": None, "inputs": None, "enrolled": None}
 _RECIPE_LIMIT = 1 << 16  # a list of a million layers would be built before its tensors were missed
 _WHOLE = 1 << 53  # beyond it, integers are not exact as floats
 
@@ -65,6 +68,13 @@ class TaskEntry(TypedDict):
     id: str
     n_support: int | None
     base: bool
+
+
+class ClassEntry(TypedDict):
+    """A class that was enrolled, by its name, and the rows it was given by."""
+
+    id: str
+    n_support: int
 
 
 class Config(TypedDict):
@@ -87,6 +97,8 @@ class Config(TypedDict):
     parent: str | None
     mixed: JsonObject | None
     tasks: list[TaskEntry] | None
+    inputs: JsonObject | None
+    enrolled: list[ClassEntry] | None
     versions: dict[str, str]
 
 
@@ -155,6 +167,7 @@ def require_config(value: object) -> Config:
         _require_fields(task, hints, "a task")
     ids = [task["id"] for task in config["tasks"] or []]
     require(len(set(ids)) == len(ids), "a task stands twice")
+    _require_classes(config)
     percentile = config["settings"].get("support_loss_percentile", {})
     require(_fits(percentile, dict[str, float]), "support_loss_percentile is no table of numbers")
     support_of(config)
@@ -162,6 +175,19 @@ def require_config(value: object) -> Config:
     mixed_of(config)
     require_recipe(config["learner"])
     return config
+
+
+def _require_classes(config: Config) -> None:
+    """Different names in order, and rows of each."""
+    entries = config["enrolled"]
+    if entries is None:
+        return
+    require(config["kind"] == "adapted", "classes do not go with this kind")
+    for entry in entries:
+        _require_fields(entry, typing.get_type_hints(ClassEntry), "a class")
+    names = [entry["id"] for entry in entries]
+    require(names == sorted(set(names)), "the names of the classes do not ascend")
+    require(len(names) >= 2 and all(entry["n_support"] > 0 for entry in entries), "a class has no row")
 
 
 def _parts(recipe: object) -> Iterator[JsonObject]:
@@ -315,6 +341,13 @@ def schema_of(config: Config) -> Schema | None:
     schema = Schema.from_config(config["schema"])
     require(_fits(schema, Schema), "the schema holds a value of another type than its columns have")
     return schema
+
+
+def inputs_of(config: Config) -> InputSchema | None:
+    """What a row of pictures or arrays is."""
+    from ..tasks.inputs import InputSchema
+
+    return None if config["inputs"] is None else InputSchema.from_config(config["inputs"])
 
 
 def outputs_of(config: Config, schema: Schema | None) -> tuple[str, int] | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import DataError, UsageError
 from .array_values import as_array, feature_tensor
+from .inputs import InputSchema
 from .messages import listed
 from .sources import ClassSource
 from .splits import SHARES, SPLITS, Split, Tasks, divide
@@ -68,7 +69,8 @@ def classes(
     index = _class_index(len(features), labels, groups)
     size = _Size(n_way, SupportSize.parse(None, n_shot), n_query)
     members = _divide(index, split, seed, size)
-    return _tasks(features, index, members, size)
+    inputs = InputSchema("arrays", tuple(features.shape[1:]), 255 if features.dtype == torch.uint8 else 1)
+    return replace(_tasks(features, index, members, size), inputs=inputs)
 
 
 def class_table(

@@ -32,6 +32,7 @@ from .array_values import read_npz
 from .from_arrays import arrays, default_support
 from .functions import from_any_function
 from .images import find_images, load_images
+from .inputs import InputSchema
 from .messages import file_error, listed
 from .n_way import class_table, classes, default_way
 from .single_set import is_pair, items, single
@@ -270,6 +271,7 @@ def _open_images(data: str | Path, options: Options) -> Tasks:
         if "n_support" in options:
             raise UsageError("folders of classes give n-way episodes: give --n-shot, rows a class")
         tasks = _episodes(folder.x, folder.labels, folder.groups, **given, **_only(options, "n_way"))
+        tasks = replace(tasks, inputs=InputSchema("images", folder.x.shape[1:], 255))
         more = [] if folder.groups is None else [
             "folders are alphabet/class/image: n-way episodes, no alphabet in two splits; if a folder is "
             "a task whose classes mean the same in every folder, give --labels shared"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from .tables.cells import task_ids, where
 from .tables.deciding import Reading
 from .tables.reading import as_frame
 from .tables.schema import Schema
+
+if TYPE_CHECKING:
+    from .inputs import InputSchema
 
 __all__ = ["SHARES", "SPLITS", "Fold", "NoTest", "Split", "Tasks", "divide", "folds", "parts", "read_split"]
 
@@ -103,6 +106,7 @@ class Tasks:
         splits: names of the tasks, or classes, in each split; empty where tasks have no names.
         notes: what was dropped or decided, one sentence each, for people.
         name: what to call it.
+        inputs: what a row is, where it is a picture or a row of an array.
 
     Example:
         >>> from innerloop.tasks import sinusoid
@@ -119,6 +123,7 @@ class Tasks:
     splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     name: str = "tasks"
+    inputs: InputSchema | None = None
 
     @property
     def n_features(self) -> int:

@@ -91,7 +91,7 @@ class Head(ABC):
 
 
 def of_any_class(values: Tensor, count: int) -> Tensor:
-    """What is known of `count` classes from values `(..., C)` of classes whose numbers mean nothing: the mean, `(..., count)`."""
+    """The mean of values `(..., C)` of classes whose numbers mean nothing, for `count` classes, `(..., count)`."""
     mean = values.mean(-1, keepdim=True)
     return mean.expand(*mean.shape[:-1], count).clone()
 

@@ -86,9 +86,9 @@ class PrototypeHead(ClassHead):
 
 
 def among_present(logits: Tensor, present: Tensor) -> Tensor:
-    """The logits of classes with a support row, `present` `(T, 1, W)`; the others have a thousandth of their probability.
+    """Logits where classes without a support row, by `present` `(T, 1, W)`, have a thousandth of the probability.
 
-    Without any class all logits are 0.
+    That is of all present ones together; without any class all logits are 0.
     """
     # finite, not -inf: the gradient of a log-sum-exp over nothing but -inf is NaN
     nowhere = torch.finfo(logits.dtype).min / 4
