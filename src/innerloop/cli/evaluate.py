@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import DataError, UsageError
+from .classes import read_classes
 from .common import Notes, emit, fingerprint, stored_run
 from .opening import read_tasks
 from .options import DataOptions, Device, Json, Quiet, Steps
@@ -30,7 +31,10 @@ __all__ = ["evaluate", "held_out"]
 def evaluate(
     directory: Annotated[Path, Parameter(help="What innerloop train left.")],
     tasks: Annotated[
-        str | None, Parameter(help="A table with the columns of training; the training data unless given.")
+        str | None,
+        Parameter(
+            help="A table with the columns of training, or a folder of classes; the training data unless given."
+        ),
     ] = None,
     /,
     *,
@@ -51,6 +55,7 @@ def evaluate(
       innerloop evaluate runs/schools --report schools.html
       innerloop evaluate runs/schools --inner-steps 10
       innerloop evaluate runs/schools other_schools.csv --json
+      innerloop evaluate runs/goods other_goods/
     """
     from ..evaluation.labels import by_labels
     from ..evaluation.scores import evaluate as score
@@ -143,6 +148,8 @@ def held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
         if options.rare is None and of_tasks and Path(str(trained_on)).exists():
             options = replace(options, rare=0)  # a directory from before levels were taken together
         return read_tasks(str(trained_on), options, settings.get("seed")).test
+    if stored.inputs is not None:
+        return _other_classes(stored, tasks, notes)
     if stored.schema is None:
         raise UsageError(f"this model was trained on {trained_on!r}, which is no table: leave TASKS out")
     return _other_table(stored, tasks, notes)
@@ -205,6 +212,33 @@ def _other_table(stored: Stored, tasks: str, notes: Notes) -> Source:
             frame, schema, None, n_way=int(stored.config["settings"]["n_way"]), support=support
         )
     return from_schema(frame, schema, None, support)
+
+
+def _other_classes(stored: Stored, tasks: str, notes: Notes) -> Source:
+    """The classes of another folder or array that training has not met."""
+    import numpy as np
+
+    from ..tasks.n_way import class_source
+
+    support, settings = stored.support, stored.config["settings"]
+    if support is None:
+        raise UsageError("this model directory does not say how many rows form a support set")
+    rows = read_classes(stored, Path(tasks), notes, skip_bad=bool(settings.get("skip_bad")))
+    every = {str(label) for label in rows.labels[rows.labelled]}
+    known = {name for name in every if stored.split_of(name) in ("train", "valid")}
+    if known:
+        notes(
+            f"note: {len(known)} classes of {tasks} are called as classes that were trained on and are left out"
+        )
+    chosen = [label is not None and label not in known for label in rows.labels.tolist()]
+    if not any(chosen):
+        raise DataError(f"{tasks}: every class in it was trained on; give other classes, or leave TASKS out")
+    rows = rows.some(np.array(chosen))
+    n_way = stored.targets.n_outputs if stored.targets else int(settings["n_way"])
+    n_query = settings.get("n_query")
+    return class_source(
+        rows.x, rows.labels.astype(str), n_way=n_way, support=support, n_query=n_query and int(n_query)
+    )
 
 
 def _require_unchanged(stored: Stored) -> None:

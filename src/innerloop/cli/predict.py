@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import UsageError
+from .classes import predict_rows
 from .common import Notes, emit, require_rows, stored_run
-from .options import OUTPUT, Device, Json, Quiet, Steps, about
-from .refusals import require_place, require_steps
+from .options import OUTPUT, Device, Json, Quiet, SkipBad, Steps, about
+from .refusals import refuse_senseless, require_place, require_steps
+from .text import harmless
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +30,11 @@ _UNLIKE = 95
 def predict(
     directory: Annotated[Path, Parameter(help="What innerloop train or innerloop adapt left.")],
     rows: Annotated[
-        Path, Parameter(help="A table: rows with a target are support, rows without one get predicted.")
+        Path,
+        Parameter(
+            help="A table: rows with a target are support, rows without one get predicted. Of a model of pictures a "
+            "file or folder, of arrays an npz file."
+        ),
     ],
     /,
     *,
@@ -40,11 +46,12 @@ def predict(
         about("Give intervals (classes: prediction sets) that hold this share of new rows: 0.9."),
     ] = None,
     inner_steps: Steps = None,
+    skip_bad: SkipBad = False,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict the rows of a table that have no target.
+    """Predict the rows of a table that have no target, or the class of pictures.
 
     Rows of the same task that have one are its support. The output keeps all rows and their order and adds
     the prediction, the probability of each class, and n_support, the number of support rows of the task;
@@ -52,12 +59,15 @@ def predict(
     support rows, and every row is predicted.
     --interval 0.9 adds lower and upper, or for classes prediction_set, calibrated on the meta-validation tasks
     of training, and support_loss_percentile: near 100, a task is unlike them.
+    A directory adapted to classes predicts every picture; a run takes pictures in folders for support, each folder
+    a class, and predicts those that lie loose beside them.
 
     Examples:
       innerloop predict runs/schools mixed.csv --out predictions.csv
       innerloop predict adapted/schools new_pupils.csv
       innerloop predict runs/schools mixed.csv --interval 0.9
       innerloop predict runs/schools mixed.csv --json
+      innerloop predict shelves/12 inbox/ --out found.csv
     """
     from ..storage.tables import row_tasks
 
@@ -68,6 +78,11 @@ def predict(
         if out.exists() and out.samefile(rows):
             raise UsageError(f"--out {out}: this is the table itself: choose another file")
     stored = stored_run(directory, device)
+    if stored.inputs is not None:
+        refuse_senseless({"inner_steps": inner_steps, "interval": interval}, "a model of pictures or arrays")
+        predict_rows(stored, rows, notes, out=out, skip_bad=skip_bad, json=json)
+        return
+    refuse_senseless({"skip_bad": skip_bad or None}, "a table")
     frame = read_rows(stored, rows, notes)
     table = stored.predict_frame(frame, inner_steps=inner_steps, interval=interval)
     schema = stored.table_schema()
@@ -162,9 +177,9 @@ def _csv(path: Path, frame: pd.DataFrame, predicted: pd.DataFrame, decimal: str)
     import pandas as pd
 
     table = as_written(path, frame)
-    added = predicted.iloc[:, frame.shape[1] :].rename(columns=_harmless)
+    added = predicted.iloc[:, frame.shape[1] :].rename(columns=harmless)
     if "prediction" in added and not pd.api.types.is_numeric_dtype(added["prediction"]):
-        added["prediction"] = added["prediction"].map(_harmless, na_action="ignore")
+        added["prediction"] = added["prediction"].map(harmless, na_action="ignore")
     whole = pd.concat([table, added.set_axis(table.index)], axis=1)
     text: str = whole.to_csv(
         index=False,
@@ -173,20 +188,6 @@ def _csv(path: Path, frame: pd.DataFrame, predicted: pd.DataFrame, decimal: str)
         decimal=frame.attrs.get("decimal") or decimal,
     )
     return text
-
-
-def _harmless(label: str) -> str:
-    """A label that a spreadsheet program would run as a formula, marked as text; numbers stay as they are.
-
-    The rows of the user are not changed, but labels come from the training data of somebody else, perhaps.
-
-    Example:
-        >>> _harmless("=1+1"), _harmless("-1"), _harmless("plain")
-        ("'=1+1", '-1', 'plain')
-    """
-    from ..tasks.tables.cells import parse
-
-    return f"'{label}" if label[:1] in tuple("=+-@\t\r") and parse(label) is None else label
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, object]]:

@@ -206,7 +206,7 @@ class _Trained:
     def page(self, scores: Evaluation) -> Page:
         """What was trained, as a page."""
         from ..report import Scored, scored_page
-        from ..storage.describing import versions
+        from ..storage.versions import versions
 
         request, settings = self.request, self.request.settings()
         result = ("tasks", "candidates", *(("split",) if request.data.folds else ()))

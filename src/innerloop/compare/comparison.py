@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..evaluation.examples import Shown, show
 from ..evaluation.inspection import gains, learned, plain_rows
 from ..evaluation.intervals import INTERVALS, holm, paired
-from ..storage.describing import versions
+from ..storage.versions import versions
 from ..tasks.splits import Tasks
 from . import curves
 from .contest import Contest, Effort, Entry, Progress, method, silent

@@ -1,161 +1,217 @@
-"""Adapting a model to classes by their names and predicting rows of them: pictures, arrays and tables of classes."""
+"""What a stored model does with classes by their names: adapt to them, predict rows of them, forget some."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pandas as pd
 
 from ..errors import DataError, UsageError
-from ..tasks.class_rows import ClassRows
-from .describing import versions
+from ..inner.learner import Model
+from ..tasks.class_rows import ClassRows, Data, class_rows, rows_of_frame
+from ..tasks.sources import Targets
 from .enrolled import Enrolled
+from .validation import Config
+from .versions import versions
 
 if TYPE_CHECKING:
     from ..tasks.inputs import InputSchema
     from ..tasks.tables.schema import Schema
-    from .stored import Stored
     from .tables import Frame
-    from .validation import Config
 
-__all__ = ["adapt_classes", "class_schema", "forget_classes", "has_classes", "of_files", "predict_class_frame", "predict_classes"]
-
-
-def has_classes(stored: Stored) -> bool:
-    """Whether the tasks of a model are draws of classes, which have no task column."""
-    if stored.inputs is not None:
-        return True
-    schema = stored.schema
-    of_classes = schema is not None and schema.task is None and schema.kind == "classification"
-    return of_classes and stored.kind != "refined"
+__all__ = ["OfClasses"]
 
 
-def class_schema(stored: Stored) -> InputSchema | Schema:
-    """How rows become features, of a model whose tasks are draws of classes.
+class OfClasses:
+    """The part of `Stored` for models whose tasks are draws of classes, which have no task column.
 
-    Raises:
-        UsageError: it is no such model, or its directory is from before this was stored.
+    Those were trained on pictures, on arrays with labels, or on a table with `n_way`.
     """
-    if stored.inputs is not None:
-        return stored.inputs
-    if stored.schema is not None and has_classes(stored):
-        return stored.schema
-    why = "has a task column" if stored.schema is not None else "does not say what its rows are"
-    raise UsageError(
-        f"{stored.path} was not trained on classes of pictures, arrays or a table ({why}): use predict_frame, or "
-        "innerloop.load(...).model.adapt(x, y) from Python"
-    )
 
+    model: Model
+    config: Config
+    path: Path
+    sha256: str
+    schema: Schema | None
+    inputs: InputSchema | None
+    enrolled: Enrolled | None
 
-def adapt_classes(stored: Stored, rows: ClassRows, *, add: bool = False) -> Stored:
-    """The model adapted to the classes of labelled rows; with `add` to them beside those it has.
+    @property
+    def kind(self) -> str:
+        """`run`, `adapted` or `refined`."""
+        raise NotImplementedError
 
-    Raises:
-        DataError: no class, or only one, is there.
-        UsageError: the model is adapted already, or not yet, or has outputs for fewer classes.
-    """
-    if add and stored.enrolled is None:
-        raise UsageError(f"{stored.path} has no classes to add to: adapt it without add first")
-    if not add and stored.kind != "run":
-        raise UsageError(f"{stored.path} is {stored.kind} already: add to its classes, or give the run it is from")
-    if not rows.labelled.any():
-        raise DataError(
-            "no row has the name of its class: give a folder for each class, or the label of rows in a table or array"
-        )
-    return _with_enrolled(stored, _enrolled(stored, rows, add=add))
+    @property
+    def targets(self) -> Targets | None:
+        """What the targets are."""
+        raise NotImplementedError
 
+    def _with(self, **changes: object) -> Self:
+        """The same with other fields."""
+        raise NotImplementedError
 
-def _enrolled(stored: Stored, rows: ClassRows, *, add: bool) -> Enrolled:
-    targets = stored.targets
-    outputs = 0 if targets is None else targets.n_outputs
-    before = stored.enrolled if add else None
-    return Enrolled.of(stored.model, rows, outputs, beside=before)
+    @property
+    def has_classes(self) -> bool:
+        """Whether the tasks are draws of classes."""
+        if self.inputs is not None:
+            return True
+        schema = self.schema
+        of_classes = schema is not None and schema.task is None and schema.kind == "classification"
+        return of_classes and self.kind != "refined"
 
+    def class_schema(self) -> InputSchema | Schema:
+        """How rows become features, of a model whose tasks are draws of classes.
 
-def forget_classes(stored: Stored, names: Collection[str]) -> Stored:
-    """The model without some of its classes, as if they had never been enrolled.
-
-    Raises:
-        UsageError: there is no such class, or fewer than two would be left.
-    """
-    if stored.enrolled is None:
-        raise UsageError(f"{stored.path} has no classes to forget: it is {stored.kind}")
-    return _with_enrolled(stored, stored.enrolled.forgetting(names))
-
-
-def predict_classes(stored: Stored, rows: ClassRows) -> tuple[pd.DataFrame, Enrolled]:
-    """The class of rows: of all, by the classes that an adapted model has, else of those whose class is not known.
-
-    Returns:
-        `prediction`, the most likely class, and `probability_<class>` of each; a row for each of `rows`, missing where
-        it was support. And the classes.
-
-    Raises:
-        DataError: there are no classes to predict.
-    """
-    enrolled = stored.enrolled
-    wanted = np.ones(len(rows.labels), dtype=bool)
-    if enrolled is None:
-        wanted = ~rows.labelled
-        if wanted.all():
-            raise DataError(
-                f"{stored.path} knows no classes yet and none of these rows has one: adapt it to rows with their "
-                "classes first, or give some among these"
+        Raises:
+            UsageError: it is no such model, or its directory is from before this was stored.
+        """
+        if self.inputs is not None:
+            return self.inputs
+        if self.schema is not None and self.has_classes:
+            return self.schema
+        if self.schema is not None:
+            raise UsageError(
+                f"{self.path} was trained on a table whose tasks are no classes: use predict_frame and adapt_frame"
             )
-        enrolled = _enrolled(stored, rows, add=False)
-    chance = np.full((len(wanted), len(enrolled.classes)), np.nan)
-    names = np.full(len(wanted), None, dtype=object)
-    if wanted.any():
-        chance[wanted] = enrolled.logits(rows.some(wanted).x).softmax(-1).numpy()
-        names[wanted] = np.array(enrolled.classes, dtype=object)[chance[wanted].argmax(1)]
-    columns = {f"probability_{name}": chance[:, place] for place, name in enumerate(enrolled.classes)}
-    return pd.DataFrame({"prediction": names, **columns}), enrolled
+        raise UsageError(
+            f"{self.path} does not say what its rows are: use innerloop.load(...).model.adapt(x, y) from Python"
+        )
 
+    def adapt_files(self, data: Data, *, add: bool = False, skip_bad: bool = False) -> Self:
+        """Adapt to classes by their names: pictures in a folder for each, or arrays with labels.
 
-def predict_class_frame(
-    stored: Stored, frame: Frame, *, inner_steps: int | None, interval: float | None
-) -> Frame:
-    """What `Stored.predict_frame` gives for a table of classes that has no task column."""
-    from ..tasks.class_rows import rows_of_frame
-    from ..tasks.tables.reading import as_frame
-    from ..tasks.tables.schema import Schema
-    from .tables import with_columns
+        Arguments:
+            data: of pictures a folder with a folder for each class, which holds one picture or more. Of arrays an
+                `.npz` file or a dict with `x` and `label`. Of a table of classes its path or a frame.
+            add: to an adapted model, add these classes, and rows to those of the same name.
+            skip_bad: leave files out that cannot be used.
 
-    if inner_steps is not None or interval is not None:
-        name = "interval" if inner_steps is None else "inner_steps"
-        raise UsageError(f"{name} has no meaning for classes without a task column: leave it out")
-    schema = class_schema(stored)
-    if not isinstance(schema, Schema):
-        raise UsageError(f"{stored.path} was trained on {schema.source}: use predict_files")
-    table = as_frame(frame, reading=schema.reading)
-    new, enrolled = predict_classes(stored, rows_of_frame(table, schema))
-    new["n_support"] = sum(enrolled.counts)
-    if taken := [name for name in new if name in table]:
-        raise DataError(f"the table has a column {taken[0]!r} already: rename it or leave it out")
-    return with_columns(frame, new.set_axis(table.index))
+        Returns:
+            A model of kind `adapted`; `predict_files` predicts by it, `save` writes it. Of each class it holds a mean
+            and the number of rows, where the learner needs no more, else the rows.
 
+        Raises:
+            DataError: there are fewer than two classes, or a file cannot be used.
+            UsageError: the model was not trained on classes, is adapted already, or has outputs for fewer classes.
 
-def of_files(stored: Stored, rows: ClassRows, new: pd.DataFrame) -> pd.DataFrame:
-    """The rows that were predicted, each by its file, or by its number in an array or table."""
-    inputs = stored.inputs
-    name = "file" if inputs is not None and inputs.source == "images" else "row"
-    named = pd.DataFrame({name: rows.names, **new})
-    return named[new["prediction"].notna()].reset_index(drop=True)
+        Example:
+            >>> import innerloop as il
+            >>> from innerloop.storage.save import unsaved
+            >>> tasks = il.tasks.open({"x": np.eye(24, 4) + 1.0, "label": np.repeat(np.arange(12), 2)})
+            >>> learner = il.two_covariance(4, 2)
+            >>> run = unsaved(il.Model(learner, learner.init()), inputs=tasks.inputs, targets=tasks.targets)
+            >>> adapted = run.adapt_files({"x": np.eye(4)[:3], "label": ["cup", "plate", "fork"]})
+            >>> adapted.predict_files({"x": np.eye(4)[:3]}).prediction.tolist()
+            ['cup', 'plate', 'fork']
+            >>> adapted.forgetting_classes(["plate"]).enrolled.classes
+            ('cup', 'fork')
+        """
+        return self.adapt_rows(class_rows(data, self.class_schema(), skip_bad=skip_bad), add=add)
 
+    def adapt_rows(self, rows: ClassRows, *, add: bool = False) -> Self:
+        """What `adapt_files` does, with rows that were read."""
+        if add and self.enrolled is None:
+            raise UsageError(f"{self.path} has no classes to add to: adapt it without add first")
+        if not add and self.kind != "run":
+            raise UsageError(
+                f"{self.path} is {self.kind} already: add to its classes, or give the run it is from"
+            )
+        if not rows.labelled.any():
+            raise DataError(
+                "no row has the name of its class: give a folder for each class, or the label of rows in a table or "
+                "array"
+            )
+        return self._with_enrolled(self._enrol(rows, beside=self.enrolled if add else None))
 
-def _with_enrolled(stored: Stored, enrolled: Enrolled) -> Stored:
-    config: Config = {
-        **stored.config,
-        "kind": "adapted",
-        "settings": {},
-        "data": None,
-        "scores": None,
-        "parent": stored.config["parent"] if stored.kind == "adapted" else stored.sha256,
-        "tasks": [],
-        "enrolled": enrolled.entries(),
-        "versions": versions(),
-    }
-    return replace(stored, config=config, sha256="", tasks={}, mask={}, extra={}, log=[], enrolled=enrolled)
+    def predict_files(self, data: Data, *, skip_bad: bool = False) -> pd.DataFrame:
+        """The class of pictures or rows of arrays, by name; what `innerloop predict` does with them.
+
+        Arguments:
+            data: as of `adapt_files`; pictures may also lie loose in a folder, or be named one by one. A model that
+                is not adapted takes those with a class for support and predicts the others.
+            skip_bad: leave files out that cannot be used.
+
+        Returns:
+            A row for each that was predicted: `file` (of arrays `row`, from 1), `prediction` and
+            `probability_<class>` for each class.
+
+        Raises:
+            DataError: nothing is there to predict, or a file cannot be used.
+            UsageError: the model was not trained on classes, or has outputs for fewer.
+        """
+        return self.predict_rows(class_rows(data, self.class_schema(), skip_bad=skip_bad))[0]
+
+    def predict_rows(self, rows: ClassRows) -> tuple[pd.DataFrame, Enrolled]:
+        """What `predict_files` does, with rows that were read; and the classes."""
+        new, enrolled = self._predict_classes(rows)
+        name = "file" if self.inputs is not None and self.inputs.source == "images" else "row"
+        named = pd.DataFrame({name: rows.names, **new})
+        return named[new["prediction"].notna()].reset_index(drop=True), enrolled
+
+    def forgetting_classes(self, names: Collection[str]) -> Self:
+        """The model without some of the classes it was adapted to, as if they had never been enrolled.
+
+        Raises:
+            UsageError: there is no such class, or fewer than two would be left.
+        """
+        if self.enrolled is None:
+            raise UsageError(f"{self.path} has no classes to forget: it is {self.kind}")
+        return self._with_enrolled(self.enrolled.forgetting(names))
+
+    def _predict_class_frame(self, frame: Frame, *, inner_steps: int | None, interval: float | None) -> Frame:
+        """What `Stored.predict_frame` gives for a table of classes that has no task column."""
+        from ..tasks.tables.reading import as_frame
+        from .tables import with_columns
+
+        if inner_steps is not None or interval is not None:
+            name = "interval" if inner_steps is None else "inner_steps"
+            raise UsageError(f"{name} has no meaning for classes without a task column: leave it out")
+        if self.inputs is not None or self.schema is None:
+            raise UsageError(f"{self.path} was trained on pictures or arrays: use predict_files")
+        table = as_frame(frame, reading=self.schema.reading)
+        new, enrolled = self._predict_classes(rows_of_frame(table, self.schema))
+        new["n_support"] = sum(enrolled.counts)
+        if taken := [name for name in new if name in table]:
+            raise DataError(f"the table has a column {taken[0]!r} already: rename it or leave it out")
+        return with_columns(frame, new.set_axis(table.index))
+
+    def _predict_classes(self, rows: ClassRows) -> tuple[pd.DataFrame, Enrolled]:
+        """Columns of all rows, missing where a row was support, and the classes."""
+        enrolled = self.enrolled
+        wanted = np.ones(len(rows.labels), dtype=bool)
+        if enrolled is None:
+            wanted = ~rows.labelled
+            if wanted.all():
+                raise DataError(
+                    f"{self.path} knows no classes yet and none of these rows has one: adapt it to rows with their "
+                    "classes first, or give some among these"
+                )
+            enrolled = self._enrol(rows)
+        chance = np.full((len(wanted), len(enrolled.classes)), np.nan)
+        names = np.full(len(wanted), None, dtype=object)
+        if wanted.any():
+            chance[wanted] = enrolled.logits(rows.some(wanted).x).softmax(-1).numpy()
+            names[wanted] = np.array(enrolled.classes, dtype=object)[chance[wanted].argmax(1)]
+        columns = {f"probability_{name}": chance[:, place] for place, name in enumerate(enrolled.classes)}
+        return pd.DataFrame({"prediction": names, **columns}), enrolled
+
+    def _enrol(self, rows: ClassRows, beside: Enrolled | None = None) -> Enrolled:
+        outputs = 0 if self.targets is None else self.targets.n_outputs
+        return Enrolled.of(self.model, rows, outputs, beside=beside)
+
+    def _with_enrolled(self, enrolled: Enrolled) -> Self:
+        config: Config = {
+            **self.config,
+            "kind": "adapted",
+            "settings": {},
+            "data": None,
+            "scores": None,
+            "parent": self.config["parent"] if self.kind == "adapted" else self.sha256,
+            "tasks": [],
+            "enrolled": enrolled.entries(),
+            "versions": versions(),
+        }
+        return self._with(config=config, sha256="", tasks={}, mask={}, extra={}, log=[], enrolled=enrolled)

@@ -1,12 +1,8 @@
-"""What a model directory holds in short, as plain data, and the versions that it was made with."""
+"""What a model directory holds in short, as plain data."""
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
 from typing import TYPE_CHECKING
-
-import torch
 
 from .plain_json import JsonObject
 from .tensors import precision
@@ -14,7 +10,7 @@ from .tensors import precision
 if TYPE_CHECKING:
     from .stored import Stored
 
-__all__ = ["describe", "versions"]
+__all__ = ["describe"]
 
 _SHOWN = (
     "kind",
@@ -37,8 +33,9 @@ def describe(stored: Stored) -> JsonObject:
 
     Example:
         >>> import tempfile, innerloop as il
+        >>> from pathlib import Path
         >>> learner = il.mixed(2)
-        >>> path = il.save(Path(tempfile.mkdtemp()) / "run", Model(learner, learner.init()))
+        >>> path = il.save(Path(tempfile.mkdtemp()) / "run", il.Model(learner, learner.init()))
         >>> description = describe(il.load(path))
         >>> description["algorithm"], description["parameters"]
         ('mixed', 13)
@@ -64,21 +61,4 @@ def describe(stored: Stored) -> JsonObject:
         "calibration": stored.calibration
         and {"tasks": stored.calibration.n_tasks, "support_rows": list(stored.calibration.sizes)},
         **{name: entries[name] for name in _SHOWN},
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on; that of torch names its build, as `+cpu`.
-
-    Example:
-        >>> sorted(versions())
-        ['innerloop', 'numpy', 'python', 'torch']
-    """
-    # the metadata of a wheel may leave the build out
-    build = str(torch.__version__)
-    return {
-        "python": platform.python_version(),
-        "innerloop": version("innerloop"),
-        "torch": build,
-        "numpy": version("numpy"),
     }

@@ -1,4 +1,4 @@
-"""Classes that a model was adapted to, by name: enrolled, added to, forgotten, kept in a model directory and read again.
+"""Classes that a model was adapted to, by name: enrolled, added to, forgotten, kept in a model directory.
 
 Of each class there is what says all of it: a mean and a number of rows, where that suffices (prototypes, two
 covariances), else its rows. Everything else is computed from these, so that forgetting a class leaves what would be
@@ -97,9 +97,7 @@ class Enrolled:
                 together = (one[0] * one[1] + other[0] * other[1]) / counts[-1]
             x.append(together)
             number += [each] * len(together)
-        return replace(
-            self, classes=names, counts=tuple(counts), x=torch.cat(x), number=torch.tensor(number)
-        )
+        return replace(self, classes=names, counts=tuple(counts), x=torch.cat(x), number=torch.tensor(number))
 
     def rows_of(self, name: str) -> Tensor:
         """What a class is known by; no row where it is none of these."""
@@ -201,7 +199,7 @@ def enrolled_of(
         require(tuple(found.tolist()) == counts, "the rows of the classes are not as many as is said")
         require(bool((number.diff() >= 0).all()), "the rows of the classes are in no order")
         require(tuple(x.shape[1:]) == shape, "a row of a class has another shape than in training")
-        require(x.dtype == torch.uint8 or x.dtype == torch.float32, "a row of a class has another type")
+        require(x.dtype in (torch.uint8, torch.float32), "a row of a class has another type")
     return Enrolled(model, names, counts, x, number, means, n_outputs)
 
 

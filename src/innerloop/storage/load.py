@@ -103,7 +103,18 @@ def load(
         enrolled = _enrolled(model, config, tensors, schema, inputs)
     extra = {name: data for name, data in sealed.contents.items() if name in EXTRA_FILES}
     return Stored(
-        model, config, sealed.folder, sealed.sha256, log, schema, tasks, mask, extra, calibration, inputs, enrolled
+        model,
+        config,
+        sealed.folder,
+        sealed.sha256,
+        log,
+        schema,
+        tasks,
+        mask,
+        extra,
+        calibration,
+        inputs,
+        enrolled,
     )
 
 

@@ -15,13 +15,13 @@ from ..errors import UsageError
 from ..inner.learner import Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
-from .describing import versions
 from .manifest import EXTRA_FILES, SCHEMA_VERSION
 from .membership import hashed
 from .plain_json import without_nan
 from .stored import Stored
 from .tensors import differences, frozen, outline, precision
 from .validation import Config
+from .versions import versions
 
 if TYPE_CHECKING:
     from ..evaluation.conformal import Calibration

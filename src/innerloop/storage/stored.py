@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,25 +14,25 @@ from ..inner.learner import Adapted, Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
 from .calibrations import calibration_of, to_tensors
-from .describing import versions
+from .classes import OfClasses
 from .manifest import write_sealed
 from .membership import Members
 from .plain_json import JsonObject, parse_json, to_json, without_nan
 from .task_values import packed, same_length
 from .tensors import differences, equal, outline
 from .validation import Config, mixed_of, outputs_of, require_config, support_of, targets_of
+from .versions import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     import numpy as np
     import pandas as pd
 
     from ..evaluation.conformal import Calibration
     from ..evaluation.mixed_model import MixedSummary
-    from ..tasks.tables.reading import TableLike
-    from ..tasks.class_rows import Data
     from ..tasks.inputs import InputSchema
+    from ..tasks.tables.reading import TableLike
     from ..tasks.tables.schema import Schema
     from .enrolled import Enrolled
     from .tables import Frame
@@ -45,7 +45,7 @@ _PERCENTILES = "support_loss_percentile"  # of the tasks in `tasks`, a setting
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class Stored(OfClasses):
     """What a model directory holds; `load` reads it, `adapt_frame` makes one of adapted tasks.
 
     Arguments:
@@ -146,9 +146,9 @@ class Stored:
         Raises:
             UsageError: the model was not trained on a table with a task column.
         """
-        from .classes import has_classes
-
-        if self.schema is None or (self.schema.task is None and self.kind != "refined" and not has_classes(self)):
+        if self.schema is None or (
+            self.schema.task is None and self.kind != "refined" and not self.has_classes
+        ):
             raise UsageError(
                 f"{self.path} was not trained on a table with a task column: "
                 "use innerloop.load(...).model.adapt(x, y) from Python"
@@ -181,71 +181,8 @@ class Stored:
         frame.attrs["notes"] = tuple(notes)
         return frame
 
-    def adapt_files(self, data: Data, *, add: bool = False, skip_bad: bool = False) -> Stored:
-        """Adapt to classes by their names: pictures in a folder for each, or arrays with labels.
-
-        Arguments:
-            data: of pictures a folder with a folder for each class, which holds one picture or more. Of arrays an
-                `.npz` file or a dict with `x` and `label`. Of a table of classes its path or a frame.
-            add: to an adapted model, add these classes, and rows to those of the same name.
-            skip_bad: leave files out that cannot be used; `innerloop` counts them.
-
-        Returns:
-            A model of kind `adapted`; `predict_files` predicts by it, `save` writes it. Of each class it holds a mean
-            and the number of rows, where the learner needs no more, else the rows.
-
-        Raises:
-            DataError: there are fewer than two classes, or a file cannot be used.
-            UsageError: the model was not trained on classes, is adapted already, or has outputs for fewer classes.
-
-        Example:
-            >>> import numpy as np, innerloop as il
-            >>> from innerloop.storage.save import unsaved
-            >>> tasks = il.tasks.open({"x": np.eye(24, 4) + 1.0, "label": np.repeat(np.arange(12), 2)})
-            >>> learner = il.two_covariance(4, 2)
-            >>> run = unsaved(il.Model(learner, learner.init()), inputs=tasks.inputs, targets=tasks.targets)
-            >>> adapted = run.adapt_files({"x": np.eye(4)[:3], "label": ["cup", "plate", "fork"]})
-            >>> adapted.predict_files({"x": np.eye(4)[:3]}).prediction.tolist()
-            ['cup', 'plate', 'fork']
-            >>> adapted.forgetting_classes(["plate"]).enrolled.classes
-            ('cup', 'fork')
-        """
-        from ..tasks.class_rows import class_rows
-        from .classes import adapt_classes, class_schema
-
-        return adapt_classes(self, class_rows(data, class_schema(self), skip_bad=skip_bad), add=add)
-
-    def predict_files(self, data: Data, *, skip_bad: bool = False) -> pd.DataFrame:
-        """The class of pictures or rows of arrays, by name; what `innerloop predict` does with them.
-
-        Arguments:
-            data: as of `adapt_files`; pictures may also lie loose in a folder, or be named one by one. A model that
-                is not adapted takes those with a class for support and predicts the others.
-            skip_bad: leave files out that cannot be used.
-
-        Returns:
-            A row for each that was predicted: `file` (of arrays `row`, from 1), `prediction` and
-            `probability_<class>` for each class.
-
-        Raises:
-            DataError: nothing is there to predict, or a file cannot be used.
-            UsageError: the model was not trained on classes, or has outputs for fewer.
-        """
-        from ..tasks.class_rows import class_rows
-        from .classes import class_schema, of_files, predict_classes
-
-        rows = class_rows(data, class_schema(self), skip_bad=skip_bad)
-        return of_files(self, rows, predict_classes(self, rows)[0])
-
-    def forgetting_classes(self, names: Collection[str]) -> Stored:
-        """The model without some of the classes it was adapted to, as if they had never been enrolled.
-
-        Raises:
-            UsageError: there is no such class, or fewer than two would be left.
-        """
-        from .classes import forget_classes
-
-        return forget_classes(self, names)
+    def _with(self, **changes: Any) -> Stored:
+        return replace(self, **changes)
 
     def labelled(self, frame: pd.DataFrame) -> np.ndarray:
         """Which rows of such a table have a target."""
@@ -297,7 +234,6 @@ class Stored:
             3        True       True
         """
         from ..tasks.tables.reading import as_frame
-        from .classes import has_classes, predict_class_frame
         from .interval_columns import intervals_of
         from .tables import (
             TableTasks,
@@ -308,8 +244,8 @@ class Stored:
             with_columns,
         )
 
-        if has_classes(self):
-            return predict_class_frame(self, frame, inner_steps=inner_steps, interval=interval)
+        if self.has_classes:
+            return self._predict_class_frame(frame, inner_steps=inner_steps, interval=interval)
         schema = self.table_schema()
         table = as_frame(frame, reading=schema.reading)
         intervals = None
@@ -361,12 +297,13 @@ class Stored:
             [2, 2, 2, 2]
         """
         from ..tasks.tables.reading import as_frame
-        from .classes import has_classes
         from .tables import adapt_rows, require_inner_steps
 
-        if has_classes(self):
+        if self.has_classes:
             if inner_steps is not None:
-                raise UsageError(f"inner_steps={inner_steps}: classes are adapted to as in training: leave it out")
+                raise UsageError(
+                    f"inner_steps={inner_steps}: classes are adapted to as in training: leave it out"
+                )
             return self.adapt_files(frame)
         if self.kind == "adapted":
             raise UsageError(f"{self.path} is adapted already: give the run it was adapted from")

@@ -1,8 +1,9 @@
-"""Rows with the name of their class where it is known: pictures in folders, loose files, arrays and tables of classes."""
+"""Rows with the name of their class where it is known: pictures in folders, loose files, arrays, tables of classes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..errors import Collector, DataError, UsageError
 from ..files import explained
 from .array_values import as_array, read_npz
-from .images import SUFFIXES, find_images
+from .images import SUFFIXES, find_images, read_images
 from .inputs import InputSchema
 from .messages import listed
 from .tables.cells import factorize
@@ -84,7 +85,8 @@ def class_rows(data: Data, schema: InputSchema | Schema, *, skip_bad: bool = Fal
         return _of_arrays(read_npz(paths[0]), schema)
     if schema.source == "arrays":
         raise UsageError(
-            f"{paths[0]}: this model was trained on arrays: give an .npz file with x, and label where it is known"
+            f"{paths[0]}: this model was trained on arrays, and what became of pictures before is not known: give an "
+            ".npz file with x, and label where it is known, or train on a folder of pictures"
         )
     return _of_files(paths, schema, skip_bad=skip_bad)
 
@@ -152,7 +154,8 @@ def _of_files(paths: Sequence[Path], schema: InputSchema, *, skip_bad: bool) -> 
         what = f"no picture among its {others} files" if others else "no file"
         raise DataError(f"{where} holds {what}: give {', '.join(SUFFIXES)} files, in a folder for each class")
     collected = Collector()
-    pictures = schema.read(files, guard=collected) if skip_bad else schema.read(files)
+    guard = collected if skip_bad else nullcontext
+    pictures = read_images(files, size=schema.shape[1], mode=schema.mode, guard=guard)
     bad = sorted({error.place.get("file", str(error)) for error in collected.found})
     notes = [*pictures.notes]
     if bad:
@@ -161,7 +164,7 @@ def _of_files(paths: Sequence[Path], schema: InputSchema, *, skip_bad: bool) -> 
         notes.append(f"{others} files are no pictures and were left out")
     kept = pictures.positions
     return ClassRows(
-        pictures.x,
+        torch.from_numpy(pictures.x),
         np.array([labels[number] for number in kept], dtype=object),
         tuple(names[number] for number in kept),
         tuple(notes),

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..errors import DataError, Guard, ModelFileError, UsageError
+from ..errors import DataError, ModelFileError, UsageError
 from .array_values import as_tensor, feature_tensor
-from .images import read_images
 
-__all__ = ["InputSchema", "Pictures"]
+__all__ = ["InputSchema"]
 
 SOURCES = ("images", "arrays")
 _BYTES = 255
 _MODES = {1: "L", 3: "RGB"}
-
-
-class Pictures(NamedTuple):
-    """Features `x` `(N, *feature)` of pictures, the position of each among the files, and notes for people."""
-
-    x: Tensor
-    positions: list[int]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,21 +51,6 @@ class InputSchema:
     def mode(self) -> str:
         """Colours of pictures: `L` for grey, `RGB`."""
         return _MODES[self.shape[0]]
-
-    def read(self, files: Sequence[Path], *, guard: Guard = nullcontext) -> Pictures:
-        """Pictures in the size and colours of training, as bytes; a `guard` leaves damaged ones out.
-
-        Raises:
-            UsageError: the model was trained on arrays.
-            DataError: a file is no picture, or a damaged one.
-        """
-        if self.source != "images":
-            raise UsageError(
-                "this model was trained on arrays, and what became of pictures before is not known: give an .npz "
-                "file, or train on a folder of pictures"
-            )
-        images = read_images(files, size=self.shape[1], mode=self.mode, guard=guard)
-        return Pictures(torch.from_numpy(images.x), images.positions, images.notes)
 
     def array(self, x: ArrayLike | Tensor) -> Tensor:
         """Rows of an array in the shape and type of training, `(N, *shape)`, bytes as they are.

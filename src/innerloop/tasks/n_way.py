@@ -24,7 +24,7 @@ from .tables.deciding import Reading
 from .tables.reading import TableLike, as_frame, table_name
 from .tables.schema import Schema
 
-__all__ = ["class_table", "classes", "classes_from_schema", "default_way"]
+__all__ = ["class_source", "class_table", "classes", "classes_from_schema", "default_way"]
 
 
 def classes(
@@ -176,6 +176,35 @@ def classes_from_schema(
     _check(index, {"table": members}, _Size(n_way, support, n_query))
     x = torch.from_numpy(schema.encode(frame))
     return ClassSource(x, index.rows[members], n_way, support, n_query)
+
+
+def class_source(
+    x: Tensor, labels: ArrayLike, *, n_way: int, support: SupportSize, n_query: int | None = None
+) -> ClassSource:
+    """n-way episodes of all classes of some rows.
+
+    Arguments:
+        x: features `(N, *feature)`, bytes or floating numbers.
+        labels: `(N,)` class of each row.
+        n_way: classes `W` an episode.
+        support: support rows a class.
+        n_query: query rows a class; 15, or fewer where there are not so many, unless given.
+
+    Raises:
+        DataError: there are too few classes, or a class has too few rows.
+
+    Example:
+        >>> source = class_source(
+        ...     torch.rand(12, 2), list("abc") * 4, n_way=3, support=SupportSize(1, 1, True)
+        ... )
+        >>> source.n_query
+        3
+    """
+    index = _class_index(len(x), labels, None)
+    fewest = int((index.rows >= 0).sum(1).min())
+    size = _Size(n_way, support, n_query or max(1, min(15, fewest - support.high)))
+    _check(index, {"given": np.arange(len(index.names))}, size)
+    return ClassSource(x, index.rows, *size)
 
 
 def _label_texts(frame: pd.DataFrame, schema: Schema) -> np.ndarray:
