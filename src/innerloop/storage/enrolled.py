@@ -192,7 +192,8 @@ def enrolled_of(
     require(number.dtype == torch.int64 and number.shape == x.shape[:1], "a row of a class has no class")
     if means:
         like = model.learner.class_means(model.meta, reference(model.meta).new_zeros(1, 2, *shape))
-        require(like is not None, "this learner keeps no means of classes")
+        if like is None:
+            raise ValueError("this learner keeps no means of classes")
         require(x.dtype == like.dtype and x.shape == (len(names), like.shape[-1]), "a mean has another size")
     else:
         found = torch.bincount(number, minlength=len(names)) if len(number) and number.min() >= 0 else number
@@ -209,14 +210,14 @@ def _mean(model: Model, x: Tensor) -> Tensor | None:
     A class is computed by itself, so that its values are the same whatever other classes there are.
     """
     like = reference(model.meta)
-    total = None
+    total: Tensor | None = None
     with torch.no_grad(), threads_for(model.meta):
         for part in torch.split(x, _AT_ONCE):
             mean = model.learner.class_means(model.meta, _floating(part).to(like).unsqueeze(0))
             if mean is None:
                 return None
-            total = mean * len(part) + (0 if total is None else total)
-    return (total[0] / len(x)).cpu()
+            total = mean * len(part) if total is None else total + mean * len(part)
+    return None if total is None else (total[0] / len(x)).cpu()
 
 
 def _for_classes(model: Model, count: int, n_outputs: int) -> Model:

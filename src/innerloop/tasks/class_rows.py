@@ -80,7 +80,9 @@ def class_rows(data: Data, schema: InputSchema | Schema, *, skip_bad: bool = Fal
         return rows_of_frame(data, schema)  # type: ignore[arg-type]  # as_frame says what is no frame
     if isinstance(data, Mapping):
         return _of_arrays(data, schema)
-    paths = [Path(data)] if isinstance(data, str | Path) else [Path(str(each)) for each in data]
+    if not isinstance(data, str | Path | Sequence):
+        raise UsageError(f"this model was trained on {schema.source}, and a {type(data).__name__} holds none")
+    paths = [Path(data)] if isinstance(data, str | Path) else [Path(each) for each in data]
     if len(paths) == 1 and paths[0].suffix.lower() == ".npz":
         return _of_arrays(read_npz(paths[0]), schema)
     if schema.source == "arrays":
