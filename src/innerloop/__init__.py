@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .evaluation import Calibration as Calibration
     from .evaluation import Evaluation as Evaluation
     from .evaluation import calibrate as calibrate
+    from .evaluation import calibrate_fit as calibrate_fit
     from .evaluation import evaluate as evaluate
     from .evaluation import inspection
     from .evaluation import query_dependence as query_dependence
@@ -78,6 +79,7 @@ _HOME = {
     "baselines": "algorithms.baselines",
     "benchmark": "engine:benchmark",
     "calibrate": "evaluation:calibrate",
+    "calibrate_fit": "evaluation:calibrate_fit",
     "cross_val_adapt": "estimators:cross_val_adapt",
     "datasets": "tasks.datasets",
     "evaluate": "evaluation:evaluate",

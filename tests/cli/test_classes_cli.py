@@ -141,3 +141,38 @@ def test_what_has_no_meaning_is_refused(place, capsys, tmp_path, words, code, me
     assert got == code
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+def test_training_has_more_classes_an_episode_than_test(place, capsys, tmp_path):
+    words = ("train", place / "known", "--n-way", 2, "--train-way", 7, "--width", 4, "--steps", 2, "--quiet")
+    code, out, _ = printed_by(capsys, *words, "--algorithm", "protonet", "--out", tmp_path / "run")
+    assert code == 0
+    stored = load(tmp_path / "run")
+    assert stored.targets.n_outputs == 2
+    assert stored.config["learner"]["settings"]["n_outputs"] == 2
+    assert stored.config["settings"]["train_way"] == 7
+    code, again, _ = printed_by(capsys, "evaluate", tmp_path / "run", "--report", "none")
+    assert code == 0
+    assert [line for line in out.splitlines() if line.startswith("1 ")] == [
+        line for line in again.splitlines() if line.startswith("1 ")
+    ]
+    code, _, err = printed_by(capsys, *words, "--algorithm", "maml", "--out", tmp_path / "other")
+    assert code == 2
+    assert "maml has an output layer of fixed width" in err
+    code, _, err = printed_by(capsys, *words[:4], "--train-way", 70, "--algorithm", "protonet")
+    assert code == 2
+    assert "train_way=70: give 2 to" in err
+
+
+def test_a_stray_table_and_small_classes_do_not_stop_a_training(place, capsys, tmp_path):
+    shutil.copytree(place / "known", tmp_path / "known")
+    (tmp_path / "known" / "prices.csv").write_text("good,price\n1,2\n")
+    picture(tmp_path / "known" / "single" / "1.png", 99)
+    words = ("train", tmp_path / "known", "--n-way", 2, "--width", 4, "--steps", 1, "--algorithm", "protonet")
+    code, _, err = printed_by(capsys, *words, "--out", tmp_path / "run")
+    assert code == 3
+    assert "class 'single' has 1 rows" in err or "single" in err
+    code, _, err = printed_by(capsys, *words, "--out", tmp_path / "run", "--skip-small")
+    assert code == 0
+    assert "1 classes with fewer than 2 rows were left out (--skip-small): 'single'" in err
+    assert "1 files in known are no images and were left out" in err

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from ..storage import Stored
     from ..tasks.class_rows import ClassRows
 
-__all__ = ["adapt_to_classes", "forget", "predict_rows", "read_classes"]
+__all__ = ["adapt_to_classes", "false_alarms", "forget", "predict_rows", "read_classes"]
+
+# false alarms of `none of these`, unless asked for otherwise
+_RATE = 0.05
 
 
 def read_classes(stored: Stored, path: Path, notes: Notes, *, skip_bad: bool) -> ClassRows:
@@ -88,12 +91,37 @@ def _tell(
     print(f"adapted to {len(counts)} classes, {sum(counts.values())} support rows: {out}")
 
 
+def false_alarms(stored: Stored, asked: float | None, notes: Notes) -> float | None:
+    """The share of false alarms of `none of these`: as asked for, 0.05 where that can be had, or `None` for never."""
+    if asked is not None:
+        return asked or None
+    if stored.fit is None:
+        return None
+    if stored.fit.least_rate > _RATE:
+        notes(
+            f"note: none is called none of these: {_RATE:.0%} of false alarms need 19 classes to calibrate on, and "
+            f"there were {stored.fit.n_classes}; --none-of-these {stored.fit.least_rate + 0.0005:.3f} can be had"
+        )
+        return None
+    return _RATE
+
+
 def predict_rows(
-    stored: Stored, path: Path, notes: Notes, *, out: Path | None, skip_bad: bool, json: bool
+    stored: Stored,
+    path: Path,
+    notes: Notes,
+    *,
+    out: Path | None,
+    none_of_these: float | None,
+    skip_bad: bool,
+    json: bool,
 ) -> None:
     """Predict the class of pictures or rows of an array."""
+    from ..evaluation.none_of_these import NONE_OF_THESE
+
     rows = read_classes(stored, path, notes, skip_bad=skip_bad)
-    table, enrolled = stored.predict_rows(rows)
+    table, enrolled = stored.predict_rows(rows, none_of_these=none_of_these)
+    alien = int((table["prediction"] == NONE_OF_THESE).sum())
     if not len(table):
         notes(
             "note: every row has its class, so there is nothing to predict: put pictures beside the folders"
@@ -105,15 +133,16 @@ def predict_rows(
     if json:
         content = {"out": str(out)} if out else {"predictions": table.to_dict("records")}
         counts = dict(zip(enrolled.classes, enrolled.counts, strict=True))
-        settings = {"directory": str(stored.path), "rows": str(path)}
+        settings = {"directory": str(stored.path), "rows": str(path), "none_of_these": none_of_these}
         emit(
-            "predict", None, notes, settings, n_predicted=len(table), n_skipped=rows.skipped, classes=counts,
-            **content,
+            "predict", None, notes, settings, n_predicted=len(table), n_none_of_these=alien, n_skipped=rows.skipped,
+            classes=counts, **content,
         )  # fmt: skip
     elif out is None:
         print(_csv(table), end="")
     else:
-        print(f"predicted {len(table)} rows, each one of {len(enrolled.classes)} classes: {out}")
+        said = "" if none_of_these is None else f", {alien} none of these"
+        print(f"predicted {len(table)} rows of {len(enrolled.classes)} classes{said}: {out}")
 
 
 def _csv(table: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import UsageError
-from .classes import predict_rows
+from .classes import false_alarms, predict_rows
 from .common import Notes, emit, require_rows, stored_run
 from .options import OUTPUT, Device, Json, Quiet, SkipBad, Steps, about
 from .refusals import refuse_senseless, require_place, require_steps
@@ -45,6 +45,12 @@ def predict(
         float | None,
         about("Give intervals (classes: prediction sets) that hold this share of new rows: 0.9."),
     ] = None,
+    none_of_these: Annotated[
+        float | None,
+        about(
+            "Of classes: false alarms of 'none of these'; 0.05 where that can be had unless given, 0 for never."
+        ),
+    ] = None,
     inner_steps: Steps = None,
     skip_bad: SkipBad = False,
     device: Device = "auto",
@@ -60,7 +66,8 @@ def predict(
     --interval 0.9 adds lower and upper, or for classes prediction_set, calibrated on the meta-validation tasks
     of training, and support_loss_percentile: near 100, a task is unlike them.
     A directory adapted to classes predicts every picture; a run takes pictures in folders for support, each folder
-    a class, and predicts those that lie loose beside them.
+    a class, and predicts those that lie loose beside them. What belongs to none of the classes is called none of
+    these; fit_percentile says how many percent of the rows of known classes fit worse.
 
     Examples:
       innerloop predict runs/schools mixed.csv --out predictions.csv
@@ -80,11 +87,13 @@ def predict(
     stored = stored_run(directory, device)
     if stored.inputs is not None:
         refuse_senseless({"inner_steps": inner_steps, "interval": interval}, "a model of pictures or arrays")
-        predict_rows(stored, rows, notes, out=out, skip_bad=skip_bad, json=json)
+        rate = false_alarms(stored, none_of_these, notes)
+        predict_rows(stored, rows, notes, out=out, none_of_these=rate, skip_bad=skip_bad, json=json)
         return
     refuse_senseless({"skip_bad": skip_bad or None}, "a table")
     frame = read_rows(stored, rows, notes)
-    table = stored.predict_frame(frame, inner_steps=inner_steps, interval=interval)
+    rate = none_of_these if not stored.has_classes else false_alarms(stored, none_of_these, notes)
+    table = stored.predict_frame(frame, inner_steps=inner_steps, interval=interval, none_of_these=rate)
     schema = stored.table_schema()
     wanted = ~stored.labelled(frame)
     if stored.kind != "run" and not wanted.all():
@@ -122,7 +131,8 @@ def predict(
         print(_csv(rows, frame, table, schema.decimal), end="")
     else:
         count = len({*row_tasks(schema, frame)[wanted]})
-        print(f"predicted {int(wanted.sum())} rows of {count} tasks: {out}")
+        of_tasks = "" if stored.has_classes else f" of {count} tasks"
+        print(f"predicted {int(wanted.sum())} rows{of_tasks}: {out}")
 
 
 def _of_intervals(

@@ -167,6 +167,7 @@ class _Trained:
         self, scores: Evaluation, calibration: Calibration, page: bytes | None, *, replace: bool
     ) -> None:
         """Write the model directory."""
+        from ..evaluation.none_of_these import calibrate_fit
         from ..storage import save
 
         settings = self.request.settings() | {"at_once": self.run.at_once, "placed": str(self.run.placed)}
@@ -188,6 +189,7 @@ class _Trained:
             keep_ids=self.keep_ids,
             calibration=calibration,
             inputs=self.tasks.inputs,
+            fit=calibrate_fit(self.before or self.run.model, self.tasks.train, self.tasks.valid),
             replace=replace,
         )
 

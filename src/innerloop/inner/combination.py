@@ -12,7 +12,7 @@ from torch import Tensor
 from ..models.losses import mean_rows, task_losses
 from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, all_draws, tensors
-from .learner import Learner, MetaGradient, Recipe
+from .learner import Learner, MetaGradient, Recipe, resized_recipe
 
 __all__ = ["Combination"]
 
@@ -126,7 +126,10 @@ class Combination(Learner):
             learner, own = member.for_classes(self.part(meta, number), count)
             members.append(learner)
             resized |= {f"{number}/{name}": value for name, value in own.items()}
-        learner = replace(self, members=tuple(members), n_outputs=count, recipe=None)
+        recipe = resized_recipe(self.recipe, count)
+        if recipe is not None:
+            recipe["members"] = [member.recipe for member in members]
+        learner = replace(self, members=tuple(members), n_outputs=count).with_recipe(recipe)
         return learner, {name: resized[name] for name in learner.init()}
 
     def weights_at(self, values: Tensor, rows: Tensor) -> Tensor:

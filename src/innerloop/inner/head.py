@@ -11,7 +11,7 @@ from torch import Tensor
 from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, Episode, all_draws
 from .heads import Head
-from .learner import Learner, MetaGradient, Recipe
+from .learner import Learner, MetaGradient, Recipe, resized_recipe
 from .statistics import observed, of_each_task, query_outputs, require_support
 from .streams import for_step
 
@@ -83,7 +83,7 @@ class HeadLearner(Learner):
         if found is None:
             return super().for_classes(meta, count)
         head, resized = found
-        return replace(self, head=head, recipe=None), resized
+        return replace(self, head=head).with_recipe(resized_recipe(self.recipe, count)), resized
 
     def class_means(self, meta: Params, x: Features) -> Tensor | None:
         if not self.head.keeps_means or self.network.needs_statistics:
@@ -104,6 +104,13 @@ class HeadLearner(Learner):
             return None
         features, _ = self.network(meta, {}, rows.x, weight=rows.weight)
         fitted = self.head.fit(meta, features, rows)
+        return None if fitted is None else {**meta, **fitted}
+
+    def fit_again(self, meta: Params, rows: Batch) -> Params | None:
+        if not self.fits_directly:
+            return None
+        features, _ = self.network(meta, {}, rows.x, weight=rows.weight)
+        fitted = self.head.fit_again(meta, features, rows)
         return None if fitted is None else {**meta, **fitted}
 
     def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:

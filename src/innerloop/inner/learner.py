@@ -34,6 +34,7 @@ __all__ = [
     "TaskModule",
     "empty",
     "require_model",
+    "resized_recipe",
     "without_padding",
 ]
 
@@ -128,6 +129,10 @@ class Learner(ABC):
     def fit(self, meta: Params, rows: Batch) -> Params | None:
         """Meta-parameters by direct optimisation on all rows of the meta-train tasks; `None`: gradients find them."""
         return None
+
+    def fit_again(self, meta: Params, rows: Batch) -> Params | None:
+        """The meta-parameters of a direct fit to other rows, its predictions in the units of the fit in `meta`."""
+        return self.fit(meta, rows)
 
     def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:
         """What people should know of the `fit` that found `meta` from these rows, a sentence each."""
@@ -455,6 +460,18 @@ class Model:
         """Tensors of data on the device and in the precision of the meta-parameters."""
         like = reference(self.meta)
         return to(tree, like.device, like.dtype)
+
+
+def resized_recipe(recipe: Recipe | None, count: int) -> Recipe | None:
+    """The recipe of the same learner for `count` classes.
+
+    Example:
+        >>> resized_recipe({"algorithm": "protonet", "settings": {"n_features": 8, "n_outputs": 5}}, 20)
+        {'algorithm': 'protonet', 'settings': {'n_features': 8, 'n_outputs': 20}}
+    """
+    if recipe is None:
+        return None
+    return {**recipe, "settings": {**recipe["settings"], "n_outputs": count}}
 
 
 def require_model(model: object) -> None:

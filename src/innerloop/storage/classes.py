@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError, UsageError
+from ..evaluation.none_of_these import NONE_OF_THESE, FitCalibration, require_rate
 from ..inner.learner import Model
 from ..tasks.class_rows import ClassRows, Data, class_rows, rows_of_frame
 from ..tasks.sources import Targets
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
     from ..tasks.tables.schema import Schema
     from .tables import Frame
 
-__all__ = ["OfClasses"]
+__all__ = ["OfClasses", "refuse_for_classes"]
+
+_ROUNDING = 1e-9
+
+
+def refuse_for_classes(**settings: object) -> None:
+    """Refuse what has no meaning where classes have no task column."""
+    for name, value in settings.items():
+        if value is not None:
+            raise UsageError(f"{name} has no meaning for classes without a task column: leave it out")
 
 
 class OfClasses:
@@ -38,6 +48,7 @@ class OfClasses:
     schema: Schema | None
     inputs: InputSchema | None
     enrolled: Enrolled | None
+    fit: FitCalibration | None
 
     @property
     def kind(self) -> str:
@@ -126,27 +137,36 @@ class OfClasses:
             )
         return self._with_enrolled(self._enrol(rows, beside=self.enrolled if add else None))
 
-    def predict_files(self, data: Data, *, skip_bad: bool = False) -> pd.DataFrame:
+    def predict_files(
+        self, data: Data, *, none_of_these: float | None = None, skip_bad: bool = False
+    ) -> pd.DataFrame:
         """The class of pictures or rows of arrays, by name; what `innerloop predict` does with them.
 
         Arguments:
             data: as of `adapt_files`; pictures may also lie loose in a folder, or be named one by one. A model that
                 is not adapted takes those with a class for support and predicts the others.
+            none_of_these: share of the rows of known classes that may be called `none of these` by mistake, such as
+                0.05; none is called so unless asked for.
             skip_bad: leave files out that cannot be used.
 
         Returns:
             A row for each that was predicted: `file` (of arrays `row`, from 1), `prediction` and
-            `probability_<class>` for each class.
+            `probability_<class>` for each class. `fit_percentile` says how many percent of the rows of known classes
+            fit worse, where that was calibrated: near 0, a row is of none of these classes.
 
         Raises:
             DataError: nothing is there to predict, or a file cannot be used.
-            UsageError: the model was not trained on classes, or has outputs for fewer.
+            UsageError: the model was not trained on classes, or has outputs for fewer; or it was calibrated on too few
+                classes for this share.
         """
-        return self.predict_rows(class_rows(data, self.class_schema(), skip_bad=skip_bad))[0]
+        rows = class_rows(data, self.class_schema(), skip_bad=skip_bad)
+        return self.predict_rows(rows, none_of_these=none_of_these)[0]
 
-    def predict_rows(self, rows: ClassRows) -> tuple[pd.DataFrame, Enrolled]:
+    def predict_rows(
+        self, rows: ClassRows, *, none_of_these: float | None = None
+    ) -> tuple[pd.DataFrame, Enrolled]:
         """What `predict_files` does, with rows that were read; and the classes."""
-        new, enrolled = self._predict_classes(rows)
+        new, enrolled = self._predict_classes(rows, none_of_these)
         name = "file" if self.inputs is not None and self.inputs.source == "images" else "row"
         named = pd.DataFrame({name: rows.names, **new})
         return named[new["prediction"].notna()].reset_index(drop=True), enrolled
@@ -161,25 +181,24 @@ class OfClasses:
             raise UsageError(f"{self.path} has no classes to forget: it is {self.kind}")
         return self._with_enrolled(self.enrolled.forgetting(names))
 
-    def _predict_class_frame(self, frame: Frame, *, inner_steps: int | None, interval: float | None) -> Frame:
+    def _predict_class_frame(self, frame: Frame, none_of_these: float | None) -> Frame:
         """What `Stored.predict_frame` gives for a table of classes that has no task column."""
         from ..tasks.tables.reading import as_frame
         from .tables import with_columns
 
-        if inner_steps is not None or interval is not None:
-            name = "interval" if inner_steps is None else "inner_steps"
-            raise UsageError(f"{name} has no meaning for classes without a task column: leave it out")
         if self.inputs is not None or self.schema is None:
             raise UsageError(f"{self.path} was trained on pictures or arrays: use predict_files")
         table = as_frame(frame, reading=self.schema.reading)
-        new, enrolled = self._predict_classes(rows_of_frame(table, self.schema))
+        new, enrolled = self._predict_classes(rows_of_frame(table, self.schema), none_of_these)
         new["n_support"] = sum(enrolled.counts)
         if taken := [name for name in new if name in table]:
             raise DataError(f"the table has a column {taken[0]!r} already: rename it or leave it out")
         return with_columns(frame, new.set_axis(table.index))
 
-    def _predict_classes(self, rows: ClassRows) -> tuple[pd.DataFrame, Enrolled]:
+    def _predict_classes(self, rows: ClassRows, none_of_these: float | None) -> tuple[pd.DataFrame, Enrolled]:
         """Columns of all rows, missing where a row was support, and the classes."""
+        if none_of_these is not None:
+            require_rate(none_of_these, self.fit, self.path)
         enrolled = self.enrolled
         wanted = np.ones(len(rows.labels), dtype=bool)
         if enrolled is None:
@@ -190,12 +209,24 @@ class OfClasses:
                     "classes first, or give some among these"
                 )
             enrolled = self._enrol(rows)
-        chance = np.full((len(wanted), len(enrolled.classes)), np.nan)
+        blank = np.full((len(wanted), len(enrolled.classes) + 1), np.nan)
+        chance, share = blank[:, :-1], blank[:, -1]
         names = np.full(len(wanted), None, dtype=object)
         if wanted.any():
-            chance[wanted] = enrolled.logits(rows.some(wanted).x).softmax(-1).numpy()
-            names[wanted] = np.array(enrolled.classes, dtype=object)[chance[wanted].argmax(1)]
+            logits = enrolled.logits(rows.some(wanted).x)
+            best = logits.argmax(-1).numpy()
+            chance[wanted] = logits.softmax(-1).numpy()
+            names[wanted] = np.array(enrolled.classes, dtype=object)[best]
+            if self.fit is not None:
+                misfit = -logits.max(-1).values.numpy()
+                share[wanted] = self.fit.shares(
+                    len(enrolled.classes), np.array(enrolled.counts)[best], misfit
+                )
+        if none_of_these is not None:
+            names[share <= none_of_these + _ROUNDING] = NONE_OF_THESE
         columns = {f"probability_{name}": chance[:, place] for place, name in enumerate(enrolled.classes)}
+        if self.fit is not None:
+            columns["fit_percentile"] = (100 * share).round(1)
         return pd.DataFrame({"prediction": names, **columns}), enrolled
 
     def _enrol(self, rows: ClassRows, beside: Enrolled | None = None) -> Enrolled:

@@ -24,7 +24,6 @@ _SHOWN = (
     "parent",
     "tasks",
     "inputs",
-    "enrolled",
 )
 
 
@@ -60,5 +59,7 @@ def describe(stored: Stored) -> JsonObject:
         "steps": stored.log[-1].get("step") if stored.log else None,
         "calibration": stored.calibration
         and {"tasks": stored.calibration.n_tasks, "support_rows": list(stored.calibration.sizes)},
+        "classes_enrolled": config["enrolled"]
+        and {entry["id"]: entry["n_support"] for entry in config["enrolled"]},
         **{name: entries[name] for name in _SHOWN},
     }

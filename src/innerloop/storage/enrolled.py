@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..engine.threads import threads_for
 from ..errors import DataError, UsageError
+from ..evaluation.none_of_these import NONE_OF_THESE
 from ..inner.learner import Adapted, Model
 from ..models.network import Params, reference
 from ..tasks.class_rows import ClassRows
@@ -68,6 +69,10 @@ class Enrolled:
             raise DataError(
                 f"{len(names)} classes are there ({found}), and two or more are needed: give a folder for each class, "
                 "or rows with the name of their class"
+            )
+        if NONE_OF_THESE in names:
+            raise DataError(
+                f"a class is called {NONE_OF_THESE!r}, as rows of no class are: give it another name"
             )
         place = {name: number for number, name in enumerate(names)}
         number = torch.tensor([place[str(label)] for label in kept.labels])

@@ -19,7 +19,7 @@ from ..inner.inner_loss import InnerLossLike
 from ..inner.learner import Adapted, Learner, Model
 from ..models.losses import Loss
 from ..models.network import Params
-from .calibrations import CALIBRATION, calibration_of
+from .calibrations import CALIBRATION, FIT, calibration_of, fit_of
 from .enrolled import ENROLLED, Enrolled, enrolled_of
 from .manifest import EXTRA_FILES, Sealed, read_sealed
 from .stored import MASK, TASKS, Stored
@@ -78,7 +78,7 @@ def load(
     """
     sealed = read_sealed(Path(directory))
     config, log, tensors = read_config(sealed), read_log(sealed), read_tensors(sealed)
-    others = (TASKS, MASK, CALIBRATION, ENROLLED)
+    others = (TASKS, MASK, CALIBRATION, ENROLLED, FIT)
     meta = {name: value for name, value in tensors.items() if not name.startswith(others)}
     own, mask = (
         {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -100,6 +100,7 @@ def load(
             fits = name in meta and value.dtype == torch.bool and value.shape == meta[name].shape
             require(fits, f"the mask of {name!r} is not that of a parameter")
         calibration = calibration_of(tensors, outputs_of(config, schema))
+        fit = fit_of(tensors)
         enrolled = _enrolled(model, config, tensors, schema, inputs)
     extra = {name: data for name, data in sealed.contents.items() if name in EXTRA_FILES}
     return Stored(
@@ -115,6 +116,7 @@ def load(
         calibration,
         inputs,
         enrolled,
+        fit,
     )
 
 

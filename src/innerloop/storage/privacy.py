@@ -138,7 +138,8 @@ def _classes(stored: Stored) -> Iterator[Holding]:
     if enrolled is None:
         return
     names, counts = enrolled.classes, enrolled.counts
-    few = f"{len(names)}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}, and how many rows each was given by"
+    first = f"{', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+    few = f"{len(names)}: {first}, and how many rows each was given by"
     yield Holding("names of classes", True, "config.json", few)
     if enrolled.means:
         alone = sum(count == 1 for count in counts)

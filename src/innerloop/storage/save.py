@@ -26,6 +26,7 @@ from .versions import versions
 if TYPE_CHECKING:
     from ..evaluation.conformal import Calibration
     from ..evaluation.mixed_model import MixedSummary
+    from ..evaluation.none_of_these import FitCalibration
     from ..tasks.inputs import InputSchema
     from ..tasks.tables.schema import Schema
 
@@ -53,6 +54,7 @@ def save(
     keep_ids: bool = False,
     calibration: Calibration | None = None,
     inputs: InputSchema | None = None,
+    fit: FitCalibration | None = None,
     replace: bool = False,
 ) -> Path:
     """Write a model directory; a crash leaves the old one or the new one.
@@ -77,6 +79,7 @@ def save(
         keep_ids: store the ids of tasks as they are.
         calibration: what `il.calibrate` made, for conformal intervals of new tasks.
         inputs: what a row is, `tasks.inputs`, where it is a picture or a row of an array.
+        fit: what `il.calibrate_fit` made, which tells rows of no class.
         replace: replace a model directory that is there.
 
     Returns:
@@ -100,7 +103,7 @@ def save(
     stored = unsaved(
         model, kind=kind, schema=schema, splits=splits, support=support, targets=targets, settings=settings, data=data,
         scores=scores, best_step=best_step, parent=parent, mask=mask, mixed=mixed, log=log, extra=extra,
-        keep_ids=keep_ids, calibration=calibration, inputs=inputs,
+        keep_ids=keep_ids, calibration=calibration, inputs=inputs, fit=fit,
     )  # fmt: skip
     return stored.save(directory, replace=replace)
 
@@ -125,6 +128,7 @@ def unsaved(  # noqa: D417  the others are those of `save`
     keep_ids: bool = False,
     calibration: Calibration | None = None,
     inputs: InputSchema | None = None,
+    fit: FitCalibration | None = None,
 ) -> Stored:
     """What `save` would write, in memory: it adapts and predicts as a directory that was loaded.
 
@@ -185,7 +189,7 @@ def unsaved(  # noqa: D417  the others are those of `save`
     }
     entries, nowhere = [dict(entry) for entry in log], Path("a model that is not saved")
     stored = Stored(model, config, nowhere, "", entries, schema, mask=mask or {}, extra=extra or {})
-    return dataclasses.replace(stored, calibration=calibration, inputs=inputs)
+    return dataclasses.replace(stored, calibration=calibration, inputs=inputs, fit=fit)
 
 
 def _support(support: SupportSize) -> dict[str, str | bool]:

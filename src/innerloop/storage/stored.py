@@ -13,8 +13,8 @@ from ..errors import DivergedError, ModelFileError, UsageError
 from ..inner.learner import Adapted, Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
-from .calibrations import calibration_of, to_tensors
-from .classes import OfClasses
+from .calibrations import calibration_of, fit_tensors, to_tensors
+from .classes import OfClasses, refuse_for_classes
 from .manifest import write_sealed
 from .membership import Members
 from .plain_json import JsonObject, parse_json, to_json, without_nan
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..evaluation.conformal import Calibration
     from ..evaluation.mixed_model import MixedSummary
+    from ..evaluation.none_of_these import FitCalibration
     from ..tasks.inputs import InputSchema
     from ..tasks.tables.reading import TableLike
     from ..tasks.tables.schema import Schema
@@ -61,6 +62,7 @@ class Stored(OfClasses):
         calibration: what conformal intervals need; `None` where none are stored.
         inputs: what a row is, of a model that was trained on pictures or arrays.
         enrolled: of a directory adapted to classes by their names, these.
+        fit: how badly rows of known classes fit, by which rows of no class are told.
     """
 
     model: Model
@@ -75,6 +77,7 @@ class Stored(OfClasses):
     calibration: Calibration | None = field(repr=False, default=None)
     inputs: InputSchema | None = field(repr=False, default=None)
     enrolled: Enrolled | None = field(repr=False, default=None)
+    fit: FitCalibration | None = field(repr=False, default=None)
 
     @property
     def kind(self) -> str:
@@ -189,7 +192,12 @@ class Stored(OfClasses):
         return self.table_schema().labelled(frame)
 
     def predict_frame(
-        self, frame: Frame, *, inner_steps: int | None = None, interval: float | None = None
+        self,
+        frame: Frame,
+        *,
+        inner_steps: int | None = None,
+        interval: float | None = None,
+        none_of_these: float | None = None,
     ) -> Frame:
         """Predict the rows of a table that have no target; what `innerloop predict` does.
 
@@ -201,6 +209,7 @@ class Stored(OfClasses):
             inner_steps: inner steps; as in training unless given.
             interval: share of the rows of new tasks that an interval, or a set of classes, shall hold, such as 0.9;
                 none is given unless asked for.
+            none_of_these: of a table of classes without a task column, see `predict_files`.
 
         Returns:
             The same kind of frame: its rows, their order, its index and its columns, and further columns.
@@ -245,7 +254,10 @@ class Stored(OfClasses):
         )
 
         if self.has_classes:
-            return self._predict_class_frame(frame, inner_steps=inner_steps, interval=interval)
+            refuse_for_classes(inner_steps=inner_steps, interval=interval)
+            return self._predict_class_frame(frame, none_of_these)
+        if none_of_these is not None:
+            raise UsageError("none_of_these is for classes without a task column: leave it out")
         schema = self.table_schema()
         table = as_frame(frame, reading=schema.reading)
         intervals = None
@@ -300,10 +312,7 @@ class Stored(OfClasses):
         from .tables import adapt_rows, require_inner_steps
 
         if self.has_classes:
-            if inner_steps is not None:
-                raise UsageError(
-                    f"inner_steps={inner_steps}: classes are adapted to as in training: leave it out"
-                )
+            refuse_for_classes(inner_steps=inner_steps)
             return self.adapt_files(frame)
         if self.kind == "adapted":
             raise UsageError(f"{self.path} is adapted already: give the run it was adapted from")
@@ -460,7 +469,8 @@ class Stored(OfClasses):
         import safetensors.torch
 
         tensors = {**self.model.meta, **{f"{MASK}{name}": value for name, value in self.mask.items()}}
-        tensors |= to_tensors(self.calibration) | (self.enrolled.tensors() if self.enrolled else {})
+        tensors |= to_tensors(self.calibration) | fit_tensors(self.fit)
+        tensors |= self.enrolled.tensors() if self.enrolled else {}
         _require_finite(tensors)
         config = {**self.config, "settings": {**(settings or {}), **self.config["settings"]}}
         text = to_json(config, indent=1)

@@ -160,7 +160,7 @@ class ClassSource:
         both = (self.index, self.query_index) if self.query_index is not None else (self.index,)
         index = np.concatenate(both, axis=1)
         number, column = np.nonzero(index >= 0)
-        x = self._features(torch.from_numpy(index[number, column]))
+        x = self.features(torch.from_numpy(index[number, column]))
         return Batch(x.unsqueeze(0), torch.from_numpy(number).unsqueeze(0))
 
     @property
@@ -206,9 +206,10 @@ class ClassSource:
 
     def _batch(self, rows: Tensor) -> Batch:
         label = torch.arange(self.n_way).reshape(1, -1, 1).expand(rows.shape)
-        return Batch(self._features(rows.flatten(1)), label.flatten(1).contiguous())
+        return Batch(self.features(rows.flatten(1)), label.flatten(1).contiguous())
 
-    def _features(self, rows: Tensor) -> Tensor:
+    def features(self, rows: Tensor) -> Tensor:
+        """Features of rows by their number, `(*rows, *feature)`, bytes as 0 to 1."""
         x = self.x[rows]
         # images stay bytes until they are drawn, a quarter of the memory
         return x.float() / 255 if x.dtype == torch.uint8 else x

@@ -74,6 +74,10 @@ class Head(ABC):
         """Meta-parameters by direct optimisation on all rows of the tasks; `None`: gradients find them."""
         return None
 
+    def fit_again(self, meta: Params, features: Tensor, rows: Batch) -> Params | None:
+        """A `fit` to other rows whose predictions are in the units of the fit in `meta`."""
+        return self.fit(meta, features, rows)
+
     def for_classes(self, meta: Params, count: int) -> tuple[Head, Params] | None:
         """The same head for `count` classes, and its meta-parameters; `None` where it is made for its own number.
 

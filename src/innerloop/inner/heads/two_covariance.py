@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...errors import DataError
 from ...models.network import Params
@@ -115,14 +116,12 @@ class TwoCovarianceHead(ClassHead):
             DataError: there are no two classes, or no class has two rows.
         """
         sums = sums_of(features.detach(), rows)
-        found = covariances(sums)
-        values = {
-            "head/center": found.center,
-            "head/projection": found.projection,
-            "head/log_between": found.between.log(),
-            "head/log_temperature": _log_temperature(sums, self.n_outputs),
-        }
-        return {**meta, **{name: value.to(meta[name]) for name, value in values.items()}}
+        temperature = _log_temperature(sums, self.n_outputs).to(meta["head/log_temperature"])
+        return {**meta, **_values(covariances(sums), meta), "head/log_temperature": temperature}
+
+    def fit_again(self, meta: Params, features: Tensor, rows: Batch) -> Params:
+        """Both covariances; the temperature stays what it is."""
+        return {**meta, **_values(covariances(sums_of(features.detach(), rows)), meta)}
 
     def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:
         """How many classes tell how classes differ, where they are few."""
@@ -138,6 +137,16 @@ class TwoCovarianceHead(ClassHead):
     def _along(self, meta: Params, features: Tensor) -> Tensor:
         """Features in the axes where both covariances are diagonal, in double precision."""
         return (features.double() - meta["head/center"].double()) @ meta["head/projection"].double()
+
+
+def _values(found: Covariances, meta: Params) -> Params:
+    """Covariances as meta-parameters."""
+    values = {
+        "head/center": found.center,
+        "head/projection": found.projection,
+        "head/log_between": found.between.log(),
+    }
+    return {name: value.to(meta[name]) for name, value in values.items()}
 
 
 def log_ratios(z: Tensor, means: Tensor, rows: Tensor, between: Tensor) -> Tensor:
@@ -223,13 +232,13 @@ def _episodes(
 
 def _best(found: list[tuple[Tensor, Tensor]]) -> Tensor:
     """The logarithm of the temperature, by golden sections: the cross-entropy has one minimum."""
+    width = max(ratios.shape[-1] for ratios, _ in found)
+    every = torch.cat([pad(part[0], (0, width - part.shape[-1]), value=-torch.inf) for part, _ in found])
+    place = torch.cat([labels[0] for _, labels in found]).unsqueeze(-1)
 
     def loss(log_temperature: float) -> float:
-        scale = math.exp(-log_temperature)
-        return sum(
-            float(-(ratios * scale).log_softmax(-1).gather(-1, labels.unsqueeze(-1)).mean())
-            for ratios, labels in found
-        )
+        scaled = every * math.exp(-log_temperature)
+        return float(-scaled.log_softmax(-1).gather(-1, place).mean())
 
     low, high = _TEMPERATURES
     golden = (math.sqrt(5) - 1) / 2
