@@ -11,6 +11,9 @@ from hypothesis import settings
 
 import innerloop.cli.pages
 
+# the tests themselves run in as many processes as there are cores: comparisons in them start no others
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # No deadline: the first call of a torch operation is slow, the others are not. On CI the examples are the

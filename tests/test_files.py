@@ -212,6 +212,29 @@ def test_what_is_no_regular_file_is_not_read(tmp_path) -> None:
     assert files.read_bytes(tmp_path / "file") == b"12345"
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path, linked) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    place = tmp_path / "pipe"
+    if linked:
+        place = tmp_path / "link"
+        place.symlink_to("pipe")
+    for path in (place, Path(os.devnull)):
+        with pytest.raises(ResourceError, match=f"{path} is a device or pipe, no regular file"):
+            files.write_bytes(path, b"new")
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"][not linked :]
+
+
+def test_a_link_to_a_file_stays_and_the_file_is_replaced(tmp_path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("file")
+    files.write_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
 def test_errors_of_the_system_name_the_path_and_the_fix(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="a part of the path is a file"):

@@ -19,6 +19,14 @@ MODULES = {
     "shelve",
     "torch.hub",
     "torch.package",
+    # archives that name the place of their files, and what reads addresses
+    "tarfile",
+    "urllib.request",
+    "http.client",
+    "requests",
+    "socket",
+    "ftplib",
+    "fsspec",
 }
 NAMES = {
     "__import__",
@@ -33,8 +41,16 @@ NAMES = {
     "torch.jit.load",
     "torch.load",
     "torch.save",
+    # YAML makes objects of any class; the others evaluate the text of an expression
+    "yaml.load",
+    "yaml.unsafe_load",
+    "pandas.eval",
+    "numexpr.evaluate",
+    "sympy.sympify",
+    # unpacking writes where the archive says
+    "shutil.unpack_archive",
 }
-METHODS = {"read_pickle", "to_pickle"}
+METHODS = {"read_pickle", "to_pickle", "extractall", "unsafe_load"}
 SWITCHES = {"allow_pickle", "shell"}
 
 
@@ -163,6 +179,12 @@ def is_store(node: ast.Name) -> bool:
         "import pandas as pd\npd.read_pickle('x')",
         "frame.to_pickle('x')",
         "import joblib\njoblib.load('x')",
+        "import yaml\nyaml.load(text)",
+        "import pandas as pd\npd.eval(text)",
+        "import tarfile",
+        "import zipfile\nzipfile.ZipFile('x').extractall()",
+        "from urllib.request import urlopen",
+        "import socket",
         "import importlib\nimportlib.import_module(config['module'])",
         "from importlib import import_module\nimport_module(f'innerloop.{name}')",
     ],

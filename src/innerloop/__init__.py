@@ -89,6 +89,7 @@ _HOME = {
     "gaussian": "algorithms:gaussian",
     "gp": "algorithms:gp",
     "inner": "inner",
+    "inner_path": "evaluation:inner_path",
     "learned": "evaluation.inspection",
     "load": "storage:load",
     "logs": "outer.logs",

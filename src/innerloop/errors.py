@@ -1,12 +1,42 @@
 """The few exceptions a user can meet, each with the exit code of the command.
 
-A message names what was found (task, column, row, file or argument, and the value) and the way out.
+A message names what was found (task, column, row, file or argument, and the value) and the way out. What it
+quotes may come from anyone, so it is short, and holds nothing that a terminal would obey.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
+
+_MOST = 2000  # characters of a message
+_END = 600  # of them those of its end, where the fix stands
+# controls of terminals (but for tab and line end), other line ends, marks that turn the direction, half characters
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""Text in which characters that steer a terminal are written out, so that it only shows them.
+
+    Example:
+        >>> print(visible("a\x1b[31m b"))
+        a\x1b[31m b
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def message_of(text: str) -> str:
+    """Text as part of a message: `visible`, and without its middle where it is very long.
+
+    Example:
+        >>> message_of("no column " + "x" * 10_000 + ": name another")[1395:]
+        'xxxxx [8024 characters left out] xxx...xxx: name another'
+    """
+    text = visible(text)
+    if len(text) <= _MOST:
+        return text
+    return f"{text[: _MOST - _END]} [{len(text) - _MOST} characters left out] {text[-_END:]}"
 
 
 class InnerloopError(Exception):
@@ -16,7 +46,7 @@ class InnerloopError(Exception):
 
     def __init__(self, *message: object, **place: str) -> None:
         """`place` says where the trouble is: `task`, `row`, `column` or `file`, as far as it is known."""
-        super().__init__(*message)
+        super().__init__(*(message_of(part) if isinstance(part, str) else part for part in message))
         self.place = place
 
 

@@ -69,8 +69,10 @@ def read_bytes(path: Path, *, limit: int = -1, error: type[InnerloopError] = Res
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a crash leaves the old one or the new one; its mode follows the umask.
 
+    A symbolic link stays, and the file it points to is replaced, as by a redirection of the shell.
+
     Raises:
-        ResourceError: it cannot be written.
+        ResourceError: it cannot be written, or is a device, a pipe or anything else that is no regular file.
 
     Example:
         >>> import tempfile
@@ -80,6 +82,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         b'42'
     """
     with explained(path):
+        refuse_special(path)
         target = Path(os.path.realpath(path))
         temp = _free_sibling(target, "tmp")
         try:
@@ -90,6 +93,22 @@ def write_bytes(path: Path, data: bytes) -> None:
                 os.unlink(temp)
             raise
         _sync_folder(target.parent)
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse to write to a device, a pipe or a socket, also behind a link: a file would take its place.
+
+    Raises:
+        ResourceError: it is one.
+
+    Example:
+        >>> refuse_special(Path(os.devnull))
+        Traceback (most recent call last):
+        innerloop.errors.ResourceError: /dev/null is a device or pipe, no regular file: choose another name
+    """
+    with explained(path):
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise ResourceError(f"{path} is a device or pipe, no regular file: choose another name")
 
 
 def append_bytes(path: Path, data: bytes) -> None:

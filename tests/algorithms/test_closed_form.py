@@ -11,7 +11,7 @@ from torch import nn
 import innerloop as il
 from innerloop.algorithms import ALGORITHMS, build, gaussian, mixed, protonet, ridge
 from innerloop.algorithms.assemble import learner_for
-from innerloop.algorithms.baselines import shrunken_ridge
+from innerloop.algorithms.baselines import _LEVELS, _divide, _root, alone_ridge, shrunken_ridge
 from innerloop.errors import DataError, UsageError
 from innerloop.inner import Model
 from innerloop.inner.batched import predict_tasks
@@ -293,3 +293,26 @@ def test_the_mixed_model_on_schools(shared_data):
     tasks = il.tasks.table(file, task="school", target="exam", n_support=10)
     ours = errors(tasks, mixed(tasks.n_features))
     assert ours <= 1.02 * errors(tasks, shrunken_ridge(tasks.n_features, n_support=10))
+
+
+@pytest.mark.parametrize("make", [alone_ridge, shrunken_ridge])
+def test_the_strength_of_a_ridge_is_that_which_a_loop_over_all_of_them_finds(make):
+    rng = np.random.default_rng(5)
+    x, task = rng.normal(size=(160, 3)), np.arange(160) // 8
+    y = x @ [1.0, -0.5, 0.2] + rng.normal(size=20)[task] + 0.5 * rng.normal(size=160)
+    tasks = il.tasks.arrays(x, y, task, n_support=4)
+    rows, head = tasks.train.whole(), make(3, n_support=4).head
+    fitted = head.fit(head.init(), rows.x, rows)
+    levels = _LEVELS if head.pooled else (1e4,)
+
+    def error(root):
+        found, meta = [], {**fitted, "head/root": root}
+        for draw in range(4):
+            support, query = _divide(rows, 4, draw)
+            own = head.solve(meta, rows.x, support)
+            squares = (query.y - head.predict(meta, own, rows.x)).square().mean(-1) * query.weight
+            found.append(squares.sum(1) / query.weight.sum(1))
+        return torch.cat(found).mean().item()
+
+    roots = [_root(fitted["head/root"], spread, level) for spread in head.spreads for level in levels]
+    assert error(fitted["head/root"]) == pytest.approx(min(map(error, roots)), rel=1e-6)

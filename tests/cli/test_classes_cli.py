@@ -86,6 +86,7 @@ def test_evaluate_scores_the_classes_of_another_folder(place, capsys):
     code, _, err = printed_by(capsys, "evaluate", place / "run", place / "known", "--report", "none")
     assert code == 0
     shutil.copytree(place / "known", place / "copy")
+    picture(place / "copy" / "good 0" / "9.png", 40)
     code, _, err = printed_by(capsys, "evaluate", place / "run", place / "copy", "--report", "none")
     assert "classes of" in err
     assert "trained on and are left out" in err
@@ -151,7 +152,8 @@ def test_training_has_more_classes_an_episode_than_test(place, capsys, tmp_path)
     assert stored.targets.n_outputs == 2
     assert stored.config["learner"]["settings"]["n_outputs"] == 2
     assert stored.config["settings"]["train_way"] == 7
-    code, again, _ = printed_by(capsys, "evaluate", tmp_path / "run", "--report", "none")
+    words_again = ("evaluate", tmp_path / "run", place / "known", "--report", "none")
+    code, again, _ = printed_by(capsys, *words_again)
     assert code == 0
     assert [line for line in out.splitlines() if line.startswith("1 ")] == [
         line for line in again.splitlines() if line.startswith("1 ")

@@ -197,7 +197,8 @@ def test_evaluate_on_another_table_leaves_known_tasks_out(ask, call, place):
     assert "trained on and are left out" in call("evaluate", "numbers", "later.csv")[2]
 
 
-def test_a_table_that_changed_since_training_is_not_scored_silently(call, tmp_path, place):
+def test_a_table_that_changed_since_training_is_not_scored_silently(call, tmp_path, place, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     table = tmp_path / "numbers.csv"
     rows_of().to_csv(table, index=False)
     assert call("train", table, *COLUMNS, "--steps", "0", "--out", tmp_path / "run")[0] == 0

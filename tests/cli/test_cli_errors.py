@@ -246,6 +246,7 @@ def test_a_bug_of_ours_is_called_one(place, capsys, monkeypatch):
     def broken(*arguments, **options):
         raise KeyError("oops")
 
+    monkeypatch.chdir(place)
     monkeypatch.setattr(innerloop.evaluation.scores, "evaluate", broken)
     assert run(["evaluate", str(place / "model")]) == 1
     err = capsys.readouterr().err
@@ -268,6 +269,7 @@ def test_memory_and_interruption_have_their_codes(error, code, place, capsys, mo
     def broken(*arguments, **options):
         raise error
 
+    monkeypatch.chdir(place)
     monkeypatch.setattr(innerloop.evaluation.scores, "evaluate", broken)
     assert run(["evaluate", str(place / "model")]) == code
     assert capsys.readouterr().err.count("\n") == 1

@@ -20,7 +20,17 @@ from toolkit.commands import printed_by
 ASKED = ["--task", "site", "--target", "y", "--n-support", "4"]
 SMALL = ["--learners", "ridge", "--baselines", "mean,pooled,alone,mixed", "--steps", "3"]
 SMALL += ["--tries", "1", "--seeds", "2", "--folds", "3"]
-VERDICT = {"helps", "net_over_mixed", "best", "over", "net", "mixed", "difference", "ci95", "sentence"}
+VERDICT = {
+    "helps",
+    "net_over_classical",
+    "best",
+    "over",
+    "net",
+    "classical",
+    "difference",
+    "ci95",
+    "sentence",
+}
 
 
 def frame(*, spread=2.0, n_tasks=15, rows=9):

@@ -9,12 +9,15 @@ import torch
 from innerloop import load
 from innerloop.cli import run
 from innerloop.cli.common import Notes
-from innerloop.cli.evaluate import held_out
+from innerloop.cli.held_out import held_out
 from toolkit.tables import visits
 
 
 @pytest.mark.parametrize("of_classes", [False, True])
-def test_held_out_tasks_by_a_schema_from_before(of_classes: bool, tmp_path: Path) -> None:
+def test_held_out_tasks_by_a_schema_from_before(
+    of_classes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     table, out = tmp_path / "visits.csv", tmp_path / "run"
     visits(tasks=15, rows=8).assign(grade=["low", "NA"] * 60).to_csv(table, index=False)
     asked = ["--target", "site", "--n-way", "2"] if of_classes else ["--task", "site", "--target", "risk"]

@@ -47,7 +47,7 @@ def test_folds_of_the_command_are_those_of_python(
     assert [headline["mean"], *headline["ci95"]] == pytest.approx(total, rel=1e-6)
     assert found["folds"] == pytest.approx([part.metric("rmse")[0] for part in parts], rel=1e-6)
     # the model that is kept is that of the first fold, and is scored again on its own tasks
-    assert run(["evaluate", out, "--json"]) == 0
+    assert run(["evaluate", out, str(table), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)["scores"]
     assert next(row for row in again if row["headline"])["mean"] == pytest.approx(found["folds"][0], rel=1e-6)
     assert il.load(out).config["settings"]["split"] == str(Fold(1, 3))

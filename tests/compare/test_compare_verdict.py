@@ -1,6 +1,7 @@
 """The verdict says what the numbers allow, and no more."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import innerloop as il
 from innerloop.compare.curves import Line, crossing, some_tasks, support_sizes
 from innerloop.compare.factorial import Level, effects
 from innerloop.compare.result import Difference, Method
-from innerloop.compare.verdict import Question, verdict
+from innerloop.compare.verdict import Question, decided, verdict
 from innerloop.evaluation.intervals import Estimate, holm, paired
 
 
@@ -44,9 +45,9 @@ def test_the_first_question(gain, p, answer, words):
     asked = question(*gain, p=p)
     found = verdict(asked, None)
     assert found["helps"] is answer
-    assert found["net_over_mixed"] is None
+    assert found["net_over_classical"] is None
     assert words in found["sentence"]
-    assert (found["best"], found["over"], found["net"], found["mixed"]) == ("maml", "pooled", None, None)
+    assert (found["best"], found["over"], found["net"], found["classical"]) == ("maml", "pooled", None, None)
 
 
 def test_a_gain_must_survive_the_correction_to_help():
@@ -56,7 +57,7 @@ def test_a_gain_must_survive_the_correction_to_help():
 def test_the_net_is_held_against_the_mixed_model():
     tie = question(0.003, -0.012, 0.019, p=0.6, theirs=MIXED)
     found = verdict(question(0.37, 0.33, 0.41), tie)
-    assert (found["helps"], found["net_over_mixed"], found["best"], found["over"]) == (
+    assert (found["helps"], found["net_over_classical"], found["best"], found["over"]) == (
         True,
         False,
         "maml",
@@ -64,10 +65,22 @@ def test_the_net_is_held_against_the_mixed_model():
     )
     assert "The linear mixed model does as well as a meta-learned net (MAML)" in found["sentence"]
     assert "from 1.9 % lower to 1.2 % higher" in found["sentence"]
-    assert (found["net"], found["mixed"]) == ("maml", "mixed")
+    assert (found["net"], found["classical"]) == ("maml", "mixed")
     better = verdict(None, question(0.2, 0.1, 0.3, theirs=MIXED))
-    assert better["net_over_mixed"] is True
+    assert better["net_over_classical"] is True
     assert better["helps"] is better["best"] is None
+
+
+def test_for_classes_log_loss_decides_where_accuracy_does_not():
+    unclear, clear, none = (
+        question(*gain) for gain in ((0.1, -0.1, 0.3), (0.1, 0.06, 0.14), (0.0, -0.01, 0.01))
+    )
+    by_loss = replace(clear, what="log loss")
+    assert decided(unclear, by_loss) is by_loss
+    assert decided(none, by_loss) is by_loss  # they disagree
+    assert decided(clear, by_loss) is clear
+    assert decided(clear, unclear) is clear
+    assert "log loss 10 % lower" in verdict(by_loss, None)["sentence"]
 
 
 def test_where_only_a_task_itself_knows_its_classes_the_question_is_about_other_tasks():

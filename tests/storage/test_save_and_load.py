@@ -454,7 +454,7 @@ def at(*path, value):
         (at("learner", "model", value=3), "no name and settings"),
         (at("learner", "module", value="os"), "has the parts"),
         (at("learner", "settings", value=None), "has no settings"),
-        (at("learner", "settings", "n_features", value="2"), "n_features=2 is no int"),
+        (at("learner", "settings", "n_features", value="2"), "n_features=.2. is no int"),
         (at("learner", "settings", "n_features", value=2.0), "n_features=2.0 is no int"),
         (at("learner", "settings", "n_features", value=10**400), "is no int"),
         (at("learner", "settings", "n_features", value=-5), ""),

@@ -256,7 +256,7 @@ def test_what_is_wrong_is_named(runs, verb, tmp_path) -> None:
     refused(DataError, r"task '00\d', row \d+: 'many'", frame=frame.astype(object).assign(dose="many"))
     refused(DataError, "no row", frame=frame[:0])
     refused(DataError, "not list", frame=[1, 2])
-    refused(UsageError, "inner_steps=-1: give 0 or more", inner_steps=-1)
+    refused(UsageError, "inner_steps=-1: give 0 to 10000", inner_steps=-1)
     refused(UsageError, "inner_steps=2: .* closed form", stored=runs["closed"], inner_steps=2)
     plain = load(save(tmp_path / "plain", stored.model))
     refused(UsageError, "not trained on a table with a task column", stored=plain)

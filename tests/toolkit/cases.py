@@ -79,6 +79,7 @@ CASES = [
     *_both("maml_plus_plus", "formula", inner_steps=3),
     *_both("meta_curvature", inner_steps=2),
     *_both("sparse_maml", "formula", inner_steps=2),
+    *_both("t_net", inner_steps=2),
     *_both("cavia", extra=2, n_context=2, inner_lr=0.5),
     *_both("imaml", "formula", inner_steps=8, iterations=6),
     *_both("bmaml", "formula", inner_steps=2, particles=3),

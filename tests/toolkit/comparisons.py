@@ -93,11 +93,11 @@ def synthetic_comparison(
         effects=_effects(images=images),
         verdict={
             "helps": True,
-            "net_over_mixed": False,
+            "net_over_classical": False,
             "best": "mixed",
             "over": "pooled",
             "net": "maml",
-            "mixed": "mixed",
+            "classical": "mixed",
             "difference": -0.28 if lower else 0.14,
             "ci95": (-0.31, -0.25) if lower else (0.12, 0.16),
             "sentence": "Adapting pays. A meta-learned net adds nothing to the mixed model.",

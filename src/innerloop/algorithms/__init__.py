@@ -22,6 +22,7 @@ from .imaml import imaml
 from .ordinary import plain
 from .registry import ALGORITHMS, build, registered
 from .starts import cavia, protomaml
+from .warped import t_net
 
 __all__ = [
     "ALGORITHMS",
@@ -55,5 +56,6 @@ __all__ = [
     "reptile",
     "ridge",
     "sparse_maml",
+    "t_net",
     "two_covariance",
 ]

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..inner.head import HeadLearner
 from ..inner.heads import GaussianHead, pooled_least_squares
+from ..inner.heads.base import row_weights, with_constant
 from ..inner.learner import Learner
 from ..models.builtin import Polynomial
 from ..models.losses import mean_rows
@@ -75,15 +77,39 @@ class RidgeHead(GaussianHead):
         if len(candidates) == 1:
             return candidates[0]
         halves = [_divide(rows, self.n_support, None if self.ordered else draw) for draw in range(4)]
+        moments = [tuple(_moments(features, side) for side in half) for half in halves]
 
         def error(candidate: Params) -> float:
-            losses = [
-                self.loss(candidate, self.solve(candidate, features, support), features, query)
-                for support, query in halves
-            ]
+            losses = [self._error(candidate, support, query) for support, query in moments]
             return torch.cat(losses).mean().item()
 
         return min(candidates, key=error)
+
+    def _error(self, candidate: Params, support: _Moments, query: _Moments) -> Tensor:
+        """Mean squared error of each task's query rows after its support, `(T,)`, of their moments alone."""
+        weights = self.posterior(candidate, support.gram, support.product)[0]
+        squares = (
+            query.square - 2 * (weights * query.product).sum(1) + (weights * (query.gram @ weights)).sum(1)
+        )
+        return squares.clamp(min=0).mean(-1) / query.count
+
+
+class _Moments(NamedTuple):
+    """All that squared errors of linear predictions depend on: products `(T, D, D)` and `(T, D, C)` of columns."""
+
+    gram: Tensor
+    product: Tensor
+    square: Tensor
+    count: Tensor
+
+
+def _moments(features: Tensor, rows: Batch) -> _Moments:
+    """Of the rows that count, in float64."""
+    design, target = with_constant(features).double(), rows.target.double()
+    weight = row_weights(rows, design)
+    weighted = (design * weight.unsqueeze(-1)).mT
+    square = (target.square() * weight.unsqueeze(-1)).sum(1)
+    return _Moments(weighted @ design, weighted @ target, square, weight.sum(1).clamp(min=1))
 
 
 def _root(like: Tensor, spread: float, level: float | None) -> Tensor:

@@ -11,9 +11,10 @@ from types import FrameType
 
 import cyclopts
 
-from ..errors import InnerloopError
-from . import adapt, check, compare, demo, evaluate, inspect, list_, predict, refine, train
+from ..errors import InnerloopError, message_of
+from . import adapt, check, compare, demo, evaluate, export, inspect, list_, predict, refine, train
 from .config import with_file
+from .text import say
 
 __all__ = ["VERBS", "app", "main", "run"]
 
@@ -36,6 +37,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.evaluate,
     "adapt": adapt.adapt,
     "predict": predict.predict,
+    "export": export.export,
     "list": list_.list_,
     "inspect": inspect.inspect,
     "refine": refine.refine,
@@ -139,7 +141,7 @@ def _help_of(arguments: list[str]) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"innerloop: {' '.join(message.split())}", file=sys.stderr)
+    say(message_of(f"innerloop: {' '.join(message.split())}"), file=sys.stderr)
     return code
 
 

@@ -13,6 +13,7 @@ from .common import Notes, emit, stored_run
 from .options import FLAG, OUTPUT, Device, Json, Quiet, Replace, SkipBad, Steps, about
 from .predict import read_rows, unlike_tasks
 from .refusals import refuse_senseless, require_place, require_steps
+from .text import say
 
 if TYPE_CHECKING:
     from ..storage import Stored
@@ -140,4 +141,4 @@ def _adapt_to_tasks(
         emit("adapt", None, notes, settings, out=str(out), tasks=counts, unlike=unlike)
         return
     tasks, n_rows = len(counts), sum(counts.values())
-    print(f"adapted to {tasks} task{'s' * (tasks != 1)}, {n_rows} support row{'s' * (n_rows != 1)}: {out}")
+    say(f"adapted to {tasks} task{'s' * (tasks != 1)}, {n_rows} support row{'s' * (n_rows != 1)}: {out}")

@@ -10,7 +10,7 @@ from ..errors import DataError
 from .common import Notes, emit
 from .opening import open_options
 from .options import TRAINING, DataOptions, Json, Quiet, about
-from .text import columns
+from .text import columns, say
 
 __all__ = ["check"]
 
@@ -45,8 +45,8 @@ def check(
     if json:
         emit("check", seed, notes, {"tasks": tasks, **data.given(), "seed": seed}, **report.to_dict())
     else:
-        print(columns([list(row) for row in report.table()]))
+        say(columns([list(row) for row in report.table()]))
         for finding in report.findings:
-            print(finding)
+            say(finding)
     if not report.ok:
         raise DataError(f"{len(report.errors)} error(s) in {tasks}: mend them, then check again")

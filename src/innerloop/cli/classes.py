@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from .common import Notes, emit
-from .text import harmless
+from .text import harmless, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,8 +87,8 @@ def _tell(
         if isinstance(names := changes.get(what), list) and names
     ]
     for part in parts:
-        print(part)
-    print(f"adapted to {len(counts)} classes, {sum(counts.values())} support rows: {out}")
+        say(part)
+    say(f"adapted to {len(counts)} classes, {sum(counts.values())} support rows: {out}")
 
 
 def false_alarms(stored: Stored, asked: float | None, notes: Notes) -> float | None:
@@ -142,7 +142,7 @@ def predict_rows(
         print(_csv(table), end="")
     else:
         said = "" if none_of_these is None else f", {alien} none of these"
-        print(f"predicted {len(table)} rows of {len(enrolled.classes)} classes{said}: {out}")
+        say(f"predicted {len(table)} rows of {len(enrolled.classes)} classes{said}: {out}")
 
 
 def _csv(table: pd.DataFrame) -> str:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
+from ..errors import DataError, message_of
+from .text import say
 
 if TYPE_CHECKING:
     from ..storage import Stored
@@ -29,11 +30,26 @@ def stored_run(directory: Path, device: str) -> Stored:
 
 
 def fingerprint(data: str | Path) -> dict[str, str | None]:
-    """The name of a data set, and the sha256 of its file if it is one."""
+    """The name of a data set, and the sha256 of its file, or of names and content of the files in its folder.
+
+    Example:
+        >>> fingerprint("sinusoid")
+        {'name': 'sinusoid', 'sha256': None}
+    """
+    from ..files import explained, read_bytes
     from ..storage.manifest import sha256
 
-    path = Path(data)
-    return {"name": str(data), "sha256": sha256(path.read_bytes()) if path.is_file() else None}
+    path, found = Path(data), None
+    with explained(path, DataError):
+        if path.is_file():
+            found = sha256(read_bytes(path, error=DataError))
+        elif path.is_dir():
+            inside = [each for each in sorted(path.rglob("*")) if each.is_file() and each.name[0] != "."]
+            lines = [
+                f"{sha256(read_bytes(each, error=DataError))} {each.relative_to(path)}" for each in inside
+            ]
+            found = sha256("\n".join(lines).encode("utf-8", "surrogateescape"))
+    return {"name": str(data), "sha256": found}
 
 
 class Notes:
@@ -46,7 +62,7 @@ class Notes:
     def __call__(self, text: str) -> None:
         """Print a line."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            say(message_of(text), file=sys.stderr)
 
     @property
     def seconds(self) -> float:

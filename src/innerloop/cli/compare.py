@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +20,7 @@ from .opening import names
 from .options import OUTPUT, TRAINING, DataOptions, Device, Json, NetworkOptions, Options, Quiet, about
 from .pages import Report, command_line, leave, require_report
 from .refusals import require_least, require_place
-from .text import LABELS, cell, columns
+from .text import LABELS, cell, columns, say
 
 if TYPE_CHECKING:
     from ..compare.result import Comparison
@@ -51,15 +51,20 @@ class ComparisonOptions(Options):
     """What is compared, and how often."""
 
     quick: Annotated[
-        bool, Parameter(negative="", help="3 learners, 5 baselines, the support curve, 2 seeds.")
+        bool, Parameter(negative="", help="3 learners, 7 baselines, the support curve, 2 seeds.")
     ] = False
     learners: Annotated[str | None, about("Meta-learners: maml,ridge.")] = None
     baselines: Annotated[str | None, about("Baselines: pooled,mixed.")] = None
     worthwhile: Annotated[str, about("Smallest gain worth having, a share of the error.")] = "5%"
-    folds: Annotated[int | None, about("Folds over tasks; 5 under 300 tasks, else one split.")] = None
+    folds: Annotated[
+        int | None, about("Folds over tasks; 5, so that every task is tested, unless given.")
+    ] = None
     seeds: Annotated[int | None, about("Trainings of each method; 3, or 2 with --quick.")] = None
     tries: Annotated[int | None, about("Settings tried for each method; 4, or 2 with --quick.")] = None
     interval: Annotated[str, about("Of each score: t or bca.")] = "t"
+    jobs: Annotated[
+        int | None, about("Processes that methods are shared out among; as many as cores unless given.")
+    ] = None
     network: ComparedNetwork = ComparedNetwork()
 
 
@@ -90,8 +95,9 @@ def compare(
     """Find out whether meta-learning helps on your tasks, against honest baselines.
 
     Every method is scored on the same episodes of held-out tasks, with the same network and as many settings tried.
-    The verdict says whether adapting to each task pays over one model for all, and whether a meta-learned net
-    pays over a linear mixed model. Where it does not, it says so.
+    The verdict says whether meta-learning pays over the best of what one would do without it (a linear mixed model,
+    a Gaussian process, boosting), and whether adapting to each task pays over one model for all. Where it does not,
+    it says so. Interrupted, it writes what is done, and leaves with 130.
 
     Examples:
       innerloop compare schools.csv --task school --target exam --quick
@@ -101,6 +107,7 @@ def compare(
     """
     from ..compare.comparison import compare as run
     from ..compare.comparison import plan_for
+    from ..compare.workers import available_cores
     from ..files import explained, write_bytes
 
     notes = Notes(quiet=quiet)
@@ -137,7 +144,9 @@ def compare(
             clusters=folds.clusters,
             settings=settings | {"command": command_line("compare", command, tasks)},
             progress=tell,
+            jobs=comparison.jobs or available_cores(),
         )
+    result = replace(result, settings=result.settings | {"next": _next(result, tasks, data, training)})
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "comparison.json", result.to_json().encode())
@@ -145,11 +154,26 @@ def compare(
     if json:
         shown = None if page is None else str(page)
         emit("compare", training.seed, notes, settings, out=str(folder), report=shown, **content(result))
-        return
-    show(result)
-    if page is not None:
-        print(f"page: {page}")
-    print(f"everything as numbers: {folder / 'comparison.json'}")
+    else:
+        show(result)
+        if page is not None:
+            say(f"page: {page}")
+        say(f"everything as numbers: {folder / 'comparison.json'}")
+    if result.interrupted:
+        raise KeyboardInterrupt
+
+
+def _next(result: Comparison, tasks: str, data: DataOptions, training: ComparedTraining) -> str:
+    """The command that trains the best method: the first of those not surely worse that `train` knows."""
+    from ..algorithms import ALGORITHMS
+
+    known = {"mixed_squares": {"algorithm": "mixed", "squares": True}, "auto": {}}
+    known |= {name: {"algorithm": name} for name in ALGORITHMS}
+    best = next((each.name for each in result.methods if each.name in known), None)
+    if best is None:
+        return ""
+    own = {key: value for key, value in training.given().items() if (key, value) not in _DEFAULTS}
+    return command_line("train", data.given() | known[best] | own, tasks)
 
 
 _DEFAULTS = {("worthwhile", "5%"), ("interval", "t"), ("device", "auto"), ("seed", 0)}
@@ -224,12 +248,16 @@ def show(result: Comparison) -> None:
     unit = f"support {data['support']} a {data['unit']}"
     how = f"{data['folds']} folds, " if data["folds"] > 1 else ""
     over = f"{data['clusters']} clusters of tasks" if data["clusters"] else "tasks"
-    print(f"{data['name']}: {data['n_tasks']} held-out tasks, {unit}, {how}{data['seeds']} seeds")
-    print(f"{LABELS[result.metric]}, 95 % intervals over {over}; the same episodes for every method\n")
-    print(columns([["", "kind", LABELS[result.metric], "settings chosen"], *_rows(result)]))
+    say(f"{data['name']}: {data['n_tasks']} held-out tasks, {unit}, {how}{data['seeds']} seeds")
+    say(f"{LABELS[result.metric]}, 95 % intervals over {over}; the same episodes for every method\n")
+    say(columns([["", "kind", LABELS[result.metric], "settings chosen"], *_rows(result)]))
     for name, reason in result.skipped.items():
-        print(f"{name} was skipped: {reason}")
-    print(f"\n{result.verdict['sentence']}")
+        say(f"{name} was skipped: {reason}")
+    for note in result.notes[-1:] if result.interrupted else ():
+        say(note)
+    say(f"\n{result.verdict['sentence']}")
+    if result.settings.get("next"):
+        say(f"to train the best of them: {result.settings['next']}")
 
 
 def _rows(result: Comparison) -> Iterator[list[str]]:
@@ -255,7 +283,7 @@ def progress(notes: Notes) -> Iterator[Callable[[str, float], None]]:
             return
         last = taken
         left = f", about {_duration(taken * (1 - part) / part)} left" if part > 0.02 else ""
-        print(f"{100 * part:3.0f} %  {what}{left}", file=sys.stderr, flush=True)
+        say(f"{100 * part:3.0f} %  {what}{left}", file=sys.stderr)
 
     yield tell
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["Folds", "read_folds"]
 
 FOLDS = 5
-# with this many tasks one split leaves enough of them to test
-MANY_TASKS = 300
 # rows of a random part of a table that has no tasks
 SINGLE_ROWS = 40
 
@@ -46,7 +44,7 @@ def read_folds(tasks: str, data: DataOptions, *, folds: int | None, seed: int) -
         named = first.splits and first.test.n_tasks is not None and data.split is None
         # what folds divide: tasks, or the values of a coarser column
         units = set(clusters.values()) if clusters else {n for part in first.splits.values() for n in part}
-        folds = FOLDS if named and FOLDS <= len(units) < MANY_TASKS else 1
+        folds = FOLDS if named and len(units) >= FOLDS else 1
     if folds == 1:
         return Folds([first], clusters, single)
     divided = (replace(data, split=f"{number}/{folds}") for number in range(1, folds + 1))

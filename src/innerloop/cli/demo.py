@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from .common import Notes, emit
 from .options import OUTPUT, TRAINING, Json, Quiet
-from .text import cell, columns
+from .text import cell, columns, say
 
 if TYPE_CHECKING:
     from ..evaluation.scores import Evaluation
@@ -77,8 +77,8 @@ def demo(
         settings = {"out": str(out), "steps": steps, "rows": str(rows)}
         emit("demo", seed, notes, settings, scores=scores)
         return
-    print(f"took {notes.seconds:.0f} s. The model is in {out}; try it:")
-    print(f"  innerloop evaluate {out}\n  innerloop predict {out} {rows}")
+    say(f"took {notes.seconds:.0f} s. The model is in {out}; try it:")
+    say(f"  innerloop evaluate {out}\n  innerloop predict {out} {rows}")
 
 
 def first_rows(tasks: Tasks) -> Tasks:
@@ -140,16 +140,16 @@ def best_opponent(results: dict[str, Evaluation]) -> str:
 def _show(text: str, results: dict[str, Evaluation]) -> None:
     from ..evaluation.scores import paired_difference
 
-    print(f"\n{text}: {len(results['maml'].ids)} held-out countries, 95 % intervals over countries")
+    say(f"\n{text}: {len(results['maml'].ids)} held-out countries, 95 % intervals over countries")
     rows = [
         [METHODS[name], *(cell(result.metric(metric), metric) for metric in ("rmse", "r2", ERROR))]
         for name, result in results.items()
     ]
-    print(columns([["", "RMSE (years)", "R2", "error / variance"], *rows]))
+    say(columns([["", "RMSE (years)", "R2", "error / variance"], *rows]))
     opponent = best_opponent(results)
     difference = paired_difference(results["maml"], results[opponent], ERROR)
-    print(f"MAML minus {METHODS[opponent]}, error / variance, paired: {cell(difference, ERROR)}")
-    print(_verdict(difference, METHODS[opponent]))
+    say(f"MAML minus {METHODS[opponent]}, error / variance, paired: {cell(difference, ERROR)}")
+    say(_verdict(difference, METHODS[opponent]))
 
 
 def _verdict(difference: tuple[float, float, float], opponent: str) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from ..errors import InnerloopError
+from ..errors import InnerloopError, ModelFileError, UsageError
 from .common import Notes, emit
-from .evaluate import held_out
+from .held_out import held_out
 from .mixed_tables import mixed_tables
 from .options import FLAG, Json, about
-from .text import cell, columns, counted
+from .text import cell, columns, counted, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +36,9 @@ def inspect(
     privacy: Annotated[
         bool, FLAG, about("List what the directory holds of the data it was made from, and nothing else.")
     ] = False,
+    verify: Annotated[
+        bool, FLAG, about("Compare every file with the manifest, and say what else is wrong; nothing else.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show what a model directory holds and what the model has learned; nothing in it is run.
@@ -47,12 +51,16 @@ def inspect(
       innerloop inspect runs/schools
       innerloop inspect runs/schools other_schools.csv
       innerloop inspect runs/schools --privacy
+      innerloop inspect runs/schools --verify
       innerloop inspect runs/schools --json
     """
     from ..evaluation.inspection import plain_rows
     from ..storage import describe, load
 
     notes = Notes(quiet=json)
+    if verify:
+        _show_verified(directory, notes, json=json)
+        return
     stored = load(directory)
     if privacy:
         _show_privacy(stored, notes, json=json)
@@ -75,10 +83,43 @@ def inspect(
         return
     # who carries what weight is a table below
     content["settings"] = {key: value for key, value in content["settings"].items() if key != "candidates"}
-    print(columns([row for key, value in content.items() if key != "mixed" for row in _rows(key, value)]))
+    say(columns([row for key, value in content.items() if key != "mixed" for row in _rows(key, value)]))
     mixed = [] if stored.config["mixed"] is None else mixed_tables(stored.mixed_summary(), content["task"])
     for title, lines in (*mixed, *_tables(inside, gained)):
-        print(f"\n{title}\n{columns(lines)}")
+        say(f"\n{title}\n{columns(lines)}")
+
+
+def _show_verified(directory: Path, notes: Notes, *, json: bool) -> None:
+    """Whether the directory is whole: every file with what is wrong with it; then whether it can be loaded.
+
+    Raises:
+        ModelFileError: a file is not what the manifest says, or what the files say makes no model.
+    """
+    from ..storage import load
+    from ..storage.manifest import read_sealed, verified
+    from ..storage.plain_json import DAMAGED
+
+    found = verified(directory)
+    wrong = [each for each in found if each.fault]
+    sha256 = None if wrong else read_sealed(directory).sha256
+    if not wrong:
+        with suppress(UsageError):  # a module of one's own is not at hand
+            load(directory)
+    if json:
+        asked = {"directory": str(directory), "verify": True}
+        emit("inspect", None, notes, asked, files=[each._asdict() for each in found], sha256=sha256)
+    else:
+        rows = [
+            [each.name, "" if each.size is None else f"{each.size:,} bytes", each.fault or "whole"]
+            for each in found
+        ]
+        say(columns([["file", "", ""], *rows]))
+    if wrong:
+        raise ModelFileError(
+            f"{directory}: {len(wrong)} of {len(found)} files are not what the manifest says; {DAMAGED}"
+        )
+    if not json:
+        say(f"\nevery file has the size and sha256 of the manifest; the sha256 of the whole is {sha256}")
 
 
 def _show_privacy(stored: Stored, notes: Notes, *, json: bool) -> None:
@@ -91,7 +132,7 @@ def _show_privacy(stored: Stored, notes: Notes, *, json: bool) -> None:
         emit("inspect", None, notes, asked, holdings=[each._asdict() for each in held])
         return
     head = ["what", "as it is", "file", ""]
-    print(
+    say(
         columns(
             [head, *([each.what, "yes" if each.verbatim else "no", each.where, each.about] for each in held)]
         )
@@ -188,7 +229,7 @@ def _rows(key: str, value: Any) -> list[list[str]]:
     if value is None or value in ({}, []):
         return []
     if key == "scores":
-        lines = [_score(row) for row in value if row["headline"]]
+        lines = [_score(row) for row in value if row.get("headline")]
     elif key == "tasks":
         lines = [f"{len(value)}: {_listed([entry['id'] for entry in value], 6)}"]
     elif isinstance(value, dict):

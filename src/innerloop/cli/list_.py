@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from .common import Notes, emit
 from .options import Json
+from .text import say
 
 if TYPE_CHECKING:
     from ..tasks.datasets.catalogue import Dataset
@@ -63,10 +64,10 @@ def list_(
         emit("list", None, notes, {"what": what}, **chosen)
         return
     for title, entries in chosen.items():
-        print(title)
+        say(title)
         width = max(len(entry["name"]) for entry in entries) + 4
         for entry in entries:
-            print(_lines(entry, width))
+            say(_lines(entry, width))
 
 
 def _entry(name: str, item: object) -> Entry:

@@ -80,7 +80,10 @@ def names(text: str | None) -> list[str] | None:
     """
     if text is None:
         return None
-    parts = next(csv.reader([text], skipinitialspace=True), [])
+    try:
+        parts = next(csv.reader([text], skipinitialspace=True), [])
+    except csv.Error as error:
+        raise UsageError(f"{text!r} is no list of names ({error}): separate names by commas") from None
     return [part.strip() for part in parts if part.strip()]
 
 

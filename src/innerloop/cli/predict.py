@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ..errors import UsageError
+from ..errors import UsageError, visible
 from .classes import false_alarms, predict_rows
 from .common import Notes, emit, require_rows, stored_run
 from .options import OUTPUT, Device, Json, Quiet, SkipBad, Steps, about
 from .refusals import refuse_senseless, require_place, require_steps
-from .text import harmless
+from .text import harmless, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,11 +129,13 @@ def predict(
             **content,
         )
     elif out is None:
-        print(_csv(rows, frame, table, schema.decimal), end="")
+        text = _csv(rows, frame, table, schema.decimal)
+        # for people, who may not be steered by a cell; for programs, every cell as it is
+        print(visible(text) if sys.stdout.isatty() else text, end="")
     else:
         count = len({*row_tasks(schema, frame)[wanted]})
         of_tasks = "" if stored.has_classes else f" of {count} tasks"
-        print(f"predicted {int(wanted.sum())} rows{of_tasks}: {out}")
+        say(f"predicted {int(wanted.sum())} rows{of_tasks}: {out}")
 
 
 def _of_intervals(

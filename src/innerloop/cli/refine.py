@@ -29,6 +29,7 @@ from .options import (
     about,
 )
 from .refusals import require_place
+from .text import say
 from .trained import ModelOptions, TrainedModel, opened
 
 if TYPE_CHECKING:
@@ -180,12 +181,12 @@ def refine(
             after=result.scores.get("after"), log=result.log, remarks=[start.told, *rows.notes],
         )  # fmt: skip
         return
-    print(f"stopped: {result.stopped}; the parameters are those of round {result.best_round}")
-    print(f"changed: {changed} of {total} parameters ({100 * changed / total:.1f} %)")
+    say(f"stopped: {result.stopped}; the parameters are those of round {result.best_round}")
+    say(f"changed: {changed} of {total} parameters ({100 * changed / total:.1f} %)")
     _show_scores(result)
-    print(f"model: {directory}")
+    say(f"model: {directory}")
     if weights is not None:
-        print(f"weights: {weights}")
+        say(f"weights: {weights}")
 
 
 def _reading(start: TrainedModel, rows: RowOptions, seed: int) -> Reading:
@@ -238,6 +239,6 @@ def _show_scores(result: Refined) -> None:
     for name, before in result.scores.get("before", {}).items():
         after = result.scores["after"][name]
         if name == "accuracy":
-            print(f"test accuracy: {100 * before:.1f} % before, {100 * after:.1f} % after")
+            say(f"test accuracy: {100 * before:.1f} % before, {100 * after:.1f} % after")
         else:
-            print(f"test {name}: {before:.4f} before, {after:.4f} after")
+            say(f"test {name}: {before:.4f} before, {after:.4f} after")

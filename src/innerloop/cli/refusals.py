@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import ResourceError, UsageError
+from ..files import refuse_special
 from .options import option_name
 
 __all__ = ["refuse_senseless", "require_least", "require_place", "require_steps"]
@@ -28,12 +29,17 @@ def refuse_senseless(settings: Mapping[str, object], what: str) -> None:
 
 
 def require_steps(inner_steps: int | None) -> None:
-    """Refuse a negative number of inner steps."""
+    """Refuse a number of inner steps that is negative, or so high that adaptation would not end."""
     require_least({"inner_steps": inner_steps}, {"inner_steps": 0})
+    if inner_steps is not None:
+        from ..inner.learner import require_steps as of_learners
+
+        of_learners(inner_steps)
 
 
 def require_place(place: Path) -> None:
     """Refuse a file or folder that nothing can be written to, before hours of work and not after them."""
+    refuse_special(place)
     folder = place.absolute().parent
     while not os.path.lexists(folder):
         folder = folder.parent

@@ -1,10 +1,13 @@
-"""Numbers as the text that the command prints."""
+"""What the command prints: numbers as text, tables, and `say`, which prints what may come from anyone."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
+
+from ..errors import visible
 
 if TYPE_CHECKING:
     from ..evaluation.conformal import Calibration
@@ -22,6 +25,7 @@ __all__ = [
     "harmless",
     "interval_line",
     "labels_table",
+    "say",
     "scored",
     "steps_table",
 ]
@@ -46,6 +50,19 @@ LABELS = {
 _PREDICTIVE = ("log_likelihood", "coverage_90", "coverage_95")
 # metrics that are printed in percent
 _SHARES = ("accuracy", "coverage_90", "coverage_95", "interval_coverage_90", "set_coverage_90")
+
+
+def say(text: object = "", *, file: TextIO | None = None) -> None:
+    r"""Print a line for people; what steers a terminal is written out, and so is what it cannot show.
+
+    Example:
+        >>> say("task \x1b[2J")
+        task \x1b[2J
+    """
+    stream = sys.stdout if file is None else file
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    text = visible(str(text)).encode(encoding, "backslashreplace").decode(encoding)
+    print(text, file=stream, flush=stream is sys.stderr)
 
 
 def cell(value: Sequence[float], metric: str) -> str:
@@ -78,13 +95,14 @@ def counted(rows: str) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text as aligned columns.
+    """Rows of text as aligned columns, a line each.
 
     Example:
         >>> print(columns([["a", "b"], ["long", "1"]]))
         a     b
         long  1
     """
+    rows = [[visible(text).replace("\n", "\\n").replace("\t", "\\t") for text in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)

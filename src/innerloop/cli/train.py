@@ -28,7 +28,7 @@ from .options import (
 from .pages import command_line
 from .refusals import require_place
 from .request import Request, log_callbacks
-from .text import LABELS, batchnorm_line, cell, interval_line, scored, steps_table
+from .text import LABELS, batchnorm_line, cell, interval_line, say, scored, steps_table
 
 if TYPE_CHECKING:
     from ..combining import Choice
@@ -105,7 +105,7 @@ def train(
     with log_callbacks(directory, tensorboard, notes) as loggers:
         run, choice = trained(request, read, notes, callbacks=loggers)
     if choice is not None and not json:
-        print(table(choice))
+        say(table(choice))
     before = None if choice is None else choice.before
     told = _told(request, read, choice)
     _Trained(told, read, run, directory, report_rows, keep_ids, before).score(
@@ -158,10 +158,10 @@ class _Trained:
             )  # fmt: skip
             return
         self.show(total, means)
-        print(interval_line(total, calibration))
-        print(f"model: {self.directory}{' (of the first fold)' if folds else ''}")
+        say(interval_line(total, calibration))
+        say(f"model: {self.directory}{' (of the first fold)' if folds else ''}")
         if report:
-            print(f"page: {report}")
+            say(f"page: {report}")
 
     def save(
         self, scores: Evaluation, calibration: Calibration, page: bytes | None, *, replace: bool
@@ -242,13 +242,13 @@ class _Trained:
         headline = scores.metrics[0]
         label = LABELS[headline]
         of_folds = f" of {len(folds)} folds" if len(folds) > 1 else ""
-        print(f"meta-test{of_folds}: {scored(scores, self.tasks.test)}")
-        print(batchnorm_line(self.run.model.learner) + steps_table(scores))
+        say(f"meta-test{of_folds}: {scored(scores, self.tasks.test)}")
+        say(batchnorm_line(self.run.model.learner) + steps_table(scores))
         if of_folds:
             each = ", ".join(cell((mean, math.nan, math.nan), headline) for mean in folds)
             mean = cell(interval(np.array(folds)), headline)
-            print(f"{label} by fold: {each}; mean {mean} over folds")
-        print(f"{label} after adaptation: {cell(scores.metric(headline), headline)}")
+            say(f"{label} by fold: {each}; mean {mean} over folds")
+        say(f"{label} after adaptation: {cell(scores.metric(headline), headline)}")
 
 
 def _other_folds(request: Request, folds: int, notes: Notes) -> Iterator[Evaluation]:

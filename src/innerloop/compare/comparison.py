@@ -18,20 +18,24 @@ from ..evaluation.examples import Shown, show
 from ..evaluation.inspection import gains, learned, plain_rows
 from ..evaluation.intervals import INTERVALS, holm, paired
 from ..storage.versions import versions
+from ..tasks.sources import RowSource
 from ..tasks.splits import Tasks
 from . import curves
 from .contest import Contest, Effort, Entry, Progress, method, silent
 from .factorial import factorial, levels
-from .methods import BASELINES, META, QUICK_BASELINES, QUICK_META, entrants
+from .methods import BASELINES, META, NETS, QUICK_BASELINES, QUICK_META, entrants
 from .nets import Settings
 from .result import AXES, Comparison, Crossing, Curve, DataFacts, Difference, LearnedRows, Method, Verdict
 from .search import HEADLINE
-from .verdict import Question, verdict
+from .verdict import Question, decided, verdict
+from .workers import Workers
 
 __all__ = ["Plan", "compare", "plan_for"]
 
 QUICK_STEPS = 300
 EPISODES = 4
+# support sets on which the tasks of a fold are tested, all together
+TESTED = 3000
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def compare(
     clusters: Mapping[str, str] | None = None,
     settings: Mapping[str, object] | None = None,
     progress: Progress = silent,
+    jobs: int = 1,
 ) -> Comparison:
     """Every method of a plan on the same episodes of the meta-test tasks, and what that shows.
 
@@ -116,9 +121,11 @@ def compare(
         clusters: the cluster of each task, where tasks were divided by a coarser column.
         settings: what was asked for, for the record.
         progress: see `Progress`.
+        jobs: processes that methods are shared out among; the numbers do not depend on it.
 
     Returns:
-        The comparison, methods best first.
+        The comparison, methods best first. Where it is interrupted, that of the methods that are done, without curves,
+        and with a note that says so.
 
     Raises:
         UsageError: a method is unknown, or none applies.
@@ -133,18 +140,25 @@ def compare(
         >>> sorted(method.name for method in comparison.methods)
         ['maml', 'mixed', 'pooled']
     """
-    began = time.perf_counter()
+    began, workers = time.perf_counter(), Workers(jobs)
+    folds = [_bounded(tasks) for tasks in folds]
     contest = Contest(folds, entrants(folds[0], list(dict.fromkeys(plan.methods))), plan.effort)
     phase = _Phases(progress, [contest.cost, *_later_costs(folds, plan)])
     contest.progress = phase(0)
-    if not contest.run():
+    if not contest.run(workers):
         reasons = "; ".join(f"{name}: {why}" for name, why in contest.skipped.items())
         raise UsageError(f"none of the methods applies to these tasks ({reasons})")
+    if contest.interrupted:
+        plan = replace(plan, curves=(), factorial=False)
     outcome = _Outcome(contest, plan, clusters or {})
-    lines = outcome.lines(phase(1))
+    lines = outcome.lines(phase(1), workers)
     # every fold is a training of its own, so that one seed a cell is enough
     once, groups = replace(plan.effort, seeds=1), outcome.groups
-    cells, effects = factorial(folds, once, clusters=groups, tell=phase(2)) if plan.factorial else ((), ())
+    cells, effects = (
+        factorial(folds, once, clusters=groups, tell=phase(2), workers=workers)
+        if plan.factorial
+        else ((), ())
+    )
     return Comparison(
         settings={**(settings or {}), "worthwhile": plan.worthwhile, "interval": plan.interval}
         | {"steps": plan.effort.steps, "tries": plan.effort.tries, "seeds": plan.effort.seeds},
@@ -163,10 +177,19 @@ def compare(
         verdict=outcome.verdict(),
         episodes=outcome.episodes(),
         learned=outcome.learned(),
-        notes=(*folds[0].notes, *contest.where),
+        notes=(*folds[0].notes, *contest.where, *outcome.remarks),
+        interrupted=contest.interrupted,
         versions=_versions(),
         seconds=round(time.perf_counter() - began, 3),
     )
+
+
+def _bounded(tasks: Tasks) -> Tasks:
+    """The tasks, of which many are tested on fewer support sets each: there are enough of them to average over."""
+    source = tasks.test
+    if not isinstance(source, RowSource):
+        return tasks
+    return replace(tasks, test=replace(source, draws=max(1, min(source.draws, TESTED // len(source.ids)))))
 
 
 class _Phases:
@@ -249,15 +272,17 @@ class _Outcome:
         whole = [e.name for e in self.entries.values() if e.entrant.kind == "none"]
         pooled = set(whole) - {"mean", "majority"}
         over = self.best(kind="none") if pooled else self.best(kind="alone") or self.best(kind="none")
-        net, mixed = self.best(family="meta"), self.best(names=("mixed", "mixed_squares"))
-        pairs = {"adapting": (self.best(kind="shared"), over), "net": (net, mixed)}
+        classical = [e.name for e in self.entries.values() if e.entrant.family == "baseline"]
+        net, plain = self.best(family="meta"), self.best(names=sorted({*classical} - {*NETS}))
+        pairs = {"adapting": (self.best(kind="shared"), over), "net": (net, plain if classical else None)}
         return {name: (a, b) for name, (a, b) in pairs.items() if a is not None and b is not None}
 
     @cached_property
     def differences(self) -> tuple[Difference, ...]:
         """Paired differences that bear on the questions, corrected for their number.
 
-        Those of the best method to every other one, of what adapts to what does not, and of nets to the mixed model.
+        Those of the best method to every other one, of what adapts to what does not, and of meta-learners to the best
+        classical method.
         """
         ranked = [one.name for one in self.methods]
         wanted = [(ranked[0], name) for name in ranked[1:]]
@@ -265,12 +290,17 @@ class _Outcome:
             over = self.pairs["adapting"][1]
             wanted += [(n, over) for n in ranked if self.entries[n].entrant.kind != "none" and n != over]
         if "net" in self.pairs:
-            mixed = self.pairs["net"][1]
-            wanted += [(n, mixed) for n in ranked if self.entries[n].entrant.family == "meta"]
+            plain = self.pairs["net"][1]
+            wanted += [(n, plain) for n in ranked if self.entries[n].entrant.family == "meta"]
         wanted = list(dict.fromkeys(wanted))
-        values = {name: self.entries[name].headline(self.plan.effort.seeds) for name in ranked}
+        return self._differences(wanted, HEADLINE[self.tasks.targets.kind])
+
+    def _differences(self, wanted: Sequence[tuple[str, str]], metric: str) -> tuple[Difference, ...]:
+        seeds, names = self.plan.effort.seeds, {name for pair in wanted for name in pair}
+        values = {name: self.entries[name].of_tasks(metric, seeds) for name in names}
+        lower = self.lower or metric == "loss"
         tested = [
-            paired(values[a], values[b], lower_is_better=self.lower, clusters=self.groups) for a, b in wanted
+            paired(values[a], values[b], lower_is_better=lower, clusters=self.groups) for a, b in wanted
         ]
         corrected = holm([each.p for each in tested])
         return tuple(
@@ -278,32 +308,61 @@ class _Outcome:
             for (a, b), each, p in zip(wanted, tested, corrected, strict=True)
         )
 
+    @cached_property
+    def questions(self) -> dict[str, Question]:
+        """The two questions; for classes by log loss where that can tell and the accuracy cannot, or says otherwise."""
+        pairs = self.pairs
+        if not pairs:
+            return {}
+        by_pair = {(one.ours, one.theirs): one for one in self.differences}
+        asked = self._asked({name: by_pair[pair] for name, pair in pairs.items()}, "error")
+        if self.lower or not all("loss" in e.scores[0][0].values for e in self.entries.values()):
+            return asked
+        losses = dict(zip(pairs, self._differences(list(pairs.values()), "loss"), strict=True))
+        by_loss = self._asked(losses, "log loss")
+        return {name: decided(one, by_loss[name]) for name, one in asked.items()}
+
+    def _asked(self, pairs: Mapping[str, Difference], what: str) -> dict[str, Question]:
+        by_name = {one.name: one for one in self.methods}
+        # two questions, each about one pair that meta-validation tasks chose: other methods are not in their way
+        corrected = holm([one.p for one in pairs.values()])
+        return {
+            name: Question(by_name[one.ours], by_name[one.theirs], one, self.plan.worthwhile, p, what)
+            for (name, one), p in zip(pairs.items(), corrected, strict=True)
+        }
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader must know of how the verdict was found."""
+        found = []
+        if self.contest.interrupted:
+            missing = [e.label for e in self.contest.entrants.values() if e.name not in self.entries]
+            found.append(f"interrupted: {', '.join(missing)} did not run, and no curves were made")
+        if by_loss := [one for one in self.questions.values() if one.what != "error"]:
+            found.append(
+                f"accuracy and log loss do not say the same of {by_loss[0].ours.label} and {by_loss[0].theirs.label}: "
+                "the log loss decides, for it sees probabilities, and accuracy only the first class"
+            )
+        return tuple(found)
+
     def verdict(self) -> Verdict:
         """The answers to the two questions."""
-        by_name = {one.name: one for one in self.methods}
-        by_pair = {(one.ours, one.theirs): one for one in self.differences}
-        asked = {name: by_pair[pair] for name, pair in self.pairs.items()}
-        # two questions, each about one pair that meta-validation tasks chose: other methods are not in their way
-        corrected = holm([one.p for one in asked.values()])
-        questions = {
-            name: Question(by_name[one.ours], by_name[one.theirs], one, self.plan.worthwhile, p)
-            for (name, one), p in zip(asked.items(), corrected, strict=True)
-        }
+        by_name, questions = {one.name: one for one in self.methods}, self.questions
         # what may be right for one table is what does not adapt to parts of it
         right = by_name[self.best(kind="none") or self.best() or ""]
         adapting, net = questions.get("adapting"), questions.get("net")
         return verdict(adapting, net, single=self.plan.single, right=right)
 
-    def lines(self, progress: Progress) -> list[curves.Line]:
+    def lines(self, progress: Progress, workers: Workers) -> list[curves.Line]:
         """The curves asked for, of the methods that the questions are about and the best one of each task alone."""
         asked, alone = self.plan.curves, self.best(kind="alone")
         named = [*(name for pair in self.pairs.values() for name in pair), *([alone] if alone else [])]
         names = list(dict.fromkeys(named))
         lines = curves.inner_steps(self.entries) if "inner_steps" in asked else []
         if "support" in asked:
-            lines += curves.support(self.contest, names, progress)
+            lines += curves.support(self.contest, names, progress, workers)
         if "train_tasks" in asked:
-            lines += curves.train_tasks(self.contest, names, progress)
+            lines += curves.train_tasks(self.contest, names, progress, workers)
         return lines
 
     def curve(self, line: curves.Line) -> Curve:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +19,8 @@ from ..tasks.splits import Tasks
 from .methods import Entrant, Trained
 from .nets import Bench, Settings
 from .result import Method
-from .search import HEADLINE, Chosen, adapted, error_on, headline, search
+from .search import HEADLINE, Chosen, adapted, error_on, search
+from .workers import HERE, Workers
 
 __all__ = ["Contest", "Effort", "Entry", "Progress", "method", "silent"]
 
@@ -80,12 +83,28 @@ class Entry:
 
     def headline(self, seeds: int) -> Array:
         """The headline metric `(tasks, seeds)`; a method without randomness has equal columns."""
-        values = np.stack([headline(evaluation) for evaluation in self.by_seed()], 1)
+        return self.of_tasks(HEADLINE[self.scores[0][0].targets.kind], seeds)
+
+    def of_tasks(self, metric: str, seeds: int) -> Array:
+        """A metric of every task `(tasks, seeds)`, see `headline`."""
+        values = np.stack([evaluation.values[metric][:, -1] for evaluation in self.by_seed()], 1)
         return values if values.shape[1] == seeds else np.repeat(values[:, :1], seeds, 1)
 
 
+class Entered(NamedTuple):
+    """What became of one method: what it did, or why it was left out; and where its nets were trained."""
+
+    name: str
+    entry: Entry | None
+    reason: str
+    placed: list[Choice]
+
+
 class Contest:
-    """Runs entrants over folds, which test every task at most once, and seeds; what does not apply is skipped."""
+    """Runs entrants over folds, which test every task at most once, and seeds; what does not apply is skipped.
+
+    In a process of its own it starts with nothing trained: only folds, entrants and effort are sent there.
+    """
 
     def __init__(
         self,
@@ -97,34 +116,79 @@ class Contest:
         reasons = {entrant.name: entrant.refuses(folds[0]) for entrant in entrants}
         self.folds, self.effort, self.progress = folds, effort, progress
         self.skipped = {name: reason for name, reason in reasons.items() if reason}
-        self.entries = {e.name: Entry(e) for e in entrants if e.name not in self.skipped}
+        self.entrants = {e.name: e for e in entrants if e.name not in self.skipped}
+        self.entries: dict[str, Entry] = {}
         self.gear = Gear(planned=effort.steps * effort.seeds * len(folds))
         self.benches: dict[tuple[int, int], Bench] = {}
         self.placed: list[Choice] = []
+        self.interrupted = False
         self._done = 0.0
 
-    def run(self) -> dict[str, Entry]:
-        """Every method on every fold; those that fail are moved to `skipped`."""
-        total = max(self.cost, 1.0)
-        for number in range(len(self.folds)):
-            for entry in list(self.entries.values()):
-                began = time.perf_counter()
-                where = f"fold {number + 1}/{len(self.folds)}, " if len(self.folds) > 1 else ""
-                self.progress(f"{where}{entry.entrant.label}", self._done / total)
-                try:
-                    self._enter(entry, number)
-                except DivergedError as error:
-                    self.skipped[entry.name] = str(error)
-                except (OSError, ImportError, RuntimeError) as error:
-                    # a model from elsewhere that cannot fetch its weights must not end the comparison
-                    if entry.entrant.family != "incontext":
-                        raise
-                    self.skipped[entry.name] = f"{type(error).__name__}: {error}"
-                if entry.name in self.skipped:
-                    del self.entries[entry.name]
-                entry.seconds += time.perf_counter() - began
-                self._done += self._cost(entry.entrant)
+    def __reduce__(self) -> tuple[object, ...]:
+        """Without what was trained."""
+        return Contest, (self.folds, list(self.entrants.values()), self.effort)
+
+    def run(self, workers: Workers = HERE) -> dict[str, Entry]:
+        """Every method on every fold; those that fail are moved to `skipped`.
+
+        Where the user interrupts, what is done is kept, and `interrupted` says so; with nothing done it goes on up.
+        """
+        groups = self._groups()
+        apart, done = workers.apart(groups), 0.0
+        self.progress("starting", 0.0)
+        try:
+            for number, entered in workers.run([partial(self.enter, group) for group in groups]):
+                for each in entered:
+                    self._take(each)
+                done += sum(self._cost(self.entrants[name]) for name in groups[number]) * len(self.folds)
+                if apart:
+                    self.progress(
+                        f"{len(self.entries)} of {len(self.entrants)} methods done", done / self._total
+                    )
+        except KeyboardInterrupt:
+            if not self.entries:
+                raise
+            self.interrupted = True
+        self.entries = {name: self.entries[name] for name in self.entrants if name in self.entries}
         return self.entries
+
+    def enter(self, names: Sequence[str]) -> list[Entered]:
+        """Methods of these names on every fold; those that start from the same training stand together."""
+        return [self._enter_one(self.entrants[name]) for name in names]
+
+    def _take(self, entered: Entered) -> None:
+        if entered.entry is None:
+            self.skipped[entered.name] = entered.reason
+        else:
+            self.entries[entered.name] = entered.entry
+            self.placed += entered.placed
+
+    def _groups(self) -> list[tuple[str, ...]]:
+        """Names in groups that share trainings, the costly ones first so that none is left at the end."""
+        shared = tuple(e.name for e in self.entrants.values() if e.reuses or e.name == "pooled_net")
+        others = [(name,) for name in self.entrants if name not in shared]
+        groups = [*others, *([shared] if shared else [])]
+        return sorted(groups, key=lambda group: -sum(self._cost(self.entrants[name]) for name in group))
+
+    def _enter_one(self, entrant: Entrant) -> Entered:
+        entry, before = Entry(entrant), len(self.placed)
+        began = time.perf_counter()
+        for number in range(len(self.folds)):
+            where = f"fold {number + 1}/{len(self.folds)}, " if len(self.folds) > 1 else ""
+            self.progress(f"{entrant.label}, {where}".rstrip(", "), self._done / self._total)
+            try:
+                self._enter(entry, number)
+            except DivergedError as error:
+                return Entered(entrant.name, None, str(error), [])
+            except (OSError, ImportError, RuntimeError) as error:
+                # a model from elsewhere that cannot fetch its weights must not end the comparison
+                if entrant.family != "incontext":
+                    raise
+                return Entered(entrant.name, None, f"{type(error).__name__}: {error}", [])
+            self._done += self._cost(entrant)
+        entry.seconds = time.perf_counter() - began
+        placed, self.placed = self.placed[before:], self.placed[:before]
+        return Entered(entrant.name, entry, "", placed)
 
     @property
     def where(self) -> tuple[str, ...]:
@@ -136,7 +200,11 @@ class Contest:
     @property
     def cost(self) -> float:
         """All of it, in meta-updates."""
-        return sum(self._cost(entry.entrant) for entry in self.entries.values()) * len(self.folds)
+        return sum(map(self._cost, self.entrants.values())) * len(self.folds)
+
+    @property
+    def _total(self) -> float:
+        return max(self.cost, 1.0)
 
     def bench(self, fold: int, seed: int) -> Bench:
         """Where the methods of a fold and seed are trained."""

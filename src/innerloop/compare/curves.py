@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from .contest import Contest, Entry, Progress
 from .result import Crossing, Curve
 from .search import HEADLINE, adapted, headline
 from .verdict import spoken
+from .workers import HERE, Workers
 
 __all__ = [
     "TRAIN_TASKS",
@@ -81,7 +83,7 @@ def support_sizes(tasks: Tasks) -> dict[float, str]:
     return {}
 
 
-def support(contest: Contest, chosen: Sequence[str], tell: Progress) -> list[Line]:
+def support(contest: Contest, chosen: Sequence[str], tell: Progress, workers: Workers = HERE) -> list[Line]:
     """Scores by support size of some methods.
 
     What takes meta-updates is trained once in each fold, with support sizes drawn anew each episode from the smallest
@@ -90,14 +92,26 @@ def support(contest: Contest, chosen: Sequence[str], tell: Progress) -> list[Lin
     sizes = support_sizes(contest.folds[0])
     if len(sizes) < 2:
         return []
-    lines = []
-    for number, name in enumerate(chosen):
-        tell(f"support sizes, {contest.entries[name].entrant.label}", number / len(chosen))
-        entry = contest.entries[name]
-        folds = [_along(contest, entry, fold, tuple(sizes)) for fold in range(len(contest.folds))]
-        rows = [_by_task(adapted(of_size)) for of_size in zip(*folds, strict=True)]
-        lines.append(Line(name, "support", tuple(sizes), tuple(sizes.values()), np.stack(rows)))
-    return lines
+    calls = [partial(_support_line, contest, contest.entries[name], sizes) for name in chosen]
+    return _in_order(calls, workers, lambda done: tell("support sizes", done))
+
+
+def _support_line(contest: Contest, entry: Entry, sizes: Mapping[float, str]) -> Line:
+    folds = [_along(contest, entry, fold, tuple(sizes)) for fold in range(len(contest.folds))]
+    rows = [_by_task(adapted(of_size)) for of_size in zip(*folds, strict=True)]
+    return Line(entry.name, "support", tuple(sizes), tuple(sizes.values()), np.stack(rows))
+
+
+def _in_order(
+    calls: Sequence[Callable[[], Line]], workers: Workers, tell: Callable[[float], None]
+) -> list[Line]:
+    """The lines in the order of the calls, whichever ends first."""
+    tell(0.0)
+    lines: dict[int, Line] = {}
+    for number, line in workers.run(calls):
+        lines[number] = line
+        tell(len(lines) / len(calls))
+    return [lines[number] for number in range(len(calls))]
 
 
 def _along(contest: Contest, entry: Entry, fold: int, sizes: Sequence[float]) -> list[Evaluation]:
@@ -115,33 +129,35 @@ def _along(contest: Contest, entry: Entry, fold: int, sizes: Sequence[float]) ->
     for size in sizes:
         here = resized(tasks, asked._replace(low=int(size), high=int(size)))
         own = model or entrant.fit(contest.bench_of(here), settings).model
-        evaluations.append(evaluate(own, here.test, path=False))
+        evaluations.append(evaluate(own, here.test, path=False, start=False))
     return evaluations
 
 
-def train_tasks(contest: Contest, chosen: Sequence[str], tell: Progress) -> list[Line]:
+def train_tasks(
+    contest: Contest, chosen: Sequence[str], tell: Progress, workers: Workers = HERE
+) -> list[Line]:
     """Scores by number of meta-train tasks, which are drawn from those of each fold."""
     sources = [tasks.train for tasks in contest.folds]
     if not all(isinstance(source, RowSource) and source.blocks is None for source in sources):
         return []
     fewest = min(int(source.n_tasks or 0) for source in sources)
     counts = [count for count in TRAIN_TASKS if count < fewest]
-    lines = []
-    for number, name in enumerate(chosen):
-        tell(f"meta-train tasks, {contest.entries[name].entrant.label}", number / len(chosen))
-        entry = contest.entries[name]
-        rows = []
-        for count in counts:
-            evaluations = []
-            for fold, tasks in enumerate(contest.folds):
-                fewer = replace(tasks, train=some_tasks(tasks.train, count, seed=fold))
-                model = entry.entrant.fit(contest.bench_of(fewer), entry.chosen[fold].settings).model
-                evaluations.append(evaluate(model, tasks.test, path=False))
-            rows.append(_by_task(adapted(evaluations)))
-        rows.append(_by_task(entry.by_seed()[0]))
-        at = (*map(float, counts), float(fewest))
-        lines.append(Line(name, "train_tasks", at, (*map(str, counts), "all"), np.stack(rows)))
-    return lines
+    calls = [partial(_task_line, contest, contest.entries[name], counts, fewest) for name in chosen]
+    return _in_order(calls, workers, lambda done: tell("meta-train tasks", done))
+
+
+def _task_line(contest: Contest, entry: Entry, counts: Sequence[int], fewest: int) -> Line:
+    rows = []
+    for count in counts:
+        evaluations = []
+        for fold, tasks in enumerate(contest.folds):
+            fewer = replace(tasks, train=some_tasks(tasks.train, count, seed=fold))
+            model = entry.entrant.fit(contest.bench_of(fewer), entry.chosen[fold].settings).model
+            evaluations.append(evaluate(model, tasks.test, path=False, start=False))
+        rows.append(_by_task(adapted(evaluations)))
+    rows.append(_by_task(entry.by_seed()[0]))
+    at = (*map(float, counts), float(fewest))
+    return Line(entry.name, "train_tasks", at, (*map(str, counts), "all"), np.stack(rows))
 
 
 def _by_task(evaluation: Evaluation) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from .contest import Effort, Progress, silent
 from .nets import Bench, fine_tuned
 from .result import Cell, Effect
 from .search import HEADLINE, adapted, error_on, headline
+from .workers import HERE, Workers
 
 __all__ = ["Level", "augmentations", "effects", "factorial", "levels"]
 
@@ -64,6 +66,7 @@ def factorial(
     clusters: Sequence[str] = (),
     dropout: Sequence[float] = DROPOUT,
     tell: Progress = silent,
+    workers: Workers = HERE,
 ) -> tuple[tuple[Cell, ...], tuple[Effect, ...]]:
     """The cells, and main effects and interactions with intervals over tasks and seeds: every combination is trained.
 
@@ -76,13 +79,14 @@ def factorial(
     """
     wanted = levels(folds[0], dropout)
     # augmentation changes no graph, so that cells of one dropout share theirs
-    gear = Gear(planned=effort.steps * effort.seeds * len(folds) * len(augmentations(folds[0])))
-    values = []
-    for number, level in enumerate(wanted):
-        what = f"factorial, {level.learning}, {level.augmentation}, dropout {level.dropout:g}"
-        tell(what, number / len(wanted))
-        values.append(_scores(folds, effort, level, gear))
-    scores = np.stack(values)
+    by_dropout = [[level for level in wanted if level.dropout == each] for each in dropout]
+    calls = [partial(_scores_of, folds, effort, own) for own in by_dropout]
+    values: dict[Level, Array] = {}
+    tell("factorial", 0.0)
+    for _, found in workers.run(calls):
+        values |= found
+        tell("factorial", len(values) / len(wanted))
+    scores = np.stack([values[level] for level in wanted])
     errors = HEADLINE[folds[0].targets.kind] in ERRORS
     cells = tuple(
         Cell(*level, mean_interval(own.mean(1), clusters=clusters, errors=errors))
@@ -134,6 +138,12 @@ def _level(factor: str, value: object) -> str:
     return f"{factor}={value:g}" if isinstance(value, float) else f"{factor}={value}"
 
 
+def _scores_of(folds: Sequence[Tasks], effort: Effort, wanted: Sequence[Level]) -> dict[Level, Array]:
+    """See `_scores`; of combinations that share their graphs."""
+    gear = Gear(planned=effort.steps * effort.seeds * len(folds) * len(wanted))
+    return {level: _scores(folds, effort, level, gear) for level in wanted}
+
+
 def _scores(folds: Sequence[Tasks], effort: Effort, level: Level, gear: Gear) -> Array:
     """The headline metric of one combination `(tasks, seeds)`."""
     by_seed = []
@@ -144,7 +154,7 @@ def _scores(folds: Sequence[Tasks], effort: Effort, level: Level, gear: Gear) ->
             training = replace(tasks, train=augmented(tasks.train, *changes))
             options = {**effort.model, "dropout": level.dropout}
             bench = Bench(training, seed, effort.steps, options, effort.device, gear=gear)
-            evaluations.append(evaluate(_trained(bench, level.learning), tasks.test, path=False))
+            evaluations.append(evaluate(_trained(bench, level.learning), tasks.test, path=False, start=False))
         by_seed.append(headline(adapted(evaluations)))
     return np.stack(by_seed, 1)
 

@@ -8,13 +8,14 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..algorithms import ALGORITHMS, baselines
 from ..errors import UsageError
 from ..inner.learner import Model
 from ..outer.training import Run, meta_train
+from ..tasks.sources import Targets
 from ..tasks.splits import Tasks
 from .linear import logistic, spread_of
 from .nets import Bench, Settings, fine_tuned, from_scratch, linear_head
@@ -25,6 +26,7 @@ __all__ = [
     "BASELINES",
     "LABELS",
     "META",
+    "NETS",
     "QUICK_BASELINES",
     "QUICK_META",
     "Entrant",
@@ -76,6 +78,7 @@ class Entrant:
         trained: it takes meta-updates, so that seeds differ.
         reuses: it starts from the pooled net, which is trained once: a try costs no training.
         sized: what is learned from the meta-train tasks depends on the support size.
+        targets: the kind of targets that it is for; by it and the name another process makes it again.
     """
 
     name: str
@@ -88,6 +91,11 @@ class Entrant:
     trained: bool = False
     reuses: bool = False
     sized: bool = True
+    targets: str = ""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """By name, for the functions of an entrant are local ones."""
+        return _entrant, (self.targets, self.name)
 
 
 LABELS = {
@@ -103,13 +111,15 @@ LABELS = {
     "gp": "Gaussian process",
     "deep_kernel": "Gaussian process on learned features",
 }
-META = ("maml", "anil", "meta_sgd", "ridge", "protonet")
+META = ("auto", "maml", "anil", "meta_sgd", "ridge", "protonet")
 QUICK_META = {"regression": ("maml", "meta_sgd", "ridge"), "classification": ("maml", "ridge", "protonet")}
 BASELINES = (
-    "mean", "pooled", "pooled_net", "pooled_boosting", "alone", "alone_neighbours", "alone_net",
-    "alone_boosting", "fine_tuned", "linear_head", "shrunken", "mixed", "mixed_squares", "tabicl",
+    "mean", "pooled", "pooled_net", "pooled_boosting", "alone", "alone_neighbours", "alone_net", "alone_boosting",
+    "fine_tuned", "linear_head", "shrunken", "mixed", "mixed_squares", "gp", "boosting", "tabicl",
 )  # fmt: skip
-QUICK_BASELINES = ("pooled", "pooled_boosting", "alone", "shrunken", "mixed")
+QUICK_BASELINES = ("pooled", "pooled_boosting", "alone", "shrunken", "mixed", "gp", "boosting")
+# baselines that are nets; the others are what one would do without meta-learning and without a net
+NETS = ("pooled_net", "alone_net", "fine_tuned", "linear_head")
 
 
 def numbered_anew(tasks: Tasks) -> bool:
@@ -140,17 +150,22 @@ def entrant(tasks: Tasks, name: str) -> Entrant:
         >>> entrant(sinusoid(), "maml").kind
         'shared'
     """
+    return _entrant(tasks.targets.kind, name)
+
+
+def _entrant(targets: str, name: str) -> Entrant:
+    """See `entrant`; of a kind of targets."""
     numbers, classes, common = (
         {entry.name: entry for entry in table.values()} for table in (_NUMBERS, _CLASSES, _COMMON)
     )
-    of_classes = tasks.targets.kind == "classification"
+    of_classes = targets == "classification"
     known = common | (classes | _CLASSES if of_classes else numbers | _NUMBERS)
     if name in known:
-        return known[name]
+        return replace(known[name], targets=targets)
     if name in ALGORITHMS:
-        return _meta_learner(name)
+        return replace(_meta_learner(name), targets=targets)
     if name in numbers or name in classes:
-        raise UsageError(f"method {name!r} does not apply: these tasks are {tasks.targets.kind}")
+        raise UsageError(f"method {name!r} does not apply: these tasks are {targets}")
     everything = sorted({*ALGORITHMS, *numbers, *classes, *common})
     raise UsageError(f"method {name!r} is unknown: choose among {', '.join(everything)}")
 
@@ -217,10 +232,19 @@ def _logistic(*, pooled: bool) -> Fit:
     )
 
 
-def _mixed(*, squares: bool) -> Fit:
+def _named(algorithm: str, **options: object) -> Fit:
+    """An algorithm of the registry as a baseline."""
     return lambda bench, settings: _of_run(
-        bench.train(bench.learner("mixed", {"squares": squares, **settings}), settings)
+        bench.train(bench.learner(algorithm, {**options, **settings}), settings)
     )
+
+
+def _combined(bench: Bench, settings: Settings) -> Trained:
+    """What `train` does where no algorithm is named."""
+    from ..combining import choose
+
+    choice = choose(bench.tasks, steps=bench.steps, seed=bench.seed, options={"device": bench.device})
+    return Trained(choice.model, {})
 
 
 # --- nets -------------------------------------------------------------------------------------------------
@@ -260,14 +284,15 @@ def _pooled_boosting(bench: Bench, settings: Settings) -> Trained:
     options = {"random_state": bench.seed, "early_stopping": True, **settings}
     if bench.tasks.targets.kind == "classification":
         return _pooled_estimator(bench, ensemble.HistGradientBoostingClassifier(**options))
-    return _pooled_estimator(bench, _of_all_outputs(bench, ensemble.HistGradientBoostingRegressor(**options)))
+    regressor = ensemble.HistGradientBoostingRegressor(**options)
+    return _pooled_estimator(bench, _of_all_outputs(bench.tasks.targets, regressor))
 
 
-def _of_all_outputs(bench: Bench, regressor: Estimator) -> Estimator:
+def _of_all_outputs(targets: Targets, regressor: Estimator) -> Estimator:
     """A regressor of one target as one of all targets of the tasks."""
     from sklearn.multioutput import MultiOutputRegressor
 
-    return regressor if bench.tasks.n_outputs == 1 else MultiOutputRegressor(regressor)
+    return regressor if targets.n_outputs == 1 else MultiOutputRegressor(regressor)
 
 
 def _pooled_estimator(bench: Bench, estimator: Estimator) -> Trained:
@@ -276,33 +301,35 @@ def _pooled_estimator(bench: Bench, estimator: Estimator) -> Trained:
     return Trained(Model(learner, learner.init()), {})
 
 
-def _alone(make: Callable[[Bench, Settings, int], Estimator]) -> Fit:
+def _alone(make: Callable[[Targets, int, Settings, int], Estimator]) -> Fit:
     def fit(bench: Bench, settings: Settings) -> Trained:
-        learner = EstimatorLearner(bench.tasks.targets, lambda rows: make(bench, settings, rows))
+        learner = EstimatorLearner(
+            bench.tasks.targets, functools.partial(make, bench.tasks.targets, bench.seed, settings)
+        )
         return Trained(Model(learner, learner.init()), {})
 
     return fit
 
 
-def _neighbours(bench: Bench, settings: Settings, rows: int) -> Estimator:
+def _neighbours(targets: Targets, seed: int, settings: Settings, rows: int) -> Estimator:
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-    numbers = bench.tasks.targets.kind == "regression"
+    numbers = targets.kind == "regression"
     count = min(settings["n_neighbors"], rows)
     return (KNeighborsRegressor if numbers else KNeighborsClassifier)(count, weights="distance")
 
 
-def _boosting(bench: Bench, settings: Settings, rows: int) -> Estimator:
+def _boosting(targets: Targets, seed: int, settings: Settings, rows: int) -> Estimator:
     from sklearn import ensemble
 
-    options = {"max_depth": 2, "random_state": bench.seed, **settings}
-    if bench.tasks.targets.kind == "classification":
+    options = {"max_depth": 2, "random_state": seed, **settings}
+    if targets.kind == "classification":
         return ensemble.GradientBoostingClassifier(**options)
-    return _of_all_outputs(bench, ensemble.GradientBoostingRegressor(**options))
+    return _of_all_outputs(targets, ensemble.GradientBoostingRegressor(**options))
 
 
-def _tabicl(bench: Bench, settings: Settings, rows: int) -> Estimator:
-    return Remembering(_loaded_tabicl(bench.tasks.targets.kind))
+def _tabicl(targets: Targets, seed: int, settings: Settings, rows: int) -> Estimator:
+    return Remembering(_loaded_tabicl(targets.kind))
 
 
 @functools.cache
@@ -353,6 +380,12 @@ _COMMON = {
                  {"n_estimators": 100, "learning_rate": 0.03}), _needs_vectors),
         Entrant("fine_tuned", "pooled net, fine-tuned", "shared", "baseline", _stopped(fine_tuned),
                 _grid("inner_lr", 0.05, 0.2, 0.01, 0.5), trained=True, reuses=True),
+        Entrant("gp", "Gaussian process", "shared", "baseline", _named("gp"), refuses=_VECTORS_OF_MEANING,
+                sized=False),
+        Entrant("boosting", "boosting with support features", "shared", "baseline", _named("boosting"),
+                refuses=_VECTORS_OF_MEANING),
+        Entrant("auto", "the combination that train makes (auto)", "shared", "meta", _combined,
+                refuses=_VECTORS_OF_MEANING),
         Entrant("linear_head", "pooled features, linear head", "shared", "baseline", _linear_head,
                 trained=True, reuses=True),
         Entrant("tabicl", "TabICL, each task alone", "alone", "incontext", _alone(_tabicl), ({},),
@@ -367,10 +400,10 @@ _NUMBERS = {
                      refuses=_needs_vectors),
     "shrunken": Entrant("shrunken_ridge", "ridge shrunk to the pooled line", "shared", "baseline",
                         _linear("shrunken_ridge"), refuses=_needs_vectors),
-    "mixed": Entrant("mixed", "linear mixed model", "shared", "baseline", _mixed(squares=False),
+    "mixed": Entrant("mixed", "linear mixed model", "shared", "baseline", _named("mixed"),
                      refuses=_needs_vectors, sized=False),
     "mixed_squares": Entrant("mixed_squares", "linear mixed model with squares", "shared", "baseline",
-                             _mixed(squares=True), refuses=_needs_vectors, sized=False),
+                             _named("mixed", squares=True), refuses=_needs_vectors, sized=False),
 }  # fmt: skip
 _CLASSES = {
     "mean": Entrant("majority", "the most frequent class", "none", "baseline", _constant),
@@ -380,8 +413,8 @@ _CLASSES = {
                      _logistic(pooled=False), refuses=_needs_vectors),
     "shrunken": Entrant("shrunken_logistic", "logistic shrunk to the pooled one", "shared", "baseline",
                         _logistic(pooled=True), _grid("C", 1.0, 0.1, 10.0, 0.01), _VECTORS_OF_MEANING),
-    "mixed": Entrant("mixed", "mixed logistic regression", "shared", "baseline", _mixed(squares=False),
+    "mixed": Entrant("mixed", "mixed logistic regression", "shared", "baseline", _named("mixed"),
                      refuses=_VECTORS_OF_MEANING, trained=True),
     "mixed_squares": Entrant("mixed_squares", "mixed logistic regression with squares", "shared", "baseline",
-                             _mixed(squares=True), refuses=_VECTORS_OF_MEANING, trained=True),
+                             _named("mixed", squares=True), refuses=_VECTORS_OF_MEANING, trained=True),
 }  # fmt: skip

@@ -66,11 +66,11 @@ class Verdict(TypedDict, total=False):
     """The answers to the two questions: true, false or `None`, the methods each is about, and what it rests on."""
 
     helps: bool | None
-    net_over_mixed: bool | None
+    net_over_classical: bool | None
     best: str | None
     over: str | None
     net: str | None
-    mixed: str | None
+    classical: str | None
     difference: float | None
     ci95: tuple[float, ...] | None
     sentence: str
@@ -241,6 +241,7 @@ class Comparison:
         notes: remarks, one sentence each.
         versions: of the packages used.
         seconds: the whole took.
+        interrupted: some methods and all curves are missing.
 
     Example:
         >>> comparison = Comparison({}, {"name": "x"}, "accuracy", False, ("a",), (), ())
@@ -267,6 +268,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    interrupted: bool = False
 
     def method(self, name: str) -> Method:
         """The method of a name.

@@ -68,7 +68,7 @@ def _error(entrant: Entrant, bench: Bench, settings: Settings) -> float:
 
 def error_on(model: Model, tasks: Tasks, source: Source) -> float:
     """Mean error of a model after adaptation: error over variance, or one minus the accuracy."""
-    mean = float(headline(evaluate(model, source, path=False)).mean())
+    mean = float(headline(evaluate(model, source, path=False, start=False)).mean())
     if not np.isfinite(mean):
         return np.inf
     return mean if tasks.targets.kind == "regression" else 1 - mean

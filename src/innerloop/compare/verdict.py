@@ -1,8 +1,9 @@
 """The verdict: two questions, answered in sentences that are never stronger than the numbers.
 
-Does adapting pay over the best model that does not adapt, and does a meta-learned net pay over the mixed model? A
-gain is the share of the opponent's error that is saved. It helps if the whole 95 % interval is at or above the
-smallest gain worth having, it does not if the whole interval is below, and else the data cannot tell.
+Does a meta-learned net pay over the best classical method (mixed model, Gaussian process, boosting), and does adapting
+pay over the best model that does not adapt? A gain is the share of the opponent's error that is saved. It helps if the
+whole 95 % interval is at or above the smallest gain worth having, it does not if the whole interval is below, and else
+the data cannot tell.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from ..evaluation.intervals import Estimate
 from .result import Difference, Method, Verdict
 
-__all__ = ["Question", "spoken", "verdict"]
+__all__ = ["Question", "decided", "spoken", "verdict"]
 
 LEVEL = 0.05
 TRACE = 0.001
@@ -30,6 +31,7 @@ class Question:
         pair: their paired difference.
         worthwhile: smallest gain worth having.
         p: p value of the difference, corrected for there being two questions, however many methods ran.
+        what: what is saved: `error`, or `log loss` where classes are told apart by that.
     """
 
     ours: Method
@@ -37,6 +39,7 @@ class Question:
     pair: Difference
     worthwhile: float
     p: float
+    what: str = "error"
 
     @property
     def answer(self) -> bool | None:
@@ -71,7 +74,7 @@ class Question:
         gain, least = self.pair.gain, _share(self.worthwhile)
         if not np.isfinite(gain).all():
             return f"Whether {subject} pays over {opponent} cannot be told: there are too few tasks."
-        size = _size(gain)
+        size = _size(gain, self.what)
         if self.answer:
             return f"{_first(subject)} pays over {opponent}: {size}."
         if self.answer is None:
@@ -86,6 +89,14 @@ class Question:
             "a gain is not clear, and would be too small to matter" if gain.low > 0 else "no gain was found"
         )
         return f"{_first(subject)} does not pay over {opponent}: {what} ({size})."
+
+
+def decided(by_accuracy: Question, by_loss: Question) -> Question:
+    """Which of two forms of a question about classes is answered: by log loss where it can tell, and says otherwise.
+
+    The log loss sees every probability, the accuracy only which class comes first.
+    """
+    return by_loss if by_loss.answer not in (None, by_accuracy.answer) else by_accuracy
 
 
 def verdict(
@@ -106,20 +117,23 @@ def verdict(
             f"This is one table without tasks: meta-learning is the wrong tool; the right one of those tried "
             f"is {right.label}."
         )
+    if net is not None:
+        sentences.append(_of_net(net))
     if adapting is not None:
         # where nothing but each task alone knows the targets, what may pay is to learn from other tasks
         what = "learning from other tasks" if adapting.theirs.kind == "alone" else "adapting"
-        sentences.append(adapting.sentence(f"{what} ({adapting.ours.label})", spoken(adapting.theirs.label)))
-    if net is not None:
-        sentences.append(_of_net(net))
+        opponent = spoken(adapting.theirs.label)
+        if adapting.theirs.kind == "none":
+            opponent += ", which does not adapt"
+        sentences.append(adapting.sentence(f"{what} ({adapting.ours.label})", opponent))
     difference = adapting.pair.difference if adapting is not None else None
     return {
         "helps": None if adapting is None else adapting.answer,
-        "net_over_mixed": None if net is None else net.answer,
+        "net_over_classical": None if net is None else net.answer,
         "best": None if adapting is None else adapting.ours.name,
         "over": None if adapting is None else adapting.theirs.name,
         "net": None if net is None else net.ours.name,
-        "mixed": None if net is None else net.theirs.name,
+        "classical": None if net is None else net.theirs.name,
         "difference": None if difference is None else difference.mean,
         "ci95": None if difference is None else (difference.low, difference.high),
         "sentence": " ".join(sentences) or "Nothing that can be compared ran.",
@@ -127,10 +141,10 @@ def verdict(
 
 
 def _of_net(net: Question) -> str:
-    subject = f"a meta-learned net ({net.ours.label})"
-    opponent = spoken(net.theirs.label)
+    subject = f"a meta-learned net ({net.ours.label})" if net.ours.name != "auto" else net.ours.label
+    opponent, last = spoken(net.theirs.label), "combination" if net.ours.name == "auto" else "net"
     if net.answer is False and not net.real and np.isfinite(net.pair.gain).all():
-        return f"{_first(opponent)} does as well as {subject}: {_size(net.pair.gain, 'error of the net')}."
+        return f"{_first(opponent)} does as well as {subject}: {_size(net.pair.gain, f'{net.what} of the {last}')}."
     return net.sentence(subject, opponent)
 
 

@@ -15,28 +15,31 @@ from torch import Tensor, strided
 from torch.compiler import is_compiling
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["checking", "compiling", "frugal", "tracing", "while_checking", "while_tracing"]
+__all__ = ["any_rows", "checking", "compiling", "frugal", "tracing", "while_checking", "while_tracing"]
 
 _TRACING: ContextVar[bool] = ContextVar("tracing", default=False)
 _COMPILING: ContextVar[bool] = ContextVar("compiling", default=False)
+_ANY_ROWS: ContextVar[bool] = ContextVar("any_rows", default=False)
 _CHECKING: ContextVar[bool] = ContextVar("checking", default=False)
 # bytes of a result from which on the heap is trimmed after an operator
 _LARGE = 4 * 2**20
 
 
 @contextmanager
-def while_tracing(*, compiling: bool = False) -> Iterator[None]:
+def while_tracing(*, compiling: bool = False, any_rows: bool = False) -> Iterator[None]:
     """Inside, checks that look at values are left out; they run beforehand.
 
     Arguments:
         compiling: whether the graph is going to be compiled, and need not be written with an eye to memory.
+        any_rows: whether it is going to be one graph for one task of any number of rows.
     """
-    tokens = _TRACING.set(True), _COMPILING.set(compiling)
+    tokens = _TRACING.set(True), _COMPILING.set(compiling), _ANY_ROWS.set(any_rows)
     try:
         yield
     finally:
         _TRACING.reset(tokens[0])
         _COMPILING.reset(tokens[1])
+        _ANY_ROWS.reset(tokens[2])
 
 
 def tracing() -> bool:
@@ -59,6 +62,17 @@ def compiling() -> bool:
         True
     """
     return _COMPILING.get()
+
+
+def any_rows() -> bool:
+    """Whether a graph for one task of any number of rows is being traced.
+
+    Example:
+        >>> with while_tracing(any_rows=True):
+        ...     any_rows()
+        True
+    """
+    return _ANY_ROWS.get()
 
 
 @contextmanager

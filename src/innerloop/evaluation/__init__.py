@@ -3,6 +3,7 @@
 from .calibrating import calibrate
 from .conformal import Calibration
 from .examples import Shown, show
+from .inner_path import InnerPath, inner_path
 from .inspection import Learned, gains, learned
 from .intervals import Estimate, interval
 from .mixed_model import MixedSummary, mixed_summary
@@ -14,6 +15,7 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "FitCalibration",
+    "InnerPath",
     "Learned",
     "MixedSummary",
     "ScoreRow",
@@ -22,6 +24,7 @@ __all__ = [
     "calibrate_fit",
     "evaluate",
     "gains",
+    "inner_path",
     "interval",
     "learned",
     "mixed_summary",

@@ -50,6 +50,7 @@ def by_labels(model: Model, source: Source) -> dict[int, Evaluation]:
     for count in label_counts(source):
         assert isinstance(source, RowSource)
         size = source.support._replace(low=count, high=count)
-        scores = evaluate(model, replace(source, support=size, draws=min(source.draws, _DRAWS)), path=False)
+        here = replace(source, support=size, draws=min(source.draws, _DRAWS))
+        scores = evaluate(model, here, path=False, start=False)
         found[count] = scores.at(len(scores.steps) - 1)
     return found

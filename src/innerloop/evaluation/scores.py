@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -177,6 +177,7 @@ def evaluate(
     seed: int = EVALUATION_SEED,
     steps: int | None = None,
     path: bool = True,
+    start: bool = True,
     calibration: Calibration | None = None,
 ) -> Evaluation:
     """Score a model on the fixed episodes of a source, before adaptation and after every inner step.
@@ -189,6 +190,7 @@ def evaluate(
         seed: of the episodes; equal seeds give equal episodes for every model.
         steps: inner steps to go to; as in training unless given.
         path: score every inner step on the way; otherwise only the state before adaptation and the last one.
+        start: without `path`, score the state before adaptation too.
         calibration: what `il.calibrate` made of the same model, on other tasks: then it is measured what its 90 %
             intervals hold, unless `steps` are given.
 
@@ -224,8 +226,9 @@ def evaluate(
     for ids, raw in source.fixed(seed):
         episode = to(raw, like.device, like.dtype)
         spread.add(raw.query, source.targets)
+        numbered = _Numbers(steps, every=path, start=start)
         for task, row, numbers in _measured(
-            model, ids, episode, source.targets, steps, every=path, calibration=calibration
+            model, ids, episode, source.targets, numbered, calibration=calibration
         ):
             taken = numbers
             for name, scored in row.items():
@@ -292,16 +295,15 @@ def _measured(
     ids: Sequence[str],
     episode: Episode,
     targets: Targets,
-    steps: int | None,
+    wanted: _Numbers,
     *,
-    every: bool,
     calibration: Calibration | None,
 ) -> Iterator[tuple[str, dict[str, np.ndarray], list[int]]]:
     """Each task of a stack with its metrics by number of inner steps, and these numbers."""
     for positions, part in without_padding(model.learner, episode, predicting=True):
         scores: dict[int, dict[str, np.ndarray]] = {}
         with threads_for(model.meta):
-            for number, adapted in _path(model, part, steps, every=every):
+            for number, adapted in _path(model, part, wanted):
                 scores[number] = _measure(model, adapted, part.query, targets)
             if calibration is not None:
                 found = interval_metrics(model, adapted, part, targets, calibration)
@@ -317,23 +319,31 @@ def _measured(
             )
 
 
-def _path(model: Model, episode: Episode, steps: int | None, *, every: bool) -> Iterator[tuple[int, Params]]:
-    """Number of inner steps and what they adapt to: all, or the first and the last."""
+class _Numbers(NamedTuple):
+    """Which numbers of inner steps are scored: `steps` is the last one (as in training unless given)."""
+
+    steps: int | None
+    every: bool = True
+    start: bool = True
+
+
+def _path(model: Model, episode: Episode, wanted: _Numbers) -> Iterator[tuple[int, Params]]:
+    """Number of inner steps and what they adapt to: all, the first and the last, or the last."""
     with torch.no_grad():
-        path = enumerate(model.learner.path(model.meta, episode.support, steps=steps))
-        if not every:
+        path = enumerate(model.learner.path(model.meta, episode.support, steps=wanted.steps))
+        if wanted.start and not wanted.every:
             yield next(path)
-        yield from path if every else deque(path, maxlen=1)
+        yield from path if wanted.every else deque(path, maxlen=1)
 
 
 def _measure(model: Model, adapted: Params, query: Batch, targets: Targets) -> dict[str, np.ndarray]:
     """Metrics of each task of a stack, `(T,)`, or several values a task."""
     scores: dict[str, np.ndarray] = {}
     with torch.no_grad():
-        metrics = {"loss": model.learner.loss(model.meta, adapted, query)}
         if targets.kind == "structured":
-            return {"loss": metrics["loss"].double().cpu().numpy()}
-        prediction = model.learner.predict(model.meta, adapted, query.x)
+            return {"loss": model.learner.loss(model.meta, adapted, query).double().cpu().numpy()}
+        prediction, loss = model.learner.scored(model.meta, adapted, query)
+        metrics = {"loss": loss}
         require_fit(prediction, query.y)
         if targets.kind == "classification":
             prediction, query = place_by_place(prediction, query)

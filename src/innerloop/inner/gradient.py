@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.recompute import recomputed
-from ..errors import UsageError
 from ..models.losses import Loss, require_loss, task_losses
 from ..models.network import Features, Network, Params, reference
-from ..tasks.episodes import Batch, Episode, all_draws, at_step
+from ..tasks.episodes import Batch, Episode, all_draws, at_step, tensors
 from .derivatives import as_leaves, gradient
 from .exported import with_values
 from .inner_loss import InnerLoss
-from .learner import Adapted, Learner, MetaGradient, R, Recipe
+from .learner import Adapted, Learner, MetaGradient, R, Recipe, require_steps
 from .rules import InnerRule, State, detached
 from .statistics import observed, of_each_task, query_outputs, require_support
 from .streams import for_step
@@ -55,6 +54,8 @@ class GradientLearner(Learner):
         inner_loss: what the inner loop descends in place of the loss.
         checkpointing: activation checkpointing: activations of inner steps are not stored for the meta-gradient,
             but computed again.
+        differentiated: so many of the last inner steps are differentiated by the meta-gradient, the gradients of
+            earlier ones are constants; all unless given.
     """
 
     network: Network
@@ -67,12 +68,12 @@ class GradientLearner(Learner):
     recipe: Recipe | None = None
     inner_loss: InnerLoss | None = None
     checkpointing: bool = False
+    differentiated: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse an unknown loss, a negative number of steps, and parts that do not go together."""
         require_loss(self.criterion)
-        if self.inner_steps < 0:
-            raise UsageError(f"inner_steps={self.inner_steps}: give 0 or more")
+        require_steps(self.inner_steps)
         self.metagrad.check(self)
 
     def init(self) -> Params:
@@ -109,6 +110,10 @@ class GradientLearner(Learner):
         outputs = query_outputs(self.network, meta, adapted, batch.x, weight=batch.weight, key=key)
         return task_losses(self.criterion, outputs, batch)
 
+    def scored(self, meta: Params, adapted: Params, batch: Batch) -> tuple[Any, Tensor]:
+        outputs = query_outputs(self.network, meta, adapted, batch.x, weight=batch.weight)
+        return outputs, task_losses(self.criterion, outputs, batch)
+
     def _trajectory(
         self, meta: Params, support: Batch, steps: int | None, key: Tensor | None
     ) -> Iterator[Params]:
@@ -117,35 +122,76 @@ class GradientLearner(Learner):
         fast = {name: started[name] if name in started else shared[name] for name in self.fast}
         state = self.rule.init(fast, meta)
         yield fast
-        for step in range(self.inner_steps if steps is None else steps):
-            moved = partial(self._moved, at_step(support, step), for_step(key, step), step)
-            fast, state = self.run(moved, meta, fast, state)
+        count = self.inner_steps if steps is None else steps
+        inside = self._shared_part(meta, fast, support, key) if count > 1 else None
+        for step in range(count):
+            constant = self.differentiated is not None and step < count - self.differentiated
+            moved = partial(self._moved, at_step(support, step), for_step(key, step), step, constant)
+            fast, state = self.run(moved, meta, fast, state, inside)
             yield fast
 
+    def _shared_part(
+        self, meta: Params, fast: Params, support: Batch, key: Tensor | None
+    ) -> tuple[str, Tensor] | None:
+        """What comes before the layer that adapts, which all inner steps share; `None` where there is no such layer."""
+        drawn = support.weight is not None and support.weight.dim() > 2
+        network = self.network
+        if drawn or network.keeps_statistics or next(tensors(support.x)).shape[1] == 0:
+            return None
+        layer = network.entry(self.fast, meta, support.x)
+        if not layer:
+            return None
+        # constants in first order: no gradient comes back through an inner step
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.rule.first_order):
+            features = network.before(
+                layer, meta, fast, support.x, weight=support.weight, key=for_step(key, 0)
+            )
+        return None if features is None else (layer, features)
+
     def _moved(
-        self, support: Batch, key: Tensor | None, step: int, meta: Params, fast: Params, state: State
+        self,
+        support: Batch,
+        key: Tensor | None,
+        step: int,
+        constant: bool,
+        meta: Params,
+        fast: Params,
+        state: State,
+        inside: tuple[str, Tensor] | None,
     ) -> tuple[Params, State]:
-        """Fast weights and state of the rule after one more inner step."""
+        """Fast weights and state of the rule after one more inner step, whose gradient may be a constant."""
         scaled = {**meta, **self.network.at_step(meta, step)}
-        grads, fast = self._support_gradient(scaled, fast, support, key)
+        second_order = torch.is_grad_enabled() and not (constant or self.rule.first_order)
+        grads, fast = self._support_gradient(scaled, fast, support, key, inside, second_order)
         return self.rule.update(grads, state, fast, meta)
 
     def _support_gradient(
-        self, meta: Params, fast: Params, support: Batch, key: Tensor | None
+        self,
+        meta: Params,
+        fast: Params,
+        support: Batch,
+        key: Tensor | None,
+        inside: tuple[str, Tensor] | None,
+        second_order: bool,
     ) -> tuple[Params, Params]:
         """Gradient of each task's support loss at `fast`, and `fast` as it was differentiated."""
-        second_order = torch.is_grad_enabled() and not self.rule.first_order
         fast = as_leaves(fast)
         with torch.enable_grad():
-            total = self.support_losses(meta, fast, support, key=key).sum()
+            total = self.support_losses(meta, fast, support, key=key, inside=inside).sum()
             return gradient(total, fast, create_graph=second_order), fast
 
     def support_losses(
-        self, meta: Params, fast: Params, support: Batch, *, key: Tensor | None = None
+        self,
+        meta: Params,
+        fast: Params,
+        support: Batch,
+        *,
+        key: Tensor | None = None,
+        inside: tuple[str, Tensor] | None = None,
     ) -> Tensor:
-        """What the inner loop descends: the mean support loss of each task, `(T,)`."""
+        """What the inner loop descends: the mean support loss of each task, `(T,)`; `inside` as of a `Network`."""
         support = all_draws(support)
-        prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key)
+        prediction, _ = self.network(meta, fast, support.x, weight=support.weight, key=key, inside=inside)
         if self.inner_loss is not None:
             return self.inner_loss.losses(prediction, support, meta, fast)
         return task_losses(self.criterion, prediction, support)
@@ -188,6 +234,10 @@ class GradientLearner(Learner):
 
     def first_order(self) -> GradientLearner:
         return replace(self, rule=detached(self.rule))
+
+    def truncated(self, last: int) -> GradientLearner:
+        """The same learner of whose inner steps only so many of the last are differentiated by the meta-gradient."""
+        return replace(self, differentiated=last)
 
     def checkpointed(self) -> GradientLearner:
         return replace(self, checkpointing=True)

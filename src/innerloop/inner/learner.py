@@ -34,6 +34,7 @@ __all__ = [
     "TaskModule",
     "empty",
     "require_model",
+    "require_steps",
     "resized_recipe",
     "without_padding",
 ]
@@ -45,6 +46,24 @@ Metrics = dict[str, Tensor]
 # `per_task`; `members`, the recipes of what a combination averages; `defined_in`, the module of an algorithm that is
 # not of this package, for people to read.
 Recipe = dict[str, Any]
+
+
+_MOST_STEPS = 10_000
+
+
+def require_steps(inner_steps: int) -> None:
+    """Refuse a number of inner steps that is negative, or so high that adaptation would not end.
+
+    Raises:
+        UsageError: it is.
+
+    Example:
+        >>> require_steps(-1)
+        Traceback (most recent call last):
+        innerloop.errors.UsageError: inner_steps=-1: give 0 to 10000
+    """
+    if not 0 <= inner_steps <= _MOST_STEPS:
+        raise UsageError(f"inner_steps={inner_steps}: give 0 to {_MOST_STEPS}")
 
 
 class Learner(ABC):
@@ -104,6 +123,10 @@ class Learner(ABC):
     @abstractmethod
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
         """Mean loss of each task, `(T,)`."""
+
+    def scored(self, meta: Params, adapted: Params, batch: Batch) -> tuple[Any, Tensor]:
+        """`predict` and `loss` of the same rows, for whoever needs both (see `without_padding`)."""
+        return self.predict(meta, adapted, batch.x), self.loss(meta, adapted, batch)
 
     def adapt(
         self, meta: Params, support: Batch, *, steps: int | None = None, key: Tensor | None = None

@@ -15,7 +15,7 @@ from ..models.network import Features, Network, Params, reference
 from ..models.randomness import fold
 from ..tasks.episodes import Batch, Episode, all_draws, at_step, join_rows, map_tensors
 from .derivatives import as_leaves, gradient
-from .learner import Learner, MetaGradient, Metrics, Recipe, Step
+from .learner import Learner, MetaGradient, Metrics, Recipe, Step, require_steps
 from .statistics import running_average
 from .streams import for_query, for_step
 
@@ -60,10 +60,10 @@ class ParticleLearner(Learner):
 
     def __post_init__(self) -> None:
         """Refuse sizes and losses without meaning."""
-        if self.particles < 2 or self.inner_steps < 0 or not self.inner_lr > 0:
+        require_steps(self.inner_steps)
+        if self.particles < 2 or not self.inner_lr > 0:
             raise UsageError(
-                f"particles={self.particles}, inner_steps={self.inner_steps}, inner_lr={self.inner_lr}: give "
-                "two particles or more, no negative number of steps and a positive rate"
+                f"particles={self.particles}, inner_lr={self.inner_lr}: give two particles or more and a positive rate"
             )
         if self.criterion not in LOSSES:
             raise UsageError(f"loss={self.criterion!r}: particles need one of {', '.join(LOSSES)}")

@@ -24,6 +24,7 @@ _POWER = 20
 
 __all__ = [
     "Context",
+    "draws",
     "refuse_hooks",
     "refuse_lazy",
     "replace_layers",
@@ -45,6 +46,10 @@ class Context:
         self.observes = False
         self.frozen = False
         self.statistics: dict[str, Tensor] = {}
+        # the layer that is watched in this pass, what it is called with, and what it gets in its place: see `entry`
+        self.entry = ""
+        self.reached: list[Tensor | None] = []
+        self.inside: Tensor | None = None
 
 
 class _Normalize(nn.Module):
@@ -184,6 +189,11 @@ class _SpectralHook:
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         setattr(module, self.name, self.norm(getattr(module, f"{self.name}_orig")))
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether a module whose layers were replaced has dropout."""
+    return any(isinstance(layer, _Dropout) and layer.p > 0 for layer in module.modules())
 
 
 def refuse_hooks(module: nn.Module) -> None:

@@ -16,16 +16,19 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-import torch.utils.checkpoint as checkpointing
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..engine.modes import any_rows
 from ..errors import UsageError, check_known
 from ..tasks.episodes import map_tensors, tensors
+from .checkpoints import without_checkpoints
+from .entry import entry_of, independent, watch_entry
 from .layers import (
     Context,
     refuse_hooks,
@@ -84,9 +87,9 @@ class Network:
                     stacklevel=2,
                 )
         self.batchnorm, self.mapping = batchnorm, mapping
-        self._context = Context()
-        self._context.observes = batchnorm == "per_step"
-        self._context.frozen = batchnorm == "frozen"
+        self.context = Context()
+        self.context.observes = batchnorm == "per_step"
+        self.context.frozen = batchnorm == "frozen"
         refuse_hooks(module)
         refuse_lazy(module)
         self.original, self.module = module, copy.deepcopy(module)
@@ -94,7 +97,7 @@ class Network:
         training = {layer for layer in self.module.modules() if layer.training}
         # of the module as it was given, before layers are replaced
         self.entries = dict(self.module.state_dict(keep_vars=True))
-        self.normalizers = replace_layers(self.module, self._context)
+        self.normalizers = replace_layers(self.module, self.context)
         self.module.eval()
         left = list(self.module.modules())
         # of code that is not torch's own it is not known whether it draws random numbers, or asks for `training`
@@ -109,6 +112,7 @@ class Network:
                 "choose 'support', 'transductive' or 'per_step', or use GroupNorm"
             )
         self._interact: bool | None = None
+        self._entries: dict[tuple[str, ...], str] = {}
         self.constants = {
             name: value.detach()
             for name, value in (*self.module.named_parameters(), *self.module.named_buffers())
@@ -196,6 +200,43 @@ class Network:
             )
         return self._interact
 
+    def entry(self, names: tuple[str, ...], shared: Params, x: Features) -> str:
+        """The layer that holds these parameters, if what it is called with depends on none of them: tried once.
+
+        Arguments:
+            names: of parameters.
+            shared: values of the others.
+            x: stacked rows `(T, n, *feature)`, one at least.
+
+        Returns:
+            Its name; empty where there is none, or it is called otherwise than once with one tensor.
+        """
+        if names not in self._entries:
+            layer = entry_of(self.module, names)
+            if layer:
+                watch_entry(self.module.get_submodule(layer), layer, self.context)
+                rows = map_tensors(lambda t: t[:1, :2].detach(), x)
+                values = {**self.params(), **{name: value.detach() for name, value in shared.items()}}
+                before = partial(self.before, layer, own={}, x=rows)
+                layer = layer if independent(before, values, names) else ""
+            self._entries[names] = layer
+        return self._entries[names]
+
+    def before(
+        self,
+        layer: str,
+        shared: Params,
+        own: Params,
+        x: Features,
+        *,
+        weight: Tensor | None = None,
+        key: Tensor | None = None,
+    ) -> Tensor | None:
+        """What a layer found by `entry` is called with in a pass, `(T, ...)`; `None` if it is called otherwise."""
+        self.context.entry = layer
+        reached = self(shared, own, x, weight=weight, key=key)[0]
+        return reached if isinstance(reached, Tensor) else None
+
     def sees_other_rows(self, x: Features) -> bool:
         """Whether a prediction depends on the rows that are predicted with it."""
         return (bool(self.normalizers) and self.batchnorm == "transductive") or self.rows_interact(x)
@@ -217,6 +258,7 @@ class Network:
         weight: Tensor | None = None,
         key: Tensor | None = None,
         given_statistics: bool = False,
+        inside: tuple[str, Tensor] | None = None,
     ) -> tuple[Any, Params]:
         """Predict for a stack of tasks.
 
@@ -227,6 +269,7 @@ class Network:
             weight: `(T, n)`, 0 marks rows that BatchNorm must not see.
             key: `(T,)` int64, one dropout stream a task; `None` switches dropout off.
             given_statistics: take BatchNorm statistics from `own` instead of from `x`.
+            inside: a layer, and what it is called with in this pass, known from an earlier one; see `before`.
 
         Returns:
             Predictions `(T, n, *out)` and the BatchNorm statistics of these rows, by buffer name, leading axis
@@ -236,30 +279,45 @@ class Network:
         base = {k: v for k, v in shared.items() if k in names and k not in own}
         mine = {k: v for k, v in own.items() if k in names}
         constants = self._constants_like(next(tensors(x)))
+        layer, known = inside or (self.context.entry, None)
 
         def one_task(
-            mine: Params, x: Features, weight: Tensor | None, key: Tensor | None
+            mine: Params, x: Features, weight: Tensor | None, key: Tensor | None, known: Tensor | None
         ) -> tuple[Any, Params]:
-            context = self._context
+            context = self.context
             context.weight, context.key, context.given = weight, key, given_statistics
-            context.statistics = {}
+            context.statistics, context.inside, context.reached = {}, known, []
             values = {**constants, **base, **mine}
             args, kwargs = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
             with self._randomness(key, next(tensors(x)).device):
                 y = self._called(values, args, kwargs)
+            if layer and known is None:
+                y = context.reached[0] if len(context.reached) == 1 and context.reached[0] is not None else ()
             return y, context.statistics
 
         floating = (v for v in (*mine.values(), *base.values(), *tensors(x)) if v.is_floating_point())
         like = next(floating, torch.zeros((), device="cpu"))
-        with self._kernels(), multiplying(like), _in_words(x), self._training(key is not None):
-            if self.mapping == "loop" or self._recurrent or self._one_by_one:
-                y, statistics = _loop(one_task, (mine, x, weight, key))
+        kernels, training = self._kernels(), self._training(key is not None)
+        with self._pass_through(layer), kernels, multiplying(like), _in_words(x), training:
+            # rules of vmap for some operators, `cat` among them, fix the number of rows
+            if self.mapping == "loop" or self._recurrent or self._one_by_one or any_rows():
+                y, statistics = _loop(one_task, (mine, x, weight, key, known))
             else:
-                y, statistics = self._vmapped(one_task, mine, x, weight, key)
-        self._context.weight, self._context.key, self._context.statistics = None, None, {}
+                y, statistics = self._vmapped(one_task, (mine, x, weight, key, known))
         if products() != "float32":
             y = map_tensors(lambda t: t.to(like.dtype) if t.is_floating_point() else t, y)
         return y, statistics
+
+    @contextmanager
+    def _pass_through(self, layer: str) -> Iterator[None]:
+        """What layers read during a pass is gone after it; `layer` is watched in it."""
+        context = self.context
+        context.entry = layer
+        try:
+            yield
+        finally:
+            context.weight, context.key, context.statistics = None, None, {}
+            context.entry, context.inside, context.reached = "", None, []
 
     @contextmanager
     def _training(self, training: bool) -> Iterator[None]:
@@ -275,14 +333,11 @@ class Network:
     def _vmapped(
         self,
         one_task: Callable[..., object],
-        mine: Params,
-        x: Features,
-        weight: Tensor | None,
-        key: Tensor | None,
+        arguments: tuple[Any, ...],
     ) -> Any:
-        axes = (0, 0, None if weight is None else 0, None if key is None else 0)
+        axes = tuple(None if argument is None else 0 for argument in arguments)
         try:
-            return vmap(one_task, in_dims=axes)(mine, x, weight, key)
+            return vmap(one_task, in_dims=axes)(*arguments)
         except RuntimeError as error:
             text = str(error)
             if "vmap" not in text and "Batching rule" not in text and "functorch" not in text:
@@ -294,7 +349,7 @@ class Network:
             "mapping='loop' says so without this warning",
             stacklevel=4,
         )
-        return _loop(one_task, (mine, x, weight, key))
+        return _loop(one_task, arguments)
 
     def _called(self, values: Params, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """The module with these values as its parameters and buffers."""
@@ -315,7 +370,7 @@ class Network:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with sdpa_kernel(SDPBackend.MATH), self._without_fused_recurrence(), _without_checkpoints():
+            with sdpa_kernel(SDPBackend.MATH), self._without_fused_recurrence(), without_checkpoints():
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
@@ -363,34 +418,6 @@ class _Watched(nn.Module):
                     "evaluation mode, layer.eval(), before the model is given, or make the buffer a parameter"
                 )
         return y
-
-
-@contextmanager
-def _without_checkpoints() -> Iterator[None]:
-    """Activation checkpoints inside a module keep their activations: they would recompute with other parameters."""
-    names = ("CheckpointFunction", "_checkpoint_without_reentrant_generator")
-    before = {name: getattr(checkpointing, name) for name in names}
-    try:
-        checkpointing.CheckpointFunction = _Direct  # type: ignore[misc, assignment]
-        checkpointing._checkpoint_without_reentrant_generator = _no_checkpoint
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(checkpointing, name, value)
-
-
-class _Direct:
-    """Stands for `torch.utils.checkpoint.CheckpointFunction`."""
-
-    @staticmethod
-    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
-        """The function's result."""
-        return function(*args)
-
-
-def _no_checkpoint(*args: object, **kwargs: object) -> Iterator[None]:
-    """Stands for the generator around a checkpoint's forward pass."""
-    yield
 
 
 def _is_foreign(layer: nn.Module) -> bool:

@@ -22,6 +22,7 @@ from .requirements import (
     in_words,
     require_all_adapt,
     require_gradient_steps,
+    require_inner_rule,
     require_nothing_learned,
     require_twice_differentiable,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "displacement",
     "multi_step",
     "step_weights",
+    "truncated",
     "unrolled",
 ]
 
@@ -171,6 +173,42 @@ def checkpointed(metagrad: MetaGradient) -> MetaGradient:
         metagrad.check(learner)
 
     return MetaGradient(f"{metagrad.name}, checkpointed", compute, check, metagrad.phase)
+
+
+def truncated(metagrad: MetaGradient, last: int) -> MetaGradient:
+    r"""Truncated backpropagation: the last inner steps are differentiated, the gradients of earlier ones are constants.
+
+    With $\phi_{s+1} = \phi_s - \alpha g_s$, the derivative $\partial g_s / \partial\phi_s$ is kept for the last $K$
+    steps and taken for 0 before: $K = 0$ is first-order MAML, with $K$ the number of steps the gradient is exact, and
+    memory grows with $K$ alone. Learned step sizes keep their gradient at every step.
+    Shaban, Cheng, Hatch & Boots, 2019, *Truncated Back-propagation for Bilevel Optimization*.
+
+    Arguments:
+        metagrad: what differentiates through inner steps: `unrolled`, `multi_step`, `annealed`.
+        last: $K$, of steps that are differentiated.
+
+    Raises:
+        UsageError: `last` is negative.
+
+    Example:
+        >>> truncated(unrolled(), 2).name
+        'unrolled, last 2 steps'
+    """
+    if last < 0:
+        raise UsageError(f"last={last}: give 0 or more")
+
+    def compute(
+        learner: Learner, meta: Params, episode: Episode, step: Step, key: Tensor | None
+    ) -> tuple[Params, Metrics]:
+        return metagrad.compute(
+            require_inner_rule(learner, "truncated").truncated(last), meta, episode, step, key
+        )
+
+    def check(learner: Learner) -> None:
+        require_inner_rule(learner, "truncated")
+        metagrad.check(learner)
+
+    return MetaGradient(f"{metagrad.name}, last {last} steps", compute, check, metagrad.phase)
 
 
 METAGRADS: dict[str, Callable[..., MetaGradient]] = {"unrolled": unrolled, "checkpointed": checkpointed}

@@ -44,11 +44,14 @@ def comparison_page(comparison: Comparison) -> Page:
         answers=_answers(comparison),
         sections=_sections(comparison),
         settings=(
-            pairs("Settings", [(k, v) for k, v in comparison.settings.items() if k != "command"]),
+            pairs(
+                "Settings", [(k, v) for k, v in comparison.settings.items() if k not in ("command", "next")]
+            ),
             pairs("Data", [*data.items(), ("seconds", comparison.seconds)]),
             pairs("Versions", list(comparison.versions.items())),
         ),
         command=str(comparison.settings.get("command", "")),
+        next=str(comparison.settings.get("next", "")),
         notes=(
             *comparison.notes,
             *(f"{name} did not run: {why}" for name, why in comparison.skipped.items()),
@@ -78,13 +81,13 @@ def _answers(comparison: Comparison) -> tuple[Answer, ...]:
     if "helps" not in verdict:
         return ()
     by_name = {method.name: method for method in comparison.methods}
-    over, mixed = (by_name.get(name or "") for name in (verdict["over"], verdict.get("mixed")))
+    over, classical = (by_name.get(name or "") for name in (verdict["over"], verdict.get("classical")))
     alone = over is not None and over.kind == "alone"
     what = "learning from other tasks pay, over each task alone" if alone else "adapting to a task pay"
     answers = [(f"Does {what}?", verdict["helps"], (verdict["best"], verdict["over"]))]
-    if mixed is not None:
-        asked = f"Does a meta-learned net pay over {spoken(mixed.label)}?"
-        answers.append((asked, verdict["net_over_mixed"], (verdict["net"], verdict["mixed"])))
+    if classical is not None:
+        asked = f"Does meta-learning pay over {spoken(classical.label)}?"
+        answers.insert(0, (asked, verdict["net_over_classical"], (verdict["net"], verdict["classical"])))
     return tuple((asked, _ANSWERS[answer], _ground(comparison, pair)) for asked, answer, pair in answers)
 
 

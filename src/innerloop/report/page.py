@@ -102,6 +102,7 @@ class Page:
         sections: in this order.
         settings: groups of names and values.
         command: makes the page again.
+        next: the command to go on with.
         notes: remarks.
     """
 
@@ -112,6 +113,7 @@ class Page:
     sections: tuple[Section, ...] = ()
     settings: tuple[Table, ...] = ()
     command: str = ""
+    next: str = ""
     notes: tuple[str, ...] = ()
 
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
@@ -99,7 +99,9 @@ def scored_page(run: Scored) -> Page:
         answers=_answers(run),
         sections=_sections(run),
         settings=(
-            pairs("Settings", [(k, v) for k, v in run.settings.items() if v is not False]),
+            pairs(
+                "Settings", [(k, v) for k, v in run.settings.items() if v is not False and k != "candidates"]
+            ),
             pairs("Algorithm", _algorithm(run.model)),
             pairs("Versions", list(run.versions.items())),
         ),
@@ -195,7 +197,7 @@ def _sections(run: Scored) -> tuple[Section, ...]:
             "Scores", (), (*pictures.steps(steps_numbers(scores, run.method)), *tasks), (_scores(scores),)
         ),
         *_labels(run.labels),
-        *_members(run.model),
+        *(_candidates(run.settings) or _members(run.model)),
         Section("Episodes", of_first * bool(episodes), episodes),
         Section("What was learned", of_first * bool(inside), inside),
     )
@@ -213,6 +215,29 @@ def _labels(labels: Mapping[int, Evaluation]) -> tuple[Section, ...]:
     return (Section("Labels", (), (), (Table(title, pd.DataFrame(rows)),)),)
 
 
+def _candidates(settings: Mapping[str, object]) -> tuple[Section, ...]:
+    """What was trained where the algorithm was left open: scores on meta-validation tasks, and weights."""
+    rows = []
+    for each in cast(Sequence[Mapping[str, Any]], settings.get("candidates") or ()):
+        weights, ends = each["weights"], (math.nan if end is None else end for end in each["ci95"])
+        score = estimate(each["mean"], *ends)
+        shares = {_rows_words(size): f"{100 * share:.0f} %" for size, share in weights.items()}
+        row = {"candidate": each["label"], metric_label(each["metric"]): score}
+        rows.append(row | (shares if any(weights.values()) else dict.fromkeys(shares, "")))
+    if not rows:
+        return ()
+    text = (
+        "What applies to these tasks was trained, and scored on the meta-validation tasks. The prediction is an "
+        "average whose weights depend on how many labelled rows a task has; what has none was left out."
+    )
+    title = "Candidates: error after adaptation, and weight by number of labelled rows"
+    return (Section("Who carries what weight", (text,), (), (Table(title, pd.DataFrame(rows).fillna("")),)),)
+
+
+def _rows_words(size: object) -> str:
+    return f"{size} row{'' if str(size) == '1' else 's'}"
+
+
 def _members(model: Model) -> tuple[Section, ...]:
     """Who carries what weight, where several learners are combined."""
     frame = weights_frame(model)
@@ -222,9 +247,7 @@ def _members(model: Model) -> tuple[Section, ...]:
         "The prediction is the average of those of the members. What each of them counts depends on how many labelled "
         "rows a task has; it was found on the meta-validation tasks."
     )
-    shown = frame.rename(
-        columns={name: f"{name} row{'' if str(name) == '1' else 's'}" for name in frame.columns[1:]}
-    )
+    shown = frame.rename(columns={name: _rows_words(name) for name in frame.columns[1:]})
     for name in shown.columns[1:]:
         shown[name] = [f"{100 * weight:.0f} %" for weight in shown[name]]
     return (Section("Who carries what weight", (text,), (), (Table("Weights of the members", shown),)),)

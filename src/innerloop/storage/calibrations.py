@@ -10,7 +10,7 @@ import torch
 from ..evaluation.conformal import LEVELS, Calibration
 from ..evaluation.none_of_these import FitCalibration
 from ..models.network import Params
-from .validation import require
+from .plain_types import require
 
 __all__ = ["CALIBRATION", "FIT", "calibration_of", "fit_of", "fit_tensors", "to_tensors"]
 

@@ -22,7 +22,8 @@ from ..models.network import Params, reference
 from ..tasks.class_rows import ClassRows
 from ..tasks.episodes import Batch
 from ..tasks.messages import listed, meant
-from .validation import ClassEntry, require
+from .plain_types import require
+from .validation import ClassEntry
 
 __all__ = ["ENROLLED", "Enrolled", "enrolled_of"]
 

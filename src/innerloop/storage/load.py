@@ -15,13 +15,16 @@ from torch import nn
 from ..algorithms import build
 from ..engine.devices import resolve_device
 from ..errors import UsageError
+from ..inner.batched import predict_adapted
 from ..inner.inner_loss import InnerLossLike
 from ..inner.learner import Adapted, Learner, Model
 from ..models.losses import Loss
-from ..models.network import Params
+from ..models.network import Params, reference
+from ..tasks.tables.schema import Schema
 from .calibrations import CALIBRATION, FIT, calibration_of, fit_of
 from .enrolled import ENROLLED, Enrolled, enrolled_of
 from .manifest import EXTRA_FILES, Sealed, read_sealed
+from .plain_types import require
 from .stored import MASK, TASKS, Stored
 from .task_values import unpacked
 from .tensors import differences, frozen, outline, precision
@@ -34,14 +37,12 @@ from .validation import (
     read_config,
     read_log,
     read_tensors,
-    require,
     schema_of,
     targets_of,
 )
 
 if TYPE_CHECKING:
     from ..tasks.inputs import InputSchema
-    from ..tasks.tables.schema import Schema
 
 __all__ = ["load"]
 
@@ -102,6 +103,8 @@ def load(
         calibration = calibration_of(tensors, outputs_of(config, schema))
         fit = fit_of(tensors)
         enrolled = _enrolled(model, config, tensors, schema, inputs)
+    with blaming(sealed, "config.json"):
+        _require_same_sizes(model, schema)
     extra = {name: data for name, data in sealed.contents.items() if name in EXTRA_FILES}
     return Stored(
         model,
@@ -133,6 +136,17 @@ def _enrolled(
     require(bool(shape) and targets is not None, "there are classes of rows of which nothing is said")
     outputs = 0 if targets is None else targets.n_outputs
     return enrolled_of(model, entries, tensors, shape=shape, n_outputs=outputs)
+
+
+def _require_same_sizes(model: Model, schema: Schema | None) -> None:
+    """Refuse columns that are not the inputs and outputs of the model, by predicting a row."""
+    if schema is None:
+        return
+    row = torch.zeros(1, schema.n_features, device=reference(model.meta).device)
+    width = predict_adapted([model.base()], [row])[0].shape[-1]
+    # a table without a task column has classes that training drew from
+    fits = width == schema.n_outputs or (schema.task is None and schema.n_outputs == 0)
+    require(fits, f"the model has {width} outputs, the table {schema.n_outputs} targets or classes")
 
 
 def _learner(

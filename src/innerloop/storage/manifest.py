@@ -24,12 +24,14 @@ __all__ = [
     "MODEL_FILES",
     "SCHEMA_VERSION",
     "Sealed",
+    "Verified",
     "canonical",
     "check_version",
     "read_sealed",
     "refuse_occupied",
     "seal",
     "sha256",
+    "verified",
     "write_sealed",
 ]
 
@@ -56,6 +58,20 @@ class Sealed(NamedTuple):
     folder: Path
     contents: dict[str, bytes]
     sha256: str
+
+
+class Verified(NamedTuple):
+    """A file of a folder, compared with its manifest.
+
+    Arguments:
+        name: of the file.
+        size: in bytes; `None` where it is missing.
+        fault: what is wrong with it; empty where it is what the manifest says.
+    """
+
+    name: str
+    size: int | None
+    fault: str
 
 
 class _Entry(TypedDict):
@@ -192,17 +208,56 @@ def _read_sealed(named: Path, folder: Path) -> Sealed:
     paths = {path.name: path for path in folder.iterdir()}
     data = _read_entry(named, folder / MANIFEST, limit=_MANIFEST_LIMIT)
     entries, own = _manifest(data, named / MANIFEST)
-    for name in sorted({*paths, *entries} - {MANIFEST}):
-        if name not in paths:
-            raise ModelFileError(f"{named / name}: the file is missing; {DAMAGED}")
-        if name not in entries:
-            raise ModelFileError(f"{named / name}: the manifest does not name it: remove it from the folder")
-    contents = {}
-    for name, entry in sorted(entries.items()):
-        contents[name] = _read_entry(named, paths[name], size=entry["size"])
-        if sha256(contents[name]) != entry["sha256"]:
-            raise ModelFileError(f"{named / name}: its sha256 is not that of the manifest; {DAMAGED}")
+    names = sorted(
+        {*paths, *entries} - {MANIFEST}, key=lambda name: (name in paths and name in entries, name)
+    )
+    contents = {name: _whole(named, name, paths, entries) for name in names}
     return Sealed(named, contents, own)
+
+
+def _whole(named: Path, name: str, paths: Mapping[str, Path], entries: Mapping[str, _Entry]) -> bytes:
+    """The content of a file that is what the manifest says."""
+    if name not in paths:
+        raise ModelFileError(f"{named / name}: the file is missing; {DAMAGED}")
+    if name not in entries:
+        raise ModelFileError(f"{named / name}: the manifest does not name it: remove it from the folder")
+    content = _read_entry(named, paths[name], size=entries[name]["size"])
+    if sha256(content) != entries[name]["sha256"]:
+        raise ModelFileError(f"{named / name}: its sha256 is not that of the manifest; {DAMAGED}")
+    return content
+
+
+def verified(folder: Path) -> list[Verified]:
+    """Every file of a sealed folder, compared with the manifest: all that is wrong, where `read_sealed` stops.
+
+    Raises:
+        ModelFileError: it is not a model directory, or its manifest is not one.
+        ResourceError: it cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "run"
+        >>> write_sealed(folder, {"config.json": b"{}"}, replace=False)
+        >>> _ = (folder / "config.json").write_bytes(b"[]")
+        >>> [(each.name, each.fault) for each in verified(folder)]
+        [('config.json', 'its sha256 is not that of the manifest'), ('manifest.json', '')]
+    """
+    with files.explained(folder):
+        here = _settled(folder)
+        _require_model_directory(folder, here)
+        paths = {path.name: path for path in here.iterdir()}
+        data = _read_entry(folder, here / MANIFEST, limit=_MANIFEST_LIMIT)
+        entries, _ = _manifest(data, folder / MANIFEST)
+        found = []
+        for name in sorted({*paths, *entries} - {MANIFEST}):
+            fault = ""
+            try:
+                _whole(folder, name, paths, entries)
+            except (ModelFileError, ResourceError) as error:
+                fault = str(error).removeprefix(f"{folder / name}: ").removesuffix(f"; {DAMAGED}")
+            size = os.lstat(paths[name]).st_size if name in paths else None
+            found.append(Verified(name, size, fault))
+        return [*found, Verified(MANIFEST, len(data), "")]
 
 
 def _read_entry(named: Path, path: Path, *, limit: int | None = None, size: int | None = None) -> bytes:

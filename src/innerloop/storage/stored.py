@@ -379,6 +379,54 @@ class Stored(OfClasses):
         config: Config = {**self.config, "tasks": None, "splits": None, "settings": settings}
         return replace(self, config=config, sha256="", tasks={})
 
+    def export(self, path: str | Path, *, to: str | None = None, interval: float | None = None) -> Path:
+        """Write the model as one file that adapts and predicts without this package.
+
+        Encoding and scaling of the columns, the inner loop with its gradients, the head and the intervals are inside.
+        It takes the raw columns of a task's support rows and of the rows to predict, any number of each, and gives the
+        columns of `predict_frame`, in double precision. See docs/howto/export.md.
+
+        Arguments:
+            path: the file.
+            to: `onnx`, which onnxruntime and others run, or `torch`, which `torch.export.load` reads; by the ending of
+                the path (.onnx, .pt2) unless given.
+            interval: share of the rows of new tasks that intervals, or sets of classes, shall hold; none unless given.
+
+        Returns:
+            The path.
+
+        Raises:
+            UsageError: the model was not trained on a table with a task column or is adapted already, has no graph,
+                or no form in ONNX; there are no intervals of this share; the ending of the path says nothing.
+            ResourceError: the file cannot be written.
+
+        Example:
+            >>> import pandas as pd, tempfile, innerloop as il
+            >>> from innerloop.storage.save import unsaved
+            >>> from innerloop.tasks.tables.schema import Schema
+            >>> frame = pd.DataFrame(
+            ...     {"site": list("aabb"), "dose": [1, 2, 3, 4], "risk": [0.1, 0.2, 0.4, 0.9]}
+            ... )
+            >>> schema = Schema.fit(frame, task="site", target="risk")
+            >>> learner = il.mixed(schema.n_features)
+            >>> run = unsaved(il.Model(learner, learner.init()), schema=schema)
+            >>> path = run.export(Path(tempfile.mkdtemp()) / "risk.pt2")
+            >>> program = torch.export.load(path).module()
+            >>> known = {"dose": torch.tensor([1.0]).double(), "risk": torch.tensor([0.3]).double()}
+            >>> program(known, {"dose": torch.tensor([1.0, 2.0]).double()})["prediction"].shape
+            torch.Size([2])
+        """
+        from .export import export_table
+        from .interval_columns import intervals_of
+
+        schema, intervals = self.table_schema(), None
+        if self.kind == "adapted":
+            raise UsageError(f"{self.path} is adapted already: export the run that it was adapted from")
+        if interval is not None:
+            intervals = intervals_of(self.calibration, interval, where=self.path, inner_steps=None)
+        export_table(Path(path), self.model, schema=schema, to=to, intervals=intervals, sha256=self.sha256)
+        return Path(path)
+
     def with_tasks(
         self,
         adapted: Mapping[str, Adapted],

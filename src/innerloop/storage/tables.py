@@ -11,12 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, DivergedError, UsageError
 from ..evaluation.conformal import Calibration
 from ..inner.batched import adapt_tasks, predict_adapted, predict_tasks, support_losses
-from ..inner.learner import Adapted, Model
+from ..inner.learner import Adapted, Model, require_steps
 from ..tasks.episodes import Batch
-from ..tasks.tables.cells import task_ids
+from ..tasks.tables.cells import task_ids, where
 from ..tasks.tables.reading import TableLike, as_frame
 from ..tasks.tables.schema import Schema
 from .interval_columns import PERCENTILE, Intervals, interval_columns, interval_names, margins
@@ -162,8 +162,7 @@ def require_inner_steps(model: Model, inner_steps: int | None) -> None:
     """Refuse a number of inner steps that is negative, or for what adapts without any."""
     if inner_steps is None:
         return
-    if inner_steps < 0:
-        raise UsageError(f"inner_steps={inner_steps}: give 0 or more")
+    require_steps(inner_steps)
     if model.learner.closed_form:
         raise UsageError(
             f"inner_steps={inner_steps}: this model adapts by a closed form, which has no steps: leave it out"
@@ -253,7 +252,10 @@ def _columns(
     for rows, part in zip(predicted.rows, predicted.values, strict=True):
         values[rows], there[rows] = part.cpu().numpy(), True
     of_row = [labels.get(task, ()) for task in row_tasks(schema, frame)] if schema.n_way else []
+    _require_finite(schema, frame, values)
     decoded = schema.decode(values, of_row)
+    if schema.kind == "regression":
+        _require_finite(schema, frame, np.stack([*decoded.values()], axis=1))
     if predicted.margins is not None:
         margin = np.full((len(frame), schema.n_outputs if schema.kind == "regression" else 1), np.nan)
         percentile = np.full(len(frame), np.nan)
@@ -262,3 +264,17 @@ def _columns(
         decoded |= {**interval_columns(schema, values, margin, of_row), PERCENTILE: percentile}
     columns = {name: pd.Series(column, frame.index).where(there) for name, column in decoded.items()}
     return pd.DataFrame({**columns, "n_support": pd.Series(n_support, frame.index)})
+
+
+def _require_finite(schema: Schema, frame: pd.DataFrame, values: np.ndarray) -> None:
+    """Refuse predictions of a task whose adaptation diverged, which a table would show as empty cells."""
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        tasks = [*dict.fromkeys(row_tasks(schema, frame)[bad].tolist())]
+        more = f" (and of {len(tasks) - 1} more tasks)" if len(tasks) > 1 else ""
+        raise DivergedError(
+            f"{where(frame, bad[0], schema.task)}: {len(bad)} predictions of this task{more} are not finite, "
+            "because adaptation diverged or a value is far from those of training: leave the task out, or train with "
+            "a smaller --inner-lr",
+            task=tasks[0],
+        )

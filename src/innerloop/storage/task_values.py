@@ -10,8 +10,8 @@ import torch
 from ..inner.learner import Model
 from ..inner.owned import length_of, open_axes
 from ..models.network import Params
+from .plain_types import require
 from .tensors import Outline, differences, outline
-from .validation import require
 
 __all__ = ["packed", "same_length", "unpacked"]
 

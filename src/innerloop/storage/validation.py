@@ -7,12 +7,10 @@ with settings of the types that these declare. Functions here raise `ValueError`
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -23,12 +21,14 @@ from ..algorithms.combination import COMBINATION
 from ..algorithms.registry import require_registered
 from ..errors import ModelFileError
 from ..evaluation.mixed_model import MixedSummary, TargetSummary
+from ..evaluation.scores import ScoreRow
 from ..models.builtin import MODELS
 from ..models.losses import LOSSES
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
 from .manifest import EXTRA_FILES, MODEL_FILES, Sealed, check_version
 from .plain_json import DAMAGED, JsonObject, parse_json
+from .plain_types import fits, require, require_fields
 
 if TYPE_CHECKING:
     from ..tasks.inputs import InputSchema
@@ -46,7 +46,6 @@ __all__ = [
     "read_config",
     "read_log",
     "read_tensors",
-    "require",
     "require_config",
     "require_recipe",
     "schema_of",
@@ -59,7 +58,6 @@ KINDS = ("run", "adapted", "refined")
 # fields that older directories lack, and what that means
 _LATER: JsonObject = {"mixed": None, "salt": None, "alike": None, "inputs": None, "enrolled": None}
 _RECIPE_LIMIT = 1 << 16  # a list of a million layers would be built before its tensors were missed
-_WHOLE = 1 << 53  # beyond it, integers are not exact as floats
 
 
 class TaskEntry(TypedDict):
@@ -100,12 +98,6 @@ class Config(TypedDict):
     inputs: JsonObject | None
     enrolled: list[ClassEntry] | None
     versions: dict[str, str]
-
-
-def require(condition: bool, what: str) -> None:
-    """Raise `ValueError` with the words `what` unless the condition holds."""
-    if not condition:
-        raise ValueError(what)
 
 
 @contextmanager
@@ -155,7 +147,7 @@ def read_tensors(sealed: Sealed) -> Params:
 
 def require_config(value: object) -> Config:
     """The configuration that a value is; refuse one that `load` could not use."""
-    _require_fields(value, typing.get_type_hints(Config), "the configuration")
+    require_fields(value, typing.get_type_hints(Config), "the configuration")
     config = typing.cast(Config, value)
     require(config["kind"] in KINDS, f"kind {config['kind']!r} is unknown")
     held = config["tasks"] is not None
@@ -164,12 +156,22 @@ def require_config(value: object) -> Config:
     )
     hints = typing.get_type_hints(TaskEntry)
     for task in config["tasks"] or []:
-        _require_fields(task, hints, "a task")
+        require_fields(task, hints, "a task")
     ids = [task["id"] for task in config["tasks"] or []]
     require(len(set(ids)) == len(ids), "a task stands twice")
     _require_classes(config)
-    percentile = config["settings"].get("support_loss_percentile", {})
-    require(_fits(percentile, dict[str, float]), "support_loss_percentile is no table of numbers")
+    require(
+        all((task["n_support"] or 0) >= 0 for task in config["tasks"] or []), "a task has less than 0 rows"
+    )
+    settings = config["settings"]
+    percentile = settings.get("support_loss_percentile", {})
+    require(fits(percentile, dict[str, float]), "support_loss_percentile is no table of numbers")
+    labels = settings.get("labels") if config["kind"] == "adapted" else None
+    require(fits(labels, dict[str, list[str]] | None), "labels are no lists of classes")
+    data = config["data"] or {}
+    require(all(fits(data.get(key), str | None) for key in ("name", "sha256")), "data has no name and sha256")
+    for row in config["scores"] or []:
+        _require_score(row)
     support_of(config)
     targets_of(config)
     mixed_of(config)
@@ -184,10 +186,18 @@ def _require_classes(config: Config) -> None:
         return
     require(config["kind"] == "adapted", "classes do not go with this kind")
     for entry in entries:
-        _require_fields(entry, typing.get_type_hints(ClassEntry), "a class")
+        require_fields(entry, typing.get_type_hints(ClassEntry), "a class")
     names = [entry["id"] for entry in entries]
     require(names == sorted(set(names)), "the names of the classes do not ascend")
     require(len(names) >= 2 and all(entry["n_support"] > 0 for entry in entries), "a class has no row")
+
+
+def _require_score(row: JsonObject) -> None:
+    """What is there of a score has its type; the headline, which is shown, is whole."""
+    hints = typing.get_type_hints(ScoreRow) | {"mean": float | None, "ci95": list[float | None]}
+    hints = hints if row.get("headline") else {key: hint for key, hint in hints.items() if key in row}
+    require_fields({key: row[key] for key in hints if key in row}, hints, "a score")
+    require(len(row.get("ci95", (0, 0))) == 2, "the interval of a score has no two ends")
 
 
 def _parts(recipe: object) -> Iterator[JsonObject]:
@@ -211,7 +221,7 @@ def require_recipe(recipe: JsonObject) -> None:
     _require_settings("algorithm", recipe["algorithm"], recipe["settings"], ALGORITHMS)
     if "per_task" in recipe:
         hints = {"features": list[bool], "n_targets": int, "n_classes": int}
-        _require_fields(recipe["per_task"], hints, "what is taken from each support")
+        require_fields(recipe["per_task"], hints, "what is taken from each support")
         small = all(0 <= recipe["per_task"][name] <= _RECIPE_LIMIT for name in ("n_targets", "n_classes"))
         require(small, "what is taken from each support has no such size")
     model = recipe.get("model", "external")
@@ -228,7 +238,7 @@ def _require_combination(recipe: JsonObject) -> None:
     )
     require(recipe["algorithm"] == COMBINATION, f"{recipe['algorithm']!r} has no members")
     hints = {"sizes": list[float], "kind": str, "n_outputs": int}
-    _require_fields(recipe["settings"], hints, "the combination")
+    require_fields(recipe["settings"], hints, "the combination")
     settings, members = recipe["settings"], recipe["members"]
     require(isinstance(members, list) and len(members) > 0, "the combination has no members")
     sizes = settings["sizes"]
@@ -256,37 +266,7 @@ def _require_settings(
     hints |= typing.get_type_hints(registry[name])
     for key in settings:
         require(key in hints, f"{word} {name!r} has no setting {key!r}")
-    _require_fields(settings, {key: hints[key] for key in settings}, f"{word} {name!r}")
-
-
-def _require_fields(value: object, hints: Mapping[str, object], what: str) -> None:
-    if not isinstance(value, dict) or set(value) != set(hints):
-        odd = sorted(set(value) ^ set(hints)) if isinstance(value, dict) else type(value).__name__
-        raise ValueError(f"{what} lacks these fields or does not know them: {odd}")
-    for key, hint in hints.items():
-        spelled = hint.__name__ if isinstance(hint, type) else str(hint).split(" | collections")[0]
-        require(_fits(value[key], hint), f"{what}: {key}={str(value[key])[:40]} is no {spelled}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether plain data has a declared type."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if typing.is_typeddict(hint):
-        return isinstance(value, dict)  # its fields are checked one by one
-    if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, choice) for choice in inner)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(entry, inner[1]) for entry in value.values())
-    if isinstance(origin, type) and issubclass(origin, Sequence):
-        return isinstance(value, list | tuple) and all(_fits(entry, inner[0]) for entry in value)
-    if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or hasattr(hint, "_fields")):
-        hints = typing.get_type_hints(hint)
-        return isinstance(value, hint) and all(_fits(getattr(value, name), hints[name]) for name in hints)
-    if hint in (int, float) and type(value) is int:
-        return abs(value) <= _WHOLE
-    return hint in (int, float, bool, str, type(None)) and type(value) is hint
+    require_fields(settings, {key: hints[key] for key in settings}, f"{word} {name!r}")
 
 
 def support_of(config: Config) -> SupportSize | None:
@@ -294,7 +274,7 @@ def support_of(config: Config) -> SupportSize | None:
     if (stored := config["support"]) is None:
         return None
     stored = {"choice": "random", **stored}
-    _require_fields(stored, {"rows": str, "per_class": bool, "choice": str}, "support")
+    require_fields(stored, {"rows": str, "per_class": bool, "choice": str}, "support")
     rows = stored["rows"]
     n_support, n_shot = (None, rows) if stored["per_class"] else (rows, None)
     return SupportSize.parse(n_support, n_shot, str(stored["choice"]))
@@ -304,8 +284,11 @@ def targets_of(config: Config) -> Targets | None:
     """What the targets are."""
     if (stored := config["targets"]) is None:
         return None
-    _require_fields(stored, typing.get_type_hints(Targets), "targets")
-    return Targets(**{**stored, "scale": tuple(stored["scale"]), "variance": tuple(stored["variance"])})
+    require_fields(stored, typing.get_type_hints(Targets), "targets")
+    targets = Targets(**{**stored, "scale": tuple(stored["scale"]), "variance": tuple(stored["variance"])})
+    sizes = 0 < targets.n_outputs <= _RECIPE_LIMIT and all(size > 0 for size in targets.scale)
+    require(sizes and all(size >= 0 for size in targets.variance), "the targets have no such number or scale")
+    return targets
 
 
 def mixed_of(config: Config) -> MixedSummary | None:
@@ -313,9 +296,9 @@ def mixed_of(config: Config) -> MixedSummary | None:
     if (stored := config["mixed"]) is None:
         return None
     hints = typing.get_type_hints(MixedSummary) | {"targets": list[JsonObject]}
-    _require_fields(stored, hints, "the mixed model")
+    require_fields(stored, hints, "the mixed model")
     for each in stored["targets"]:
-        _require_fields(each, typing.get_type_hints(TargetSummary), "a target of the mixed model")
+        require_fields(each, typing.get_type_hints(TargetSummary), "a target of the mixed model")
     summary = MixedSummary.of(stored)
     terms, effects = len(summary.terms), len(summary.random)
     for each in summary.targets:
@@ -339,7 +322,8 @@ def schema_of(config: Config) -> Schema | None:
     from ..tasks.tables.schema import Schema
 
     schema = Schema.from_config(config["schema"])
-    require(_fits(schema, Schema), "the schema holds a value of another type than its columns have")
+    require(fits(schema, Schema), "the schema holds a value of another type than its columns have")
+    schema.require_sense()
     return schema
 
 

@@ -70,6 +70,8 @@ def arrays(
         Tasks(arrays: 5 tasks = 3 train + 1 valid + 1 test, 2 features, regression, n_support=2)
     """
     rows, targets, owners = as_array(x, "x"), as_array(y, "y"), as_array(task, "task")
+    if not len(rows):
+        raise DataError("x has no row: give rows of several tasks")
     for values, name in ((targets, "y"), (owners, "task")):
         if len(values) != len(rows):
             raise DataError(f"x has {len(rows)} rows and {name} {len(values)}: give one for each row")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...engine.modes import tracing
+from ...engine.modes import any_rows, tracing
 from ...errors import check_known
 from ...models.network import Params
 from .bins import bin_edges, codes
@@ -83,20 +83,22 @@ class Trees:
             params[f"{_PREFIX}{name}"][:used].flatten(0, 1) for name in ("feature", "threshold", "value")
         )
         feature = feature.long().clamp(0, self.n_features - 1)
+        # a graph serves any number of rows, and splits none
         most = max(1, _AT_ONCE // len(value))
-        parts = [self._sums(feature, threshold, value, part) for part in torch.split(x, most)]
+        split = (x,) if any_rows() else torch.split(x, most)
+        parts = [self._sums(feature, threshold, value, part) for part in split]
         return params[f"{_PREFIX}baseline"] + torch.cat([part.to(value.dtype) for part in parts])
 
     def _sums(self, feature: Tensor, threshold: Tensor, value: Tensor, x: Tensor) -> Tensor:
         """The sum over trees, in double precision, of the leaf that each row comes to; `(n, n_outputs)`."""
         trees = torch.arange(len(value), device=x.device)
         inner, leaves = trees * feature.shape[1], trees * value.shape[1]
-        node = torch.zeros(len(x), len(value), dtype=torch.int64, device=x.device)
+        node = torch.zeros(x.shape[0], len(value), dtype=torch.int64, device=x.device)
         for _ in range(self.depth):
             right = x.gather(1, feature.take(inner + node)) > threshold.take(inner + node)
             node = 2 * node + 1 + right
         said = value.take(leaves + node - (2**self.depth - 1))
-        shape = (len(x), len(value) // self.n_outputs, self.n_outputs)
+        shape = (x.shape[0], len(value) // self.n_outputs, self.n_outputs)
         return said.double().reshape(shape).sum(1)
 
     def fit(

@@ -101,15 +101,18 @@ class GaussianHead(ValueHead):
         r"""The posterior, as its mean and a root of $V_n$; finite for a singular prior and for no rows."""
         design = with_constant(features).double()
         target = target_columns(support, self.n_outputs).double()
-        weighted = design * row_weights(support, design).unsqueeze(-1)
-        root, mean = self._root(meta).double(), meta["head/mean"].double()
-        gram = weighted.mT @ design
+        weighted = (design * row_weights(support, design).unsqueeze(-1)).mT
+        weights, spread = self.posterior(meta, weighted @ design, weighted @ target)
+        return {"head/weights": weights.to(features.dtype), "head/spread": spread.to(features.dtype)}
+
+    def posterior(self, meta: Params, gram: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The posterior mean and a root of $V_n$; of $\Phi^\top\Phi$ `(T, D, D)` and $\Phi^\top Y$ `(T, D, C)`."""
+        root, mean = self._root(meta).to(gram), meta["head/mean"].to(gram)
         # V_n = L (I + L' G L)^-1 L' with V = L L': no inverse of V
         middle = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device) + root.mT @ gram @ root
         told = root.mT.expand(len(middle), *root.mT.shape)
         spread = torch.linalg.solve_triangular(factored(middle), told, upper=False).mT
-        weights = mean + spread @ (spread.mT @ (weighted.mT @ (target - design @ mean)))
-        return {"head/weights": weights.to(features.dtype), "head/spread": spread.to(features.dtype)}
+        return mean + spread @ (spread.mT @ (product - gram @ mean)), spread
 
     def predict(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
         """Posterior mean `(T, n, C)`."""

@@ -6,7 +6,15 @@ such a frame on matplotlib Axes and returns them. What is drawn is what is in th
 the extra `report`.
 """
 
-from .curves import crossing_numbers, curve, curve_numbers, learning, learning_numbers, steps_numbers
+from .curves import (
+    crossing_numbers,
+    curve,
+    curve_numbers,
+    inner_path,
+    learning,
+    learning_numbers,
+    steps_numbers,
+)
 from .episodes import classes, classes_numbers, image_numbers, images, scatter, scatter_numbers
 from .factorial import effects, effects_numbers, factorial, factorial_numbers
 from .inside import masks, moved, rates, similarity
@@ -27,6 +35,7 @@ __all__ = [
     "gains",
     "image_numbers",
     "images",
+    "inner_path",
     "learning",
     "learning_numbers",
     "masks",

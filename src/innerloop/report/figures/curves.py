@@ -257,6 +257,40 @@ def learning(numbers: pd.DataFrame, *, best_step: int | None = None, ax: Axes | 
     return ax
 
 
+@styled
+def inner_path(numbers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Losses of one task along its inner steps, on support and query rows.
+
+    Arguments:
+        numbers: those of `evaluation.inner_path`.
+        ax: where to draw; Axes of a new figure unless given.
+
+    Returns:
+        The Axes.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    ax = axes_for(ax, height=2.7)
+    kinds = {"support_loss": "support rows", "query_loss": "query rows"}
+    drawn = [name for name in kinds if numbers[name].notna().any()]
+    lines = []
+    for number, name in enumerate(drawn):
+        mark = mark_of(number)
+        lines += ax.plot(
+            numbers["step"],
+            numbers[name],
+            color=mark.colour,
+            marker=mark.marker,
+            linestyle=mark.dash,
+            markersize=4.5,
+        )
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.set_xlabel("inner steps")
+    ax.set_ylabel("loss")
+    legend(ax, lines, [kinds[name] for name in drawn])
+    return ax
+
+
 def _limit_losses(ax: Axes, numbers: pd.DataFrame) -> None:
     """The first steps, or one that jumps, do not flatten the rest."""
     values = numbers[["loss", "valid_loss"]].to_numpy(dtype=float).ravel()

@@ -25,8 +25,11 @@ __all__ = [
     "is_regression",
     "scatter",
     "scatter_numbers",
+    "side_by_side",
 ]
 
+# values of a feature up to which rows that share one are drawn side by side
+FEW_VALUES = 5
 _ROLES = ["task", "role", "method", "feature", "x", "y"]
 
 
@@ -115,6 +118,7 @@ def scatter(numbers: pd.DataFrame, *, named: bool = True, ax: Axes | None = None
     ax = axes_for(ax, height=2.9 if named else 2.3)
     methods = [name for name in dict.fromkeys(numbers["method"]) if name]
     handles, labels = [], []
+    values, numbers = sorted(set(numbers["x"])), side_by_side(numbers)
     for role, colour, filled in (("query", MUTED, False), ("support", INK, True)):
         part = numbers[numbers["role"] == role]
         handles.append(_points(ax, part, Mark(colour, "o"), size=7 if filled else 5.5, filled=filled))
@@ -130,9 +134,42 @@ def scatter(numbers: pd.DataFrame, *, named: bool = True, ax: Axes | None = None
     ax.margins(0.08)
     if len(numbers):
         ax.set_xlabel(short(numbers["feature"].iloc[0], 30))
+    if len(values) <= FEW_VALUES:
+        ax.set_xticks(values)
     if named:
         legend(ax, handles, labels)
     return ax
+
+
+def side_by_side(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Rows that share one of few values of the feature beside one another, those with low targets left.
+
+    A query row and what is predicted of it stand at the same place.
+
+    Arguments:
+        numbers: the rows of one task of what `scatter_numbers` returns.
+
+    Returns:
+        The same rows; with more than `FEW_VALUES` values of the feature, unchanged.
+
+    Example:
+        >>> rows = pd.DataFrame({"role": "query", "method": "", "x": [0.0, 0.0, 1.0], "y": [2.0, 1.0, 5.0]})
+        >>> side_by_side(rows)["x"].round(2).tolist()
+        [0.3, -0.3, 1.0]
+    """
+    values = np.sort(numbers["x"].unique())
+    if len(values) > FEW_VALUES:
+        return numbers
+    width = 0.6 * (np.diff(values).min() if len(values) > 1 else 1.0)
+    targets = numbers.loc[numbers["role"] == "query", "y"].to_numpy()
+    parts = []
+    for (role, _), part in numbers.groupby(["role", "method"], sort=False):
+        own = part.assign(target=part["y"] if role == "support" else targets)
+        groups = own.groupby("x")["target"]
+        place = (groups.rank("first") - 1) / (groups.transform("size") - 1).clip(lower=1)
+        alone = groups.transform("size") == 1
+        parts.append(part.assign(x=part["x"] + width * (place - 0.5).where(~alone, 0.0)))
+    return pd.concat(parts)
 
 
 def _points(ax: Axes, part: pd.DataFrame, mark: Mark, *, size: float, filled: bool) -> Line2D:

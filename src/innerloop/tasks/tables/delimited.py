@@ -346,7 +346,14 @@ def _records(path: Path, data: bytes, separator: str) -> tuple[list[str], np.nda
         lines, widths = _quoted_records(path, data, separator)
     else:
         lines, widths = _plain_records(data, separator)
-    header = [name.strip() for name in next(_filled(data.decode("utf-8"), separator))]
+    first = next(_filled(data.decode("utf-8"), separator), None)
+    if first is None:
+        raise file_error(
+            path,
+            f", line 1: its header cannot be read, or has a name of more than {csv.field_size_limit():,} characters: "
+            "correct the names of the columns",
+        )
+    header = [name.strip() for name in first]
     if header[0].startswith("#") and len(widths) > 1 and widths[0] != widths[-1]:
         raise file_error(
             path, f": its first line is a comment, {header[0]!r}: remove the lines above the header"

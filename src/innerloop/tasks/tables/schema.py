@@ -378,6 +378,40 @@ class Schema:
         except (KeyError, TypeError) as error:
             raise ModelFileError(f"the stored schema is damaged: {error}") from None
 
+    def require_sense(self) -> None:
+        """Refuse a schema that `fit` could not have made, of values of the right types.
+
+        Raises:
+            ValueError: it is one.
+
+        Example:
+            >>> Schema("site", "risk", "regression", (), target_scale=0.0).require_sense()
+            Traceback (most recent call last):
+            ValueError: column 'risk' of the schema has the scale 0.0
+        """
+        if self.kind not in KINDS:
+            raise ValueError(f"the schema is of the unknown kind {self.kind!r:.80}")
+        for column in (*self.columns, *self.target_columns):
+            if column.kind not in _COLUMN_KINDS:
+                raise ValueError(
+                    f"column {column.name!r:.80} of the schema is of the unknown kind {column.kind!r:.80}"
+                )
+            if not column.scale > 0:
+                raise ValueError(f"column {column.name!r:.80} of the schema has the scale {column.scale}")
+            _require_unique("a level", column.levels)
+        _require_unique("a column", [column.name for column in (*self.columns, *self.target_columns)])
+        _require_unique("a class", self.classes)
+        if self.decimal not in (".", ",") or self.n_way < 0 or len(self.classes) == 1:
+            raise ValueError("the schema has no such decimal mark or number of classes")
+
+
+_COLUMN_KINDS = ("number", "date", "flag", "category")
+
+
+def _require_unique(what: str, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise ValueError(f"the schema has {what} twice")
+
 
 def _column(config: dict[str, Any]) -> Column:
     return Column(
