@@ -9,34 +9,10 @@ import pytest
 from innerloop import files
 from innerloop.errors import DataError, ModelFileError, ResourceError, UsageError
 from innerloop.storage import manifest as sealed
+from toolkit.faults import Faulty, Killed
 
 OLD = {"config.json": b"old", "log.jsonl": b"", "model.safetensors": b"1"}
 NEW = {"config.json": b"new", "log.jsonl": b"\n", "model.safetensors": b"22"}
-CHANGES = {"open", "write", "fsync", "close", "rename", "replace", "unlink", "mkdir", "makedirs", "rmdir"}
-
-
-class Killed(BaseException):
-    """The process ends: nothing after it runs."""
-
-
-class Faulty:
-    """The module `os`, whose change number `at` fails; after a kill all later ones do, too."""
-
-    def __init__(self, at: int, error: BaseException) -> None:
-        self.at, self.error, self.calls = at, error, 0
-
-    def __getattr__(self, name: str):
-        real = getattr(os, name)
-        if name not in CHANGES:
-            return real
-
-        def call(*arguments, **keywords):
-            self.calls += 1
-            if self.calls == self.at or (self.calls > self.at and isinstance(self.error, Killed)):
-                raise self.error
-            return real(*arguments, **keywords)
-
-        return call
 
 
 def failing(work: Callable[[], None], error: BaseException, monkeypatch) -> Iterator[int]:

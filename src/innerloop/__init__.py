@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .refining import refine as refine
     from .refining import state_dict as state_dict
     from .report import figures as figures
+    from .storage.checkpoints import Checkpoints as Checkpoints
     from .storage.load import load as load
     from .storage.save import save as save
     from .tasks import datasets as datasets
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Batch": "tasks.episodes:Batch",
     "Calibration": "evaluation:Calibration",
+    "Checkpoints": "storage:Checkpoints",
     "Episode": "tasks.episodes:Episode",
     "Evaluation": "evaluation:Evaluation",
     "Every": "outer:Every",

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -132,7 +134,10 @@ def make_folder(path: Path) -> None:
         ResourceError: it cannot be made.
     """
     with explained(path):
+        missing = not os.path.lexists(path)
         os.makedirs(path, exist_ok=True)
+        if missing:
+            _sync_folder(Path(os.path.realpath(path)).parent)
 
 
 def remove_file(path: Path) -> None:
@@ -171,6 +176,124 @@ def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
             raise
         _sync_folder(target.parent)
         _remove(*set_aside(target))
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a flat folder: it is renamed first, so that a part of it never stands under its name.
+
+    What cannot be removed stays behind under a hidden name, see `remove_leftovers`.
+    """
+    with contextlib.suppress(OSError):
+        old = _free_sibling(path, "gone")
+        os.rename(path, old)
+        _remove(old)
+
+
+def remove_empty(path: Path, *names: str) -> None:
+    """Remove a folder that holds nothing but files of these names; any other stays as it is."""
+    with contextlib.suppress(OSError):
+        if set(os.listdir(path)) <= set(names):
+            for name in names:
+                remove_file(path / name)
+            os.rmdir(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writes and removals inside a folder left behind that were cut short; nothing else may write there.
+
+    A folder that was set aside for one that never came is put back.
+    """
+    with explained(folder):
+        for path in sorted(folder.iterdir()):
+            name, word = _leftover(path.name)
+            if word == "old" and not os.path.lexists(folder / name):
+                os.rename(path, folder / name)
+            elif word and path.is_dir():
+                _remove(path)
+            elif word:
+                remove_file(path)
+
+
+def _leftover(name: str) -> tuple[str, str]:
+    """The name and the word that `_free_sibling` made a hidden name of; empty for other names."""
+    found = re.fullmatch(r"\.(.+)\.(tmp|old|gone)-\d+-\d+", name)
+    return (found[1], found[2]) if found else ("", "")
+
+
+class Lock:
+    """A file that one process at a time can hold; the system lets go of it when the process ends, however it does.
+
+    Arguments:
+        path: the file; what its holder wrote into it stays there.
+
+    Example:
+        >>> import tempfile
+        >>> lock = Lock(Path(tempfile.mkdtemp()) / "lock")
+        >>> lock.take(b"mine"), Lock(lock.path).take(b"theirs"), lock.path.read_bytes()
+        (True, False, b'mine')
+        >>> lock.release()
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+
+    def take(self, owner: bytes) -> bool:
+        """Hold the file and write `owner` into it; false where somebody else holds it.
+
+        Raises:
+            ResourceError: it cannot be written.
+        """
+        with explained(self.path):
+            while True:
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
+                try:
+                    if not _take(handle):
+                        return False
+                    # its last holder may have removed it meanwhile
+                    if self._is(handle):
+                        os.ftruncate(handle, 0)
+                        _write_all(handle, owner)
+                        self._handle = handle
+                        return True
+                finally:
+                    if self._handle is None:
+                        os.close(handle)
+
+    def release(self) -> None:
+        """Remove the file and let go of it."""
+        if self._handle is None:
+            return
+        try:
+            if os.name != "nt" and self._is(self._handle):  # an open file cannot be removed there
+                remove_file(self.path)
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(self._handle)
+            self._handle = None
+
+    def _is(self, handle: int) -> bool:
+        """Whether an open file is the one that stands under the path."""
+        return os.path.lexists(self.path) and os.path.samestat(os.fstat(handle), os.lstat(self.path))
+
+
+def _take(handle: int) -> bool:
+    """Lock an open file; a file system that knows no locks lets everybody have it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            # beyond what is written, so that others can read it
+            os.lseek(handle, 1 << 30, os.SEEK_SET)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            os.lseek(handle, 0, os.SEEK_SET)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+    return True
 
 
 def _swap(temp: Path, target: Path) -> None:

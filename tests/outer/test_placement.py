@@ -67,8 +67,9 @@ def test_auto_asks_for_the_work_of_an_update_and_says_why(monkeypatch):
 class Full:
     """An update on a device that has memory for so many tasks at once."""
 
-    def __init__(self, monkeypatch, room):
+    def __init__(self, monkeypatch, room, error=None):
         self.tried = []
+        full = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
 
         def make(learner, *, chunk, **options):
             update = geared_update(learner, chunk=chunk, **options)
@@ -78,7 +79,7 @@ class Full:
                 at_once = min(chunk or episode.n_tasks, episode.n_tasks)
                 self.tried.append(at_once)
                 if at_once > room:
-                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+                    raise full
                 return plain(state, numbers, episode, key, phase)
 
             update.function = limited
@@ -101,6 +102,17 @@ def test_out_of_memory_halves_the_tasks_at_once_and_goes_on(monkeypatch, room, t
     assert whole.remarks == ()
     for name, value in whole.model.meta.items():
         torch.testing.assert_close(run.model.meta[name], value)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_of_the_processor_runs_out_in_other_words(monkeypatch, error):
+    tasks = il.tasks.sinusoid(n_support=5, episodes=3)
+    options = {"steps": 1, "meta_batch_size": 12, "device": "cpu", "gear": "eager"}
+    Full(monkeypatch, 3, error)
+    assert meta_train(learner_of(), tasks.train, **options).at_once == 3
+    monkeypatch.setattr(loop, "tasks_at_once", lambda *parts: (_ for _ in ()).throw(error))
+    with pytest.raises(ResourceError, match=r"no memory for one task \(update 1\).*first order"):
+        meta_train(learner_of(), tasks.train, **options)
 
 
 def test_no_memory_for_one_task_is_an_error_with_a_way_out(monkeypatch):

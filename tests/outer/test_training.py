@@ -249,6 +249,7 @@ def test_the_others_of_the_step_count_as_if_it_had_not_been_there():
     from innerloop.outer.loop import Gear, OuterLoop
     from innerloop.outer.optimizers import adam
     from innerloop.outer.prefetch import task_keys
+    from innerloop.outer.state import TrainingState
     from innerloop.outer.update import Outer
     from innerloop.tasks.episodes import select
     from innerloop.tasks.support import stream
@@ -258,10 +259,9 @@ def test_the_others_of_the_step_count_as_if_it_had_not_been_there():
     spoiled = SomeNaN(tasks.train, 2).sample(5, stream(0, 0))
     found = []
     for episode, keys in ((spoiled, key), (select(spoiled, slice(2, None)), key[2:])):
-        settings = {"made": 0, "steps": 1, "clip": None, "gear": Gear("eager"), "memory": 2**30}
-        loop = OuterLoop(
-            learner, Outer.start(learner.init()), optimizer=adam(), schedule=lambda step: 0.01, **settings
-        )
+        start = TrainingState(0, Outer.start(learner.init()))
+        settings = {"steps": 1, "clip": None, "gear": Gear("eager"), "memory": 2**30}
+        loop = OuterLoop(learner, start, optimizer=adam(), schedule=lambda step: 0.01, **settings)
         loop.step(episode, 0, keys)
         found.append(loop.state.meta)
     for name, value in found[0].items():

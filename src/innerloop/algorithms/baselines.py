@@ -91,7 +91,7 @@ class RidgeHead(GaussianHead):
         squares = (
             query.square - 2 * (weights * query.product).sum(1) + (weights * (query.gram @ weights)).sum(1)
         )
-        return squares.clamp(min=0).mean(-1) / query.count
+        return squares.clamp(min=0).mean(-1) / query.rows
 
 
 class _Moments(NamedTuple):
@@ -100,7 +100,7 @@ class _Moments(NamedTuple):
     gram: Tensor
     product: Tensor
     square: Tensor
-    count: Tensor
+    rows: Tensor
 
 
 def _moments(features: Tensor, rows: Batch) -> _Moments:

@@ -11,6 +11,7 @@ from .text import LABELS, cell, columns, counted
 
 if TYPE_CHECKING:
     from ..combining import Choice
+    from ..outer.state import Checkpointer
     from ..outer.training import Callback, Run
     from ..tasks.splits import Tasks
     from .request import Request
@@ -38,13 +39,20 @@ def decided(request: Request, tasks: Tasks, notes: Notes) -> Request:
 
 
 def trained(
-    request: Request, tasks: Tasks, notes: Notes, *, what: str = "", callbacks: Sequence[Callback] = ()
+    request: Request,
+    tasks: Tasks,
+    notes: Notes,
+    *,
+    what: str = "",
+    callbacks: Sequence[Callback] = (),
+    checkpoints: Checkpointer | None = None,
 ) -> tuple[Run, Choice | None]:
     """The training that was asked for, and the choice where the algorithm was left open."""
     from ..combining import choose
 
     if request.method != AUTO:
-        return request.complete(tasks).train(tasks, notes, what=what, callbacks=callbacks), None
+        asked_for = request.complete(tasks)
+        return asked_for.train(tasks, notes, what=what, callbacks=callbacks, checkpoints=checkpoints), None
     options, asked = request.algorithm, request.training.arguments()
     further: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     for name in ("steps", "seed"):
@@ -57,7 +65,7 @@ def trained(
         training=request.source(tasks),
         given=options.arguments(),
         model=options.network_arguments(),
-        options={**further, "callbacks": callbacks},
+        options={**further, "callbacks": callbacks, "checkpoints": checkpoints},
         tell=lambda label: notes(f"training{what}: {label}"),
     )
     for remark in choice.run.remarks:

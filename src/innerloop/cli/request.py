@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .common import Notes
 from .opening import read_tasks
-from .options import AlgorithmOptions, DataOptions, Options, TrainingOptions
+from .options import (
+    AlgorithmOptions,
+    DataOptions,
+    FoldedDataOptions,
+    NetworkOptions,
+    Options,
+    TrainingOptions,
+)
 from .refusals import require_least
 
 if TYPE_CHECKING:
     from ..inner.learner import Learner
     from ..models.network import Params
+    from ..outer.state import Checkpointer
     from ..outer.training import Callback, Run
     from ..tasks.sources import Source
     from ..tasks.splits import Tasks
@@ -33,6 +42,20 @@ class Request(Options):
     algorithm: AlgorithmOptions
     training: TrainingOptions
     candidates: list[dict[str, object]] | None = None
+
+    @classmethod
+    def stored(cls, settings: Mapping[str, Any]) -> Request:
+        """The request whose `settings` were stored."""
+        known = {
+            name: None if value is None else Path(value) for name, value in settings.items() if name == "init"
+        }
+        options = AlgorithmOptions.of({**settings, **known})
+        return cls(
+            tasks=settings["tasks"],
+            data=FoldedDataOptions.of(settings),
+            algorithm=replace(options, network=NetworkOptions.of(settings)),
+            training=TrainingOptions.of(settings),
+        )
 
     @property
     def method(self) -> str:
@@ -85,19 +108,35 @@ class Request(Options):
         training = composed(tasks.train, how.composition or "fresh", seed=how.seed)
         return augmented(training, *named(how.augment or ""))
 
-    def train(self, tasks: Tasks, notes: Notes, *, what: str = "", callbacks: Sequence[Callback] = ()) -> Run:
+    def train(
+        self,
+        tasks: Tasks,
+        notes: Notes,
+        *,
+        what: str = "",
+        callbacks: Sequence[Callback] = (),
+        checkpoints: Checkpointer | None = None,
+    ) -> Run:
         """Meta-train on the tasks, with progress on stderr."""
         from ..inner.learner import Model
         from ..outer.training import meta_train
 
         learner, total = self.learner(tasks), self.training.steps or 0
-        with notes.progress(f"{self.method} on {tasks.name}{what}", total) as progress:
+        if total and not learner.fits_directly:
+            notes(self.memory(learner, tasks))
+        with (
+            notes.progress(f"{self.method} on {tasks.name}{what}", total) as progress,
+            warnings.catch_warnings(),
+        ):
+            # the remarks of the run say it
+            warnings.filterwarnings("ignore", "interrupted after update")
             run = meta_train(
                 learner,
                 self.source(tasks),
                 valid=tasks.valid,
                 callbacks=[progress, *callbacks],
                 meta=_start(learner, self.algorithm.init, notes),
+                checkpoints=checkpoints,
                 **self.training.arguments(),
             )
         if self.data.train_way is not None:
@@ -109,9 +148,22 @@ class Request(Options):
             notes(f"device: {run.placed}")
         for remark in run.remarks:
             notes(f"note: {remark}")
-        if run.skipped:
-            notes(f"note: {run.skipped} tasks were left out of their step because their loss was not finite")
         return run
+
+    def memory(self, learner: Learner, tasks: Tasks) -> str:
+        """What a meta-update is going to need, in words."""
+        from ..engine.devices import resolve_device
+        from ..outer.memory import in_words, needed_bytes
+        from ..tasks.episodes import select
+        from ..tasks.support import stream
+
+        asked = self.training
+        resolve_device(asked.device)  # what there is not is refused
+        count = asked.meta_batch_size or 1
+        episode = select(self.source(tasks).sample(count, stream(asked.seed, 0, 0)), slice(0, 1))
+        needed = needed_bytes(learner, learner.init(), episode)
+        together = in_words(needed * count)
+        return f"memory: about {in_words(needed)} a task, {together} for all {count} of a meta-update at once"
 
     def require_sense(self) -> None:
         """Refuse what can be refused before any data is read."""

@@ -28,6 +28,17 @@ from .options import (
 from .pages import command_line
 from .refusals import require_place
 from .request import Request, log_callbacks
+from .resuming import (
+    Output,
+    checkpoints_at,
+    require_none,
+    resumed,
+    tellings,
+    without_suffix,
+)
+from .resuming import (
+    begun as written_down,
+)
 from .text import LABELS, batchnorm_line, cell, interval_line, say, scored, steps_table
 
 if TYPE_CHECKING:
@@ -38,6 +49,7 @@ if TYPE_CHECKING:
     from ..inner.learner import Model
     from ..outer.training import Run
     from ..report import Page
+    from ..storage import Checkpoints
     from ..tasks.splits import Tasks
 
 __all__ = ["train"]
@@ -47,8 +59,12 @@ REPORT = "report.html"
 
 def train(
     tasks: Annotated[
-        str, about("A table, a folder of tables or images, an npz file, or a built-in name: gapminder.")
-    ],
+        str | None,
+        about(
+            "A table, a folder of tables or images, an npz file, or a built-in name: gapminder. With --resume "
+            "those of before unless given."
+        ),
+    ] = None,
     /,
     *,
     data: FoldedDataOptions = FoldedDataOptions(),
@@ -57,6 +73,20 @@ def train(
     out: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Model directory; runs/NAME-ALGORITHM unless given.")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        Parameter(
+            group=OUTPUT,
+            help="Go on with the training into this model directory; begin it where there is none and tasks are given.",
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        Parameter(group=OUTPUT, help="Meta-updates between checkpoints; one a minute unless given."),
+    ] = None,
+    allow_changes: Annotated[
+        bool, FLAG, about("Go on although data, settings or the version are others than before.")
+    ] = False,
     tensorboard: Annotated[
         Path | None, Parameter(group=OUTPUT, help="Folder for TensorBoard, written while training runs.")
     ] = None,
@@ -80,37 +110,89 @@ def train(
     With --folds the model of the first fold is kept, and the scores are of all folds. The directory holds no row of
     your data and no id of a task; innerloop inspect DIR --privacy lists what it holds.
 
+    The state of the training is saved in DIR.checkpoints, once a minute and on Ctrl-C and SIGTERM, until the model is
+    written; --resume DIR goes on from there and ends with the same numbers. After Ctrl-C the best model so far is
+    written (once more: not even that).
+
     Examples:
       innerloop train schools.csv --task school --target exam --out runs/schools
       innerloop train activity.csv --task user --target activity --n-shot 3
       innerloop train letters.csv --target label --n-way 5 --n-shot 1
       innerloop train sinusoid --n-support 5 --algorithm fomaml
       innerloop train schools.csv --config schools.toml
+      innerloop train --resume runs/schools
     """
     from ..storage.manifest import refuse_occupied
 
     notes = Notes(quiet=quiet)
-    asked = Request(tasks=tasks, data=data, algorithm=algorithm, training=training)
-    asked.require_sense()
-    asked = asked.fold(1)
-    read = asked.read()
-    directory = out or Path("runs") / f"{read.name}-{asked.method}"
-    refuse_occupied(directory, replace=replace)
+    asked = Request(tasks=tasks or "", data=data, algorithm=algorithm, training=training)
+    output = Output(report_rows=report_rows, keep_ids=keep_ids, replace=replace)
+    read, directory = _place(asked, resume, out)
     require_place(directory)
+    with checkpoints_at(
+        directory, every=checkpoint_every, allow_changes=allow_changes, notes=notes
+    ) as checkpoints:
+        if resume is None:
+            require_none(directory, checkpoints, discard=replace)
+        else:
+            found = resumed(directory, checkpoints, asked, output, notes)
+            if found is None:
+                return
+            asked, output = found
+        refuse_occupied(directory, replace=output.replace or output.goes_on)
+        read = read or asked.fold(1).read()
+        with tellings(directory, checkpoints, notes):
+            _train(_Begun(asked, read, directory, output, checkpoints), notes, tensorboard, json=json)
+
+
+def _place(asked: Request, resume: Path | None, out: Path | None) -> tuple[Tasks | None, Path]:
+    """The tasks, if they had to be read for it, and the model directory."""
+    if resume is not None:
+        if out is not None:
+            raise UsageError("--resume names the model directory: leave --out out")
+        return None, without_suffix(resume)
+    if not asked.tasks:
+        raise UsageError("give the tasks: a table, say, or a built-in name such as gapminder")
+    asked.require_sense()
+    read = asked.fold(1).read()
+    return read, out or Path("runs") / f"{read.name}-{asked.method}"
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A training that is going to be made, of the first fold where there are several, and where it goes."""
+
+    request: Request
+    tasks: Tasks
+    directory: Path
+    output: Output
+    checkpoints: Checkpoints
+
+    def part(self, fold: int) -> Checkpoints:
+        """The checkpoints of a fold; all of them without folds."""
+        return self.checkpoints.part(f"fold {fold}") if self.request.data.folds else self.checkpoints
+
+
+def _train(begun: _Begun, notes: Notes, tensorboard: Path | None, *, json: bool) -> None:
+    """Train, score on meta-test, write the directory, print."""
+    read, checkpoints = begun.tasks, begun.checkpoints
     for line in (repr(read), *(f"note: {note}" for note in read.notes)):
         notes(line)
-    request = decided(asked, read, notes)
+    request = decided(begun.request, read, notes)
     if request.method != AUTO:
         request.complete(read).learner(read)  # what has no meaning is refused before a log is begun
-    with log_callbacks(directory, tensorboard, notes) as loggers:
-        run, choice = trained(request, read, notes, callbacks=loggers)
+    checkpoints.ask(written_down(begun.request, begun.output))
+    with log_callbacks(begun.directory, tensorboard, notes) as loggers:
+        run, choice = trained(request, read, notes, callbacks=loggers, checkpoints=begun.part(1))
+    if run.interrupted and request.data.folds:
+        raise KeyboardInterrupt
     if choice is not None and not json:
         say(table(choice))
     before = None if choice is None else choice.before
-    told = _told(request, read, choice)
-    _Trained(told, read, run, directory, report_rows, keep_ids, before).score(
-        notes, replace=replace, json=json
-    )
+    _Trained(_told(request, read, choice), run, begun, before).score(notes, json=json)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    checkpoints.remove()
 
 
 def _told(request: Request, tasks: Tasks, choice: Choice | None) -> Request:
@@ -123,14 +205,21 @@ class _Trained:
     """A model that was trained, of the first fold where there are several, and where it goes."""
 
     request: Request
-    tasks: Tasks
     run: Run
-    directory: Path
-    report_rows: bool = False
-    keep_ids: bool = False
+    begun: _Begun
     before: Model | None = None
 
-    def score(self, notes: Notes, *, replace: bool, json: bool) -> None:
+    @property
+    def tasks(self) -> Tasks:
+        """The tasks."""
+        return self.begun.tasks
+
+    @property
+    def directory(self) -> Path:
+        """The model directory."""
+        return self.begun.directory
+
+    def score(self, notes: Notes, *, json: bool) -> None:
         """Score on meta-test, write the directory, print."""
         from ..evaluation.calibrating import calibrate
         from ..evaluation.scores import evaluate, over_folds
@@ -140,11 +229,14 @@ class _Trained:
         calibration = calibrate(self.before or self.run.model, self.tasks.valid)
         scores = evaluate(self.run.model, self.tasks.test, calibration=calibration)
         every = [scores]
+        replace = self.begun.output.replace or self.begun.output.goes_on
         if folds:
             # whatever happens to the other folds, this model is there
             self.save(scores, calibration, None, replace=replace)
-            every += _other_folds(request, folds, notes)
+            every += _other_folds(request, folds, notes, self.begun)
         total = over_folds(every) if folds else scores
+        if total.worsened:
+            notes(f"warning: {total.worsened}")
         page = pages.draw(lambda: self.page(total), notes)
         self.save(scores, calibration, page, replace=replace or bool(folds))
         means = [each.metric(scores.metrics[0])[0] for each in every]
@@ -153,7 +245,7 @@ class _Trained:
             emit(
                 "train", request.training.seed, notes, request.settings(), out=str(self.directory),
                 scores=total.scores(request.method), best_step=self.run.best_step,
-                training_seconds=round(self.run.seconds, 3), remarks=list(self.tasks.notes), report=report,
+                training_seconds=round(self.run.seconds, 3), remarks=self.remarks(total), report=report,
                 folds=means, calibration_tasks=calibration.n_tasks,
             )  # fmt: skip
             return
@@ -163,6 +255,10 @@ class _Trained:
         if report:
             say(f"page: {report}")
 
+    def remarks(self, scores: Evaluation) -> list[str]:
+        """What has to be said beside scores."""
+        return [*self.tasks.notes, *([scores.worsened] if scores.worsened else [])]
+
     def save(
         self, scores: Evaluation, calibration: Calibration, page: bytes | None, *, replace: bool
     ) -> None:
@@ -171,7 +267,7 @@ class _Trained:
         from ..storage import save
 
         settings = self.request.settings() | {"at_once": self.run.at_once, "placed": str(self.run.placed)}
-        settings |= {"report_rows": self.report_rows}
+        settings |= {"report_rows": self.begun.output.report_rows, "warning": scores.worsened or None}
         save(
             self.directory,
             self.run.model,
@@ -186,7 +282,7 @@ class _Trained:
             mixed=self.mixed(),
             log=self.run.log,
             extra={REPORT: page} if page else {},
-            keep_ids=self.keep_ids,
+            keep_ids=self.begun.output.keep_ids,
             calibration=calibration,
             inputs=self.tasks.inputs,
             fit=calibrate_fit(self.before or self.run.model, self.tasks.train, self.tasks.valid),
@@ -226,10 +322,10 @@ class _Trained:
                 settings=settings,
                 versions=versions(),
                 command=command_line("train", asked, request.tasks),
-                notes=self.tasks.notes,
+                notes=self.remarks(scores),
                 folds=request.data.folds or 1,
                 # rows of built-in data are nobody's secret
-                shows_rows=self.report_rows or not Path(request.tasks).exists(),
+                shows_rows=self.begun.output.report_rows or not Path(request.tasks).exists(),
             )
         )
 
@@ -251,14 +347,16 @@ class _Trained:
         say(f"{label} after adaptation: {cell(scores.metric(headline), headline)}")
 
 
-def _other_folds(request: Request, folds: int, notes: Notes) -> Iterator[Evaluation]:
+def _other_folds(request: Request, folds: int, notes: Notes, begun: _Begun) -> Iterator[Evaluation]:
     """The same training with the tasks divided in every other way; each on its own meta-test tasks."""
     from ..evaluation.calibrating import calibrate
     from ..evaluation.scores import evaluate
 
     for number in range(2, folds + 1):
         tasks = request.fold(number).read()
-        run, choice = trained(request, tasks, notes, what=f", fold {number}")
+        run, choice = trained(request, tasks, notes, what=f", fold {number}", checkpoints=begun.part(number))
+        if run.interrupted:
+            raise KeyboardInterrupt
         judged = choice.before if choice is not None else run.model
         scores = evaluate(run.model, tasks.test, calibration=calibrate(judged, tasks.valid))
         # episodes of classes have no names of their own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ from ..algorithms.assemble import learner_for, sound_settings
 from ..errors import DivergedError, UsageError
 from ..inner.learner import Learner, Model
 from ..outer.logs import Entry as LogEntry
-from ..outer.state import TrainingState
+from ..outer.state import Checkpointer, TrainingState
 from ..outer.training import Every, Gear, Run, meta_train
 from ..tasks.sources import RowSource, Source
 from ..tasks.splits import Tasks
@@ -144,6 +145,7 @@ class Trainer:
         tell: called with what is being done.
         gear: shared by the trainings.
         patience: validations in a row without a new best, after which a training ends.
+        checkpoints: keeps states of the trainings; what is finished is not trained again.
     """
 
     tasks: Tasks
@@ -156,6 +158,7 @@ class Trainer:
     tell: Tell
     gear: Gear = field(default_factory=Gear)
     patience: int | None = _PATIENCE
+    checkpoints: Checkpointer | None = None
 
     def learner(self, entry: Entry) -> Learner:
         """The learner of an entry."""
@@ -170,17 +173,20 @@ class Trainer:
             entry: what to train.
             until: end after this update, in the middle of the schedule.
             resume: what was ended so; what ended by itself is not gone on with.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted.
         """
-        made = 0 if resume is None or resume.state is None else resume.state.step
         if resume is not None and _ended(resume):
             return resume
+        part = entry.label if until is None else f"{entry.label} {until}"
         sound = sound_settings(self.tasks, entry.algorithm)
         options = {"meta_lr": sound.meta_lr, "meta_batch_size": sound.meta_batch_size, **self.options}
         # a training that is looked at in the middle is validated there too
         every = options.pop("validate_every", None) or max(1, self.steps // (5 if self.endless else 20))
         callbacks = [*options.pop("callbacks", ()), *([] if until is None else [Every(until, _pause)])]
         try:
-            run = meta_train(
+            run = _meta_train(
                 resume.model.learner if resume else self.learner(entry),
                 self.source,
                 valid=_fewer(self.tasks.valid),
@@ -189,12 +195,15 @@ class Trainer:
                 gear=self.gear,
                 validate_every=every,
                 patience=None if self.endless else self.patience,
-                state=resume.state if made and resume else None,
+                state=_updates(resume),
+                checkpoints=None if self.checkpoints is None else self.checkpoints.part(part),
                 callbacks=callbacks,
                 **options,
             )
         except DivergedError:
             return None
+        if run.interrupted:
+            raise KeyboardInterrupt
         return run if resume is None else _better(resume, run)
 
     @property
@@ -248,6 +257,20 @@ def _fewer(source: Source) -> Source:
 
 def _pause(state: TrainingState, entry: LogEntry) -> None:
     raise StopIteration(_PAUSE)
+
+
+def _meta_train(*parts: Any, **options: Any) -> Run:
+    """`meta_train` without a warning when it is interrupted: what comes of it is not returned."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "interrupted after update")
+        return meta_train(*parts, **options)
+
+
+def _updates(run: Run | None) -> TrainingState | None:
+    """What a training goes on from; what it found on the way is joined by `_better`."""
+    if run is None or run.state is None or run.state.step == 0:
+        return None
+    return TrainingState(run.state.step, run.state.outer)
 
 
 def _ended(run: Run) -> bool:

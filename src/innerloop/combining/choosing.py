@@ -124,7 +124,7 @@ def choose(
         training: where training episodes come from; `tasks.train` unless given.
         given: settings of the algorithm that were asked for; only what takes them is trained.
         model: options of the network.
-        options: further arguments of `meta_train`.
+        options: further arguments of `meta_train`; `checkpoints` keeps each training in a part of its own.
         tell: called with what is being done.
 
     Returns:
@@ -142,10 +142,10 @@ def choose(
     """
     began = time.perf_counter()
     further = dict(options or {})
-    gear = further.pop("gear", "auto")
+    gear, checkpoints = further.pop("gear", "auto"), further.pop("checkpoints", None)
     trainer = Trainer(
         tasks, steps, seed, training or tasks.train, dict(given or {}), dict(model or {}), further, tell,
-        gear if isinstance(gear, Gear) else Gear(gear),
+        gear if isinstance(gear, Gear) else Gear(gear), checkpoints=checkpoints,
     )  # fmt: skip
     found = _trained(trainer, entries(tasks, trainer.given, network=bool(trainer.model)))
     names = list(found.runs)
@@ -222,7 +222,8 @@ def _refitted(trainer: Trainer, every: Sequence[Entry], chosen: Mapping[str, Run
     train, valid = trainer.source, trainer.tasks.valid
     if not (isinstance(train, RowSource) and isinstance(valid, RowSource)):
         return dict(chosen)
-    whole = replace(trainer, source=joined(train, valid))
+    own = None if trainer.checkpoints is None else trainer.checkpoints.part("with meta-validation tasks")
+    whole = replace(trainer, source=joined(train, valid), checkpoints=own)
     entry = {each.label: each for each in every}
     runs = dict(chosen)
     for label, run in chosen.items():

@@ -141,6 +141,29 @@ class Evaluation:
             return ("rmse", "r2", "error_over_variance", "loss", *further)
         return ("accuracy", "auc", "calibration_error", "loss", *further)
 
+    @property
+    def worsened(self) -> str:
+        """Why adaptation is no use here, in words; empty where predictions are no worse after it than before.
+
+        Example:
+            >>> import innerloop as il
+            >>> learner = il.maml(il.models.mlp(1, [4], 1), loss="mse", inner_lr=9.0, inner_steps=3)
+            >>> tasks = il.tasks.sinusoid(episodes=5)
+            >>> print(il.evaluate(il.Model(learner, learner.init()), tasks.test).worsened[:49])
+            adaptation makes predictions worse: error over va
+        """
+        name = "error_over_variance" if self.targets.kind == "regression" else "loss"
+        before, after = (self.metric(name, step).mean for step in (0, -1))
+        # worse than the mean of all targets would be, or than chance
+        least = 1.0 if self.targets.kind == "regression" else math.log(max(self.targets.n_outputs, 2))
+        if len(self.steps) < 2 or after <= max(2 * before, least):
+            return ""
+        return (
+            f"adaptation makes predictions worse: {name.replace('_', ' ')} {before:.3g} before, {after:.3g} after "
+            f"{self.steps[-1]} inner steps: the inner loop diverges on these tasks; lower the inner step size "
+            "(--inner-lr), limit the inner gradients (--inner-clip 1), or take fewer inner steps"
+        )
+
     def at(self, step: int) -> Evaluation:
         """The same evaluation stopped at one of `steps` (by position), as a method of its own."""
         values = {name: value[:, step : step + 1] for name, value in self.values.items()}

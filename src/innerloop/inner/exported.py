@@ -61,6 +61,8 @@ def as_graph(function: Callable[..., object], *arguments: object) -> fx.GraphMod
         tensor([2., 6.])
     """
     leaves, structure = pytree.tree_flatten(arguments)
+    with torch.no_grad():
+        function(*arguments)  # what it finds out and remembers at its first call must be found with numbers
     try:
         graph, (spec, _) = graph_of(function, leaves, structure)
     except Untraceable as error:

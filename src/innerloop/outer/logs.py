@@ -47,7 +47,8 @@ class JsonLines:
     """A file with one JSON object a line, complete after each entry; what is not finite is null.
 
     Arguments:
-        path: the file; the first entry creates it, or replaces one that is there.
+        path: the file; the first entry creates it. Of one that is there, the lines up to the update before that entry
+            stay: all where a training goes on, none where one begins.
 
     Raises:
         ResourceError: it cannot be written, when an entry comes.
@@ -67,8 +68,15 @@ class JsonLines:
             files.append_bytes(self.path, line)
             return
         files.make_folder(self.path.parent)
-        files.write_bytes(self.path, line)
+        files.write_bytes(self.path, b"".join(self._before(entry)) + line)
         self.begun = True
+
+    def _before(self, entry: Mapping[str, object]) -> list[bytes]:
+        """The lines that are there, up to the update before an entry."""
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
+        mark = f'"step": {int(str(entry["step"])) - 1},'.encode()
+        last = max((number for number, line in enumerate(lines) if mark in line), default=-1)
+        return lines[: last + 1]
 
     def close(self) -> None:
         """Every line is in the file already."""

@@ -19,10 +19,11 @@ from ..models.network import Params, reference
 from ..models.precision import products
 from ..tasks.episodes import Episode, select
 from .logs import Entry
-from .memory import tasks_at_once
+from .memory import ran_out, tasks_at_once
 from .optimizers import Optimizer
 from .prefetch import Block
 from .schedules import Schedule
+from .state import UNPLANNED, TrainingState
 from .update import Outer, Update, geared_update, meta_update, numbers_of
 
 __all__ = ["Gear", "OuterLoop"]
@@ -83,10 +84,9 @@ class OuterLoop:
 
     Arguments:
         learner: the algorithm.
-        state: where to start.
+        start: where to start.
         optimizer: moves the meta-parameters.
         schedule: its step size.
-        made: updates made before.
         steps: updates in all.
         clip: largest norm of the meta-gradient.
         gear: of the update.
@@ -96,23 +96,24 @@ class OuterLoop:
     def __init__(
         self,
         learner: Learner,
-        state: Outer,
+        start: TrainingState,
         *,
         optimizer: Optimizer,
         schedule: Schedule,
-        made: int,
         steps: int,
         clip: float | None,
         gear: Gear,
         memory: int,
     ) -> None:
         self.learner, self.clip, self.gear, self.memory = learner, clip, gear, memory
-        self.state, self.optimizer, self.schedule = state, optimizer, schedule
-        self.dtype = reference(state.meta).dtype
-        self.made, self.steps = made, max(steps, 1)
-        self.skipped = self.failed = 0
-        self.chunk: int | None = None
-        self.remarks: list[str] = []
+        self.state, self.optimizer, self.schedule = start.outer, optimizer, schedule
+        self.dtype = reference(start.meta).dtype
+        self.made, self.steps = start.step, max(steps, 1)
+        self.failed = start.failed
+        # positions in its meta-batch of each task that was left out, with the number of the update, from 0
+        self.left_out: list[tuple[int, int]] = []
+        self.at_once = start.at_once
+        self.remarks = list(start.remarks)
         self.update: Fast[tuple[Outer, Metrics]] | None = None
         self.seconds = math.inf  # of an update, lately
 
@@ -120,6 +121,11 @@ class OuterLoop:
     def meta(self) -> Params:
         """The meta-parameters to predict with."""
         return self.optimizer.result(self.state.state, self.state.meta)
+
+    @property
+    def chunk(self) -> int | None:
+        """Most tasks at once; `None` for all."""
+        return self.at_once or None
 
     @property
     def report(self) -> Report:
@@ -187,7 +193,7 @@ class OuterLoop:
         losses = metrics["losses"].tolist()
         finite = [math.isfinite(loss) for loss in losses]
         if not all(finite):
-            self.skipped += finite.count(False)
+            self.left_out += [(step, task) for task, known in enumerate(finite) if not known]
             losses = []
             if any(finite):
                 chosen = torch.tensor(finite, device=key.device)
@@ -207,7 +213,9 @@ class OuterLoop:
             try:
                 assert self.update is not None
                 return self.update(self.state, numbers, episode, key, phase)
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
                 full = str(error)
             # outside of the handler, whose traceback keeps what was computed
             self._halve(episode.n_tasks, int(numbers[0]) + 1, full)
@@ -216,14 +224,11 @@ class OuterLoop:
         """Half as many tasks at once; said once, however often it happens."""
         before = min(self.chunk or tasks, tasks)
         if before == 1:
-            raise ResourceError(
-                f"the device has no memory for one task (update {step}): take fewer inner steps or query rows, "
-                f"metagrad='checkpointed', or device='cpu'. It said: {full.splitlines()[0]}"
-            )
-        self.chunk = before // 2
-        self.remarks[:] = [
-            f"memory ran out (update {step}): at most {self.chunk} tasks at once from there on"
-        ]
+            raise _no_memory(step, full)
+        self.at_once = before // 2
+        said = "memory ran out (update "
+        self.remarks[:] = [remark for remark in self.remarks if not remark.startswith(said)]
+        self.remarks.append(f"{said}{step}): at most {self.at_once} tasks at once from there on")
         self.update = self._made()
         if self.state.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -234,9 +239,14 @@ class OuterLoop:
     def _planned(self, episode: Episode) -> Fast[tuple[Outer, Metrics]]:
         """The update in its gear; how many tasks at once follows from the memory they need."""
         if self.gear.name == "loop":
-            self.chunk = 1
-        else:
-            self.chunk = tasks_at_once(self.learner, self.state.meta, episode, self.memory)
+            self.at_once = 1
+        elif self.at_once == UNPLANNED:
+            try:
+                self.at_once = tasks_at_once(self.learner, self.state.meta, episode, self.memory)
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
+                raise _no_memory(self.made + 1, str(error)) from None
         return self._made()
 
     def _made(self) -> Fast[tuple[Outer, Metrics]]:
@@ -249,6 +259,15 @@ class OuterLoop:
         if self.failed >= _PATIENCE_NONFINITE:
             raise DivergedError(
                 f"the meta-gradient was not finite for {self.failed} steps in a row, up to step "
-                f"{step + 1}: lower inner_lr or meta_lr, or limit the inner gradients (--inner-clip 1; "
-                "in Python clip=1.0 of the algorithm)"
+                f"{step + 1}, and the meta-parameters are those before them: lower inner_lr or meta_lr, take fewer "
+                "inner steps, or limit the inner gradients (--inner-clip 1; in Python clip=1.0 of the algorithm)"
             )
+
+
+def _no_memory(step: int, full: str) -> ResourceError:
+    """What to do where not even one task fits."""
+    first = (full.splitlines() or ["out of memory"])[0]
+    return ResourceError(
+        f"the device has no memory for one task (update {step}): take fewer inner steps or query rows, "
+        f"metagrad='checkpointed', an algorithm of first order (fomaml), or device='cpu'. It said: {first}"
+    )

@@ -18,7 +18,7 @@ from ..inner.learner import Learner, Step
 from ..models.network import Params
 from ..tasks.episodes import Episode, map_tensors, select, tensors
 
-__all__ = ["bytes_of", "needed_bytes", "tasks_at_once"]
+__all__ = ["bytes_of", "in_words", "needed_bytes", "ran_out", "tasks_at_once"]
 
 _UNITS = {"": 1, "B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 # inner steps from which on each adds the same
@@ -45,6 +45,32 @@ def bytes_of(text: str) -> int:
     if size <= 0:
         raise UsageError(f"memory={text!r} is not a size: write 512MB or 2GB")
     return size
+
+
+def in_words(size: float) -> str:
+    """A number of bytes in words, two digits of it.
+
+    Example:
+        >>> in_words(3_500_000)
+        '3.3 MB'
+    """
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1024
+    return f"{size:.2g} {unit}" if size < 99 else f"{size:.0f} {unit}"
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python, torch on a GPU and torch on a CPU say it in their own ways.
+
+    Example:
+        >>> ran_out(MemoryError()), ran_out(RuntimeError("shapes differ"))
+        (True, False)
+    """
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def tasks_at_once(learner: Learner, meta: Params, episode: Episode, limit: int) -> int | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
@@ -14,22 +14,22 @@ from torch.utils import _pytree as pytree
 from ..engine import Report
 from ..engine.devices import AUTO, Choice, free_bytes, resolve_device
 from ..engine.threads import threads_for
-from ..errors import DivergedError, UsageError, check_known
+from ..errors import UsageError, check_known
 from ..inner.learner import Learner, Model
 from ..models.network import Params
 from ..models.precision import products_in
 from ..tasks.episodes import to
-from ..tasks.sources import VALIDATION_SEED, Source, require_source, stream
+from ..tasks.sources import Source, require_source, stream
+from .descent import Callback, Descent, Episodes, Every
 from .direct import direct_fit
 from .logs import Entry
 from .loop import Gear, OuterLoop
-from .mean_loss import mean_loss
 from .memory import bytes_of
 from .optimizers import Optimizer, adam, torch_optimizer
 from .placement import update_work
-from .prefetch import EPISODES, blocks_of
+from .prefetch import EPISODES
 from .schedules import SCHEDULES, Schedule
-from .state import TrainingState
+from .state import Checkpointer, TrainingState
 from .update import Outer
 
 __all__ = ["Callback", "Every", "Gear", "Run", "meta_train"]
@@ -37,30 +37,8 @@ __all__ = ["Callback", "Every", "Gear", "Run", "meta_train"]
 Make = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
 
-class Every(NamedTuple):
-    """A callback that sees the state of a training: the meta-parameters and what the optimizer holds.
-
-    Arguments:
-        steps: it is called after every so many updates.
-        look: called with the state and the entry of the log; it may raise `StopIteration` to end the training.
-
-    Example:
-        >>> import innerloop as il
-        >>> norms = []
-        >>> look = lambda state, entry: norms.append((state.step, entry["grad_norm"]))
-        >>> learner = il.maml(il.models.mlp(1, [4], 1), loss="mse", inner_steps=1)
-        >>> run = il.meta_train(
-        ...     learner, il.tasks.sinusoid().train, steps=4, device="cpu", callbacks=[Every(2, look)]
-        ... )
-        >>> [step for step, _ in norms]
-        [2, 4]
-    """
-
-    steps: int
-    look: Callable[[TrainingState, Entry], object]
-
-
-Callback = Callable[[Entry], object] | Every
+# why there are no updates to make
+_FITTED = "it was fitted directly"
 Engine = Gear  # by the name that the class had before
 
 
@@ -73,13 +51,14 @@ class Run:
         log: one dict a logged step: `step`, `loss`, `meta_lr`, `grad_norm` (of the meta-gradient, before it is
             clipped), and `valid_loss` where it was measured.
         best_step: the step the returned parameters come from.
-        skipped: tasks left out because their loss was not finite.
+        skipped: tasks left out because their loss was not finite; `remarks` names them.
         seconds: time taken.
         gear: the gear that was taken, and why.
         at_once: most tasks that were worked on together, by the memory they need; `None` for all.
         placed: the device, and under `auto` why.
         remarks: what happened on the way, for people: that memory ran out, or why it ended early.
         state: after the last update, from which `meta_train(state=)` goes on; `None` for a direct solution.
+        interrupted: Ctrl-C ended it, and the model is the best one so far.
 
     Example:
         >>> import innerloop as il
@@ -98,6 +77,7 @@ class Run:
     placed: Choice = field(default_factory=lambda: resolve_device("cpu"))
     remarks: tuple[str, ...] = ()
     state: TrainingState | None = field(default=None, repr=False)
+    interrupted: bool = False
 
     @property
     def engine(self) -> Report:
@@ -125,13 +105,18 @@ def meta_train(
     precision: str = "float32",
     meta: Params | None = None,
     state: TrainingState | None = None,
+    checkpoints: Checkpointer | None = None,
     callbacks: Sequence[Callback] = (),
     engine: str | Gear | None = None,
 ) -> Run:
     """Meta-train a learner on a task source.
 
     The episodes of step `k` come from `(seed, k)` alone. A task whose loss is not finite is left out of its
-    step and counted. A learner with a direct solution (`mixed`, `gp`) is fitted by it and takes no steps.
+    step, counted and named. A learner with a direct solution (`mixed`, `gp`) is fitted by it and takes no steps.
+
+    Ctrl-C ends the training after the update under way, with a warning, and the best parameters so far are returned;
+    once more raises `KeyboardInterrupt`. With `checkpoints`, its state is kept then, and on SIGTERM, which goes on to
+    do what it did before.
 
     Arguments:
         learner: the algorithm.
@@ -161,7 +146,9 @@ def meta_train(
             them, at the price of a coarser meta-gradient. Parameters, sums, losses, heads and scores stay float32.
         meta: where to start; `learner.init()` unless given.
         state: of a run that was ended, `run.state`: its updates are taken for made, and the result is that of one
-            training of `steps` updates, to the bit; the best validation of that run is not known any more.
+            training of `steps` updates, to the bit, its log and best validation included.
+        checkpoints: keeps the state of the training, `innerloop.Checkpoints(folder)` on disk; where it holds one
+            already, the training goes on from that.
         callbacks: called with the log entry of every step, of short steps several times in a row; an `Every` sees the
             state too. One that raises `StopIteration` ends the training, and the best parameters are returned.
         engine: the gear, by the name that this argument had before.
@@ -183,57 +170,87 @@ def meta_train(
     gear = gear if engine is None else engine
     if isinstance(gear, str):
         gear = Gear(gear)
-    began = time.perf_counter()
     moving = _optimizer(optimizer, meta_lr)
     rates = _schedule(schedule, meta_lr, steps)
-    # a direct solution is small work
-    choice = resolve_device(device)
-    meta = to(learner.init() if meta is None else meta, choice.device)
+    settings: dict[str, object] = {
+        "steps": steps, "meta_batch_size": meta_batch_size, "meta_lr": meta_lr, "optimizer": _name(moving),
+        "schedule": schedule if isinstance(schedule, str) else _name(schedule), "clip": clip,
+        "validate_every": validate_every, "patience": patience, "seed": seed, "precision": precision,
+        "gear": gear.name, "memory": memory, "device": device,
+    }  # fmt: skip
+    with nullcontext() if checkpoints is None else checkpoints:
+        state = None if state is None else state._replace(ended="")
+        if checkpoints is not None:
+            state = checkpoints.newest(learner, source, valid, settings) or state
+        # a direct solution is small work
+        choice = resolve_device(device)
+        meta = to(learner.init() if meta is None else meta, choice.device)
+        direct = _direct(learner, meta, source, seed, choice, state, checkpoints)
+        if direct is not None:
+            return direct
+        start = meta
+        choice = resolve_device(
+            device,
+            lambda: update_work(learner, start, source.sample(meta_batch_size, stream(seed, EPISODES, 0))),
+        )
+        first = _started(to(meta, choice.device), moving, state, steps, choice.device)
+        with threads_for(first.meta), products_in(precision):
+            most = free_bytes(choice.device) if memory == AUTO else bytes_of(memory)
+            loop = OuterLoop(
+                learner, first, optimizer=moving, schedule=rates, steps=steps, clip=clip, gear=gear, memory=most
+            )  # fmt: skip
+            # tasks without end are scored on many episodes each time, which training must not wait for
+            endless = valid is not None and valid.n_tasks is None
+            descent = Descent(
+                loop,
+                first,
+                valid=valid,
+                every=validate_every or max(1, steps // (5 if endless else 20)),
+                patience=patience,
+                callbacks=callbacks,
+                checkpoints=checkpoints,
+            )
+            last = descent.run(Episodes(source, meta_batch_size, seed, steps, choice.device))
+    return _run(learner, loop, last, choice=choice, interrupted=descent.interrupted)
+
+
+def _run(learner: Learner, loop: OuterLoop, last: TrainingState, *, choice: Choice, interrupted: bool) -> Run:
+    """What training returns, of its last state."""
+    validated = last.best is not None and math.isfinite(last.best.loss)
+    meta, step = (last.best.meta, last.best.step) if last.best and validated else (loop.meta, last.step)
+    remarks = (*last.remarks, *([last.ended] if last.ended else []))
+    return Run(
+        Model(learner, meta), list(last.log), step, last.skipped, last.seconds, loop.report, loop.chunk, choice,
+        remarks, last, interrupted,
+    )  # fmt: skip
+
+
+def _direct(
+    learner: Learner,
+    meta: Params,
+    source: Source,
+    seed: int,
+    choice: Choice,
+    state: TrainingState | None,
+    checkpoints: Checkpointer | None,
+) -> Run | None:
+    """A learner fitted by its direct solution; `None` where it has none. A checkpoint holds the solution."""
+    if not learner.fits_directly:
+        return None
+    began = time.perf_counter()
+    if state is not None and state.ended == _FITTED:
+        params = to(state.meta, choice.device)
+        return Run(Model(learner, params), [], 0, 0, state.seconds, placed=choice, remarks=state.remarks)
     with threads_for(meta):
         fitted = direct_fit(learner, meta, source, seed=seed)
-    if fitted is not None:
-        params, remarks = fitted
-        seconds = time.perf_counter() - began
-        return Run(Model(learner, params), [], 0, 0, seconds, placed=choice, remarks=remarks)
-    start = meta
-    choice = resolve_device(
-        device,
-        lambda: update_work(learner, start, source.sample(meta_batch_size, stream(seed, EPISODES, 0))),
-    )
-    outer = _started(learner, to(meta, choice.device), moving, state, steps, choice.device)
-
-    with threads_for(outer.meta), products_in(precision):
-        most = free_bytes(choice.device) if memory == AUTO else bytes_of(memory)
-        loop = OuterLoop(
-            learner,
-            outer,
-            optimizer=moving,
-            schedule=rates,
-            made=0 if state is None else state.step,
-            steps=steps,
-            clip=clip,
-            gear=gear,
-            memory=most,
-        )
-        # tasks without end are scored on many episodes each time, which training must not wait for
-        endless = valid is not None and valid.n_tasks is None
-        every = validate_every or max(1, steps // (5 if endless else 20))
-        descent = _Descent(loop, valid, every, patience, callbacks)
-        best, best_step, log = descent.run(source, steps, meta_batch_size, seed, choice.device)
+    if fitted is None:
+        return None
+    params, remarks = fitted
     seconds = time.perf_counter() - began
-    model = Model(learner, best)
-    return Run(
-        model,
-        log,
-        best_step,
-        loop.skipped,
-        seconds,
-        loop.report,
-        loop.chunk,
-        choice,
-        tuple(loop.remarks),
-        TrainingState(loop.made, loop.state),
-    )
+    if checkpoints is not None:
+        done = TrainingState(0, Outer(params, {}), seconds=seconds, remarks=remarks, ended=_FITTED)
+        checkpoints.save(done, now=True)
+    return Run(Model(learner, params), [], 0, 0, seconds, placed=choice, remarks=remarks)
 
 
 def _require_parts(learner: object, source: object, valid: object) -> None:
@@ -292,17 +309,17 @@ def _schedule(schedule: str | Schedule, meta_lr: float, steps: int) -> Schedule:
     return SCHEDULES[schedule](meta_lr, max(steps, 1))
 
 
+def _name(part: object) -> str:
+    """What an optimizer or a schedule is called; those of the user's own by the name of their function."""
+    return str(getattr(part, "name", "") or getattr(part, "__qualname__", type(part).__qualname__))
+
+
 def _started(
-    learner: Learner,
-    meta: Params,
-    optimizer: Optimizer,
-    state: TrainingState | None,
-    steps: int,
-    device: torch.device,
-) -> Outer:
+    meta: Params, optimizer: Optimizer, state: TrainingState | None, steps: int, device: torch.device
+) -> TrainingState:
     """The first state, or the one that is given, if it is of such a training."""
     if state is None:
-        return Outer.start(meta, optimizer)
+        return TrainingState(0, Outer.start(meta, optimizer))
     if state.step > steps:
         raise UsageError(
             f"steps={steps}: the state is one after {state.step} updates; give all of them, old and new"
@@ -310,91 +327,6 @@ def _started(
     shapes = {name: value.shape for name, value in meta.items()}
     if {name: value.shape for name, value in state.meta.items()} != shapes:
         raise UsageError("state= is of another learner: its meta-parameters have other names or shapes")
-    moved: Outer = pytree.tree_map_only(torch.Tensor, lambda t: t.to(device), state.outer)
-    return moved
-
-
-class _Descent:
-    """Take the steps; keep the best parameters by validation, call the callbacks, and end early where asked to."""
-
-    def __init__(
-        self,
-        loop: OuterLoop,
-        valid: Source | None,
-        every: int,
-        patience: int | None,
-        callbacks: Sequence[Callback],
-    ) -> None:
-        self.loop, self.valid, self.every, self.patience, self.callbacks = (
-            loop,
-            valid,
-            every,
-            patience,
-            callbacks,
-        )
-        self.log: list[Entry] = []
-        self.best, self.best_step, self.best_loss = loop.meta, loop.made, math.inf
-        self.worse = 0  # validations in a row
-
-    def run(
-        self, source: Source, steps: int, meta_batch_size: int, seed: int, device: torch.device
-    ) -> tuple[Params, int, list[Entry]]:
-        """The best parameters, their step, and the log."""
-        loop = self.loop
-        rounded = loop.gear.name not in ("eager", "loop")
-        looking = [one.steps for one in self.callbacks if isinstance(one, Every)]
-        cut = math.gcd(*looking, *([self.every] if self.valid is not None else [])) or max(steps, 1)
-        blocks = blocks_of(
-            source, meta_batch_size, seed, steps, cut, device, loop.dtype, rounded=rounded, start=loop.made
-        )
-        for entry in (entry for block in blocks for entry in loop.take(block)):
-            if self._ends(entry, steps):
-                break
-        validated = [entry["valid_loss"] for entry in self.log if "valid_loss" in entry]
-        lost = self.log and all(math.isnan(entry["loss"]) for entry in self.log)
-        if math.isinf(self.best_loss) and (validated or lost):
-            what = "loss on the meta-validation tasks" if validated else "meta-gradient"
-            raise DivergedError(f"no {what} was finite in {steps} steps: lower inner_lr or meta_lr")
-        if math.isinf(self.best_loss):
-            return loop.meta, loop.made, self.log
-        return self.best, self.best_step, self.log
-
-    def _ends(self, entry: Entry, steps: int) -> bool:
-        """Validate, log and call back; whether the training ends here."""
-        step = int(entry["step"])
-        if self.valid is not None and (step % self.every == 0 or step == steps):
-            self._validate(entry, self.valid)
-        self.log.append(entry)
-        try:
-            for callback in self.callbacks:
-                self._call(callback, step, entry)
-        except StopIteration as error:
-            why = f": {error}" if str(error) else ""
-            self.loop.remarks.append(f"a callback ended the training after update {step}{why}")
-            return True
-        if self.patience is not None and self.worse >= self.patience:
-            self.loop.remarks.append(
-                f"ended after update {step}: no better validation for {self.worse} in a row"
-            )
-            return True
-        return False
-
-    def _call(self, callback: Callback, step: int, entry: Entry) -> None:
-        if not isinstance(callback, Every):
-            callback(entry)
-        elif step % callback.steps == 0:
-            callback.look(TrainingState(step, self.loop.state), entry)
-
-    def _validate(self, entry: Entry, valid: Source) -> None:
-        meta = self.loop.meta
-        with products_in("float32"):
-            entry["valid_loss"] = mean_loss(Model(self.loop.learner, meta), valid, seed=VALIDATION_SEED)
-        if entry["valid_loss"] < self.best_loss:
-            self.best, self.best_step, self.best_loss, self.worse = (
-                meta,
-                self.loop.made,
-                entry["valid_loss"],
-                0,
-            )
-        else:
-            self.worse += 1
+    parts = (state.outer, state.best)
+    outer, best = pytree.tree_map_only(torch.Tensor, lambda t: t.to(device), parts)
+    return state._replace(outer=outer, best=best)

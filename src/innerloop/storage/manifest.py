@@ -19,8 +19,10 @@ from ..errors import ModelFileError, ResourceError, UsageError
 from .plain_json import DAMAGED, parse_json
 
 __all__ = [
+    "CHECKPOINT",
     "EXTRA_FILES",
     "MANIFEST",
+    "MODEL",
     "MODEL_FILES",
     "SCHEMA_VERSION",
     "Sealed",
@@ -40,8 +42,10 @@ MANIFEST = "manifest.json"
 MODEL_FILES = frozenset({"config.json", "log.jsonl", "model.safetensors"})
 EXTRA_FILES = frozenset({"report.html", "scores.csv"})
 
-_FORMAT = "innerloop model"
-_MARK = f'"format": "{_FORMAT}"'.encode()
+# what a sealed folder is
+MODEL, CHECKPOINT = "innerloop model", "innerloop checkpoint"
+_WORDS = {MODEL: "a model directory", CHECKPOINT: "a checkpoint"}
+_MARK = f'"format": "{MODEL}"'.encode()
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")  # lower case only, so that no two names clash anywhere
 _MANIFEST_LIMIT = 1 << 20
 
@@ -119,15 +123,15 @@ def check_version(version: object, where: str) -> None:
         )
 
 
-def seal(contents: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files and a manifest of them.
+def seal(contents: Mapping[str, bytes], form: str = MODEL) -> dict[str, bytes]:
+    """The files and a manifest of them, which says what they are together.
 
     Example:
         >>> sorted(seal({"config.json": b"{}"}))
         ['config.json', 'manifest.json']
     """
     entries = {name: {"sha256": sha256(data), "size": len(data)} for name, data in contents.items()}
-    manifest = {"files": entries, "format": _FORMAT, "schema_version": SCHEMA_VERSION}
+    manifest = {"files": entries, "format": form, "schema_version": SCHEMA_VERSION}
     return {**contents, MANIFEST: canonical({**manifest, "sha256": sha256(canonical(manifest))})}
 
 
@@ -187,27 +191,28 @@ def _settled(folder: Path) -> Path:
     return whole[-1] if whole else target
 
 
-def read_sealed(folder: Path) -> Sealed:
+def read_sealed(folder: Path, form: str = MODEL) -> Sealed:
     """Read a sealed folder; nothing but the manifest is parsed.
 
     Raises:
-        ModelFileError: it is not a model directory, or not what its manifest says.
+        ModelFileError: it is no such folder, or not what its manifest says.
         ResourceError: it cannot be read.
     """
     with files.explained(folder):
         try:
-            return _read_sealed(folder, _settled(folder))
+            return _read_sealed(folder, _settled(folder), form)
         except (ModelFileError, ResourceError, OSError):
             # it may have been replaced while it was being read: then the new one is whole
-            return _read_sealed(folder, _settled(folder))
+            return _read_sealed(folder, _settled(folder), form)
 
 
-def _read_sealed(named: Path, folder: Path) -> Sealed:
+def _read_sealed(named: Path, folder: Path, form: str) -> Sealed:
     """Read `folder`, which messages call `named`."""
-    _require_model_directory(named, folder)
+    if form == MODEL or not os.path.lexists(folder / MANIFEST):
+        _require_model_directory(named, folder)
     paths = {path.name: path for path in folder.iterdir()}
     data = _read_entry(named, folder / MANIFEST, limit=_MANIFEST_LIMIT)
-    entries, own = _manifest(data, named / MANIFEST)
+    entries, own = _manifest(data, named / MANIFEST, form)
     names = sorted(
         {*paths, *entries} - {MANIFEST}, key=lambda name: (name in paths and name in entries, name)
     )
@@ -247,7 +252,7 @@ def verified(folder: Path) -> list[Verified]:
         _require_model_directory(folder, here)
         paths = {path.name: path for path in here.iterdir()}
         data = _read_entry(folder, here / MANIFEST, limit=_MANIFEST_LIMIT)
-        entries, _ = _manifest(data, folder / MANIFEST)
+        entries, _ = _manifest(data, folder / MANIFEST, MODEL)
         found = []
         for name in sorted({*paths, *entries} - {MANIFEST}):
             fault = ""
@@ -284,11 +289,11 @@ def _require_model_directory(named: Path, folder: Path) -> None:
         raise ModelFileError(f"{named}: not a model directory (it has no {MANIFEST}): {wanted}{hint}")
 
 
-def _manifest(data: bytes, path: Path) -> tuple[dict[str, _Entry], str]:
+def _manifest(data: bytes, path: Path, form: str) -> tuple[dict[str, _Entry], str]:
     """Entries and own sha256 of a manifest that is exactly what `seal` writes."""
     manifest = parse_json(data, str(path))
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise ModelFileError(f"{path}: not the manifest of a model directory; {DAMAGED}")
+    if not isinstance(manifest, dict) or manifest.get("format") != form:
+        raise ModelFileError(f"{path}: not the manifest of {_WORDS[form]}; {DAMAGED}")
     check_version(manifest.get("schema_version"), str(path))
     own, entries = manifest.pop("sha256", None), manifest.get("files")
     if set(manifest) != {"files", "format", "schema_version"} or not isinstance(entries, dict):

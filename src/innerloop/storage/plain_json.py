@@ -20,12 +20,13 @@ DAMAGED = "it was damaged or changed: copy the folder again from where it was ma
 _DEPTH_LIMIT = 16
 
 
-def parse_json(data: bytes, where: str) -> Any:
+def parse_json(data: bytes, where: str, *, depth: int = _DEPTH_LIMIT) -> Any:
     """Parse JSON that may come from anyone: no key twice, no NaN or infinity, no deep nesting.
 
     Arguments:
         data: the bytes.
         where: the file, and the line where there are several, for the message.
+        depth: levels that it may have.
 
     Returns:
         The value.
@@ -41,10 +42,10 @@ def parse_json(data: bytes, where: str) -> Any:
     try:
         text = data.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
-        if _depth(value) > _DEPTH_LIMIT:
+        if _depth(value) > depth:
             raise RecursionError
     except RecursionError:
-        raise ModelFileError(f"{where}: nested deeper than {_DEPTH_LIMIT} levels; {DAMAGED}") from None
+        raise ModelFileError(f"{where}: nested deeper than {depth} levels; {DAMAGED}") from None
     except ValueError as error:
         raise ModelFileError(f"{where}: {error}; {DAMAGED}") from None
     return value

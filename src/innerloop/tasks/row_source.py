@@ -128,12 +128,8 @@ class RowSource:
 
         Neighbours of equal shapes come as one stack of tasks.
         """
-        streams, n_tasks, left = Streams(generators), self.n_tasks, iter(generators)
-        if count <= n_tasks:
-            every = np.full(len(generators), n_tasks)
-            chosen = without_replacement(every, np.full(len(generators), count), streams).ravel()
-        else:
-            chosen = streams.repeated(count).integers(0, n_tasks - 1)
+        streams, left = Streams(generators), iter(generators)
+        chosen = self._chosen(count, streams)
         for episode in self._episodes(chosen, streams.repeated(count), self.n_query):
             if self.own_classes:
                 own = itertools.islice(left, episode.n_tasks // count)
@@ -141,6 +137,17 @@ class RowSource:
                 yield renumbered(episode, torch.cat(order))
             else:
                 yield episode
+
+    def drawn(self, count: int, generator: torch.Generator) -> list[str]:
+        """The names of the tasks that `sample` draws with the same generator."""
+        return [self.ids[task] for task in self._chosen(count, Streams([generator]))]
+
+    def _chosen(self, count: int, streams: Streams) -> Indices:
+        """`count` tasks for each generator, different ones as long as there are enough."""
+        if count > self.n_tasks:
+            return streams.repeated(count).integers(0, self.n_tasks - 1)
+        every, wanted = (np.full(len(streams.owner), number) for number in (self.n_tasks, count))
+        return without_replacement(every, wanted, streams).ravel()
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """See `Source.fixed`: `draws` supports of each task, all its other rows are query."""
