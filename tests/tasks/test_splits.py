@@ -1,12 +1,13 @@
 """Who is in which split: shares, a coarser column, fixed splits, folds; and what is refused."""
 
+import hashlib
 from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 
 from innerloop import tasks as il_tasks
 from innerloop.algorithms import maml
@@ -14,7 +15,7 @@ from innerloop.errors import DataError, UsageError
 from innerloop.evaluation import evaluate, over_folds
 from innerloop.inner import Model
 from innerloop.models import mlp
-from innerloop.tasks.splits import SPLITS, Fold, NoTest, divide, folds, read_split
+from innerloop.tasks.splits import SPLITS, ByHash, Fold, NoTest, divide, folds, read_split
 
 
 def patients(count=20, clinics=6):
@@ -179,3 +180,42 @@ def test_what_cannot_train_without_meta_test_tasks_is_refused() -> None:
         il_tasks.table(single, **ASK, split=NoTest())
     with pytest.raises(UsageError, match=r"share of 1\.0 of the tasks cannot validate"):
         il_tasks.table(patients(), **ASK, split=NoTest(1.0))
+
+
+def by_hand(name: str, seed: int) -> str:
+    """The split of a name: the first 53 bits of the sha256 of seed and name, as a share."""
+    place = int(hashlib.sha256(f"{seed}\0{name}".encode()).hexdigest()[:16], 16) / 2**64
+    return "train" if place < 0.7 else "valid" if place < 0.85 else "test"
+
+
+def test_a_hash_keeps_every_task_where_it_was() -> None:
+    old, new = patients(60), patients(90)
+    for seed in (0, 1):
+        before, after = (il_tasks.table(frame, **ASK, split="hash", seed=seed).splits for frame in (old, new))
+        for part in SPLITS:
+            assert set(before[part]) == {name for name in set(old.who) if by_hand(name, seed) == part}
+            assert set(before[part]) <= set(after[part])
+    first, second = (il_tasks.table(old, **ASK, split="hash", seed=seed).splits for seed in (0, 1))
+    assert first != second
+
+
+def test_a_hash_of_the_coarser_column_keeps_clinics_together() -> None:
+    splits = il_tasks.table(patients(80, 40), **ASK, split="hash", split_by="clinic").splits
+    for part in SPLITS:
+        assert {by_hand(str(int(name[1:]) % 40), 0) for name in splits[part]} == {part}
+
+
+@given(st.lists(st.text(), min_size=40, max_size=80, unique=True), st.integers(0, 5))
+def test_a_hash_does_not_go_by_the_order_of_names(names: list[str], seed: int) -> None:
+    assume({by_hand(name, seed) for name in names} == set(SPLITS))
+    found = divide(names, "hash", seed)
+    turned = divide(names[::-1], ByHash(), seed)
+    for one, other in zip(found, turned, strict=True):
+        assert {names[i] for i in one} == {names[::-1][i] for i in other}
+
+
+def test_a_hash_that_leaves_a_split_empty_is_refused() -> None:
+    with pytest.raises(DataError, match="none of the 3 tasks falls into split"):
+        divide(["a", "b", "c"], "hash", 0)
+    with pytest.raises(UsageError, match="three positive shares"):
+        divide(["a", "b", "c"], ByHash((0.5, 0.5, 0.5)), 0)

@@ -11,7 +11,7 @@ from types import FrameType
 
 import cyclopts
 
-from ..errors import InnerloopError, message_of
+from ..errors import InnerloopError, UsageError, message_of
 from . import adapt, check, compare, demo, evaluate, export, inspect, list_, predict, refine, train
 from .config import with_file
 from .text import say
@@ -89,6 +89,7 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
+        _require_one_process(arguments)
         app(
             with_file(app, arguments, list(VERBS)),
             exit_on_error=False,
@@ -140,7 +141,19 @@ def _help_of(arguments: list[str]) -> str:
     return f"innerloop {verb} --help" if verb else "innerloop --help"
 
 
+def _require_one_process(arguments: list[str]) -> None:
+    """Refuse several processes for what is no training: each would do all of it, and write it."""
+    verb = next((argument for argument in arguments if argument in VERBS), "train")
+    if verb != "train" and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(f"innerloop {verb} works in one process: start it without torchrun")
+
+
 def _complain(message: str, code: int) -> int:
+    if "RANK" in os.environ:
+        from ..outer.ranks import says_it
+
+        if not says_it(message):
+            return code
     say(message_of(f"innerloop: {' '.join(message.split())}"), file=sys.stderr)
     return code
 

@@ -90,7 +90,7 @@ class DataOptions(Options):
         None
     )
     split: Annotated[
-        str | None, about("Shares for train, validation, test: 0.7,0.15,0.15; or a CSV file.")
+        str | None, about("Shares for train, validation, test: 0.7,0.15,0.15; or hash; or a CSV file.")
     ] = None
     # where folds are an option among these, it stands here
     folds: Annotated[int | None, Parameter(parse=False)] = None
@@ -257,6 +257,9 @@ class TrainingOptions(Options):
     )
     seed: Annotated[int, about("Of the split, the initial parameters and the episodes.")] = 0
     device: Device = "auto"
+    shards: Annotated[
+        int | None, about("Parts of a meta-batch that the processes of torchrun share; 8 there.")
+    ] = None
 
     def arguments(self) -> dict[str, Any]:
         """What `meta_train` takes."""

@@ -74,6 +74,7 @@ class Request(Options):
     def complete(self, tasks: Tasks) -> Request:
         """The request with what follows from the data, where it was not given."""
         from ..algorithms.assemble import sound_settings
+        from ..outer.ranks import SHARDS, launched
         from ..tasks.tables.table import RARE
 
         sound, support = sound_settings(tasks, self.method), tasks.train.support
@@ -82,6 +83,10 @@ class Request(Options):
             for key in ("steps", "meta_lr", "meta_batch_size")
             if getattr(self.training, key) is None
         }
+        if launched() and self.training.shards is None:
+            missing["shards"] = min(
+                SHARDS, missing.get("meta_batch_size") or self.training.meta_batch_size or SHARDS
+            )
         shots, rows = (str(support), None) if support.per_class else (None, str(support))
         data = replace(self.data, n_shot=shots, n_support=rows)
         of_tasks = tasks.schema is not None and tasks.schema.task is not None

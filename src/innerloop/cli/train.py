@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from ..evaluation.mixed_model import MixedSummary
     from ..evaluation.scores import Evaluation
     from ..inner.learner import Model
+    from ..outer.ranks import Ranks, Shards
     from ..outer.training import Run
     from ..report import Page
     from ..storage import Checkpoints
@@ -121,19 +123,22 @@ def train(
       innerloop train sinusoid --n-support 5 --algorithm fomaml
       innerloop train schools.csv --config schools.toml
       innerloop train --resume runs/schools
+      torchrun --nproc-per-node 4 -m innerloop train schools.csv --task school --target exam
     """
+    from ..outer.ranks import the_ranks
     from ..storage.manifest import refuse_occupied
 
-    notes = Notes(quiet=quiet)
-    asked = Request(tasks=tasks or "", data=data, algorithm=algorithm, training=training)
     output = Output(report_rows=report_rows, keep_ids=keep_ids, replace=replace)
+    asked = Request(tasks=tasks or "", data=data, algorithm=algorithm, training=training)
+    ranks = the_ranks()
+    notes = Notes(quiet=quiet or ranks.rank > 0)
     read, directory = _place(asked, resume, out)
     require_place(directory)
-    with checkpoints_at(
-        directory, every=checkpoint_every, allow_changes=allow_changes, notes=notes
-    ) as checkpoints:
+    checkpoints = checkpoints_at(directory, every=checkpoint_every, allow_changes=allow_changes, notes=notes)
+    with nullcontext() if ranks.rank else checkpoints:
         if resume is None:
-            require_none(directory, checkpoints, discard=replace)
+            if not (ranks.rank and replace):  # the first rank gives up what was there
+                require_none(directory, checkpoints, discard=replace)
         else:
             found = resumed(directory, checkpoints, asked, output, notes)
             if found is None:
@@ -141,8 +146,9 @@ def train(
             asked, output = found
         refuse_occupied(directory, replace=output.replace or output.goes_on)
         read = read or asked.fold(1).read()
+        ranks.any(False)  # nobody writes before all have looked
         with tellings(directory, checkpoints, notes):
-            _train(_Begun(asked, read, directory, output, checkpoints), notes, tensorboard, json=json)
+            _train(_Begun(asked, read, directory, output, checkpoints, ranks), notes, tensorboard, json=json)
 
 
 def _place(asked: Request, resume: Path | None, out: Path | None) -> tuple[Tasks | None, Path]:
@@ -167,6 +173,14 @@ class _Begun:
     directory: Path
     output: Output
     checkpoints: Checkpoints
+    ranks: Ranks
+
+    @property
+    def shards(self) -> Shards | None:
+        """How ranks share the tasks that are scored; `None` where there is one process."""
+        from ..outer.ranks import SHARDS, Shards, launched
+
+        return Shards(SHARDS, self.ranks) if launched() else None
 
     def part(self, fold: int) -> Checkpoints:
         """The checkpoints of a fold; all of them without folds."""
@@ -175,24 +189,27 @@ class _Begun:
 
 def _train(begun: _Begun, notes: Notes, tensorboard: Path | None, *, json: bool) -> None:
     """Train, score on meta-test, write the directory, print."""
-    read, checkpoints = begun.tasks, begun.checkpoints
+    read, checkpoints, ranks = begun.tasks, begun.checkpoints, begun.ranks
     for line in (repr(read), *(f"note: {note}" for note in read.notes)):
         notes(line)
     request = decided(begun.request, read, notes)
     if request.method != AUTO:
         request.complete(read).learner(read)  # what has no meaning is refused before a log is begun
-    checkpoints.ask(written_down(begun.request, begun.output))
-    with log_callbacks(begun.directory, tensorboard, notes) as loggers:
+    if not ranks.rank:
+        checkpoints.ask(written_down(begun.request, begun.output))
+    logged = nullcontext(()) if ranks.rank else log_callbacks(begun.directory, tensorboard, notes)
+    with logged as loggers:
         run, choice = trained(request, read, notes, callbacks=loggers, checkpoints=begun.part(1))
     if run.interrupted and request.data.folds:
         raise KeyboardInterrupt
-    if choice is not None and not json:
+    if choice is not None and not json and not ranks.rank:
         say(table(choice))
     before = None if choice is None else choice.before
     _Trained(_told(request, read, choice), run, begun, before).score(notes, json=json)
     if run.interrupted:
         raise KeyboardInterrupt
-    checkpoints.remove()
+    if not ranks.rank:
+        checkpoints.remove()
 
 
 def _told(request: Request, tasks: Tasks, choice: Choice | None) -> Request:
@@ -220,20 +237,23 @@ class _Trained:
         return self.begun.directory
 
     def score(self, notes: Notes, *, json: bool) -> None:
-        """Score on meta-test, write the directory, print."""
+        """Score on meta-test, on every rank; write the directory and print, on the first one."""
         from ..evaluation.calibrating import calibrate
         from ..evaluation.scores import evaluate, over_folds
 
-        request, folds = self.request, self.request.data.folds
+        request, folds, ranks = self.request, self.request.data.folds, self.begun.ranks
         # a model that was fitted with the meta-validation tasks would be surer of them than of new ones
         calibration = calibrate(self.before or self.run.model, self.tasks.valid)
-        scores = evaluate(self.run.model, self.tasks.test, calibration=calibration)
+        scores = evaluate(self.run.model, self.tasks.test, calibration=calibration, shards=self.begun.shards)
         every = [scores]
         replace = self.begun.output.replace or self.begun.output.goes_on
         if folds:
             # whatever happens to the other folds, this model is there
-            self.save(scores, calibration, None, replace=replace)
+            if not ranks.rank:
+                self.save(scores, calibration, None, replace=replace)
             every += _other_folds(request, folds, notes, self.begun)
+        if ranks.rank:
+            return
         total = over_folds(every) if folds else scores
         if total.worsened:
             notes(f"warning: {total.worsened}")
@@ -358,7 +378,8 @@ def _other_folds(request: Request, folds: int, notes: Notes, begun: _Begun) -> I
         if run.interrupted:
             raise KeyboardInterrupt
         judged = choice.before if choice is not None else run.model
-        scores = evaluate(run.model, tasks.test, calibration=calibrate(judged, tasks.valid))
+        calibration = calibrate(judged, tasks.valid)
+        scores = evaluate(run.model, tasks.test, calibration=calibration, shards=begun.shards)
         # episodes of classes have no names of their own
         ids = scores.ids if tasks.test.n_tasks else tuple(f"fold {number}, {name}" for name in scores.ids)
         yield replace(scores, ids=ids)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from typing import NamedTuple, TypedDict
 
@@ -18,6 +19,7 @@ from ..errors import DataError, UsageError
 from ..inner.learner import Model, require_model, without_padding
 from ..models.losses import mean_rows, require_fit
 from ..models.network import Params, reference
+from ..outer.ranks import Shards
 from ..tasks.episodes import Batch, Episode, equal_sizes, map_tensors, select, tensors, to
 from ..tasks.sources import EVALUATION_SEED, Source, SupportSize, Targets, require_source
 from .calibrating import INTERVALS, interval_metrics
@@ -202,6 +204,7 @@ def evaluate(
     path: bool = True,
     start: bool = True,
     calibration: Calibration | None = None,
+    shards: Shards | None = None,
 ) -> Evaluation:
     """Score a model on the fixed episodes of a source, before adaptation and after every inner step.
 
@@ -216,6 +219,8 @@ def evaluate(
         start: without `path`, score the state before adaptation too.
         calibration: what `il.calibrate` made of the same model, on other tasks: then it is measured what its 90 %
             intervals hold, unless `steps` are given.
+        shards: how the tasks of each stack are shared among the processes of `torchrun`, which all call this; not
+            shared unless given.
 
     Returns:
         The evaluation.
@@ -250,9 +255,8 @@ def evaluate(
         episode = to(raw, like.device, like.dtype)
         spread.add(raw.query, source.targets)
         numbered = _Numbers(steps, every=path, start=start)
-        for task, row, numbers in _measured(
-            model, ids, episode, source.targets, numbered, calibration=calibration
-        ):
+        measured = partial(_measured, model, targets=source.targets, wanted=numbered, calibration=calibration)
+        for task, row, numbers in _shared(measured, ids, episode, shards or Shards(1)):
             taken = numbers
             for name, scored in row.items():
                 # a draw whose query has one class has no area under the curve; other draws of the task may have
@@ -313,15 +317,36 @@ def query_dependence(model: Model, source: Source, *, seed: int = EVALUATION_SEE
     return worst
 
 
+_Row = tuple[str, dict[str, np.ndarray], list[int]]
+
+
+def _shared(
+    measured: Callable[[Sequence[str], Episode], Iterator[_Row]],
+    ids: Sequence[str],
+    episode: Episode,
+    shards: Shards,
+) -> Iterator[_Row]:
+    """What is measured of the tasks of a stack, each by one rank."""
+    parts = shards.parts(len(ids))
+    own = {
+        number: list(measured(ids[parts[number]], select(episode, parts[number])))
+        for number in shards.numbers
+        if parts[number].stop > parts[number].start
+    }
+    every = {number: rows for found in shards.ranks.every(own) for number, rows in found.items()}
+    for number in sorted(every):
+        yield from every[number]
+
+
 def _measured(
     model: Model,
     ids: Sequence[str],
     episode: Episode,
+    *,
     targets: Targets,
     wanted: _Numbers,
-    *,
     calibration: Calibration | None,
-) -> Iterator[tuple[str, dict[str, np.ndarray], list[int]]]:
+) -> Iterator[_Row]:
     """Each task of a stack with its metrics by number of inner steps, and these numbers."""
     for positions, part in without_padding(model.learner, episode, predicting=True):
         scores: dict[int, dict[str, np.ndarray]] = {}

@@ -133,12 +133,13 @@ class Descent:
         blocks = blocks_of(
             episodes.source, episodes.size, episodes.seed, steps, self._cut(steps), episodes.device, loop.dtype,
             rounded=loop.gear.name not in ("eager", "loop"), start=loop.made,
+            own=None if loop.shards is None else loop.shards.own(episodes.size),
         )  # fmt: skip
         with self.interrupts:
             try:
                 for entry in (entry for block in blocks for entry in loop.take(block)):
                     self._name(episodes)
-                    if self._ends(entry, steps):
+                    if self._any(self._ends(entry, steps)):
                         break
             except DivergedError as error:
                 # the meta-parameters are those before the first update that failed
@@ -191,13 +192,18 @@ class Descent:
         self.ended = self._reason(step, entry)
         # updates that are made in one go are looked at together
         whole = step == self.loop.made
-        stopped = self.interrupts.noted is not None and whole
+        stopped = self._any(self.interrupts.noted is not None and whole)
         over = bool(self.ended) or step == steps
         if self.checkpoints is not None and whole and (over or stopped or self.checkpoints.due(step)):
             self._keep(now=over or stopped)
         if stopped and not over:
             self._interrupt(step, steps)
         return over or stopped
+
+    def _any(self, flag: bool) -> bool:
+        """Whether it holds on this rank or on another one: what ends the training ends it for all, here."""
+        shards = self.loop.shards
+        return flag if shards is None else shards.ranks.any(flag)
 
     def _reason(self, step: int, entry: Entry) -> str:
         """Why the training ends here, if it does so before its last update."""
@@ -231,7 +237,8 @@ class Descent:
     def _validate(self, entry: Entry, valid: Source) -> None:
         meta = self.loop.meta
         with products_in("float32"):
-            loss = mean_loss(Model(self.loop.learner, meta), valid, seed=VALIDATION_SEED)
+            model = Model(self.loop.learner, meta)
+            loss = mean_loss(model, valid, seed=VALIDATION_SEED, shards=self.loop.shards)
         entry["valid_loss"] = loss
         before = self.best or Best(meta, self.loop.made, math.inf)
         better = loss < before.loss

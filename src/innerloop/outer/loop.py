@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,9 @@ from .logs import Entry
 from .memory import ran_out, tasks_at_once
 from .optimizers import Optimizer
 from .prefetch import Block
+from .ranks import Shards
 from .schedules import Schedule
+from .sharded import ShardedUpdate, sharded_update
 from .state import UNPLANNED, TrainingState
 from .update import Outer, Update, geared_update, meta_update, numbers_of
 
@@ -66,17 +69,25 @@ class Gear:
             raise UsageError(f"gear={self.name!r} is unknown: choose one of {', '.join(TRAINING_GEARS)}")
 
     def update(
-        self, learner: Learner, steps: int, *, optimizer: Optimizer, clip: float | None, chunk: int | None
+        self,
+        learner: Learner,
+        steps: int,
+        *,
+        optimizer: Optimizer,
+        clip: float | None,
+        chunk: int | None,
+        shards: Shards | None = None,
     ) -> Fast[tuple[Outer, Metrics]]:
         """The meta-update of a learner in this gear; see `outer.meta_update`."""
         gear = "eager" if self.name == "loop" else self.name
-        planned = self.planned or steps
-        made = geared_update(learner, clip=clip, optimizer=optimizer, chunk=chunk, gear=gear, planned=planned)
+        how: dict[str, Any] = {"clip": clip, "optimizer": optimizer, "chunk": chunk, "gear": gear}
+        how["planned"] = self.planned or steps
+        made = geared_update(learner, **how) if shards is None else sharded_update(learner, shards, **how)
         recipe = json.dumps(learner.recipe, sort_keys=True, default=repr)
         # a module, loss or optimizer from elsewhere is not told by recipe and name
         if learner.recipe is None or '"external"' in recipe or not optimizer.name:
             return made
-        return self.kept.setdefault(f"{recipe} {optimizer.name} {clip} {chunk} {products()}", made)
+        return self.kept.setdefault(f"{recipe} {optimizer.name} {clip} {chunk} {shards} {products()}", made)
 
 
 class OuterLoop:
@@ -91,6 +102,7 @@ class OuterLoop:
         clip: largest norm of the meta-gradient.
         gear: of the update.
         memory: bytes of the tasks that are worked on at once.
+        shards: how the tasks of an update are shared among ranks; `None` where they are not.
     """
 
     def __init__(
@@ -104,7 +116,9 @@ class OuterLoop:
         clip: float | None,
         gear: Gear,
         memory: int,
+        shards: Shards | None = None,
     ) -> None:
+        self.shards = shards
         self.learner, self.clip, self.gear, self.memory = learner, clip, gear, memory
         self.state, self.optimizer, self.schedule = start.outer, optimizer, schedule
         self.dtype = reference(start.meta).dtype
@@ -157,6 +171,8 @@ class OuterLoop:
         """The updates of a block in one go; nothing where there is only one, or where they must be looked at."""
         if self.update is None or len(block.key) == 1 or empty(block.at(0).episode.support):
             return []
+        if self.shards is not None:
+            return []
         steps = range(block.first, block.first + len(block.key))
         numbers = torch.stack([self._numbers(step, block.key.device) for step in steps])
         try:
@@ -197,9 +213,7 @@ class OuterLoop:
             losses = []
             if any(finite):
                 chosen = torch.tensor(finite, device=key.device)
-                state, metrics = self._plain()(
-                    self.state, numbers, select(episode, chosen), key[chosen], phase
-                )
+                state, metrics = self._left(chosen, numbers, episode, key, phase)
                 losses = metrics["losses"].tolist()
         if not (losses and metrics["finite"]):
             self._failed(step)
@@ -233,6 +247,14 @@ class OuterLoop:
         if self.state.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _left(
+        self, chosen: Tensor, numbers: Tensor, episode: Episode, key: Tensor, phase: int
+    ) -> tuple[Outer, Metrics]:
+        """The update by some of the tasks, as the plain function: their number may never come again."""
+        if self.update is not None and isinstance(self.update.function, ShardedUpdate):
+            return self.update.function(self.state, numbers, episode, key, phase, chosen)
+        return self._plain()(self.state, numbers, select(episode, chosen), key[chosen], phase)
+
     def _plain(self) -> Update:
         return meta_update(self.learner, clip=self.clip, optimizer=self.optimizer, chunk=self.chunk)
 
@@ -251,7 +273,12 @@ class OuterLoop:
 
     def _made(self) -> Fast[tuple[Outer, Metrics]]:
         return self.gear.update(
-            self.learner, self.steps, optimizer=self.optimizer, clip=self.clip, chunk=self.chunk
+            self.learner,
+            self.steps,
+            optimizer=self.optimizer,
+            clip=self.clip,
+            chunk=self.chunk,
+            shards=self.shards,
         )
 
     def _failed(self, step: int) -> None:

@@ -9,13 +9,21 @@ from torch import Tensor
 
 from ..inner.learner import Model, without_padding
 from ..models.network import reference
-from ..tasks.episodes import to
+from ..tasks.episodes import Episode, select, to
 from ..tasks.sources import EVALUATION_SEED, Source
+from .ranks import Shards
 
 __all__ = ["mean_loss"]
 
 
-def mean_loss(model: Model, source: Source, *, seed: int = EVALUATION_SEED, episodes: int = 300) -> float:
+def mean_loss(
+    model: Model,
+    source: Source,
+    *,
+    seed: int = EVALUATION_SEED,
+    episodes: int = 300,
+    shards: Shards | None = None,
+) -> float:
     """Mean query loss after adaptation on the first fixed episodes, for choosing among parameters.
 
     Arguments:
@@ -23,6 +31,7 @@ def mean_loss(model: Model, source: Source, *, seed: int = EVALUATION_SEED, epis
         source: meta-validation tasks.
         seed: of the episodes.
         episodes: stop after this many; tasks that come again are drawn equally often.
+        shards: how the tasks of each stack are shared among ranks, which all call this; not shared unless given.
 
     Example:
         >>> import innerloop as il
@@ -38,9 +47,30 @@ def mean_loss(model: Model, source: Source, *, seed: int = EVALUATION_SEED, epis
     with torch.no_grad():
         for _, raw in source.fixed(seed):
             episode = to(raw, like.device, like.dtype)
-            for _, part in without_padding(model.learner, episode):
-                adapted = model.learner.adapt(model.meta, part.support)
-                losses.append(model.learner.loss(model.meta, adapted, part.query))
+            losses.append(_losses(model, episode) if shards is None else _own_losses(model, episode, shards))
             if sum(len(part) for part in losses) >= wanted:
                 break
-    return torch.cat(losses).mean().item()
+    every = torch.cat(losses)
+    # each loss is that of one rank, and 0 elsewhere
+    return (every if shards is None else shards.ranks.gathered(every).sum(0)).mean().item()
+
+
+def _losses(model: Model, episode: Episode) -> Tensor:
+    """Query loss after adaptation of the tasks of a stack, `(T,)`, those of equal size together."""
+    losses = []
+    for _, part in without_padding(model.learner, episode):
+        adapted = model.learner.adapt(model.meta, part.support)
+        losses.append(model.learner.loss(model.meta, adapted, part.query))
+    return torch.cat(losses)
+
+
+def _own_losses(model: Model, episode: Episode, shards: Shards) -> Tensor:
+    """Those of the tasks of this rank, 0 for the others."""
+    losses = torch.zeros(
+        episode.n_tasks, dtype=reference(model.meta).dtype, device=reference(model.meta).device
+    )
+    parts = shards.parts(episode.n_tasks)
+    for part in (parts[number] for number in shards.numbers):
+        if part.stop > part.start:
+            losses[part] = _losses(model, select(episode, part)).to(losses.dtype)
+    return losses

@@ -27,7 +27,7 @@ class Block(NamedTuple):
     Arguments:
         first: number of the first update.
         episode: episodes with a leading axis of updates before that of tasks.
-        key: dropout streams `(updates, T)`.
+        key: dropout streams `(updates, T)`, of the whole meta-batch where the episodes are a part of it.
     """
 
     first: int
@@ -55,6 +55,7 @@ def blocks_of(
     *,
     rounded: bool,
     start: int = 0,
+    own: Tensor | None = None,
 ) -> Iterator[Block]:
     """Episodes and dropout streams of all updates of a training, in blocks of equal shapes.
 
@@ -71,6 +72,8 @@ def blocks_of(
         dtype: of floating tensors.
         rounded: see `episodes.bucketed`.
         start: the first update.
+        own: positions of the tasks of a meta-batch that are wanted, ascending; all unless given. The episodes are those
+            that these tasks have among all.
     """
     # not of a class made from these, which may have a `sample` of its own
     exact = type(source) in (RowSource, ClassSource)
@@ -78,15 +81,20 @@ def blocks_of(
 
     def draw(first: int, last: int) -> Iterator[Block]:
         streams = [stream(seed, EPISODES, step) for step in range(first, last)]
-        episodes = known.samples(count, streams) if known else (source.sample(count, one) for one in streams)
+        if known:
+            episodes = known.samples(count, streams, own)
+        else:
+            drawn = (source.sample(count, one) for one in streams)
+            episodes = drawn if own is None else (select(episode, own) for episode in drawn)
         for episode in episodes:
-            updates = episode.n_tasks // count if known else 1
-            tasks = count if known else episode.n_tasks
+            updates = episode.n_tasks // (count if own is None else len(own)) if known else 1
+            tasks = count if known or own is not None else episode.n_tasks
+            read = episode.n_tasks // updates
             moved = to(bucketed(episode) if rounded else episode, device, dtype)
-            several: Episode = map_tensors(lambda t: t.reshape(updates, tasks, *t.shape[1:]), moved)  # noqa: B023
+            several: Episode = map_tensors(lambda t: t.reshape(updates, read, *t.shape[1:]), moved)  # noqa: B023
             # from what the episodes have left of their streams
-            own = streams[first - last :][:updates]
-            yield Block(first, several, torch.stack([task_keys(tasks, one) for one in own]).to(device))
+            left = streams[first - last :][:updates]
+            yield Block(first, several, torch.stack([task_keys(tasks, one) for one in left]).to(device))
             first += updates
 
     if known is None:

@@ -28,6 +28,7 @@ from .memory import bytes_of
 from .optimizers import Optimizer, adam, torch_optimizer
 from .placement import update_work
 from .prefetch import EPISODES
+from .ranks import shared
 from .schedules import SCHEDULES, Schedule
 from .state import Checkpointer, TrainingState
 from .update import Outer
@@ -107,6 +108,7 @@ def meta_train(
     state: TrainingState | None = None,
     checkpoints: Checkpointer | None = None,
     callbacks: Sequence[Callback] = (),
+    shards: int | None = None,
     engine: str | Gear | None = None,
 ) -> Run:
     """Meta-train a learner on a task source.
@@ -151,12 +153,14 @@ def meta_train(
             already, the training goes on from that.
         callbacks: called with the log entry of every step, of short steps several times in a row; an `Every` sees the
             state too. One that raises `StopIteration` ends the training, and the best parameters are returned.
+        shards: parts of a meta-batch that the processes of `torchrun` share, 8 there unless given; any number of them
+            makes the same updates, to the bit. 0: each process trains by itself. Callbacks are called on rank 0.
         engine: the gear, by the name that this argument had before.
 
     Raises:
         UsageError: an argument has no meaning.
         DivergedError: no finite meta-gradient for 20 steps in a row, or no finite loss on `valid` at all.
-        ResourceError: the device has no memory for a single task.
+        ResourceError: the device has no memory for a single task, or another process of `torchrun` is gone.
 
     Example:
         >>> import innerloop as il
@@ -178,10 +182,17 @@ def meta_train(
         "validate_every": validate_every, "patience": patience, "seed": seed, "precision": precision,
         "gear": gear.name, "memory": memory, "device": device,
     }  # fmt: skip
+    parts = shared(shards, meta_batch_size)
+    if parts is not None:
+        settings["shards"] = parts.count
+        # one of the ranks keeps states and calls back; they all have the same
+        callbacks, checkpoints = ((), None) if parts.ranks.rank else (callbacks, checkpoints)
     with nullcontext() if checkpoints is None else checkpoints:
         state = None if state is None else state._replace(ended="")
         if checkpoints is not None:
             state = checkpoints.newest(learner, source, valid, settings) or state
+        if parts is not None:
+            state = parts.ranks.every(state)[0]
         # a direct solution is small work
         choice = resolve_device(device)
         meta = to(learner.init() if meta is None else meta, choice.device)
@@ -197,7 +208,8 @@ def meta_train(
         with threads_for(first.meta), products_in(precision):
             most = free_bytes(choice.device) if memory == AUTO else bytes_of(memory)
             loop = OuterLoop(
-                learner, first, optimizer=moving, schedule=rates, steps=steps, clip=clip, gear=gear, memory=most
+                learner, first, optimizer=moving, schedule=rates, steps=steps, clip=clip, gear=gear, memory=most,
+                shards=parts,
             )  # fmt: skip
             # tasks without end are scored on many episodes each time, which training must not wait for
             endless = valid is not None and valid.n_tasks is None

@@ -21,9 +21,11 @@ __all__ = [
     "Outer",
     "Update",
     "geared_update",
+    "mean_gradient",
     "meta_gradient",
     "meta_update",
     "numbers_of",
+    "stepped",
 ]
 
 _ADAM = adam()
@@ -132,17 +134,48 @@ def meta_update(
     def update(
         outer: Outer, numbers: Tensor, episode: Episode, key: Tensor, phase: int
     ) -> tuple[Outer, Metrics]:
-        grads, metrics = _over_chunks(gradient, outer.meta, episode, key, numbers[0], phase, chunk)
-        total = torch.stack([_square_sum(grad) for grad in grads.values()]).sum()
-        metrics["finite"], metrics["grad_norm"] = torch.isfinite(total), total.sqrt()
-        if clip is not None:
-            scale = clip / total.clamp(min=clip * clip).sqrt()
-            grads = {name: grad * scale for name, grad in grads.items()}
-        watched = {name: metrics.pop(name) for name in outer.meta.keys() & metrics.keys()}
-        meta, state = optimizer.update(grads, outer.state, outer.meta, numbers[1:])
-        return Outer(meta | watched, state), metrics
+        grads, metrics = mean_gradient(gradient, outer.meta, episode, key, numbers[0], phase, chunk)
+        return stepped(outer, grads, metrics, numbers, clip=clip, optimizer=optimizer)
 
     return update
+
+
+def stepped(
+    outer: Outer,
+    grads: Params,
+    metrics: Metrics,
+    numbers: Tensor,
+    *,
+    clip: float | None,
+    optimizer: Optimizer,
+) -> tuple[Outer, Metrics]:
+    """The step along a meta-gradient: clipping, then the optimizer.
+
+    Arguments:
+        outer: the state.
+        grads: the meta-gradient.
+        metrics: of the tasks; meta-parameters among them, that are followed and not learned, go into the state.
+        numbers: those of `numbers_of`.
+        clip: see `meta_update`.
+        optimizer: see `meta_update`.
+
+    Returns:
+        The new state, and the metrics with `grad_norm` and `finite`.
+
+    Example:
+        >>> outer, grads = Outer.start({"w": torch.zeros(1)}), {"w": torch.tensor([3.0])}
+        >>> _, metrics = stepped(outer, grads, {}, numbers_of(0, 0.1), clip=1.0, optimizer=adam())
+        >>> float(metrics["grad_norm"])
+        3.0
+    """
+    total = torch.stack([_square_sum(grad) for grad in grads.values()]).sum()
+    metrics["finite"], metrics["grad_norm"] = torch.isfinite(total), total.sqrt()
+    if clip is not None:
+        scale = clip / total.clamp(min=clip * clip).sqrt()
+        grads = {name: grad * scale for name, grad in grads.items()}
+    watched = {name: metrics.pop(name) for name in outer.meta.keys() & metrics.keys()}
+    meta, state = optimizer.update(grads, outer.state, outer.meta, numbers[1:])
+    return Outer(meta | watched, state), metrics
 
 
 def numbers_of(
@@ -163,7 +196,7 @@ def _square_sum(value: Tensor) -> Tensor:
     return (torch.view_as_real(value) if value.is_complex() else value).square().sum()
 
 
-def _over_chunks(
+def mean_gradient(
     gradient: Gradient,
     meta: Params,
     episode: Episode,
@@ -172,7 +205,7 @@ def _over_chunks(
     phase: int,
     chunk: int | None,
 ) -> tuple[Params, Metrics]:
-    """The mean gradient over all tasks, a chunk at a time."""
+    """The mean meta-gradient of tasks and their metrics, at most `chunk` tasks at a time; see `meta_update`."""
     total = episode.n_tasks
     # compiled steps go task by task of themselves
     if chunk is None or chunk >= total or compiling():

@@ -123,18 +123,29 @@ class RowSource:
         support = self.support.high * (self.targets.n_outputs if self.support.per_class else 1)
         return min(support, longest) + min(self.n_query, longest)
 
-    def samples(self, count: int, generators: Sequence[torch.Generator]) -> Iterator[Episode]:
+    def samples(
+        self, count: int, generators: Sequence[torch.Generator], own: Tensor | None = None
+    ) -> Iterator[Episode]:
         """What `sample` gives for each generator, drawn together, which takes far less time for each.
 
         Neighbours of equal shapes come as one stack of tasks.
+
+        Arguments:
+            count: tasks of each generator.
+            generators: of what is drawn.
+            own: positions among these tasks, ascending, whose rows are read; the others are only drawn, and widths are
+                those of all. All unless given.
         """
         streams, left = Streams(generators), iter(generators)
         chosen = self._chosen(count, streams)
-        for episode in self._episodes(chosen, streams.repeated(count), self.n_query):
+        own = torch.arange(count) if own is None else own
+        for episode in self._episodes(
+            chosen, streams.repeated(count), self.n_query, _read(own, count, generators)
+        ):
             if self.own_classes:
-                own = itertools.islice(left, episode.n_tasks // count)
-                order = [torch.rand(count, self.targets.n_outputs, generator=one).argsort(1) for one in own]
-                yield renumbered(episode, torch.cat(order))
+                some = itertools.islice(left, episode.n_tasks // len(own))
+                order = [torch.rand(count, self.targets.n_outputs, generator=one).argsort(1) for one in some]
+                yield renumbered(episode, torch.cat([one[own] for one in order]))
             else:
                 yield episode
 
@@ -170,10 +181,14 @@ class RowSource:
             part = np.full(int(long.sum()), longest)
             index[long] = np.sort(without_replacement(counts[long], part, stream(0)), axis=1)
         counts = np.minimum(counts, longest)
-        return _batch(*self._rows(self.starts[:-1, None] + index), counts)
+        width = int(counts.max(initial=0))
+        padded = counts.min(initial=width) < width
+        return _batch(*self._rows(self.starts[:-1, None] + index), counts, width=width, padded=bool(padded))
 
-    def _episodes(self, tasks: Indices, streams: Streams, n_query: int | None) -> Iterator[Episode]:
-        """An episode of the tasks of each generator; neighbours of equal shapes are one."""
+    def _episodes(
+        self, tasks: Indices, streams: Streams, n_query: int | None, read: Indices | slice = slice(None)
+    ) -> Iterator[Episode]:
+        """An episode of the tasks of each generator, of those that are `read`; neighbours of equal shapes are one."""
         starts, rows = self.starts[tasks], self.starts[tasks + 1] - self.starts[tasks]
         size = streams.integers(self.support.low, self.support.high)
         drawn = self._draw_support(tasks, size, streams)
@@ -189,17 +204,27 @@ class RowSource:
         else:
             query = ranks + np.where(ranks >= drawn.begin[:, None], drawn.hole[:, None], 0)
         sides = ((drawn.inside, drawn.counts), (query, count))
-        batches = [(*self._rows(self._index(starts[:, None] + inside)), counts) for inside, counts in sides]
+        batches = [
+            (*self._rows(self._index((starts[:, None] + inside)[read])), counts[read])
+            for inside, counts in sides
+        ]
         # of the batches of each generator, how wide they are, and whether some tasks are filled up to that
         shapes = []
         for _, count in sides:
             most, least = (streams.reduced(end, count) for end in (np.maximum, np.minimum))
             shapes += [most, least < most]
         of_generator = zip(np.stack(shapes, axis=1).tolist(), streams.parts, strict=True)
-        for _, run in itertools.groupby(of_generator, key=itemgetter(0)):
+        positions = np.arange(len(tasks))[read]
+        for shape, run in itertools.groupby(of_generator, key=itemgetter(0)):
             own = [part for _, part in run]
-            part = slice(own[0].start, own[-1].stop)
-            yield Episode(*(_batch(x[part], y[part], counts[part]) for x, y, counts in batches))
+            part = slice(*np.searchsorted(positions, [own[0].start, own[-1].stop]))
+            widths = (shape[:2], shape[2:])
+            yield Episode(
+                *(
+                    _batch(x[part], y[part], counts[part], width=width, padded=bool(padded))
+                    for (x, y, counts), (width, padded) in zip(batches, widths, strict=True)
+                )
+            )
 
     def _draw_support(self, tasks: Indices, size: Indices, streams: Streams) -> _Drawn:
         starts, rows = self.starts[tasks], self.starts[tasks + 1] - self.starts[tasks]
@@ -287,11 +312,18 @@ class RowSource:
         return x, y
 
 
-def _batch(x: Tensor, y: Tensor, counts: Indices) -> Batch:
-    """Tasks of which the first `counts` rows count, as wide as they need."""
-    width = int(counts.max(initial=0))
+def _read(own: Tensor, count: int, generators: Sequence[torch.Generator]) -> Indices | slice:
+    """Which of `count` tasks of each generator are read: positions among all of them."""
+    if len(own) == count:
+        return slice(None)
+    positions: Indices = (np.arange(len(generators))[:, None] * count + own.numpy()).ravel()
+    return positions
+
+
+def _batch(x: Tensor, y: Tensor, counts: Indices, *, width: int, padded: bool) -> Batch:
+    """Tasks of which the first `counts` rows count, so wide."""
     x, y = (values[:, :width].contiguous() for values in (x, y))
-    if counts.min(initial=width) == width:
+    if not padded:
         return Batch(x, y)
     inside = torch.from_numpy(np.arange(width) < counts[:, None])
     return Batch(_masked(x, inside), _masked(y, inside), inside.to(x.dtype))

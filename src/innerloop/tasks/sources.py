@@ -168,11 +168,19 @@ class ClassSource:
         """Rows of an episode, at most."""
         return self.n_way * (max(self.support.high, 1) + self.n_query)
 
-    def samples(self, count: int, generators: Sequence[torch.Generator]) -> Iterator[Episode]:
-        """What `sample` gives for each generator; neighbours with equally many shots come as one stack of tasks."""
+    def samples(
+        self, count: int, generators: Sequence[torch.Generator], own: Tensor | None = None
+    ) -> Iterator[Episode]:
+        """What `sample` gives for each generator; neighbours with equally many shots come as one stack of tasks.
+
+        Arguments:
+            count: tasks of each generator.
+            generators: of what is drawn.
+            own: positions among these tasks whose rows are read; all unless given.
+        """
         shots = Streams(generators).integers(self.support.low, self.support.high).clip(1).tolist()
-        for own, group in itertools.groupby(zip(shots, generators, strict=True), key=lambda pair: pair[0]):
-            yield self._episodes(count, own, Streams([generator for _, generator in group]))
+        for shot, group in itertools.groupby(zip(shots, generators, strict=True), key=lambda pair: pair[0]):
+            yield self._episodes(count, shot, Streams([generator for _, generator in group]), own)
 
     def fixed(self, seed: int) -> Iterator[tuple[list[str], Episode]]:
         """See `Source.fixed`: each episode is a task of its own."""
@@ -180,8 +188,9 @@ class ClassSource:
         size = max(1, min(50, ROWS_AT_ONCE // rows))
         return _numbered(self.sample, self.episodes, size, seed)
 
-    def _episodes(self, count: int, shots: int, streams: Streams) -> Episode:
+    def _episodes(self, count: int, shots: int, streams: Streams, own: Tensor | None = None) -> Episode:
         streams = streams.repeated(count)
+        read = torch.arange(count) if own is None else own
         every = np.full(len(streams.owner), len(self.index))
         classes = without_replacement(every, np.full(len(every), self.n_way), streams)
         if self.query_index is None:
@@ -190,7 +199,8 @@ class ClassSource:
         else:
             support = self._rows(self.index, classes, shots, streams)
             query = self._rows(self.query_index, classes, self.n_query, streams)
-        return Episode(self._batch(support), self._batch(query))
+        sides = (rows.reshape(-1, count, *rows.shape[1:])[:, read].flatten(0, 1) for rows in (support, query))
+        return Episode(*map(self._batch, sides))
 
     def _rows(self, index: np.ndarray, classes: np.ndarray, count: int, streams: Streams) -> Tensor:
         """`count` different rows of each class, `(T, W, count)`."""

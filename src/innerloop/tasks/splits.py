@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,19 @@ from .tables.schema import Schema
 if TYPE_CHECKING:
     from .inputs import InputSchema
 
-__all__ = ["SHARES", "SPLITS", "Fold", "NoTest", "Split", "Tasks", "divide", "folds", "parts", "read_split"]
+__all__ = [
+    "SHARES",
+    "SPLITS",
+    "ByHash",
+    "Fold",
+    "NoTest",
+    "Split",
+    "Tasks",
+    "divide",
+    "folds",
+    "parts",
+    "read_split",
+]
 
 SPLITS = ("train", "valid", "test")
 SHARES = (0.7, 0.15, 0.15)
@@ -88,8 +101,46 @@ class NoTest(NamedTuple):
         return [np.sort(order[n_valid:]), np.sort(order[:n_valid]), order[:0]]
 
 
-# shares; the names in each split; a CSV file with the columns task and split; a fold, also as text: 2/5; no test
-Split = Sequence[float] | Mapping[str, Sequence[object]] | Fold | NoTest | str | Path
+class ByHash(NamedTuple):
+    """Each task by a hash of its name: it stays where it is whatever other tasks there are.
+
+    So next month's table, with new tasks, keeps last month's split. The parts have about their shares, by chance.
+
+    Arguments:
+        shares: of meta-train, meta-validation and meta-test.
+
+    Example:
+        >>> [len(part) for part in divide([f"t{i}" for i in range(1000)], ByHash(), 0)]
+        [707, 155, 138]
+        >>> few, more = (divide([f"t{i}" for i in range(n)], "hash", 0) for n in (100, 200))
+        >>> few[2].tolist() == [i for i in more[2].tolist() if i < 100]
+        True
+    """
+
+    shares: tuple[float, float, float] = SHARES
+
+    def of(self, names: Sequence[str], seed: int, *, what: str) -> list[np.ndarray]:
+        """Positions of the names in the three splits.
+
+        Raises:
+            DataError: a split is empty.
+        """
+        ends = np.cumsum(_checked(self.shares))[:2]
+        places = np.array([_place(name, seed) for name in names], dtype=np.float64)
+        owners = np.searchsorted(ends, places, side="right")
+        found = [np.flatnonzero(owners == number) for number in range(len(SPLITS))]
+        empty = [part for part, index in zip(SPLITS, found, strict=True) if not len(index)]
+        if empty:
+            raise DataError(
+                f"none of the {len(names)} {what} falls into split {empty[0]!r} by its hash: few of them may miss one; "
+                f"give another seed, or shares such as {SHARES}"
+            )
+        return found
+
+
+# shares; the names in each split; a CSV file with the columns task and split; a fold, also as text: 2/5; by a hash of
+# the name, also as text: hash; no test
+Split = Sequence[float] | Mapping[str, Sequence[object]] | Fold | ByHash | NoTest | str | Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,9 +233,7 @@ def parts(count: int, split: Sequence[float], seed: int, *, least: int = 1) -> l
         >>> [len(part) for part in parts(100, (0.7, 0.15, 0.15), 0)]
         [70, 15, 15]
     """
-    shares = np.array(split, dtype=np.float64)
-    if shares.shape != (3,) or not (shares > 0).all() or not math.isclose(shares.sum(), 1.0, abs_tol=1e-6):
-        raise UsageError(f"split={tuple(split)}: give three positive shares that sum to 1, such as {SHARES}")
+    shares = _checked(split)
     if count < 3 * least:
         least = 1
     n_valid, n_test = (max(least, round(count * share)) for share in shares[1:])
@@ -193,6 +242,20 @@ def parts(count: int, split: Sequence[float], seed: int, *, least: int = 1) -> l
     order = np.random.default_rng(seed).permutation(count)
     train = count - n_valid - n_test
     return [np.sort(part) for part in np.split(order, [train, train + n_valid])]
+
+
+def _checked(split: Sequence[float]) -> np.ndarray:
+    """Three shares."""
+    shares = np.array(split, dtype=np.float64)
+    if shares.shape != (3,) or not (shares > 0).all() or not math.isclose(shares.sum(), 1.0, abs_tol=1e-6):
+        raise UsageError(f"split={tuple(split)}: give three positive shares that sum to 1, such as {SHARES}")
+    return shares
+
+
+def _place(name: str, seed: int) -> float:
+    """From 0 to below 1, by the name and the seed alone."""
+    digest = hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+    return (int.from_bytes(digest[:8]) >> 11) / 2**53
 
 
 def divide(
@@ -209,7 +272,7 @@ def divide(
 
     Arguments:
         names: what is divided, all different.
-        split: shares, names, a file or a fold, see `Split`.
+        split: shares, names, a file, a fold or a hash, see `Split`.
         seed: of the draw.
         what: what the names stand for, for messages.
         dropped: names that a fixed split may hold although they are not divided.
@@ -246,6 +309,8 @@ def divide(
         test, valid = pieces[split.number - 1], pieces[split.number % split.of]
         rest = np.setdiff1d(np.arange(len(names)), np.concatenate([test, valid]))
         return [rest, np.sort(valid), np.sort(test)]
+    if isinstance(split, ByHash):
+        return split.of(names, seed, what=what)
     if isinstance(split, NoTest):
         return split.of(len(names), seed)
     if len(names) < 3:
@@ -253,16 +318,18 @@ def divide(
     return parts(len(names), split, seed, least=least)
 
 
-def _named(split: str | Path) -> Fold | dict[str, list[str]]:
-    """A fold, or what the file says."""
+def _named(split: str | Path) -> Fold | ByHash | dict[str, list[str]]:
+    """A fold, a hash, or what the file says."""
     if Path(split).exists():
         return read_split(split)
+    if str(split) == "hash":
+        return ByHash()
     if re.fullmatch(r"\d+/\d+", str(split)):
         return Fold.parse(str(split))
     if Path(split).suffix == "":
         raise UsageError(
-            f"split={str(split)!r} is unknown: give three shares such as 0.7,0.15,0.15, a fold such as 2/5, or a CSV "
-            "file with the columns task and split"
+            f"split={str(split)!r} is unknown: give three shares such as 0.7,0.15,0.15, hash, a fold such as 2/5, or a "
+            "CSV file with the columns task and split"
         )
     return read_split(split)
 

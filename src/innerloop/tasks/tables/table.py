@@ -75,7 +75,8 @@ def table(
             they tell little, and a model directory would name whom they are of. 0 keeps all.
         split: shares of the tasks for meta-train, meta-validation and meta-test; or the tasks of each,
             `{"train": [...], "valid": [...], "test": [...]}`; or a CSV file with the columns task and split; or
-            a `splits.Fold`; or `splits.NoTest`.
+            a `splits.Fold`; or `hash`, by a hash of the name and the seed, so that tasks that come later change the
+            place of none; or `splits.NoTest`.
         split_by: a coarser column than the task, such as the clinic: what is divided are its values, so that
             all tasks of a clinic are in one split. It is no feature unless it is named in `features`.
         seed: of the split.
