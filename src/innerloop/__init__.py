@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .algorithms import mixed as mixed
     from .algorithms import protonet as protonet
     from .algorithms import ridge as ridge
+    from .algorithms import two_covariance as two_covariance
     from .engine import benchmark as benchmark
     from .engine import fast as fast
     from .estimators import MetaClassifier as MetaClassifier
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .evaluation import Calibration as Calibration
     from .evaluation import Evaluation as Evaluation
     from .evaluation import calibrate as calibrate
+    from .evaluation import calibrate_fit as calibrate_fit
     from .evaluation import evaluate as evaluate
     from .evaluation import inspection
     from .evaluation import query_dependence as query_dependence
@@ -79,6 +81,7 @@ _HOME = {
     "baselines": "algorithms.baselines",
     "benchmark": "engine:benchmark",
     "calibrate": "evaluation:calibrate",
+    "calibrate_fit": "evaluation:calibrate_fit",
     "cross_val_adapt": "estimators:cross_val_adapt",
     "datasets": "tasks.datasets",
     "evaluate": "evaluation:evaluate",
@@ -107,6 +110,7 @@ _HOME = {
     "schedules": "outer.schedules",
     "state_dict": "refining:state_dict",
     "tasks": "tasks",
+    "two_covariance": "algorithms:two_covariance",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -32,7 +32,12 @@ def leave_data(folder: Path) -> None:
     new.to_csv(folder / "new_visits.csv", index=False)
     for name, part in (("sites", frame), ("new_sites", new)):
         table_folder(folder / name, part.rename(columns={"score": "risk"}), "patient")
-    image_folders(folder / "birds", ["wren", "robin", "owl", "crow", "gull", "tern"], size=(16, 18))
+    birds = ["wren", "robin", "owl", "crow", "gull", "tern"]
+    image_folders(folder / "birds", birds, size=(16, 18))
+    image_folders(folder / "goods", [f"good {n}" for n in range(40)], size=(16, 16))
+    image_folders(folder / "shelf", birds[:4], count=2, size=(16, 16))
+    image_folders(folder / "more", birds[4:], count=1, size=(16, 16))
+    image_folders(folder, ["inbox"], size=(16, 16))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
@@ -50,13 +55,13 @@ def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch:
             quick = ["--device", "cpu", "--steps", "2"] if arguments[0] == "train" else []
             assert program == "innerloop"
             assert run([*arguments, *quick]) == 0, line
-    if "innerloop predict" in page.read_text(encoding="utf-8"):
+    if "predictions.csv" in page.read_text(encoding="utf-8"):
         assert pd.read_csv("predictions.csv").prediction.notna().sum() == 10
 
 
 def test_every_page_is_listed() -> None:
     text = (PAGES[0].parents[1] / "data.md").read_text(encoding="utf-8")
-    assert len(PAGES) == 13
+    assert len(PAGES) == 14
     # the pages that are not about a kind of data
     assert all(
         f"howto/{page.name}" in text for page in PAGES if page.stem not in ("gpu", "large", "long_runs")

@@ -13,6 +13,7 @@ import innerloop as il
 from innerloop.errors import DataError
 from innerloop.storage.membership import digest, hashed
 from innerloop.storage.privacy import holdings
+from innerloop.storage.save import unsaved
 from toolkit.commands import printed_by
 
 
@@ -213,3 +214,14 @@ def test_a_directory_from_before_names_its_tasks(tmp_path):
     assert stored.split_of("A1") == "train"
     assert stored.resembles_trained("a1")
     assert {each.what: each.verbatim for each in holdings(stored)}["ids of tasks"]
+
+
+def test_classes_are_told_by_name_and_a_single_row_is_its_mean():
+    learner = il.two_covariance(2, 2)
+    tasks = il.tasks.classes(np.eye(24, 2), list("abcdefghijkl") * 2, n_way=2, n_query=1)
+    run = unsaved(il.Model(learner, learner.init()), inputs=tasks.inputs, targets=tasks.targets)
+    given = {"x": np.eye(3, 2), "label": ["cup", "cup", "pot"]}
+    held = {each.what: each for each in holdings(run.adapt_files(given))}
+    assert "cup, pot" in held["names of classes"].about
+    assert held["means of classes"].verbatim
+    assert held["means of classes"].about.endswith("of 1, that of a single row")

@@ -3,7 +3,7 @@
 from .arguments import GradientOptions, NetworkOptions, UnrolledOptions
 from .bayesian import bmaml
 from .boosting import boosted_gp, boosted_mixed, boosting
-from .closed_form import gaussian, mixed, protonet, ridge
+from .closed_form import gaussian, mixed, protonet, ridge, two_covariance
 from .combination import combination
 from .gaussian_process import deep_kernel, gp
 from .gradient_based import (
@@ -57,4 +57,5 @@ __all__ = [
     "ridge",
     "sparse_maml",
     "t_net",
+    "two_covariance",
 ]

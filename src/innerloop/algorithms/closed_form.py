@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import UsageError, check_known
 from ..inner.head import HeadLearner
-from ..inner.heads import GaussianHead, Head, LaplaceHead, LearnedRidgeHead, PrototypeHead
+from ..inner.heads import GaussianHead, Head, LaplaceHead, LearnedRidgeHead, PrototypeHead, TwoCovarianceHead
 from ..inner.heads.base import KINDS
 from ..inner.learner import Learner
 from ..models.builtin import Polynomial
@@ -18,7 +18,7 @@ from ..outer.metagrad import unrolled
 from .arguments import NetworkOptions
 from .registry import registered
 
-__all__ = ["gaussian", "mixed", "protonet", "ridge"]
+__all__ = ["gaussian", "mixed", "protonet", "ridge", "two_covariance"]
 
 
 # squares that a model may have
@@ -161,6 +161,40 @@ def mixed(
     count = n_features + len(products)
     head = _gaussian_head(count, n_outputs, kind, covariance, random, likelihood)
     return HeadLearner(Network(Polynomial(products)), head, unrolled())
+
+
+@registered
+def two_covariance(n_features: int, n_outputs: int = 2, *, kind: str = "classification") -> Learner:
+    r"""Two-covariance model (PLDA): how classes differ and how rows of one class differ, learned from other classes.
+
+    $m_k \sim N(\mu, B),\; x \sim N(m_k, W)$: the linear mixed model for classes. Both covariances come from the
+    meta-train classes in closed form, with shrinkage; a new class is the posterior of its mean given its rows, and
+    probabilities are those of Bayes' rule over one temperature, see `inner.heads.TwoCovarianceHead`.
+    Ioffe, 2006, *Probabilistic Linear Discriminant Analysis*.
+
+    When to use it: classes never seen before, given by vectors: features of an encoder, or columns of a table; one row
+    of each class or more. It is fitted in a second, its probabilities are honest, any number of classes can be added
+    and removed later, and what belongs to none of them is found. Not for curved boundaries between classes: `protonet`
+    learns the features too.
+
+    Arguments:
+        n_features: features `F`.
+        n_outputs: classes an episode.
+        kind: classification.
+
+    Returns:
+        The learner; its head has `uncertainty` and `log_density`.
+
+    Raises:
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> sorted(two_covariance(2, 5).init())
+        ['head/center', 'head/log_between', 'head/log_temperature', 'head/projection']
+    """
+    if kind != "classification":
+        raise UsageError("two_covariance predicts classes, and these tasks are regression: choose mixed")
+    return HeadLearner(Network(Polynomial()), TwoCovarianceHead(n_features, n_outputs), unrolled())
 
 
 def _products(

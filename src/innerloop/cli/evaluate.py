@@ -29,7 +29,10 @@ __all__ = ["evaluate"]
 def evaluate(
     directory: Annotated[Path, Parameter(help="What innerloop train left.")],
     tasks: Annotated[
-        str | None, Parameter(help="A table with the columns of training; the training data unless given.")
+        str | None,
+        Parameter(
+            help="A table with the columns of training, or a folder of classes; the training data unless given."
+        ),
     ] = None,
     /,
     *,
@@ -51,6 +54,7 @@ def evaluate(
       innerloop evaluate runs/schools --report schools.html
       innerloop evaluate runs/schools --inner-steps 10
       innerloop evaluate runs/schools other_schools.csv --json
+      innerloop evaluate runs/goods other_goods/
     """
     from ..evaluation.labels import by_labels
     from ..evaluation.scores import evaluate as score

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, ModelFileError, UsageError
+from .classes import read_classes
 from .common import Notes, fingerprint
 from .opening import read_tasks
 from .options import DataOptions
@@ -43,6 +44,8 @@ def held_out(stored: Stored, tasks: str | None, notes: Notes) -> Source:
         if seen is not None and not built_in:
             _require_unchanged(Path(place), seen)
         return _meta_test(stored, place, settings)
+    if stored.inputs is not None:
+        return _other_classes(stored, tasks, settings, notes)
     if stored.schema is None:
         raise UsageError(f"this model was trained on {trained_on!r}, which is no table: leave TASKS out")
     return _other_table(stored, tasks, settings, notes)
@@ -158,6 +161,33 @@ def _other_table(stored: Stored, tasks: str, settings: dict[str, Any], notes: No
     if schema.task is None:
         return classes_from_schema(frame, schema, None, n_way=_way(stored, settings), support=support)
     return from_schema(frame, schema, None, support)
+
+
+def _other_classes(stored: Stored, tasks: str, settings: dict[str, Any], notes: Notes) -> Source:
+    """The classes of another folder or array that training has not met."""
+    import numpy as np
+
+    from ..tasks.n_way import class_source
+
+    support = stored.support
+    if support is None:
+        raise UsageError("this model directory does not say how many rows form a support set")
+    rows = read_classes(stored, Path(tasks), notes, skip_bad=bool(settings.get("skip_bad")))
+    every = {str(label) for label in rows.labels[rows.labelled]}
+    known = {name for name in every if stored.split_of(name) in ("train", "valid")}
+    if known:
+        notes(
+            f"note: {len(known)} classes of {tasks} are called as classes that were trained on and are left out"
+        )
+    chosen = [label is not None and label not in known for label in rows.labels.tolist()]
+    if not any(chosen):
+        raise DataError(f"{tasks}: every class in it was trained on; give other classes, or leave TASKS out")
+    rows = rows.some(np.array(chosen))
+    n_way = stored.targets.n_outputs if stored.targets else _way(stored, settings)
+    n_query = settings.get("n_query")
+    return class_source(
+        rows.x, rows.labels.astype(str), n_way=n_way, support=support, n_query=n_query and int(n_query)
+    )
 
 
 def _way(stored: Stored, settings: dict[str, Any]) -> int:

@@ -78,6 +78,9 @@ class DataOptions(Options):
     n_support: Annotated[str | None, about("Support rows a task: 5, or a range such as 1-8.")] = None
     n_shot: Annotated[str | None, about("Support rows a class: 1, or a range.")] = None
     n_way: Annotated[int | None, about("Classes an episode, where classes are the tasks.")] = None
+    train_way: Annotated[
+        int | None, about("Classes of a training episode, if not --n-way: protonet learns more from many.")
+    ] = None
     n_query: Annotated[int | None, about("Query rows of a training episode.")] = None
     features: Features = None
     ignore: Ignore = None
@@ -109,6 +112,9 @@ class DataOptions(Options):
     ] = None
     image_size: ImageSize = None
     skip_bad: SkipBad = False
+    skip_small: Annotated[
+        bool, Parameter(negative="", help="Leave classes out that have too few rows, and count them.")
+    ] = False
     data: Annotated[str | None, about("Folder of built-in data that is not part of the package.")] = None
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ..errors import UsageError, visible
+from .classes import false_alarms, predict_rows
 from .common import Notes, emit, require_rows, stored_run
-from .options import OUTPUT, Device, Json, Quiet, Steps, about
-from .refusals import require_place, require_steps
-from .text import say
+from .options import OUTPUT, Device, Json, Quiet, SkipBad, Steps, about
+from .refusals import refuse_senseless, require_place, require_steps
+from .text import harmless, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,11 @@ _UNLIKE = 95
 def predict(
     directory: Annotated[Path, Parameter(help="What innerloop train or innerloop adapt left.")],
     rows: Annotated[
-        Path, Parameter(help="A table: rows with a target are support, rows without one get predicted.")
+        Path,
+        Parameter(
+            help="A table: rows with a target are support, rows without one get predicted. Of a model of pictures a "
+            "file or folder, of arrays an npz file."
+        ),
     ],
     /,
     *,
@@ -41,12 +46,19 @@ def predict(
         float | None,
         about("Give intervals (classes: prediction sets) that hold this share of new rows: 0.9."),
     ] = None,
+    none_of_these: Annotated[
+        float | None,
+        about(
+            "Of classes: false alarms of 'none of these'; 0.05 where that can be had unless given, 0 for never."
+        ),
+    ] = None,
     inner_steps: Steps = None,
+    skip_bad: SkipBad = False,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Predict the rows of a table that have no target.
+    """Predict the rows of a table that have no target, or the class of pictures.
 
     Rows of the same task that have one are its support. The output keeps all rows and their order and adds
     the prediction, the probability of each class, and n_support, the number of support rows of the task;
@@ -54,12 +66,16 @@ def predict(
     support rows, and every row is predicted.
     --interval 0.9 adds lower and upper, or for classes prediction_set, calibrated on the meta-validation tasks
     of training, and support_loss_percentile: near 100, a task is unlike them.
+    A directory adapted to classes predicts every picture; a run takes pictures in folders for support, each folder
+    a class, and predicts those that lie loose beside them. What belongs to none of the classes is called none of
+    these; fit_percentile says how many percent of the rows of known classes fit worse.
 
     Examples:
       innerloop predict runs/schools mixed.csv --out predictions.csv
       innerloop predict adapted/schools new_pupils.csv
       innerloop predict runs/schools mixed.csv --interval 0.9
       innerloop predict runs/schools mixed.csv --json
+      innerloop predict shelves/12 inbox/ --out found.csv
     """
     from ..storage.tables import row_tasks
 
@@ -70,8 +86,15 @@ def predict(
         if out.exists() and out.samefile(rows):
             raise UsageError(f"--out {out}: this is the table itself: choose another file")
     stored = stored_run(directory, device)
+    if stored.inputs is not None:
+        refuse_senseless({"inner_steps": inner_steps, "interval": interval}, "a model of pictures or arrays")
+        rate = false_alarms(stored, none_of_these, notes)
+        predict_rows(stored, rows, notes, out=out, none_of_these=rate, skip_bad=skip_bad, json=json)
+        return
+    refuse_senseless({"skip_bad": skip_bad or None}, "a table")
     frame = read_rows(stored, rows, notes)
-    table = stored.predict_frame(frame, inner_steps=inner_steps, interval=interval)
+    rate = none_of_these if not stored.has_classes else false_alarms(stored, none_of_these, notes)
+    table = stored.predict_frame(frame, inner_steps=inner_steps, interval=interval, none_of_these=rate)
     schema = stored.table_schema()
     wanted = ~stored.labelled(frame)
     if stored.kind != "run" and not wanted.all():
@@ -111,7 +134,8 @@ def predict(
         print(visible(text) if sys.stdout.isatty() else text, end="")
     else:
         count = len({*row_tasks(schema, frame)[wanted]})
-        say(f"predicted {int(wanted.sum())} rows of {count} tasks: {out}")
+        of_tasks = "" if stored.has_classes else f" of {count} tasks"
+        say(f"predicted {int(wanted.sum())} rows{of_tasks}: {out}")
 
 
 def _of_intervals(
@@ -166,9 +190,9 @@ def _csv(path: Path, frame: pd.DataFrame, predicted: pd.DataFrame, decimal: str)
     import pandas as pd
 
     table = as_written(path, frame)
-    added = predicted.iloc[:, frame.shape[1] :].rename(columns=_harmless)
+    added = predicted.iloc[:, frame.shape[1] :].rename(columns=harmless)
     if "prediction" in added and not pd.api.types.is_numeric_dtype(added["prediction"]):
-        added["prediction"] = added["prediction"].map(_harmless, na_action="ignore")
+        added["prediction"] = added["prediction"].map(harmless, na_action="ignore")
     whole = pd.concat([table, added.set_axis(table.index)], axis=1)
     text: str = whole.to_csv(
         index=False,
@@ -177,20 +201,6 @@ def _csv(path: Path, frame: pd.DataFrame, predicted: pd.DataFrame, decimal: str)
         decimal=frame.attrs.get("decimal") or decimal,
     )
     return text
-
-
-def _harmless(label: str) -> str:
-    """A label that a spreadsheet program would run as a formula, marked as text; numbers stay as they are.
-
-    The rows of the user are not changed, but labels come from the training data of somebody else, perhaps.
-
-    Example:
-        >>> _harmless("=1+1"), _harmless("-1"), _harmless("plain")
-        ("'=1+1", '-1', 'plain')
-    """
-    from ..tasks.tables.cells import parse
-
-    return f"'{label}" if label[:1] in tuple("=+-@\t\r") and parse(label) is None else label
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, object]]:

@@ -10,7 +10,7 @@ from ..errors import ResourceError, UsageError
 from ..files import refuse_special
 from .options import option_name
 
-__all__ = ["require_least", "require_place", "require_steps"]
+__all__ = ["refuse_senseless", "require_least", "require_place", "require_steps"]
 
 
 def require_least(settings: Mapping[str, object], least: Mapping[str, int]) -> None:
@@ -19,6 +19,13 @@ def require_least(settings: Mapping[str, object], least: Mapping[str, int]) -> N
         value = settings[key]
         if isinstance(value, int | float) and value < lowest:
             raise UsageError(f"{option_name(key)} {value}: give {lowest} or more")
+
+
+def refuse_senseless(settings: Mapping[str, object], what: str) -> None:
+    """Refuse an option that was given and has no meaning for what is at hand."""
+    for key, value in settings.items():
+        if value is not None:
+            raise UsageError(f"{option_name(key)} has no meaning for {what}: leave it out")
 
 
 def require_steps(inner_steps: int | None) -> None:

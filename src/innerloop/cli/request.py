@@ -100,6 +100,8 @@ class Request(Options):
 
         options = self.algorithm.network_arguments() | self.algorithm.arguments()
         learner: Learner = learner_for(tasks, algorithm=self.method, seed=self.training.seed, **options)
+        if self.data.train_way is not None:
+            learner, _ = learner.for_classes(learner.init(), self.data.train_way)
         return learner
 
     def source(self, tasks: Tasks) -> Source:
@@ -121,6 +123,7 @@ class Request(Options):
         checkpoints: Checkpointer | None = None,
     ) -> Run:
         """Meta-train on the tasks, with progress on stderr."""
+        from ..inner.learner import Model
         from ..outer.training import meta_train
 
         learner, total = self.learner(tasks), self.training.steps or 0
@@ -141,6 +144,9 @@ class Request(Options):
                 checkpoints=checkpoints,
                 **self.training.arguments(),
             )
+        if self.data.train_way is not None:
+            # trained among many classes, scored and kept for as many as a test episode has
+            run = replace(run, model=Model(*run.model.learner.for_classes(run.model.meta, tasks.n_outputs)))
         together = "" if run.at_once is None else f"; at most {run.at_once} tasks at once, by --memory"
         notes(f"gear: {run.gear}{together}")
         if run.placed.decided:
@@ -173,9 +179,19 @@ class Request(Options):
             raise UsageError(
                 f"--single keeps one of several, and --algorithm {self.method} is one: leave it out"
             )
+        if data.train_way is not None and self.method == "auto":
+            raise UsageError("--train-way is for one algorithm: give --algorithm protonet, ridge or gaussian")
         if data.folds is not None and data.split is not None:
             raise UsageError("--folds divides the tasks itself: leave --split out")
-        least = {"folds": 3, "seed": 0, "steps": 0, "meta_batch_size": 1, "validate_every": 1, "n_query": 1}
+        least = {
+            "folds": 3,
+            "seed": 0,
+            "steps": 0,
+            "meta_batch_size": 1,
+            "validate_every": 1,
+            "n_query": 1,
+            "train_way": 2,
+        }
         require_least(self.settings(), least)
         if data.task is not None and data.task == data.target:
             raise UsageError(f"{data.task!r} is named as task and as target: they are two columns")

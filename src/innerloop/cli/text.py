@@ -22,6 +22,7 @@ __all__ = [
     "columns",
     "counted",
     "dependence_text",
+    "harmless",
     "interval_line",
     "labels_table",
     "say",
@@ -205,3 +206,17 @@ def dependence_text(change: float) -> str:
     if change < 1e-3:
         return f"does not change with the other queries (tried: largest change {change:.1e})"
     return f"CHANGES with the other queries asked with it (tried: by up to {100 * change:.2g} %)"
+
+
+def harmless(label: str) -> str:
+    """A label that a spreadsheet program would run as a formula, marked as text; numbers stay as they are.
+
+    The rows of the user are not changed, but labels come from the training data of somebody else, perhaps.
+
+    Example:
+        >>> harmless("=1+1"), harmless("-1"), harmless("plain")
+        ("'=1+1", '-1', 'plain')
+    """
+    from ..tasks.tables.cells import parse
+
+    return f"'{label}" if label[:1] in tuple("=+-@\t\r") and parse(label) is None else label

@@ -283,6 +283,7 @@ class _Trained:
         self, scores: Evaluation, calibration: Calibration, page: bytes | None, *, replace: bool
     ) -> None:
         """Write the model directory."""
+        from ..evaluation.none_of_these import calibrate_fit
         from ..storage import save
 
         settings = self.request.settings() | {"at_once": self.run.at_once, "placed": str(self.run.placed)}
@@ -303,6 +304,8 @@ class _Trained:
             extra={REPORT: page} if page else {},
             keep_ids=self.begun.output.keep_ids,
             calibration=calibration,
+            inputs=self.tasks.inputs,
+            fit=calibrate_fit(self.before or self.run.model, self.tasks.train, self.tasks.valid),
             replace=replace,
         )
 
@@ -321,7 +324,7 @@ class _Trained:
     def page(self, scores: Evaluation) -> Page:
         """What was trained, as a page."""
         from ..report import Scored, scored_page
-        from ..storage.stored import versions
+        from ..storage.versions import versions
 
         request, settings = self.request, self.request.settings()
         result = ("tasks", "candidates", *(("split",) if request.data.folds else ()))

@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..evaluation.examples import Shown, show
 from ..evaluation.inspection import gains, learned, plain_rows
 from ..evaluation.intervals import INTERVALS, holm, paired
-from ..storage.stored import versions
+from ..storage.versions import versions
 from ..tasks.sources import RowSource
 from ..tasks.splits import Tasks
 from . import curves

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..models.losses import mean_rows, task_losses
 from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, all_draws, tensors
-from .learner import Learner, MetaGradient, Recipe
+from .learner import Learner, MetaGradient, Recipe, resized_recipe
 
 __all__ = ["Combination"]
 
@@ -117,6 +117,20 @@ class Combination(Learner):
     def closed_form(self) -> bool:
         """Members take the steps they were trained with."""
         return True
+
+    def for_classes(self, meta: Params, count: int) -> tuple[Learner, Params]:
+        """The members, each for so many classes."""
+        members = []
+        resized = {_WEIGHTS: meta[_WEIGHTS]}
+        for number, member in enumerate(self.members):
+            learner, own = member.for_classes(self.part(meta, number), count)
+            members.append(learner)
+            resized |= {f"{number}/{name}": value for name, value in own.items()}
+        recipe = resized_recipe(self.recipe, count)
+        if recipe is not None:
+            recipe["members"] = [member.recipe for member in members]
+        learner = replace(self, members=tuple(members), n_outputs=count).with_recipe(recipe)
+        return learner, {name: resized[name] for name in learner.init()}
 
     def weights_at(self, values: Tensor, rows: Tensor) -> Tensor:
         """Values `(S, ...)` known at `sizes`, for tasks with so many support rows `(T,)`: `(T, ...)`."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, Episode, all_draws
 from .heads import Head
-from .learner import Learner, MetaGradient, Recipe
+from .learner import Learner, MetaGradient, Recipe, resized_recipe
 from .statistics import observed, of_each_task, query_outputs, require_support
 from .streams import for_step
 
@@ -73,12 +74,43 @@ class HeadLearner(Learner):
         """Where nothing but the head is trained, and it has a direct optimisation."""
         return self.head.fits_directly and not self.network.params()
 
+    @property
+    def fits_classes(self) -> bool:
+        return self.head.fits_classes
+
+    def for_classes(self, meta: Params, count: int) -> tuple[Learner, Params]:
+        found = self.head.for_classes(meta, count)
+        if found is None:
+            return super().for_classes(meta, count)
+        head, resized = found
+        return replace(self, head=head).with_recipe(resized_recipe(self.recipe, count)), resized
+
+    def class_means(self, meta: Params, x: Features) -> Tensor | None:
+        if not self.head.keeps_means or self.network.needs_statistics:
+            return None
+        first = x[:, :1]
+        # it takes several different rows to tell
+        if self.network.sees_other_rows(torch.cat([first, first + 1, first - 1], 1)):
+            return None
+        mean: Tensor = self.network(meta, {}, x)[0].mean(1, keepdim=True)
+        return mean
+
+    def adapt_to_means(self, meta: Params, means: Batch) -> Params:
+        return self.head.solve(meta, means.x, means)
+
     def fit(self, meta: Params, rows: Batch) -> Params | None:
         """The head's own direct optimisation, where nothing but the head is trained."""
         if not self.fits_directly:
             return None
         features, _ = self.network(meta, {}, rows.x, weight=rows.weight)
         fitted = self.head.fit(meta, features, rows)
+        return None if fitted is None else {**meta, **fitted}
+
+    def fit_again(self, meta: Params, rows: Batch) -> Params | None:
+        if not self.fits_directly:
+            return None
+        features, _ = self.network(meta, {}, rows.x, weight=rows.weight)
+        fitted = self.head.fit_again(meta, features, rows)
         return None if fitted is None else {**meta, **fitted}
 
     def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:

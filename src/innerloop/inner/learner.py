@@ -35,6 +35,7 @@ __all__ = [
     "empty",
     "require_model",
     "require_steps",
+    "resized_recipe",
     "without_padding",
 ]
 
@@ -152,9 +153,18 @@ class Learner(ABC):
         """Meta-parameters by direct optimisation on all rows of the meta-train tasks; `None`: gradients find them."""
         return None
 
+    def fit_again(self, meta: Params, rows: Batch) -> Params | None:
+        """The meta-parameters of a direct fit to other rows, its predictions in the units of the fit in `meta`."""
+        return self.fit(meta, rows)
+
     def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:
         """What people should know of the `fit` that found `meta` from these rows, a sentence each."""
         return ()
+
+    @property
+    def fits_classes(self) -> bool:
+        """Whether `fit` asks for every row of the meta-train classes once, each class numbered."""
+        return False
 
     @property
     def fits_on_episodes(self) -> bool:
@@ -212,6 +222,33 @@ class Learner(ABC):
     def plain_loss(self) -> Loss | None:
         """The loss of an ordinary model with these meta-parameters; `None` where prediction needs a support set."""
         return None
+
+    def for_classes(self, meta: Params, count: int) -> tuple[Learner, Params]:
+        """The same learner for `count` classes, whose numbers mean nothing, and its meta-parameters.
+
+        Raises:
+            UsageError: its last layer has an output for each class of an episode, and no more.
+        """
+        name = (self.recipe or {}).get("algorithm", type(self).__name__)
+        raise UsageError(
+            f"{name} has an output layer of fixed width, one output for each class of an episode: for any number of "
+            "classes train two_covariance, protonet, ridge or gaussian"
+        )
+
+    def class_means(self, meta: Params, x: Features) -> Tensor | None:
+        """The one row `(1, 1, F)` that says all of rows `(1, n, *feature)` of a class; `None`: the rows themselves do.
+
+        With the number of rows as its weight it is what `adapt_to_means` takes.
+        """
+        return None
+
+    def adapt_to_means(self, meta: Params, means: Batch) -> Params:
+        """What `adapt` would give for rows of which `class_means` has made these.
+
+        Raises:
+            UsageError: this learner has no such rows.
+        """
+        raise UsageError(f"{type(self).__name__} adapts to rows, not to means of classes")
 
     def with_inner_steps(self, count: int) -> Learner:
         """The same learner with another number of inner steps in training."""
@@ -446,6 +483,18 @@ class Model:
         """Tensors of data on the device and in the precision of the meta-parameters."""
         like = reference(self.meta)
         return to(tree, like.device, like.dtype)
+
+
+def resized_recipe(recipe: Recipe | None, count: int) -> Recipe | None:
+    """The recipe of the same learner for `count` classes.
+
+    Example:
+        >>> resized_recipe({"algorithm": "protonet", "settings": {"n_features": 8, "n_outputs": 5}}, 20)
+        {'algorithm': 'protonet', 'settings': {'n_features': 8, 'n_outputs': 20}}
+    """
+    if recipe is None:
+        return None
+    return {**recipe, "settings": {**recipe["settings"], "n_outputs": count}}
 
 
 def require_model(model: object) -> None:

@@ -109,6 +109,10 @@ class PerTask(Learner):
     def init(self) -> Params:
         return self.learner.init()
 
+    def for_classes(self, meta: Params, count: int) -> tuple[Learner, Params]:
+        learner, resized = self.learner.for_classes(meta, count)
+        return PerTask(learner, self.features, self.n_targets, self.n_classes and count), resized
+
     def own_like(self, meta: Params) -> Params:
         like, own = reference(meta), dict[str, Tensor]()
         for name, width in (("x", len(self.features)), ("y", self.n_targets)):

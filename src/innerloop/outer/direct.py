@@ -12,7 +12,7 @@ import torch
 from ..inner.learner import Learner
 from ..models.network import Params, reference
 from ..tasks.episodes import Batch, Episode, to
-from ..tasks.sources import DerivedSource, RowSource, Source, rows_of, stream
+from ..tasks.sources import DerivedSource, RowSource, Source, class_rows_of, rows_of, stream
 from .prefetch import EPISODES
 
 __all__ = ["direct_fit", "episodes_of_all_sizes"]
@@ -40,7 +40,7 @@ def direct_fit(
     """
     if not learner.fits_directly:
         return None
-    rows = to(rows_of(source), reference(meta).device)
+    rows = to(class_rows_of(source) if learner.fits_classes else rows_of(source), reference(meta).device)
     fitted = learner.fit(meta, rows)
     if fitted is None:
         return None

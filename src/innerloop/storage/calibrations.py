@@ -8,13 +8,16 @@ import numpy as np
 import torch
 
 from ..evaluation.conformal import LEVELS, Calibration
+from ..evaluation.none_of_these import FitCalibration
 from ..models.network import Params
 from .plain_types import require
 
-__all__ = ["CALIBRATION", "calibration_of", "to_tensors"]
+__all__ = ["CALIBRATION", "FIT", "calibration_of", "fit_of", "fit_tensors", "to_tensors"]
 
 CALIBRATION = "calibration/"  # before the names of tensors that are no parameters
 _THRESHOLDS, _LOSSES = f"{CALIBRATION}thresholds/", f"{CALIBRATION}support_losses/"
+FIT = "fit/"  # likewise, of how badly rows of known classes fit
+_PAIR = re.compile(f"{FIT}([1-9][0-9]{{0,5}})x([1-9][0-9]{{0,5}})")
 _NAME = re.compile(f"(?:{_THRESHOLDS}|{_LOSSES})(?:0|[1-9][0-9]{{0,8}})")
 
 
@@ -75,3 +78,39 @@ def calibration_of(tensors: Params, outputs: tuple[str, int] | None) -> Calibrat
         require(widths == {count if kind == "regression" else 1}, "the calibration is of other targets")
     require(all(bool((values >= 0).all()) for values in thresholds.values()), "a threshold is below 0")
     return Calibration(thresholds, losses)
+
+
+def fit_tensors(fit: FitCalibration | None) -> Params:
+    """The tensors of what tells rows of no class, by the numbers of classes and rows; the last value is its classes.
+
+    Example:
+        >>> fit_tensors(FitCalibration({(5, 1): np.zeros(199)}, {(5, 1): 30}))["fit/5x1"].shape
+        torch.Size([200])
+    """
+    if fit is None:
+        return {}
+    return {
+        f"{FIT}{n_classes}x{n_support}": torch.from_numpy(np.append(values, fit.counts[n_classes, n_support]))
+        for (n_classes, n_support), values in fit.thresholds.items()
+    }
+
+
+def fit_of(tensors: Params) -> FitCalibration | None:
+    """What tells rows of no class among the tensors of a directory, if there is such.
+
+    Raises:
+        ValueError: they are none.
+    """
+    thresholds, counts = {}, {}
+    for name, value in tensors.items():
+        if not name.startswith(FIT):
+            continue
+        found = _PAIR.fullmatch(name)
+        fits = value.dtype == torch.float64 and value.shape == (len(LEVELS) + 1,)
+        if found is None or not fits:
+            raise ValueError(f"{name!r} is no part of what tells rows of no class")
+        require(bool((value[:-1].diff() >= 0).all()), f"{name!r} does not ascend")
+        require(float(value[-1]) >= 1 and float(value[-1]).is_integer(), f"{name!r} has no number of classes")
+        pair = int(found[1]), int(found[2])
+        thresholds[pair], counts[pair] = value[:-1].numpy(), int(value[-1])
+    return FitCalibration(thresholds, counts) if thresholds else None

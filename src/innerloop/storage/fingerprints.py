@@ -16,8 +16,8 @@ from torch import Tensor
 from ..inner.learner import Learner
 from ..tasks.sources import Source
 from .plain_json import JsonObject
-from .stored import versions
 from .tensors import frozen, outline
+from .versions import versions
 
 __all__ = ["MACHINE", "about", "changes", "fingerprint"]
 

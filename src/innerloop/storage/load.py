@@ -7,6 +7,7 @@ built only where its tensors are what it expects.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -20,7 +21,8 @@ from ..inner.learner import Adapted, Learner, Model
 from ..models.losses import Loss
 from ..models.network import Params, reference
 from ..tasks.tables.schema import Schema
-from .calibrations import CALIBRATION, calibration_of
+from .calibrations import CALIBRATION, FIT, calibration_of, fit_of
+from .enrolled import ENROLLED, Enrolled, enrolled_of
 from .manifest import EXTRA_FILES, Sealed, read_sealed
 from .plain_types import require
 from .stored import MASK, TASKS, Stored
@@ -30,12 +32,17 @@ from .validation import (
     Config,
     TaskEntry,
     blaming,
+    inputs_of,
     outputs_of,
     read_config,
     read_log,
     read_tensors,
     schema_of,
+    targets_of,
 )
+
+if TYPE_CHECKING:
+    from ..tasks.inputs import InputSchema
 
 __all__ = ["load"]
 
@@ -72,7 +79,8 @@ def load(
     """
     sealed = read_sealed(Path(directory))
     config, log, tensors = read_config(sealed), read_log(sealed), read_tensors(sealed)
-    meta = {name: value for name, value in tensors.items() if not name.startswith((TASKS, MASK, CALIBRATION))}
+    others = (TASKS, MASK, CALIBRATION, ENROLLED, FIT)
+    meta = {name: value for name, value in tensors.items() if not name.startswith(others)}
     own, mask = (
         {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         for prefix in (TASKS, MASK)
@@ -81,7 +89,7 @@ def load(
     # the order of names in the file is arbitrary, and sums over parameters follow it
     meta = {name: meta[name] for name in learner.init()}
     with blaming(sealed, "config.json"):
-        schema = schema_of(config)
+        schema, inputs = schema_of(config), inputs_of(config)
     try:
         model = Model(learner, meta).to(device)
     except (RuntimeError, AssertionError):
@@ -93,10 +101,41 @@ def load(
             fits = name in meta and value.dtype == torch.bool and value.shape == meta[name].shape
             require(fits, f"the mask of {name!r} is not that of a parameter")
         calibration = calibration_of(tensors, outputs_of(config, schema))
+        fit = fit_of(tensors)
+        enrolled = _enrolled(model, config, tensors, schema, inputs)
     with blaming(sealed, "config.json"):
         _require_same_sizes(model, schema)
     extra = {name: data for name, data in sealed.contents.items() if name in EXTRA_FILES}
-    return Stored(model, config, sealed.folder, sealed.sha256, log, schema, tasks, mask, extra, calibration)
+    return Stored(
+        model,
+        config,
+        sealed.folder,
+        sealed.sha256,
+        log,
+        schema,
+        tasks,
+        mask,
+        extra,
+        calibration,
+        inputs,
+        enrolled,
+        fit,
+    )
+
+
+def _enrolled(
+    model: Model, config: Config, tensors: Params, schema: Schema | None, inputs: InputSchema | None
+) -> Enrolled | None:
+    """The classes that the model was adapted to."""
+    entries, targets = config["enrolled"], targets_of(config)
+    if entries is None:
+        odd = sorted(name for name in tensors if name.startswith(ENROLLED))
+        require(not odd, f"{odd} are of classes, and there are none")
+        return None
+    shape = inputs.shape if inputs is not None else (schema.n_features,) if schema is not None else ()
+    require(bool(shape) and targets is not None, "there are classes of rows of which nothing is said")
+    outputs = 0 if targets is None else targets.n_outputs
+    return enrolled_of(model, entries, tensors, shape=shape, n_outputs=outputs)
 
 
 def _require_same_sizes(model: Model, schema: Schema | None) -> None:

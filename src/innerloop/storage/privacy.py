@@ -54,6 +54,7 @@ def holdings(stored: Stored) -> list[Holding]:
         *_columns(stored),
         *_numbers(stored),
         *_tasks(stored),
+        *_classes(stored),
         *_origin(stored),
     ]
 
@@ -64,7 +65,8 @@ def _rows(stored: Stored) -> Holding:
         return Holding(
             "rows", True, _REPORT, "pictures and numbers of rows of some held-out tasks, with their names"
         )
-    return Holding("rows", False, "", "no row of the data")
+    kept = stored.enrolled is not None and not stored.enrolled.means
+    return Holding("rows", False, "", f"no row of the data{' it was trained on' if kept else ''}")
 
 
 def _ids(stored: Stored) -> Iterator[Holding]:
@@ -129,6 +131,27 @@ def _tasks(stored: Stored) -> Iterator[Holding]:
     sizes = ", ".join(f"{name} {'x'.join(map(str, shape)) or '1'}" for name, shape in own.items())
     about = f"what each predicts with, made from its labelled rows: {sizes or 'nothing'}; see docs/privacy.md"
     yield Holding("adapted values", False, "model.safetensors", about)
+
+
+def _classes(stored: Stored) -> Iterator[Holding]:
+    enrolled = stored.enrolled
+    if enrolled is None:
+        return
+    names, counts = enrolled.classes, enrolled.counts
+    first = f"{', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+    few = f"{len(names)}: {first}, and how many rows each was given by"
+    yield Holding("names of classes", True, "config.json", few)
+    if enrolled.means:
+        alone = sum(count == 1 for count in counts)
+        about = "the mean of the features of each class" + (
+            f"; of {alone}, that of a single row" if alone else ""
+        )
+        yield Holding("means of classes", bool(alone), "model.safetensors", about)
+    else:
+        about = (
+            f"the {sum(counts)} rows that the classes were given by, as they are: this algorithm needs them"
+        )
+        yield Holding("rows of classes", True, "model.safetensors", about)
 
 
 def _origin(stored: Stored) -> Iterator[Holding]:

@@ -18,13 +18,16 @@ from ..tasks.sources import SupportSize, Targets
 from .manifest import EXTRA_FILES, SCHEMA_VERSION
 from .membership import hashed
 from .plain_json import without_nan
-from .stored import Stored, versions
+from .stored import Stored
 from .tensors import differences, frozen, outline, precision
 from .validation import Config
+from .versions import versions
 
 if TYPE_CHECKING:
     from ..evaluation.conformal import Calibration
     from ..evaluation.mixed_model import MixedSummary
+    from ..evaluation.none_of_these import FitCalibration
+    from ..tasks.inputs import InputSchema
     from ..tasks.tables.schema import Schema
 
 __all__ = ["save", "unsaved"]
@@ -50,6 +53,8 @@ def save(
     extra: Mapping[str, bytes] | None = None,
     keep_ids: bool = False,
     calibration: Calibration | None = None,
+    inputs: InputSchema | None = None,
+    fit: FitCalibration | None = None,
     replace: bool = False,
 ) -> Path:
     """Write a model directory; a crash leaves the old one or the new one.
@@ -73,6 +78,8 @@ def save(
         extra: files for people, by name: `report.html`, `scores.csv`.
         keep_ids: store the ids of tasks as they are.
         calibration: what `il.calibrate` made, for conformal intervals of new tasks.
+        inputs: what a row is, `tasks.inputs`, where it is a picture or a row of an array.
+        fit: what `il.calibrate_fit` made, which tells rows of no class.
         replace: replace a model directory that is there.
 
     Returns:
@@ -96,7 +103,7 @@ def save(
     stored = unsaved(
         model, kind=kind, schema=schema, splits=splits, support=support, targets=targets, settings=settings, data=data,
         scores=scores, best_step=best_step, parent=parent, mask=mask, mixed=mixed, log=log, extra=extra,
-        keep_ids=keep_ids, calibration=calibration,
+        keep_ids=keep_ids, calibration=calibration, inputs=inputs, fit=fit,
     )  # fmt: skip
     return stored.save(directory, replace=replace)
 
@@ -120,6 +127,8 @@ def unsaved(  # noqa: D417  the others are those of `save`
     extra: Mapping[str, bytes] | None = None,
     keep_ids: bool = False,
     calibration: Calibration | None = None,
+    inputs: InputSchema | None = None,
+    fit: FitCalibration | None = None,
 ) -> Stored:
     """What `save` would write, in memory: it adapts and predicts as a directory that was loaded.
 
@@ -174,11 +183,13 @@ def unsaved(  # noqa: D417  the others are those of `save`
         "parent": None if parent is None else parent.sha256,
         "mixed": None if mixed is None else mixed.plain(),
         "tasks": None,
+        "inputs": None if inputs is None else inputs.to_config(),
+        "enrolled": None,
         "versions": versions(),
     }
     entries, nowhere = [dict(entry) for entry in log], Path("a model that is not saved")
     stored = Stored(model, config, nowhere, "", entries, schema, mask=mask or {}, extra=extra or {})
-    return dataclasses.replace(stored, calibration=calibration)
+    return dataclasses.replace(stored, calibration=calibration, inputs=inputs, fit=fit)
 
 
 def _support(support: SupportSize) -> dict[str, str | bool]:

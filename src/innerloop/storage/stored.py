@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,13 +13,15 @@ from ..errors import DivergedError, ModelFileError, UsageError
 from ..inner.learner import Adapted, Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
-from .calibrations import calibration_of, to_tensors
+from .calibrations import calibration_of, fit_tensors, to_tensors
+from .classes import OfClasses, refuse_for_classes
 from .manifest import write_sealed
 from .membership import Members
 from .plain_json import JsonObject, parse_json, to_json, without_nan
 from .task_values import packed, same_length
-from .tensors import differences, equal, outline, precision
+from .tensors import differences, equal, outline
 from .validation import Config, mixed_of, outputs_of, require_config, support_of, targets_of
+from .versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,31 +31,22 @@ if TYPE_CHECKING:
 
     from ..evaluation.conformal import Calibration
     from ..evaluation.mixed_model import MixedSummary
+    from ..evaluation.none_of_these import FitCalibration
+    from ..tasks.inputs import InputSchema
     from ..tasks.tables.reading import TableLike
     from ..tasks.tables.schema import Schema
+    from .enrolled import Enrolled
     from .tables import Frame
 
-__all__ = ["MASK", "TASKS", "Stored", "describe", "versions"]
+__all__ = ["MASK", "TASKS", "Stored"]
 
 TASKS = "tasks/"  # before the names of what tasks own; parameters of modules have no slash so early
 MASK = "mask/"  # before the names of parameters that refinement may have changed
 _PERCENTILES = "support_loss_percentile"  # of the tasks in `tasks`, a setting
-_SHOWN = (
-    "kind",
-    "targets",
-    "settings",
-    "data",
-    "versions",
-    "best_step",
-    "scores",
-    "mixed",
-    "parent",
-    "tasks",
-)
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class Stored(OfClasses):
     """What a model directory holds; `load` reads it, `adapt_frame` makes one of adapted tasks.
 
     Arguments:
@@ -69,6 +60,9 @@ class Stored:
         mask: of a refined directory, true where a parameter was changed, by name.
         extra: files for people, by name, that `save` writes.
         calibration: what conformal intervals need; `None` where none are stored.
+        inputs: what a row is, of a model that was trained on pictures or arrays.
+        enrolled: of a directory adapted to classes by their names, these.
+        fit: how badly rows of known classes fit, by which rows of no class are told.
     """
 
     model: Model
@@ -81,6 +75,9 @@ class Stored:
     mask: Params = field(repr=False, default_factory=dict)
     extra: Mapping[str, bytes] = field(repr=False, default_factory=dict)
     calibration: Calibration | None = field(repr=False, default=None)
+    inputs: InputSchema | None = field(repr=False, default=None)
+    enrolled: Enrolled | None = field(repr=False, default=None)
+    fit: FitCalibration | None = field(repr=False, default=None)
 
     @property
     def kind(self) -> str:
@@ -152,7 +149,9 @@ class Stored:
         Raises:
             UsageError: the model was not trained on a table with a task column.
         """
-        if self.schema is None or (self.schema.task is None and self.kind != "refined"):
+        if self.schema is None or (
+            self.schema.task is None and self.kind != "refined" and not self.has_classes
+        ):
             raise UsageError(
                 f"{self.path} was not trained on a table with a task column: "
                 "use innerloop.load(...).model.adapt(x, y) from Python"
@@ -185,12 +184,20 @@ class Stored:
         frame.attrs["notes"] = tuple(notes)
         return frame
 
+    def _with(self, **changes: Any) -> Stored:
+        return replace(self, **changes)
+
     def labelled(self, frame: pd.DataFrame) -> np.ndarray:
         """Which rows of such a table have a target."""
         return self.table_schema().labelled(frame)
 
     def predict_frame(
-        self, frame: Frame, *, inner_steps: int | None = None, interval: float | None = None
+        self,
+        frame: Frame,
+        *,
+        inner_steps: int | None = None,
+        interval: float | None = None,
+        none_of_these: float | None = None,
     ) -> Frame:
         """Predict the rows of a table that have no target; what `innerloop predict` does.
 
@@ -202,6 +209,7 @@ class Stored:
             inner_steps: inner steps; as in training unless given.
             interval: share of the rows of new tasks that an interval, or a set of classes, shall hold, such as 0.9;
                 none is given unless asked for.
+            none_of_these: of a table of classes without a task column, see `predict_files`.
 
         Returns:
             The same kind of frame: its rows, their order, its index and its columns, and further columns.
@@ -245,6 +253,11 @@ class Stored:
             with_columns,
         )
 
+        if self.has_classes:
+            refuse_for_classes(inner_steps=inner_steps, interval=interval)
+            return self._predict_class_frame(frame, none_of_these)
+        if none_of_these is not None:
+            raise UsageError("none_of_these is for classes without a task column: leave it out")
         schema = self.table_schema()
         table = as_frame(frame, reading=schema.reading)
         intervals = None
@@ -298,6 +311,9 @@ class Stored:
         from ..tasks.tables.reading import as_frame
         from .tables import adapt_rows, require_inner_steps
 
+        if self.has_classes:
+            refuse_for_classes(inner_steps=inner_steps)
+            return self.adapt_files(frame)
         if self.kind == "adapted":
             raise UsageError(f"{self.path} is adapted already: give the run it was adapted from")
         schema = self.table_schema()
@@ -501,7 +517,8 @@ class Stored:
         import safetensors.torch
 
         tensors = {**self.model.meta, **{f"{MASK}{name}": value for name, value in self.mask.items()}}
-        tensors |= to_tensors(self.calibration)
+        tensors |= to_tensors(self.calibration) | fit_tensors(self.fit)
+        tensors |= self.enrolled.tensors() if self.enrolled else {}
         _require_finite(tensors)
         config = {**self.config, "settings": {**(settings or {}), **self.config["settings"]}}
         text = to_json(config, indent=1)
@@ -522,58 +539,6 @@ class Stored:
         }
         write_sealed(Path(directory), {**content, **self.extra}, replace=replace)
         return Path(directory)
-
-
-def describe(stored: Stored) -> JsonObject:
-    """What `innerloop inspect` prints, as plain data; what is not known is `None`.
-
-    Example:
-        >>> import tempfile, innerloop as il
-        >>> learner = il.mixed(2)
-        >>> path = il.save(Path(tempfile.mkdtemp()) / "run", Model(learner, learner.init()))
-        >>> description = describe(il.load(path))
-        >>> description["algorithm"], description["parameters"]
-        ('mixed', 13)
-    """
-    config, schema, entries = stored.config, stored.config["schema"] or {}, {**stored.config}
-    splits, support = config["splits"], config["support"]
-    targets = [column.name for column in stored.schema.target_columns] if stored.schema else []
-    return {
-        "path": str(stored.path),
-        "sha256": stored.sha256,
-        "algorithm": config["learner"]["algorithm"],
-        "algorithm_settings": config["learner"]["settings"],
-        "model": config["learner"].get("model"),
-        "parameters": sum(value.numel() for value in stored.model.meta.values()),
-        "precision": str(kind).removeprefix("torch.") if (kind := precision(stored.model.meta)) else None,
-        "task": schema.get("task"),
-        "target": targets if len(targets) > 1 else next(iter(targets), None),
-        "columns": [column["name"] for column in schema["columns"]] if schema else None,
-        "classes": schema.get("classes"),
-        "tasks_per_split": splits and {name: len(ids) for name, ids in splits.items()},
-        "support": support and {("n_shot" if support["per_class"] else "n_support"): support["rows"]},
-        "steps": stored.log[-1].get("step") if stored.log else None,
-        "calibration": stored.calibration
-        and {"tasks": stored.calibration.n_tasks, "support_rows": list(stored.calibration.sizes)},
-        **{name: entries[name] for name in _SHOWN},
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on; that of torch names its build, as `+cpu`.
-
-    Example:
-        >>> sorted(versions())
-        ['innerloop', 'numpy', 'python', 'torch']
-    """
-    # the metadata of a wheel may leave the build out
-    build = str(torch.__version__)
-    return {
-        "python": platform.python_version(),
-        "innerloop": version("innerloop"),
-        "torch": build,
-        "numpy": version("numpy"),
-    }
 
 
 def _stacks(model: Model, tasks: Mapping[str, Adapted]) -> Params:

@@ -31,13 +31,16 @@ from .plain_json import DAMAGED, JsonObject, parse_json
 from .plain_types import fits, require, require_fields
 
 if TYPE_CHECKING:
+    from ..tasks.inputs import InputSchema
     from ..tasks.tables.schema import Schema
 
 __all__ = [
     "KINDS",
+    "ClassEntry",
     "Config",
     "TaskEntry",
     "blaming",
+    "inputs_of",
     "mixed_of",
     "outputs_of",
     "read_config",
@@ -53,7 +56,7 @@ __all__ = [
 KINDS = ("run", "adapted", "refined")
 
 # fields that older directories lack, and what that means
-_LATER: JsonObject = {"mixed": None, "salt": None, "alike": None}
+_LATER: JsonObject = {"mixed": None, "salt": None, "alike": None, "inputs": None, "enrolled": None}
 _RECIPE_LIMIT = 1 << 16  # a list of a million layers would be built before its tensors were missed
 
 
@@ -63,6 +66,13 @@ class TaskEntry(TypedDict):
     id: str
     n_support: int | None
     base: bool
+
+
+class ClassEntry(TypedDict):
+    """A class that was enrolled, by its name, and the rows it was given by."""
+
+    id: str
+    n_support: int
 
 
 class Config(TypedDict):
@@ -85,6 +95,8 @@ class Config(TypedDict):
     parent: str | None
     mixed: JsonObject | None
     tasks: list[TaskEntry] | None
+    inputs: JsonObject | None
+    enrolled: list[ClassEntry] | None
     versions: dict[str, str]
 
 
@@ -147,6 +159,7 @@ def require_config(value: object) -> Config:
         require_fields(task, hints, "a task")
     ids = [task["id"] for task in config["tasks"] or []]
     require(len(set(ids)) == len(ids), "a task stands twice")
+    _require_classes(config)
     require(
         all((task["n_support"] or 0) >= 0 for task in config["tasks"] or []), "a task has less than 0 rows"
     )
@@ -164,6 +177,19 @@ def require_config(value: object) -> Config:
     mixed_of(config)
     require_recipe(config["learner"])
     return config
+
+
+def _require_classes(config: Config) -> None:
+    """Different names in order, and rows of each."""
+    entries = config["enrolled"]
+    if entries is None:
+        return
+    require(config["kind"] == "adapted", "classes do not go with this kind")
+    for entry in entries:
+        require_fields(entry, typing.get_type_hints(ClassEntry), "a class")
+    names = [entry["id"] for entry in entries]
+    require(names == sorted(set(names)), "the names of the classes do not ascend")
+    require(len(names) >= 2 and all(entry["n_support"] > 0 for entry in entries), "a class has no row")
 
 
 def _require_score(row: JsonObject) -> None:
@@ -299,6 +325,13 @@ def schema_of(config: Config) -> Schema | None:
     require(fits(schema, Schema), "the schema holds a value of another type than its columns have")
     schema.require_sense()
     return schema
+
+
+def inputs_of(config: Config) -> InputSchema | None:
+    """What a row of pictures or arrays is."""
+    from ..tasks.inputs import InputSchema
+
+    return None if config["inputs"] is None else InputSchema.from_config(config["inputs"])
 
 
 def outputs_of(config: Config, schema: Schema | None) -> tuple[str, int] | None:

@@ -51,8 +51,16 @@ class Images(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_images(paths: Sequence[Path], *, size: int | None = None, guard: Guard = nullcontext) -> Images:
+def read_images(
+    paths: Sequence[Path], *, size: int | None = None, mode: str | None = None, guard: Guard = nullcontext
+) -> Images:
     """Read pictures from files, all that can be read; a `guard` that collects errors leaves damaged files out.
+
+    Arguments:
+        paths: the files.
+        size: side in pixels; by the pictures unless given.
+        mode: `L` (grey) or `RGB`; by the pictures unless given.
+        guard: what goes around each file.
 
     Raises:
         DataError: a file is no picture, or a damaged one; or Pillow is not installed.
@@ -64,7 +72,8 @@ def read_images(paths: Sequence[Path], *, size: int | None = None, guard: Guard 
             heads[number] = (width, height, image.mode in _GREY)
     sides = [min(width, height) for width, height, _ in heads.values()]
     side = size or int(np.clip(np.median(sides), SMALLEST, LARGEST)) if sides else size or SMALLEST
-    mode = "L" if all(grey for _, _, grey in heads.values()) else "RGB"
+    grey = sum(grey for _, _, grey in heads.values())
+    mode = mode or ("L" if grey == len(heads) else "RGB")
     pictures: dict[int, np.ndarray] = {}
     for number in heads:
         with guard(), _opened(paths[number]) as image:
@@ -77,6 +86,8 @@ def read_images(paths: Sequence[Path], *, size: int | None = None, guard: Guard 
         notes.append(
             f"{len(pictures)} images of {len(shapes)} size(s) were resized to {side} x {side} pixels"
         )
+    if mode == "L" and grey < len(heads):
+        notes.append(f"{len(heads) - grey} images with colours were made grey")
     notes.append(f"images are {'grey' if mode == 'L' else 'RGB'}, bytes 0 to 255 become 0 to 1")
     return Images(np.stack(list(pictures.values())), list(pictures), tuple(notes))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import DataError, UsageError
 from .array_values import as_array, feature_tensor
+from .inputs import InputSchema
 from .messages import listed
 from .sources import ClassSource
 from .splits import SHARES, SPLITS, Split, Tasks, divide
@@ -23,7 +24,7 @@ from .tables.deciding import Reading
 from .tables.reading import TableLike, as_frame, table_name
 from .tables.schema import Schema
 
-__all__ = ["class_table", "classes", "classes_from_schema", "default_way"]
+__all__ = ["class_sizes", "class_source", "class_table", "classes", "classes_from_schema", "default_way"]
 
 
 def classes(
@@ -36,6 +37,7 @@ def classes(
     groups: ArrayLike | Tensor | None = None,
     split: Split = SHARES,
     seed: int = 0,
+    train_way: int | None = None,
 ) -> Tasks:
     """n-way episodes from labelled images or vectors; the splits have no class in common.
 
@@ -51,6 +53,8 @@ def classes(
             `{"train": [...], "valid": [...], "test": [...]}`. Shares give meta-validation and meta-test
             `n_way` classes at least where there are enough.
         seed: of the split.
+        train_way: classes of a training episode, where they are not `n_way`: many make a harder task, from which
+            prototypes learn more (Snell, Swersky & Zemel, 2017).
 
     Returns:
         The tasks; each episode draws its classes, and which number each gets.
@@ -68,7 +72,8 @@ def classes(
     index = _class_index(len(features), labels, groups)
     size = _Size(n_way, SupportSize.parse(None, n_shot), n_query)
     members = _divide(index, split, seed, size)
-    return _tasks(features, index, members, size)
+    inputs = InputSchema("arrays", tuple(features.shape[1:]), 255 if features.dtype == torch.uint8 else 1)
+    return replace(_tasks(features, index, members, size, train_way), inputs=inputs)
 
 
 def class_table(
@@ -87,6 +92,7 @@ def class_table(
     sheet: str | None = None,
     split: Split = SHARES,
     seed: int = 0,
+    train_way: int | None = None,
 ) -> Tasks:
     """n-way episodes from a table of classes that has no task column.
 
@@ -132,7 +138,7 @@ def class_table(
     rows = index.rows[members[0]]
     schema = replace(fit(frame.iloc[np.sort(rows[rows >= 0])], known.classes), classes=())
     x = torch.from_numpy(schema.encode(frame))
-    return replace(_tasks(x, index, members, size), schema=schema, notes=tuple(notes), name=name)
+    return replace(_tasks(x, index, members, size, train_way), schema=schema, notes=tuple(notes), name=name)
 
 
 def classes_from_schema(
@@ -176,6 +182,35 @@ def classes_from_schema(
     return ClassSource(x, index.rows[members], n_way, support, n_query)
 
 
+def class_source(
+    x: Tensor, labels: ArrayLike, *, n_way: int, support: SupportSize, n_query: int | None = None
+) -> ClassSource:
+    """n-way episodes of all classes of some rows.
+
+    Arguments:
+        x: features `(N, *feature)`, bytes or floating numbers.
+        labels: `(N,)` class of each row.
+        n_way: classes `W` an episode.
+        support: support rows a class.
+        n_query: query rows a class; 15, or fewer where there are not so many, unless given.
+
+    Raises:
+        DataError: there are too few classes, or a class has too few rows.
+
+    Example:
+        >>> source = class_source(
+        ...     torch.rand(12, 2), list("abc") * 4, n_way=3, support=SupportSize(1, 1, True)
+        ... )
+        >>> source.n_query
+        3
+    """
+    index = _class_index(len(x), labels, None)
+    fewest = int((index.rows >= 0).sum(1).min())
+    size = _Size(n_way, support, n_query or max(1, min(15, fewest - support.high)))
+    _check(index, {"given": np.arange(len(index.names))}, size)
+    return ClassSource(x, index.rows, *size)
+
+
 def _label_texts(frame: pd.DataFrame, schema: Schema) -> np.ndarray:
     return np.asarray(np.array(schema.classes, dtype=object)[schema.encode_target(frame)])
 
@@ -198,11 +233,21 @@ class _Size(NamedTuple):
     n_query: int
 
 
-def _tasks(x: Tensor, index: _ClassIndex, members: Sequence[np.ndarray], size: _Size) -> Tasks:
+def _tasks(
+    x: Tensor,
+    index: _ClassIndex,
+    members: Sequence[np.ndarray],
+    size: _Size,
+    train_way: int | None = None,
+) -> Tasks:
     """Episodes of the classes of each split."""
+    if train_way is not None and not 2 <= train_way <= len(members[0]):
+        raise UsageError(f"train_way={train_way}: give 2 to {len(members[0])}, the meta-train classes")
     train, valid, test = (ClassSource(x, index.rows[part], *size) for part in members)
+    targets = train.targets
+    train = replace(train, n_way=train_way or train.n_way)
     splits = {name: tuple(index.names[part].tolist()) for name, part in zip(SPLITS, members, strict=True)}
-    return Tasks(train, valid, test, train.targets, tuple(x.shape[1:]), splits=splits, name="classes")
+    return Tasks(train, valid, test, targets, tuple(x.shape[1:]), splits=splits, name="classes")
 
 
 def default_way(
@@ -232,6 +277,21 @@ def default_way(
     n_query = max(1, min(15, fewest - support.high))
     _check(index, dict(zip(SPLITS, members, strict=True)), _Size(n_way, support, n_query))
     return {"n_way": n_way, "n_query": n_query}
+
+
+def class_sizes(labels: ArrayLike | Tensor, groups: ArrayLike | Tensor | None) -> np.ndarray:
+    """Rows of the class that each row belongs to, `(n,)`.
+
+    Example:
+        >>> class_sizes(["a", "b", "a"], None).tolist()
+        [2, 1, 2]
+    """
+    index = _class_index(len(as_array(labels, "labels")), labels, groups)
+    sizes = np.zeros(int((index.rows >= 0).sum()), dtype=np.int64)
+    for rows in index.rows:
+        own = rows[rows >= 0]
+        sizes[own] = len(own)
+    return sizes
 
 
 def _names(values: ArrayLike | Tensor, count: int, what: str) -> tuple[list[str], np.ndarray]:

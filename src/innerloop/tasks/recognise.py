@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -28,15 +29,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError, UsageError
 from ..files import explained
-from .array_values import read_npz
+from .array_values import as_array, read_npz
 from .from_arrays import arrays, default_support
 from .functions import from_any_function
 from .images import find_images, load_images
+from .inputs import InputSchema
 from .messages import file_error, listed
-from .n_way import class_table, classes, default_way
+from .n_way import class_sizes, class_table, classes, default_way
 from .single_set import is_pair, items, single
 from .soundness import doubts, remarks
 from .splits import Tasks
+from .support import SupportSize
 from .tables.deciding import Reading
 from .tables.delimited import refuse_name
 from .tables.reading import TABLES, TableLike, as_frame, entries, table_name
@@ -151,10 +154,13 @@ def _recognise_path(path: Path) -> str:
             raise file_error(path, " is one array: save x, y and task with numpy.savez as .npz")
         return "arrays" if path.suffix.lower() == ".npz" else "table"
     suffixes = {entry.suffix.lower() for entry in entries(path)} & set(TABLES)
-    # a text file beside images is more likely a remark than a table
+    images = find_images(path)
+    # a table beside folders of images, and a text file beside images, is more likely a remark than a task
+    if any(images.folders):
+        return "images"
     if suffixes - {".txt"}:
         return "folder of tables"
-    if find_images(path).files:
+    if images.files:
         return "images"
     if suffixes:
         return "folder of tables"
@@ -199,6 +205,8 @@ def _open_table(data: TableLike, options: Options) -> Tasks:
         return _open_classes(frame, options).renamed(table_name(data))
     if task is None:
         raise without_task(list(frame.columns))
+    if "train_way" in options:
+        raise UsageError("--train-way is for classes without a task column: leave it out, or give --n-way")
     if "n_support" not in options and "n_shot" not in options:
         options = {**options, **default_support(frame, target, options.get("kind"), task)}
     return table(frame, **{**options, "task": task}).renamed(table_name(data))
@@ -226,7 +234,7 @@ def _open_arrays(data: str | Path | Mapping[str, ArrayLike], options: Options) -
     named = read_npz(Path(data)) if isinstance(data, str | Path) else dict(data)
     keys = set(named)
     if keys == _ARRAYS[0]:
-        if "n_way" in options:
+        if {"n_way", "train_way", "skip_small"} & set(options):
             raise UsageError("--n-way draws tasks from classes, but these arrays have tasks: leave it out")
         return arrays(named["x"], named["y"], named["task"], **options)
     if keys in _ARRAYS:
@@ -243,9 +251,32 @@ def _episodes(
     x: ArrayLike | Tensor, labels: ArrayLike | Tensor, groups: ArrayLike | None = None, **options: Any
 ) -> Tasks:
     """n-way episodes of a default size, unless one is given."""
+    if options.pop("skip_small", False):
+        return _without_small(x, labels, groups, options)
     if not {"n_way", "n_query"} <= set(options):
         options = {**default_way(labels, groups, **_only(options, "n_shot", "split", "seed")), **options}
     return classes(x, labels, groups=groups, **options)
+
+
+def _without_small(
+    x: ArrayLike | Tensor, labels: ArrayLike | Tensor, groups: ArrayLike | None, options: Options
+) -> Tasks:
+    """The same without classes that have too few rows for a support set and a query."""
+    needed = SupportSize.parse(None, options.get("n_shot", 1)).high + options.get("n_query", 1)
+    index = class_sizes(labels, groups)
+    kept = np.flatnonzero(index >= needed)
+    if not len(kept):
+        raise DataError(f"no class has {needed} rows, which n_shot and n_query need: lower one of them")
+    texts = as_array(labels, "labels")
+    units = None if groups is None else as_array(groups, "groups")
+    chosen = None if units is None else units[kept]
+    tasks = _episodes(as_array(x, "x")[kept], texts[kept], chosen, **options)
+    pairs = texts if units is None else np.array([f"{g}/{t}" for g, t in zip(units, texts, strict=True)])
+    small = sorted({str(name) for name in pairs[index < needed]})
+    note = (
+        f"{len(small)} classes with fewer than {needed} rows were left out (--skip-small): {listed(small, 3)}"
+    )
+    return replace(tasks, notes=(*tasks.notes, *([note] if small else [])))
 
 
 def _open_images(data: str | Path, options: Options) -> Tasks:
@@ -269,7 +300,14 @@ def _open_images(data: str | Path, options: Options) -> Tasks:
     else:
         if "n_support" in options:
             raise UsageError("folders of classes give n-way episodes: give --n-shot, rows a class")
-        tasks = _episodes(folder.x, folder.labels, folder.groups, **given, **_only(options, "n_way"))
+        tasks = _episodes(
+            folder.x,
+            folder.labels,
+            folder.groups,
+            **given,
+            **_only(options, "n_way", "train_way", "skip_small"),
+        )
+        tasks = replace(tasks, inputs=InputSchema("images", folder.x.shape[1:], 255))
         more = [] if folder.groups is None else [
             "folders are alphabet/class/image: n-way episodes, no alphabet in two splits; if a folder is "
             "a task whose classes mean the same in every folder, give --labels shared"
@@ -303,14 +341,16 @@ _TABLE = Layout(
     _open_table,
     (
         "task", "target", *_SIZES, "features", "ignore", "categorical", "kind", "date_format", "decimal",
-        "missing", "encoding", "sheet", "labels", "split", "split_by", "support", "rare",
+        "missing", "encoding", "sheet", "labels", "split", "split_by", "support", "rare", "train_way",
     ),
 )  # fmt: skip
 LAYOUTS: dict[str, Layout] = {
     "table": _TABLE,
     "folder of tables": _TABLE,
-    "arrays": Layout(_open_arrays, (*_SIZES, "kind", "split")),
-    "images": Layout(_open_images, (*_SIZES, "labels", "split", "image_size", "skip_bad")),
+    "arrays": Layout(_open_arrays, (*_SIZES, "kind", "split", "train_way", "skip_small")),
+    "images": Layout(
+        _open_images, (*_SIZES, "labels", "split", "image_size", "skip_bad", "train_way", "skip_small")
+    ),
     "data set": Layout(_open_dataset, ("batch_size", "n_way", "n_shot", "n_query", "kind", "split")),
     "loader": Layout(lambda data, options: single(data, **options), ("batch_size", "kind", "split")),
     "function": Layout(lambda data, _: from_any_function(data), ()),

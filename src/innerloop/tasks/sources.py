@@ -34,6 +34,7 @@ __all__ = [
     "SupportChoice",
     "SupportSize",
     "Targets",
+    "class_rows_of",
     "observed_variance",
     "require_source",
     "rows_of",
@@ -69,6 +70,16 @@ class Source(Protocol):
 def rows_of(source: Source) -> Batch:
     """The rows that a direct fit sees, `(T, n, ...)`: all of a table, query rows of 1000 episodes of another source."""
     return source.whole() if isinstance(source, RowSource) else source.sample(1000, stream(0, 0)).query
+
+
+def class_rows_of(source: Source) -> Batch:
+    """Every row of the classes of a source once; a class is a number within a task.
+
+    Of classes without tasks all are one task, `(1, N, ...)`; of a source without end it is what `rows_of` gives.
+    """
+    while isinstance(source, DerivedSource):
+        source = source.source
+    return source.whole() if isinstance(source, ClassSource) else rows_of(source)
 
 
 def require_source(source: object, split: str) -> None:
@@ -144,6 +155,14 @@ class ClassSource:
         """See `Source.sample`."""
         return next(self.samples(count, [generator]))
 
+    def whole(self) -> Batch:
+        """Every row of every class once, `(1, N, *feature)`, the classes numbered in their order."""
+        both = (self.index, self.query_index) if self.query_index is not None else (self.index,)
+        index = np.concatenate(both, axis=1)
+        number, column = np.nonzero(index >= 0)
+        x = self.features(torch.from_numpy(index[number, column]))
+        return Batch(x.unsqueeze(0), torch.from_numpy(number).unsqueeze(0))
+
     @property
     def most_rows(self) -> int:
         """Rows of an episode, at most."""
@@ -197,10 +216,13 @@ class ClassSource:
 
     def _batch(self, rows: Tensor) -> Batch:
         label = torch.arange(self.n_way).reshape(1, -1, 1).expand(rows.shape)
-        x = self.x[rows.flatten(1)]
+        return Batch(self.features(rows.flatten(1)), label.flatten(1).contiguous())
+
+    def features(self, rows: Tensor) -> Tensor:
+        """Features of rows by their number, `(*rows, *feature)`, bytes as 0 to 1."""
+        x = self.x[rows]
         # images stay bytes until they are drawn, a quarter of the memory
-        x = x.float() / 255 if x.dtype == torch.uint8 else x
-        return Batch(x, label.flatten(1).contiguous())
+        return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from .tables.cells import task_ids, where
 from .tables.deciding import Reading
 from .tables.reading import as_frame
 from .tables.schema import Schema
+
+if TYPE_CHECKING:
+    from .inputs import InputSchema
 
 __all__ = [
     "SHARES",
@@ -154,6 +157,7 @@ class Tasks:
         splits: names of the tasks, or classes, in each split; empty where tasks have no names.
         notes: what was dropped or decided, one sentence each, for people.
         name: what to call it.
+        inputs: what a row is, where it is a picture or a row of an array.
 
     Example:
         >>> from innerloop.tasks import sinusoid
@@ -170,6 +174,7 @@ class Tasks:
     splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     name: str = "tasks"
+    inputs: InputSchema | None = None
 
     @property
     def n_features(self) -> int:

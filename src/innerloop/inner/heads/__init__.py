@@ -8,6 +8,7 @@ from .process import GaussianProcessHead
 from .process_classes import GaussianProcessClassHead
 from .prototypes import PrototypeHead
 from .ridge import LearnedRidgeHead
+from .two_covariance import TwoCovarianceHead
 
 __all__ = [
     "ClassHead",
@@ -20,5 +21,6 @@ __all__ = [
     "PooledBase",
     "Predictive",
     "PrototypeHead",
+    "TwoCovarianceHead",
     "pooled_least_squares",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "check_sizes",
     "counted_rows",
     "factored",
+    "of_any_class",
     "one_hot",
     "prior_root",
     "row_weights",
@@ -41,9 +42,13 @@ class Head(ABC):
 
     Attributes:
         fits_directly: whether `fit` finds the meta-parameters.
+        fits_classes: whether `fit` asks for every row of the meta-train classes once, each class numbered.
+        keeps_means: whether a row that is the mean of a class, with the number of its rows as weight, says all of it.
     """
 
     fits_directly = False
+    fits_classes = False
+    keeps_means = False
 
     @abstractmethod
     def init(self) -> Params:
@@ -69,6 +74,17 @@ class Head(ABC):
         """Meta-parameters by direct optimisation on all rows of the tasks; `None`: gradients find them."""
         return None
 
+    def fit_again(self, meta: Params, features: Tensor, rows: Batch) -> Params | None:
+        """A `fit` to other rows whose predictions are in the units of the fit in `meta`."""
+        return self.fit(meta, features, rows)
+
+    def for_classes(self, meta: Params, count: int) -> tuple[Head, Params] | None:
+        """The same head for `count` classes, and its meta-parameters; `None` where it is made for its own number.
+
+        For classes that are numbered anew in each task, so that no number means more than another.
+        """
+        return None
+
     def remarks(self, meta: Params, rows: Batch) -> tuple[str, ...]:
         """What people should know of the `fit` that found `meta` from these rows, a sentence each."""
         return ()
@@ -76,6 +92,12 @@ class Head(ABC):
     def variance(self, meta: Params, adapted: Params, features: Tensor) -> Tensor | None:
         """Predictive variance of each value `(T, n, C)`, noise included; `None` where nothing is said of it."""
         return None
+
+
+def of_any_class(values: Tensor, count: int) -> Tensor:
+    """The mean of values `(..., C)` of classes whose numbers mean nothing, for `count` classes, `(..., count)`."""
+    mean = values.mean(-1, keepdim=True)
+    return mean.expand(*mean.shape[:-1], count).clone()
 
 
 class Predictive(Head):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from .base import (
     check_random,
     check_sizes,
     counted_rows,
+    of_any_class,
     one_hot,
     prior_root,
     row_weights,
@@ -123,6 +124,11 @@ class LaplaceHead(ClassHead):
         total = self.n_outputs * spread + spread.sum(-1, keepdim=True)
         shrink = torch.rsqrt(1 + math.pi / 8 * total / (self.n_outputs - 1))
         return (mean - mean.mean(-1, keepdim=True)) * shrink
+
+    def for_classes(self, meta: Params, count: int) -> tuple[LaplaceHead, Params]:
+        """The same covariance, and the mean of the prior means."""
+        mean = of_any_class(meta["head/mean"], count)
+        return replace(self, n_outputs=count), {**meta, "head/mean": mean}
 
     def _root(self, meta: Params) -> Tensor:
         """The root of V; zeros stand for the identity divided by the number of features."""

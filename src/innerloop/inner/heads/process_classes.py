@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ...models.network import Params
 from ...tasks.episodes import Batch
-from .base import ClassHead, check_sizes, counted_rows, one_hot, row_weights
+from .base import ClassHead, check_sizes, counted_rows, of_any_class, one_hot, row_weights
 from .inducing import pivots
 from .kernels import Kernel
 from .process import MOST_ROWS
@@ -104,6 +104,11 @@ class GaussianProcessClassHead(ClassHead):
         total = classes * spread + spread.sum(-1, keepdim=True)
         shrink = torch.rsqrt(1 + math.pi / 8 * total / (classes - 1))
         return ((mean - mean.mean(-1, keepdim=True)) * shrink).to(features.dtype)
+
+    def for_classes(self, meta: Params, count: int) -> tuple[GaussianProcessClassHead, Params]:
+        """The same kernel, and the mean of the mean functions."""
+        mean = of_any_class(meta["head/mean"], count)
+        return replace(self, n_outputs=count), {**meta, "head/mean": mean}
 
     def _few(self, meta: Params, support: Batch) -> Batch:
         """The rows that stand for all of each task."""

@@ -12,7 +12,7 @@ from ...models.network import Params
 from ...tasks.episodes import Batch
 from .base import ClassHead, check_sizes, counted_rows, one_hot, row_weights
 
-__all__ = ["ABSENT", "PrototypeHead"]
+__all__ = ["ABSENT", "PrototypeHead", "among_present"]
 
 # a class without a support row cannot be told from the others; it gets this share of what the others have
 ABSENT = 1e-3
@@ -44,6 +44,7 @@ class PrototypeHead(ClassHead):
 
     n_features: int
     n_outputs: int
+    keeps_means = True
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
@@ -77,8 +78,20 @@ class PrototypeHead(ClassHead):
             - 2 * features @ prototypes.mT
             + prototypes.square().sum(-1).unsqueeze(1)
         )
-        # finite, not -inf: the gradient of a log-sum-exp over nothing but -inf is NaN
-        nowhere = torch.finfo(distance.dtype).min / 4
-        together = (-distance).masked_fill(~present, nowhere).logsumexp(-1, keepdim=True)
-        logits = torch.where(present, -distance, together + math.log(ABSENT))
-        return torch.where(present.any(-1, keepdim=True), logits, torch.zeros_like(logits))
+        return among_present(-distance, present)
+
+    def for_classes(self, meta: Params, count: int) -> tuple[PrototypeHead, Params]:
+        """Nothing that is learned belongs to a class."""
+        return PrototypeHead(self.n_features, count), meta
+
+
+def among_present(logits: Tensor, present: Tensor) -> Tensor:
+    """Logits where classes without a support row, by `present` `(T, 1, W)`, have a thousandth of the probability.
+
+    That is of all present ones together; without any class all logits are 0.
+    """
+    # finite, not -inf: the gradient of a log-sum-exp over nothing but -inf is NaN
+    nowhere = torch.finfo(logits.dtype).min / 4
+    together = logits.masked_fill(~present, nowhere).logsumexp(-1, keepdim=True)
+    found = torch.where(present, logits, together + math.log(ABSENT))
+    return torch.where(present.any(-1, keepdim=True), found, torch.zeros_like(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from .base import (
     check_sizes,
     counted_rows,
     factored,
+    of_any_class,
     one_hot,
     row_weights,
     target_columns,
@@ -107,6 +108,13 @@ class LearnedRidgeHead(Head):
         """Mean squared error or cross-entropy of each task, `(T,)`."""
         name = "mse" if self.kind == "regression" else "cross_entropy"
         return task_losses(name, self.predict(meta, adapted, features), batch)
+
+    def for_classes(self, meta: Params, count: int) -> tuple[LearnedRidgeHead, Params] | None:
+        """The same strength, scale and mean bias."""
+        if self.kind != "classification":
+            return None
+        bias = of_any_class(meta["head/bias"], count)
+        return replace(self, n_outputs=count), {**meta, "head/bias": bias}
 
     def _strength(self, meta: Params) -> Tensor:
         """The diagonal of the regulariser, `(F + 1,)`."""
