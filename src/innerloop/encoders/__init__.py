@@ -1,0 +1,6 @@
+"""Frozen encoders: pictures, texts and files as vectors of numbers."""
+
+from .encoder import Encoder, encoder, is_known, name_of, use
+from .reading import encode, encode_texts, watched
+
+__all__ = ["Encoder", "encode", "encode_texts", "encoder", "is_known", "name_of", "use", "watched"]
