@@ -150,6 +150,9 @@ def table(
         rows, schema, positions, support=size, n_query=n_query, date_format=as_names(date_format)
     )
     _check_sizes(sources, size, classes, notes)
+    if own_classes:
+        sources, more = _marked(sources, rows.frame, schema)
+        notes += more
     train, valid, test = sources
     shape = (schema.n_features,)
     return Tasks(train, valid, test, schema.targets, shape, schema, splits, tuple(notes), name)
@@ -277,6 +280,25 @@ def _own_classes(labels: str, kind: str) -> bool:
             "kind='classification' (--kind classification)"
         )
     return labels == "per_task"
+
+
+def _marked(
+    sources: Sequence[RowSource], frame: pd.DataFrame, schema: Schema
+) -> tuple[list[RowSource], list[str]]:
+    """The sources, which know how many of their classes meta-train tasks have too, and a note on the last one."""
+    own = schema.own_labels(frame)
+    names = [{label for task in source.ids for label in own[task]} for source in sources]
+    marked = [
+        replace(source, trained_classes=(len(each & names[0]), len(each)))
+        for source, each in zip(sources, names, strict=True)
+    ]
+    seen, every = len(names[-1] & names[0]), len(names[-1])
+    if not seen:
+        return marked, []
+    return marked, [
+        f"{seen} of the {every} classes of meta-test tasks occur in meta-train tasks: scores are those of known "
+        "classes; for new ones, draw tasks from classes (--n-way, without --task)"
+    ]
 
 
 def _rare_notes(schema: Schema, rare: int) -> list[str]:
