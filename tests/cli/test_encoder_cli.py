@@ -99,3 +99,61 @@ def test_how_far_the_encoder_is_shows_on_stderr(
         "--encoder", "counting:lengths",
     )  # fmt: skip
     assert "counting:lengths: 15 of 15 encoded, about 0 s left" in err
+
+
+def test_classes_of_files_are_enrolled_and_found_by_the_encoder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "sizes.py").write_text(
+        "def size(paths):\n    return [[path.stat().st_size, 1] for path in paths]\n"
+    )
+    for place, names, count in (("known", "abcdefghijkl", 4), ("shelf", "xyz", 1)):
+        for number, name in enumerate(names):
+            (folder / place / name).mkdir(parents=True)
+            for copy in range(count):
+                (folder / place / name / f"{copy}.wav").write_bytes(b"." * (100 * number + 2 * copy + 1))
+    (folder / "inbox").mkdir()
+    (folder / "inbox" / "new.wav").write_bytes(b"." * 103)
+    own = ("--encoder", "sizes:size")
+    code, _, err = printed_by(
+        capsys,
+        "train",
+        "known",
+        *own,
+        "--n-way",
+        2,
+        "--n-query",
+        2,
+        "--algorithm",
+        "two_covariance",
+        "--out",
+        "run",
+    )
+    assert code == 0, err
+    _used.pop("sizes:size")
+    code, _, err = printed_by(capsys, "adapt", "run", "shelf", "--out", "adapted")
+    assert code == 2
+    assert "--encoder sizes:size" in err
+    code, out, err = printed_by(capsys, "adapt", "run", "shelf", "--out", "adapted", *own)
+    assert code == 0, err
+    assert "adapted to 3 classes, 3 support rows" in out
+    code, out, err = printed_by(capsys, "predict", "adapted", "inbox")
+    assert code == 0, err
+    assert out.splitlines()[1].startswith("new.wav,y,")
+    code, _, err = printed_by(capsys, "evaluate", "run", *own)
+    assert code == 0, err
+
+
+def test_texts_of_a_class_are_enrolled_by_the_encoder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ("--encoder", "counting:lengths")
+    table = ("notes.csv", "--text", "note", "--target", "kind", "--ignore", "site,risk")
+    code, _, err = printed_by(capsys, "train", *table, *own, "--algorithm", "class_means", "--out", "run")
+    assert code == 0, err
+    pd.DataFrame({"note": ["neeee", "nxx", "nee", "nxxx"], "kind": ["e", "x", None, None]}).to_csv(
+        "new.csv", index=False
+    )
+    code, out, err = printed_by(capsys, "predict", "run", "new.csv", *own)
+    assert code == 0, err
+    assert [line.split(",")[2] for line in out.splitlines()[1:]] == ["", "", "e", "x"]

@@ -1,6 +1,16 @@
 """Frozen encoders: pictures, texts and files as vectors of numbers."""
 
 from .encoder import Encoder, encoder, is_known, name_of, use
-from .reading import encode, encode_texts, watched
+from .reading import encode, encode_texts, require_features, watched
 
-__all__ = ["Encoder", "encode", "encode_texts", "encoder", "is_known", "name_of", "use", "watched"]
+__all__ = [
+    "Encoder",
+    "encode",
+    "encode_texts",
+    "encoder",
+    "is_known",
+    "name_of",
+    "require_features",
+    "use",
+    "watched",
+]

@@ -125,11 +125,16 @@ def use(wanted: str | Callable[[Any], Any] | Encoder) -> Encoder:
     return found
 
 
-def encoder(name: str) -> Encoder:
+def encoder(name: str, *, weights: str | None = None) -> Encoder:
     """The encoder of a name that a file may have given: one of this package, or one that is in use.
 
+    Arguments:
+        name: by which a model directory knows it.
+        weights: that it had then, see `Encoder`.
+
     Raises:
-        UsageError: it is code or a model of somebody, and nobody has asked for it in this process.
+        UsageError: it is code or a model of somebody, and nobody has asked for it in this process; or its weights are
+            others now.
 
     Example:
         >>> encoder("no_module:no_function")
@@ -137,14 +142,18 @@ def encoder(name: str) -> Encoder:
         ...
         innerloop.errors.UsageError: the encoder no_module:no_function is no part of this package: ...
     """
-    if name in BUILT_IN:
-        return _built_in(name)
-    if name not in _used:
+    if name not in BUILT_IN and name not in _used:
         raise UsageError(
             f"the encoder {name} is no part of this package: if you trust it, ask for it by name (--encoder {name}; "
             "innerloop.encoders.use in Python)"
         )
-    return _used[name]
+    found = _built_in(name) if name in BUILT_IN else _used[name]
+    if weights is not None and weights != found.weights:
+        raise UsageError(
+            f"the encoder {name} is not the one of training, for its weights are others: give those of then, or "
+            "train again"
+        )
+    return found
 
 
 def is_known(name: str) -> bool:

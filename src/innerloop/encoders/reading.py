@@ -15,7 +15,7 @@ from ..errors import DataError, Guard, InnerloopError, UsageError
 from .cache import Features, hash_of
 from .encoder import Encoder
 
-__all__ = ["Encoded", "Look", "encode", "encode_texts", "watched"]
+__all__ = ["Encoded", "Look", "encode", "encode_texts", "require_features", "watched"]
 
 # called with the name of the encoder, the number of items that are done, and that of all
 Look: TypeAlias = Callable[[str, int, int], None]
@@ -114,6 +114,19 @@ def encode_texts(texts: Sequence[str], encoder: Encoder) -> np.ndarray:
             f"the encoder {encoder.name} takes pictures, and these are texts: choose wordllama or minilm"
         )
     return encode(encoder, [str(text) for text in texts]).rows
+
+
+def require_features(encoder: Encoder, rows: np.ndarray, features: int) -> None:
+    """Refuse rows `(n, F)` that have another number of features than in training.
+
+    Raises:
+        UsageError: they have.
+    """
+    if rows.shape[1] != features:
+        raise UsageError(
+            f"the encoder {encoder.name} is not the one of training: it gives {rows.shape[1]} features, and gave "
+            f"{features}; use that of then, or train again"
+        )
 
 
 def _loaded(

@@ -81,6 +81,8 @@ def _ids(stored: Stored) -> Iterator[Holding]:
 
 def _columns(stored: Stored) -> Iterator[Holding]:
     schema = stored.schema
+    if stored.inputs is not None and stored.inputs.encoder:
+        yield Holding("encoder", False, "config.json", f"its name, {stored.inputs.encoder}")
     if schema is None:
         return
     names = [column.name for column in (*schema.columns, *schema.target_columns)]

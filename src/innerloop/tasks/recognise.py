@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..encoders import use
+from ..encoders import Encoder, use
 from ..errors import DataError, UsageError
 from ..files import explained
 from .array_values import as_array, read_npz
@@ -339,19 +339,21 @@ def _open_images(data: str | Path, options: Options) -> Tasks:
     else:
         if "n_support" in options:
             raise UsageError("folders of classes give n-way episodes: give --n-shot, rows a class")
-        tasks = _episodes(
-            folder.x,
-            folder.labels,
-            folder.groups,
-            **given,
-            **_only(options, "n_way", "train_way", "skip_small"),
-        )
-        tasks = replace(tasks, inputs=InputSchema("images", folder.x.shape[1:], 255))
+        options_of_classes = _only(options, "n_way", "train_way", "skip_small")
+        tasks = _episodes(folder.x, folder.labels, folder.groups, **given, **options_of_classes)
+        tasks = replace(tasks, inputs=_inputs(folder.x, options.get("encoder")))
         more = [] if folder.groups is None else [
             "folders are alphabet/class/image: n-way episodes, no alphabet in two splits; if a folder is "
             "a task whose classes mean the same in every folder, give --labels shared"
         ]  # fmt: skip
     return replace(tasks, notes=(*tasks.notes, *folder.notes, *more), name=Path(data).name)
+
+
+def _inputs(x: np.ndarray, encoder: Encoder | None) -> InputSchema:
+    """What a row of a folder is: a picture, or the features of an encoder."""
+    if encoder is None:
+        return InputSchema("images", x.shape[1:], 255)
+    return InputSchema("images", x.shape[1:], 1, encoder.name, encoder.weights)
 
 
 def _open_dataset(data: Any, options: Options) -> Tasks:

@@ -202,6 +202,8 @@ class Tasks:
     @property
     def encoded(self) -> bool:
         """Whether every feature comes from a frozen encoder."""
+        if self.inputs is not None and self.inputs.encoder:
+            return True
         columns = () if self.schema is None else self.schema.columns
         return bool(columns) and all(column.kind == "text" for column in columns)
 

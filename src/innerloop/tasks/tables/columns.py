@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from ...encoders import Encoder, encode_texts, encoder
-from ...errors import DataError, UsageError
+from ...encoders import Encoder, encode_texts, encoder, require_features
+from ...errors import DataError
 from ..messages import listed, quoted
 from . import dates
 from .cells import (
@@ -158,13 +158,9 @@ def _encoded(frame: pd.DataFrame, column: Column, task: str | None) -> np.ndarra
     """The features `(n, F)` of a column of texts."""
     if not len(frame):
         return np.zeros((0, column.features), np.float32)
-    known = encoder(column.encoder)
+    known = encoder(column.encoder, weights=column.weights)
     rows = encode_texts(_texts(frame, column.name, task), known)
-    if known.weights != column.weights or rows.shape[1] != column.features:
-        raise UsageError(
-            f"the encoder {column.encoder} is not the one of training: its weights or the number of its features "
-            f"({rows.shape[1]}, then {column.features}) have changed; install the package of then, or train again"
-        )
+    require_features(known, rows, column.features)
     return rows
 
 
