@@ -67,11 +67,11 @@ def test_an_episode_has_other_rows_as_support_than_as_query():
 def test_the_fit_makes_probabilities_more_honest_and_changes_no_answer():
     rng = np.random.default_rng(2)
     label = np.repeat(np.arange(60), 12)
-    x = (rng.normal(size=(60, 16))[label] + rng.normal(size=(720, 16))) * 37
+    x = (rng.normal(size=(60, 200))[label] + 2 * rng.normal(size=(720, 200))) * 37
     tasks = classes(x, label, n_way=5, n_query=5)
-    run = il.meta_train(class_means(16, 5), tasks.train, device="cpu")
+    run = il.meta_train(class_means(200, 5), tasks.train, device="cpu")
     scores = il.evaluate(run.model, tasks.test)
-    before = il.evaluate(Model(class_means(16, 5), class_means(16, 5).init()), tasks.test)
+    before = il.evaluate(Model(class_means(200, 5), class_means(200, 5).init()), tasks.test)
     for name in ("loss", "calibration_error"):
         assert scores.metric(name)[0] < before.metric(name)[0] - 0.02
     assert scores.metric("accuracy")[0] == before.metric("accuracy")[0]

@@ -1,5 +1,6 @@
 """Tasks from pictures, files and texts that an encoder makes vectors of."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,14 @@ def test_the_check_looks_at_texts_and_folders_as_training_does(tmp_path: Path) -
     assert "no text" in check(frame, **options).errors[0].message
     folder = image_folders(tmp_path / "birds", list("abcdef"), count=4)
     assert check(folder, encoder=sizes, n_way=2, n_query=2).ok
+
+
+@pytest.mark.parametrize(
+    "change", [{"encoder": ""}, {"features": 0}, {"features": 10**9}, {"kind": "number"}]
+)
+def test_a_stored_column_of_texts_that_makes_no_sense_is_refused(change: dict[str, object]) -> None:
+    tasks = il.tasks.table(notes(), task="site", target="risk", n_support=2, text=["note"], encoder=lengths)
+    tasks.schema.require_sense()
+    column = replace(tasks.schema.columns[0], **change)
+    with pytest.raises(ValueError, match="no such encoder"):
+        replace(tasks.schema, columns=(column,)).require_sense()

@@ -172,7 +172,9 @@ def mixed(
 
 
 @registered
-def class_means(n_features: int, n_outputs: int = 2, *, kind: str = "classification") -> Learner:
+def class_means(
+    n_features: int, n_outputs: int = 2, *, kind: str = "classification", n_support: int = 1
+) -> Learner:  # fmt: skip
     r"""Class means by cosine: a class is the mean of its support rows, and the smallest angle wins; nothing is trained.
 
     $p(y = k \mid x) \propto \exp(\cos(x, c_k) / \tau)$, with the temperature fitted to the meta-train classes.
@@ -186,6 +188,7 @@ def class_means(n_features: int, n_outputs: int = 2, *, kind: str = "classificat
         n_features: features `F`.
         n_outputs: classes an episode.
         kind: classification.
+        n_support: support rows a class for which the temperature is fitted.
 
     Returns:
         The learner; its head has `uncertainty` and `log_density`.
@@ -199,7 +202,9 @@ def class_means(n_features: int, n_outputs: int = 2, *, kind: str = "classificat
     """
     if kind != "classification":
         raise UsageError("class_means predicts classes, and these tasks are regression: choose mixed")
-    return HeadLearner(Network(Polynomial()), ClassMeansHead(n_features, n_outputs), unrolled())
+    if type(n_support) is not int or n_support < 1:
+        raise UsageError(f"class_means: n_support={n_support!r}: give a whole number of 1 or more")
+    return HeadLearner(Network(Polynomial()), ClassMeansHead(n_features, n_outputs, n_support), unrolled())
 
 
 @registered

@@ -14,7 +14,7 @@ from .common import Notes, emit
 from .encoding import use_encoder
 from .held_out import held_out
 from .mixed_tables import mixed_tables
-from .options import Encoder, FLAG, Json, about
+from .options import FLAG, Encoder, Json, about
 from .text import cell, columns, counted, say
 
 if TYPE_CHECKING:

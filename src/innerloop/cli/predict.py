@@ -98,9 +98,7 @@ def predict(
     frame = read_rows(stored, rows, notes)
     rate = none_of_these if not stored.has_classes else false_alarms(stored, none_of_these, notes)
     with encoding_told(notes):
-        table = stored.predict_frame(
-            frame, inner_steps=inner_steps, interval=interval, none_of_these=rate
-        )
+        table = stored.predict_frame(frame, inner_steps=inner_steps, interval=interval, none_of_these=rate)
     schema = stored.table_schema()
     wanted = ~stored.labelled(frame)
     if stored.kind != "run" and not wanted.all():

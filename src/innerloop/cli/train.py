@@ -121,7 +121,7 @@ def train(
       innerloop train schools.csv --task school --target exam --out runs/schools
       innerloop train activity.csv --task user --target activity --n-shot 3
       innerloop train letters.csv --target label --n-way 5 --n-shot 1
-      innerloop train photos --encoder efficientnet-lite0 --n-shot 1
+      innerloop train photos/known --encoder efficientnet-lite0 --n-shot 1
       innerloop train intents.csv --text sentence --target intent --encoder wordllama
       innerloop train sinusoid --n-support 5 --algorithm fomaml
       innerloop train schools.csv --config schools.toml
@@ -150,7 +150,8 @@ def train(
                 return
             asked, output = found
         refuse_occupied(directory, replace=output.replace or output.goes_on)
-        known_encoder(asked.data.encoder)  # a training that is gone on with names it, and only the user asks for it
+        # a training that is gone on with names it, and only the user asks for it
+        known_encoder(asked.data.encoder)
         with encoding_told(notes):
             read = read or asked.fold(1).read()
         ranks.any(False)  # nobody writes before all have looked

@@ -1,6 +1,6 @@
 """Frozen encoders: pictures, texts and files as vectors of numbers."""
 
-from .encoder import Encoder, encoder, is_known, name_of, use
+from .encoder import Encoder, encoder, name_of, use
 from .reading import encode, encode_texts, require_features, watched
 
 __all__ = [
@@ -8,7 +8,6 @@ __all__ = [
     "encode",
     "encode_texts",
     "encoder",
-    "is_known",
     "name_of",
     "require_features",
     "use",

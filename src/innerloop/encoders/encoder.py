@@ -28,7 +28,7 @@ from ..errors import DataError, UsageError
 from .built_in import BUILT_IN, Recipe, folder_of
 from .yours import imported, of_library
 
-__all__ = ["Encoder", "encoder", "is_known", "name_of", "use"]
+__all__ = ["Encoder", "encoder", "name_of", "use"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +156,6 @@ def encoder(name: str, *, weights: str | None = None) -> Encoder:
     return found
 
 
-def is_known(name: str) -> bool:
-    """Whether `encoder` knows a name."""
-    return name in BUILT_IN or name in _used
-
-
 def name_of(wanted: str | Callable[[Any], Any] | Encoder) -> str:
     """The name by which a model directory knows an encoder.
 
@@ -172,8 +167,9 @@ def name_of(wanted: str | Callable[[Any], Any] | Encoder) -> str:
         return wanted
     if isinstance(wanted, Encoder):
         return wanted.name
-    module, name = getattr(wanted, "__module__", None), getattr(wanted, "__qualname__", None)
-    if module is None or name is None:
+    # a function that was made in a session of Python may know no module
+    module, name = getattr(wanted, "__module__", None) or "__main__", getattr(wanted, "__qualname__", None)
+    if name is None:
         raise UsageError(
             f"a {type(wanted).__name__} has no name to be stored by: give a function, or an Encoder"
         )

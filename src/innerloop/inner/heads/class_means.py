@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class ClassMeansHead(PrototypeHead):
     Arguments:
         n_features: features `F`.
         n_outputs: the most classes `W` a task has.
+        shots: support rows of a class for which the temperature is fitted: the mean of more is nearer to its class.
 
     Raises:
         UsageError: a size has no meaning.
@@ -48,6 +49,7 @@ class ClassMeansHead(PrototypeHead):
         [[[10.0, 0.0]]]
     """
 
+    shots: int = 1
     fits_directly = True
     fits_classes = True
 
@@ -63,7 +65,7 @@ class ClassMeansHead(PrototypeHead):
 
     def for_classes(self, meta: Params, count: int) -> tuple[ClassMeansHead, Params]:
         """Nothing that is learned belongs to a class."""
-        return ClassMeansHead(self.n_features, count), meta
+        return replace(self, n_outputs=count), meta
 
     def fit(self, meta: Params, features: Tensor, rows: Batch) -> Params:
         """The temperature, by episodes of the classes; that of before where no two of them have two rows."""
@@ -75,7 +77,7 @@ class ClassMeansHead(PrototypeHead):
                 labels,
             )
             for support, query, labels in class_episodes(
-                sums.of_row, self.n_outputs, count=_EPISODES, generator=stream(0, 3)
+                sums.of_row, self.n_outputs, count=_EPISODES, generator=stream(0, 3), shots=(self.shots,)
             )
         ]
         if not found:

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 __all__ = ["ClassEpisode", "class_episodes", "log_temperature"]
 
 # support rows of a class in turn, and query rows at most
-_SHOTS, _QUERIES = (1, 2, 5), 5
+SHOTS, _QUERIES = (1, 2, 5), 5
 # logarithms of the temperatures to choose from
 _RANGE = (-4.0, 8.0)
 
@@ -27,15 +27,16 @@ class ClassEpisode(NamedTuple):
 
 
 def class_episodes(
-    of_row: Tensor, n_way: int, *, count: int, generator: torch.Generator
+    of_row: Tensor, n_way: int, *, count: int, generator: torch.Generator, shots: Sequence[int] = SHOTS
 ) -> Iterator[ClassEpisode]:
-    """Episodes of labelled rows, with 1, 2 and 5 support rows a class where there are so many.
+    """Episodes of labelled rows, with so many support rows a class in turn, or fewer where there are no more.
 
     Arguments:
         of_row: class of each row `(N,)`.
         n_way: classes of an episode, at most.
         count: episodes.
         generator: of the draws.
+        shots: support rows a class.
 
     Example:
         >>> rows = torch.tensor([0, 0, 1, 1, 2])
@@ -48,12 +49,11 @@ def class_episodes(
     if len(usable) < 2:
         return
     for episode in range(count):
-        shots = _SHOTS[episode % len(_SHOTS)]
         support, query = [], []
         for place in torch.randperm(len(usable), generator=generator)[:n_way].tolist():
             rows = usable[place]
             rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-            taken = min(shots, len(rows) - 1)
+            taken = min(shots[episode % len(shots)], len(rows) - 1)
             support.append(rows[:taken])
             query.append(rows[taken : taken + _QUERIES])
         labels = [torch.full_like(rows, number) for number, rows in enumerate(query)]

@@ -409,6 +409,11 @@ class Schema:
                 )
             if not column.scale > 0:
                 raise ValueError(f"column {column.name!r:.80} of the schema has the scale {column.scale}")
+            encoded = column.kind == "text"
+            if encoded != bool(column.encoder) or not encoded <= column.features <= encoded * _MANY_FEATURES:
+                raise ValueError(
+                    f"column {column.name!r:.80} of the schema has no such encoder or number of features"
+                )
             _require_unique("a level", column.levels)
         _require_unique("a column", [column.name for column in (*self.columns, *self.target_columns)])
         _require_unique("a class", self.classes)
@@ -416,7 +421,9 @@ class Schema:
             raise ValueError("the schema has no such decimal mark or number of classes")
 
 
-_COLUMN_KINDS = ("number", "date", "flag", "category")
+_COLUMN_KINDS = ("number", "date", "flag", "category", "text")
+# features that an encoder may make of a text
+_MANY_FEATURES = 1 << 16
 
 
 def _require_unique(what: str, names: Sequence[str]) -> None:
