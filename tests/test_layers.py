@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "innerloop"
 LAYERS = (
     ("errors",),
     ("files",),
+    ("encoders",),
     ("tasks", "engine"),
     ("models",),
     ("inner",),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from . import encoders as encoders
     from . import inner as inner
     from . import models as models
     from . import report as report
@@ -84,6 +85,7 @@ _HOME = {
     "calibrate_fit": "evaluation:calibrate_fit",
     "cross_val_adapt": "estimators:cross_val_adapt",
     "datasets": "tasks.datasets",
+    "encoders": "encoders",
     "evaluate": "evaluation:evaluate",
     "fast": "engine:fast",
     "figures": "report.figures",

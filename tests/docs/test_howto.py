@@ -38,6 +38,22 @@ def leave_data(folder: Path) -> None:
     image_folders(folder / "shelf", birds[:4], count=2, size=(16, 16))
     image_folders(folder / "more", birds[4:], count=1, size=(16, 16))
     image_folders(folder, ["inbox"], size=(16, 16))
+    leave_sentences(folder)
+
+
+def leave_sentences(folder: Path) -> None:
+    """Sentences of 14 intents, those of 12 for training, and the function of the page as a module."""
+    code = (PAGES[0].parent / "sentences.md").read_text(encoding="utf-8")
+    (folder / "my_encoder.py").write_text(code.split("# my_encoder.py\n")[1].split("```")[0])
+    rows = [
+        {"sentence": f"{chr(97 + number) * (5 + copy)} please", "intent": f"intent {number}"}
+        for number in range(14)
+        for copy in range(8)
+    ]
+    pd.DataFrame(rows[:96]).to_csv(folder / "intents.csv", index=False)
+    new = pd.DataFrame(rows[96:])
+    new["intent"] = new.intent.where(np.arange(16) % 8 < 3)
+    new.to_csv(folder / "new_intents.csv", index=False)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
@@ -61,7 +77,7 @@ def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch:
 
 def test_every_page_is_listed() -> None:
     text = (PAGES[0].parents[1] / "data.md").read_text(encoding="utf-8")
-    assert len(PAGES) == 14
+    assert len(PAGES) == 15
     # the pages that are not about a kind of data
     assert all(
         f"howto/{page.name}" in text for page in PAGES if page.stem not in ("gpu", "large", "long_runs")

@@ -56,3 +56,21 @@ def test_a_task_column_is_scaled_on_meta_train_and_never_by_the_support() -> Non
     other = support.x.clone()
     other[..., names.index("age")] += 1
     assert not torch.allclose(learner.predict(learner.init(), own, other), base)
+
+
+def test_scores_of_classes_that_training_knows_are_marked():
+    rows = np.arange(240)
+    site = rows // 12
+    # the last sites have a class that no other has
+    label = np.where((site >= 17) & (rows % 3 == 0), "rare", np.array(["a", "b", "c"])[rows % 3])
+    frame = pd.DataFrame({"site": [f"s{number:02}" for number in site], "x": rows % 7.0, "kind": label})
+    split = {
+        "train": [f"s{number:02}" for number in range(14)],
+        "valid": ["s14", "s15", "s16"],
+        "test": ["s17", "s18", "s19"],
+    }
+    options = {"task": "site", "target": "kind", "n_shot": 1, "split": split}
+    tasks = il.tasks.table(frame, **options, labels="per_task")
+    assert (tasks.valid.trained_classes, tasks.test.trained_classes) == ((3, 3), (2, 3))
+    assert any(note.startswith("2 of the 3 classes of meta-test tasks occur") for note in tasks.notes)
+    assert il.tasks.table(frame, **options).test.trained_classes is None

@@ -90,6 +90,7 @@ CASES = [
         lambda **more: a.protomaml(body(4), n_features=5, n_way=3, inner_lr=0.1, inner_steps=2, **more),
     ),
     Case("protonet", "classification", lambda **more: a.protonet(body(4), n_features=5, n_outputs=3, **more)),
+    Case("class_means", "classification", lambda **more: a.class_means(4, 3)),
     Case("two_covariance", "classification", lambda **more: a.two_covariance(4, 3)),
     Case(
         "ridge",

@@ -3,7 +3,7 @@
 from .arguments import GradientOptions, NetworkOptions, UnrolledOptions
 from .bayesian import bmaml
 from .boosting import boosted_gp, boosted_mixed, boosting
-from .closed_form import gaussian, mixed, protonet, ridge, two_covariance
+from .closed_form import class_means, gaussian, mixed, protonet, ridge, two_covariance
 from .combination import combination
 from .gaussian_process import deep_kernel, gp
 from .gradient_based import (
@@ -37,6 +37,7 @@ __all__ = [
     "boosting",
     "build",
     "cavia",
+    "class_means",
     "combination",
     "deep_kernel",
     "fomaml",

@@ -9,7 +9,15 @@ from torch import nn
 
 from ..errors import UsageError, check_known
 from ..inner.head import HeadLearner
-from ..inner.heads import GaussianHead, Head, LaplaceHead, LearnedRidgeHead, PrototypeHead, TwoCovarianceHead
+from ..inner.heads import (
+    ClassMeansHead,
+    GaussianHead,
+    Head,
+    LaplaceHead,
+    LearnedRidgeHead,
+    PrototypeHead,
+    TwoCovarianceHead,
+)
 from ..inner.heads.base import KINDS
 from ..inner.learner import Learner
 from ..models.builtin import Polynomial
@@ -18,7 +26,7 @@ from ..outer.metagrad import unrolled
 from .arguments import NetworkOptions
 from .registry import registered
 
-__all__ = ["gaussian", "mixed", "protonet", "ridge", "two_covariance"]
+__all__ = ["class_means", "gaussian", "mixed", "protonet", "ridge", "two_covariance"]
 
 
 # squares that a model may have
@@ -161,6 +169,42 @@ def mixed(
     count = n_features + len(products)
     head = _gaussian_head(count, n_outputs, kind, covariance, random, likelihood)
     return HeadLearner(Network(Polynomial(products)), head, unrolled())
+
+
+@registered
+def class_means(
+    n_features: int, n_outputs: int = 2, *, kind: str = "classification", n_support: int = 1
+) -> Learner:  # fmt: skip
+    r"""Class means by cosine: a class is the mean of its support rows, and the smallest angle wins; nothing is trained.
+
+    $p(y = k \mid x) \propto \exp(\cos(x, c_k) / \tau)$, with the temperature fitted to the meta-train classes.
+    Nearest class means on a frozen encoder: Wang, Chao, Weinberger & van der Maaten, 2019, *SimpleShot: Revisiting
+    Nearest-Neighbor Classification for Few-Shot Learning*.
+
+    When to use it: classes never seen before, rows that are features of a good encoder. It is what others have to
+    beat. Not for columns of different units: `two_covariance` learns how each direction counts.
+
+    Arguments:
+        n_features: features `F`.
+        n_outputs: classes an episode.
+        kind: classification.
+        n_support: support rows a class for which the temperature is fitted.
+
+    Returns:
+        The learner; its head has `uncertainty` and `log_density`.
+
+    Raises:
+        UsageError: an argument has no meaning.
+
+    Example:
+        >>> sorted(class_means(2, 5).init())
+        ['head/log_temperature']
+    """
+    if kind != "classification":
+        raise UsageError("class_means predicts classes, and these tasks are regression: choose mixed")
+    if type(n_support) is not int or n_support < 1:
+        raise UsageError(f"class_means: n_support={n_support!r}: give a whole number of 1 or more")
+    return HeadLearner(Network(Polynomial()), ClassMeansHead(n_features, n_outputs, n_support), unrolled())
 
 
 @registered

@@ -10,7 +10,8 @@ from cyclopts import Parameter
 from ..errors import DataError, UsageError
 from .classes import adapt_to_classes, forget
 from .common import Notes, emit, stored_run
-from .options import FLAG, OUTPUT, Device, Json, Quiet, Replace, SkipBad, Steps, about
+from .encoding import encoding_told, use_encoder
+from .options import FLAG, OUTPUT, Device, Encoder, Json, Quiet, Replace, SkipBad, Steps, about
 from .predict import read_rows, unlike_tasks
 from .refusals import refuse_senseless, require_place, require_steps
 from .text import say
@@ -54,6 +55,7 @@ def adapt(
     ] = None,
     inner_steps: Steps = None,
     skip_bad: SkipBad = False,
+    encoder: Encoder = None,
     replace: Replace = False,
     device: Device = "auto",
     json: Json = False,
@@ -82,6 +84,7 @@ def adapt(
     if out is not None:
         refuse_occupied(out, replace=replace)
     require_place(place)
+    use_encoder(encoder)
     stored = stored_run(directory, device)
     if changes and stored.enrolled is None:
         raise UsageError(f"{directory} is not adapted to classes: --add and --forget change what adapt left")
@@ -131,7 +134,8 @@ def _adapt_to_tasks(
     if not stored.labelled(frame).any():
         target = stored.table_schema().target
         raise DataError(f"{support} has no row with a value in the target {target!r}")
-    adapted = stored.adapt_frame(frame, inner_steps=inner_steps)
+    with encoding_told(notes):
+        adapted = stored.adapt_frame(frame, inner_steps=inner_steps)
     settings = {"support": str(support), **adapted.config["settings"]}
     adapted.save(out, settings=settings, replace=replace)
     counts = adapted.n_support

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from ..errors import DataError
 from .common import Notes, emit
+from .encoding import encoding_told
 from .opening import open_options
 from .options import TRAINING, DataOptions, Json, Quiet, about
 from .text import columns, say
@@ -41,7 +42,8 @@ def check(
     if tasks in datasets.DATASETS:
         raise DataError(f"{tasks} is built in, so there is nothing to check: give data of your own")
     notes = Notes(quiet=quiet)
-    report = look(tasks, **open_options(data, seed))
+    with encoding_told(notes):
+        report = look(tasks, **open_options(data, seed))
     if json:
         emit("check", seed, notes, {"tasks": tasks, **data.given(), "seed": seed}, **report.to_dict())
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from .common import Notes, emit
+from .encoding import encoding_told
 from .text import harmless, say
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def read_classes(stored: Stored, path: Path, notes: Notes, *, skip_bad: bool) ->
     """
     from ..tasks.class_rows import class_rows
 
-    rows = class_rows(path, stored.class_schema(), skip_bad=skip_bad)
+    with encoding_told(notes):
+        rows = class_rows(path, stored.class_schema(), skip_bad=skip_bad)
     for note in rows.notes:
         notes(f"note: {note}")
     return rows

@@ -66,7 +66,7 @@ def _clusters(tasks: str, data: DataOptions) -> dict[str, str] | None:
 def _is_single(tasks: str, data: DataOptions) -> bool:
     """Whether it is a table with a target, and neither a task column nor classes to draw tasks from."""
     path = Path(tasks)
-    wanted = data.target and not (data.task or data.n_way)
+    wanted = data.target and not (data.task or data.n_way or data.encoder)
     return bool(wanted) and path.is_file() and path.suffix.lower() != ".npz"
 
 

@@ -11,8 +11,9 @@ from cyclopts import Parameter
 
 from ..errors import UsageError
 from .common import Notes, emit, stored_run
+from .encoding import encoding_told, use_encoder
 from .held_out import held_out
-from .options import Device, Json, Quiet, Steps
+from .options import Device, Encoder, Json, Quiet, Steps
 from .pages import Report, command_line, leave, require_report
 from .refusals import require_steps
 from .text import batchnorm_line, dependence_text, interval_line, labels_table, say, scored, steps_table
@@ -37,6 +38,7 @@ def evaluate(
     /,
     *,
     inner_steps: Steps = None,
+    encoder: Encoder = None,
     device: Device = "auto",
     report: Report = None,
     json: Json = False,
@@ -64,10 +66,12 @@ def evaluate(
     notes = Notes(quiet=quiet)
     require_steps(inner_steps)
     require_report(report)
+    use_encoder(encoder)
     stored = stored_run(directory, device)
     if stored.kind == "adapted":
         raise UsageError(f"{directory} holds adapted tasks: evaluate the run they were adapted from")
-    source = held_out(stored, tasks, notes)
+    with encoding_told(notes):
+        source = held_out(stored, tasks, notes)
     model, where = placed(stored.model, source, device)
     stored = replace(stored, model=model)
     if where.decided:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError, ModelFileError, UsageError
 from .classes import read_classes
 from .common import Notes, fingerprint
+from .encoding import known_encoder
 from .opening import read_tasks
 from .options import DataOptions
 
@@ -100,6 +101,7 @@ def _meta_test(stored: Stored, place: str, settings: dict[str, Any]) -> Source:
     if stored.schema is not None and not stored.schema.as_written and on_disk:
         return _as_before(stored, Path(place), stored.schema)
     options = DataOptions.of(settings)
+    known_encoder(options.encoder)  # the directory names it, and only the user may ask for it
     of_tasks = stored.schema is not None and stored.schema.task is not None
     if options.rare is None and of_tasks and on_disk:
         options = replace(options, rare=0)  # a directory from before levels were taken together

@@ -11,9 +11,10 @@ from cyclopts import Parameter
 
 from ..errors import InnerloopError, ModelFileError, UsageError
 from .common import Notes, emit
+from .encoding import use_encoder
 from .held_out import held_out
 from .mixed_tables import mixed_tables
-from .options import FLAG, Json, about
+from .options import FLAG, Encoder, Json, about
 from .text import cell, columns, counted, say
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def inspect(
     verify: Annotated[
         bool, FLAG, about("Compare every file with the manifest, and say what else is wrong; nothing else.")
     ] = False,
+    encoder: Encoder = None,
     json: Json = False,
 ) -> None:
     """Show what a model directory holds and what the model has learned; nothing in it is run.
@@ -61,6 +63,7 @@ def inspect(
     if verify:
         _show_verified(directory, notes, json=json)
         return
+    use_encoder(encoder)
     stored = load(directory)
     if privacy:
         _show_privacy(stored, notes, json=json)

@@ -36,7 +36,7 @@ def read_tasks(tasks: str, data: DataOptions, seed: int | None) -> Tasks:
 def open_options(data: DataOptions, seed: int | None) -> dict[str, Any]:
     """What `open_tasks` takes."""
     options: dict[str, Any] = _given(data, seed)
-    for key in ("features", "ignore", "categorical", "date_format", "missing"):
+    for key in ("features", "ignore", "categorical", "date_format", "missing", "text"):
         if key in options:
             options[key] = names(options[key])
     targets = names(data.target)

@@ -13,8 +13,8 @@ from ..errors import UsageError
 
 __all__ = [
     "ALGORITHM", "DATA", "FLAG", "OUTPUT", "TRAINING", "AlgorithmOptions", "Categorical", "DataOptions", "Device",
-    "Features", "FoldedDataOptions", "Ignore", "ImageSize", "Json", "Kind", "NetworkOptions", "Options", "Quiet",
-    "Replace", "SkipBad", "Steps", "TrainingOptions", "about", "option_name", "option_words",
+    "Encoder", "Features", "FoldedDataOptions", "Ignore", "ImageSize", "Json", "Kind", "NetworkOptions", "Options",
+    "Quiet", "Replace", "SkipBad", "Steps", "TrainingOptions", "about", "option_name", "option_words",
 ]  # fmt: skip
 
 DATA, ALGORITHM, TRAINING, OUTPUT = (
@@ -40,6 +40,13 @@ Ignore = Annotated[str | None, about("Columns not to use: A,B.")]
 Categorical = Annotated[str | None, about("Columns whose values are names: A,B.")]
 Kind = Annotated[str | None, about("regression or classification; found out unless given.")]
 ImageSize = Annotated[int | None, about("Side of the images in pixels.")]
+Encoder = Annotated[
+    str | None,
+    about(
+        "Makes features of pictures, texts or files: efficientnet-lite0, efficientnet-lite2, wordllama, minilm, "
+        "timm:NAME=FILE, sentence-transformers:FOLDER, or a function of yours, module:function."
+    ),
+]
 SkipBad = Annotated[bool, Parameter(negative="", help="Leave damaged images out, and count them.")]
 
 
@@ -110,6 +117,8 @@ class DataOptions(Options):
     rare: Annotated[
         int | None, about("Levels of a category that fewer tasks have are taken together; 5, 0 keeps all.")
     ] = None
+    text: Annotated[str | None, about("Columns of texts, for an encoder: A,B.")] = None
+    encoder: Encoder = None
     image_size: ImageSize = None
     skip_bad: SkipBad = False
     skip_small: Annotated[

@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from ..errors import UsageError, visible
 from .classes import false_alarms, predict_rows
 from .common import Notes, emit, require_rows, stored_run
-from .options import OUTPUT, Device, Json, Quiet, SkipBad, Steps, about
+from .encoding import encoding_told, use_encoder
+from .options import OUTPUT, Device, Encoder, Json, Quiet, SkipBad, Steps, about
 from .refusals import refuse_senseless, require_place, require_steps
 from .text import harmless, say
 
@@ -54,6 +55,7 @@ def predict(
     ] = None,
     inner_steps: Steps = None,
     skip_bad: SkipBad = False,
+    encoder: Encoder = None,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
@@ -85,6 +87,7 @@ def predict(
         require_place(out)
         if out.exists() and out.samefile(rows):
             raise UsageError(f"--out {out}: this is the table itself: choose another file")
+    use_encoder(encoder)
     stored = stored_run(directory, device)
     if stored.inputs is not None:
         refuse_senseless({"inner_steps": inner_steps, "interval": interval}, "a model of pictures or arrays")
@@ -94,7 +97,8 @@ def predict(
     refuse_senseless({"skip_bad": skip_bad or None}, "a table")
     frame = read_rows(stored, rows, notes)
     rate = none_of_these if not stored.has_classes else false_alarms(stored, none_of_these, notes)
-    table = stored.predict_frame(frame, inner_steps=inner_steps, interval=interval, none_of_these=rate)
+    with encoding_told(notes):
+        table = stored.predict_frame(frame, inner_steps=inner_steps, interval=interval, none_of_these=rate)
     schema = stored.table_schema()
     wanted = ~stored.labelled(frame)
     if stored.kind != "run" and not wanted.all():

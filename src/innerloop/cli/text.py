@@ -171,7 +171,9 @@ def scored(scores: Evaluation, source: Source) -> str:
         what = "episodes of held-out classes" if hasattr(source, "n_way") else "episodes"
     unit = "class" if support.per_class else "task"
     rows = "row" if support.high == 1 else "rows"
-    return f"{count} {what}, support {support} {rows} a {unit}, 95 % intervals over them"
+    seen, every = getattr(source, "trained_classes", None) or (0, 0)
+    known = f"; {seen} of their {every} classes occur in training" if seen else ""
+    return f"{count} {what}, support {support} {rows} a {unit}, 95 % intervals over them{known}"
 
 
 _NORMALISED = {

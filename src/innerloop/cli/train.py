@@ -15,6 +15,7 @@ from ..errors import UsageError
 from . import pages
 from .auto import AUTO, decided, table, trained
 from .common import Notes, emit, fingerprint
+from .encoding import encoding_told, known_encoder, use_encoder
 from .options import (
     FLAG,
     OUTPUT,
@@ -120,6 +121,8 @@ def train(
       innerloop train schools.csv --task school --target exam --out runs/schools
       innerloop train activity.csv --task user --target activity --n-shot 3
       innerloop train letters.csv --target label --n-way 5 --n-shot 1
+      innerloop train photos/known --encoder efficientnet-lite0 --n-shot 1
+      innerloop train intents.csv --text sentence --target intent --encoder wordllama
       innerloop train sinusoid --n-support 5 --algorithm fomaml
       innerloop train schools.csv --config schools.toml
       innerloop train --resume runs/schools
@@ -132,7 +135,9 @@ def train(
     asked = Request(tasks=tasks or "", data=data, algorithm=algorithm, training=training)
     ranks = the_ranks()
     notes = Notes(quiet=quiet or ranks.rank > 0)
-    read, directory = _place(asked, resume, out)
+    use_encoder(data.encoder)
+    with encoding_told(notes):
+        read, directory = _place(asked, resume, out)
     require_place(directory)
     checkpoints = checkpoints_at(directory, every=checkpoint_every, allow_changes=allow_changes, notes=notes)
     with nullcontext() if ranks.rank else checkpoints:
@@ -145,7 +150,10 @@ def train(
                 return
             asked, output = found
         refuse_occupied(directory, replace=output.replace or output.goes_on)
-        read = read or asked.fold(1).read()
+        # a training that is gone on with names it, and only the user asks for it
+        known_encoder(asked.data.encoder)
+        with encoding_told(notes):
+            read = read or asked.fold(1).read()
         ranks.any(False)  # nobody writes before all have looked
         with tellings(directory, checkpoints, notes):
             _train(_Begun(asked, read, directory, output, checkpoints, ranks), notes, tensorboard, json=json)

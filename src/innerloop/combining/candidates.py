@@ -72,6 +72,12 @@ NETS = {
         Entry("MAML", "maml"),
     ),
 }
+# on vectors of classes that are numbered anew
+CLASSES = (
+    Entry("class means by cosine", "class_means", direct=True),
+    Entry("two-covariance model", "two_covariance", direct=True),
+    Entry("linear mixed model", "mixed", direct=True),
+)
 PROTOTYPES = Entry("prototypical network", "protonet")
 # features up to which squares are tried
 _SQUARED = 12
@@ -86,6 +92,8 @@ def numbered_anew(tasks: Tasks) -> bool:
 
 def entries(tasks: Tasks, given: Settings, *, network: bool = False) -> list[Entry]:
     """What applies to the tasks and takes the settings given, one without adaptation first.
+
+    Features of a frozen encoder come from a network already: no other is trained on them unless one is asked for.
 
     Arguments:
         tasks: what to learn.
@@ -106,8 +114,12 @@ def entries(tasks: Tasks, given: Settings, *, network: bool = False) -> list[Ent
     every: list[Entry] = []
     if vectors and not own and not network:
         every += [POOLED, *DIRECT]
-    every += [*([PROTOTYPES] if own and kind == "classification" else []), *NETS[kind]]
+    if vectors and numbered_anew(tasks) and not network:
+        every += CLASSES
+    nets = [*([PROTOTYPES] if own and kind == "classification" else []), *NETS[kind]]
     fitting = [entry for entry in every if _takes(entry, given, tasks)]
+    if network or not (fitting and tasks.encoded):
+        fitting += [entry for entry in nets if _takes(entry, given, tasks)]
     if not fitting:
         raise UsageError(f"no algorithm takes {', '.join(sorted(given))} together: name one with --algorithm")
     return fitting

@@ -100,8 +100,8 @@ def _features(x: Tensor, schema: Schema | None) -> tuple[tuple[str, ...], Cells]
     if schema is not None and values.ndim == 2 and values.shape[1] == schema.n_features:
         for column in schema.columns:
             at = len(names)
-            if column.kind == "category":
-                names += [f"{column.name}={level}" for level in column.levels]
+            if column.kind in ("category", "text"):
+                names += column.feature_names
                 continue
             if column.kind != "flag":
                 values[:, at] = values[:, at] * column.scale + column.mean

@@ -93,6 +93,9 @@ def _features(schema: Schema, levels: dict[int, str], complete: Collection[str])
             if column.name in complete:
                 out[start] = {(): 1.0} | {(number,): -1.0 for number in every[1:]}
             continue
+        if column.kind == "text":
+            out += [{(number,): 1.0} for number in range(start, start + column.width)]
+            continue
         if column.kind == "flag":
             levels[start] = column.name
             out.append({(start,): 1.0})

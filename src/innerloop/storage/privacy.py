@@ -81,6 +81,8 @@ def _ids(stored: Stored) -> Iterator[Holding]:
 
 def _columns(stored: Stored) -> Iterator[Holding]:
     schema = stored.schema
+    if stored.inputs is not None and stored.inputs.encoder:
+        yield Holding("encoder", False, "config.json", f"its name, {stored.inputs.encoder}")
     if schema is None:
         return
     names = [column.name for column in (*schema.columns, *schema.target_columns)]
@@ -90,6 +92,8 @@ def _columns(stored: Stored) -> Iterator[Holding]:
             merged = f"; {column.merged} rare ones are not among them" if column.merged else ""
             about = f"{len(column.levels)} levels: {', '.join(column.levels)}{merged}"
             yield Holding(f"levels of {column.name}", True, "config.json", about)
+        if column.encoder:
+            yield Holding(f"encoder of {column.name}", False, "config.json", f"its name, {column.encoder}")
     if schema.classes:
         yield Holding(f"classes of {schema.target}", True, "config.json", ", ".join(schema.classes))
     numbers = [column.name for column in schema.columns if column.kind in ("number", "date")]

@@ -13,10 +13,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..errors import Collector, DataError, UsageError
+from ..encoders import encoder, require_features
+from ..errors import Collector, DataError, Guard, UsageError
 from ..files import explained
 from .array_values import as_array, read_npz
-from .images import SUFFIXES, find_images, read_images
+from .encoded import encode_files
+from .images import SUFFIXES, Images, find_images, read_images
 from .inputs import InputSchema
 from .messages import listed
 from .tables.cells import factorize
@@ -146,7 +148,9 @@ def _of_files(paths: Sequence[Path], schema: InputSchema, *, skip_bad: bool) -> 
         if not folder:
             files, names, labels = [*files, path], [*names, str(path)], [*labels, None]
             continue
-        found = find_images(path, _DEPTH)
+        found = find_images(
+            path, _DEPTH, every=schema.encoder != "" and encoder(schema.encoder).takes == "any"
+        )
         files += found.files
         names += [str(file.relative_to(path)) for file in found.files]
         labels += ["/".join(folders) or None for folders in found.folders]
@@ -157,7 +161,7 @@ def _of_files(paths: Sequence[Path], schema: InputSchema, *, skip_bad: bool) -> 
         raise DataError(f"{where} holds {what}: give {', '.join(SUFFIXES)} files, in a folder for each class")
     collected = Collector()
     guard = collected if skip_bad else nullcontext
-    pictures = read_images(files, size=schema.shape[1], mode=schema.mode, guard=guard)
+    pictures = _read(files, schema, guard=guard)
     bad = sorted({error.place.get("file", str(error)) for error in collected.found})
     notes = [*pictures.notes]
     if bad:
@@ -172,3 +176,13 @@ def _of_files(paths: Sequence[Path], schema: InputSchema, *, skip_bad: bool) -> 
         tuple(notes),
         len(bad),
     )
+
+
+def _read(files: Sequence[Path], schema: InputSchema, *, guard: Guard) -> Images:
+    """Files as in training: pictures in its size and colours, or the features of its encoder."""
+    if not schema.encoder:
+        return read_images(files, size=schema.shape[1], mode=schema.mode, guard=guard)
+    known = encoder(schema.encoder, weights=schema.weights)
+    found = encode_files(files, encoder=known, guard=guard)
+    require_features(known, found.x, schema.shape[0])
+    return found

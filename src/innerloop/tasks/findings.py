@@ -15,8 +15,8 @@ import pandas as pd
 
 from ..errors import Collector, InnerloopError
 from . import leaks
-from .images import load_images
-from .recognise import Options, open_tasks, recognise, without_task
+from .encoded import load_encoded
+from .recognise import Options, given_options, layout_of, open_tasks, without_task
 from .soundness import doubts
 from .sources import ClassSource, RowSource
 from .splits import Tasks
@@ -123,12 +123,12 @@ def check(data: Any, **options: Any) -> Report:
         >>> report.ok, report.errors[0].task, report.errors[0].column, report.errors[0].row
         (False, 'a', 'dose', '1')
     """
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
     guard = Collector()
-    layout = ""
+    given, layout = dict[str, Any](), ""
     understood, warnings, notes = dict[str, object](), list[Finding](), tuple[str, ...]()
     with guard():
-        layout = recognise(data)
+        given = given_options(options)
+        layout = layout_of(data, given)
     ready = data
     if layout in ("table", "folder of tables"):
         with guard():
@@ -136,7 +136,13 @@ def check(data: Any, **options: Any) -> Report:
             warnings = _look_at(frame, given, guard, understood)
     elif layout == "images":
         with guard():
-            load_images(Path(data), size=given.get("image_size"), skip_bad="skip_bad" in given, guard=guard)
+            load_encoded(
+                Path(data),
+                given.get("encoder"),
+                size=given.get("image_size"),
+                skip_bad="skip_bad" in given,
+                guard=guard,
+            )
     if layout and not guard.found:
         if layout == "folder of tables" and "n_way" not in given:
             given = {"task": "task"} | given  # the folder was read: it is a frame with a task column
@@ -175,14 +181,18 @@ def _look_at(
         if task is not None:
             ids = task_ids(frame, task)
             understood["tasks"] = len(set(ids))
-        elif "n_way" not in given:
+        elif not {"n_way", "encoder"} & set(given):
             raise without_task(list(frame.columns))
     usable = None if ids is None else task
     with guard():
         understood["kind"] = target_kind(frame, target, given.get("kind"), task=usable)
     if any(name not in frame for name in (*target_names(target), *filter(None, [task]))):
         return []
-    choice = {key: given[key] for key in ("features", "ignore", "categorical", "date_format") if key in given}
+    choice = {
+        key: given[key]
+        for key in ("features", "ignore", "categorical", "date_format", "text", "encoder")
+        if key in given
+    }
     if task != usable and "features" not in choice:
         choice["ignore"] = [*choice.get("ignore", ()), task]  # its ids cannot be used
     features: list[str] = []
@@ -250,5 +260,6 @@ def _about(column: Column) -> str:
         "flag": f"true or false, {100 * column.mean:.0f} % true",
         "category": f"{len(column.levels)} names",
         "date": "date, becomes days",
+        "text": f"text, {column.features} features by {column.encoder}",
     }[column.kind]
     return words + ", has gaps" * column.missing + ", constant in each task" * column.constant_in_task

@@ -15,8 +15,9 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,7 +30,16 @@ from .tables.reading import entries
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["SUFFIXES", "ImageFiles", "ImageFolder", "Images", "find_images", "load_images", "read_images"]
+__all__ = [
+    "SUFFIXES",
+    "ImageFiles",
+    "ImageFolder",
+    "Images",
+    "find_images",
+    "load_images",
+    "picture",
+    "read_images",
+]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -44,11 +54,20 @@ _EXPECTED = "the layouts are class/image, alphabet/class/image, and either below
 
 
 class Images(NamedTuple):
-    """Pictures `x` `(N, channels, side, side)` uint8, the position of each among the files, and notes for people."""
+    """Pictures `x` `(N, channels, side, side)` uint8, the position of each among the files, and notes for people.
+
+    Of an encoder, `x` holds features `(N, F)`.
+    """
 
     x: np.ndarray
     positions: list[int]
     notes: tuple[str, ...]
+
+
+class Read(Protocol):
+    """Reads files: all that it can where a guard collects errors."""
+
+    def __call__(self, paths: Sequence[Path], *, guard: Guard) -> Images: ...
 
 
 def read_images(
@@ -92,6 +111,18 @@ def read_images(
     return Images(np.stack(list(pictures.values())), list(pictures), tuple(notes))
 
 
+def picture(path: Path, side: int, mode: str = "RGB") -> np.ndarray:
+    """One picture as `(channels, side, side)` uint8, see the rule of this module; `mode` is `RGB` or `L`.
+
+    A JPEG file with far more pixels is decoded at a smaller size, which takes a fraction of the time.
+
+    Raises:
+        DataError: the file is no picture, or a damaged one; or Pillow is not installed.
+    """
+    with _opened(path, 2 * side) as image:
+        return _as_pixels(image, side, mode, where=str(path))
+
+
 def _as_pixels(image: Picture, side: int, mode: str, *, where: str) -> np.ndarray:
     """One Pillow image as `(channels, side, side)` uint8, see the rule of this module."""
     from PIL import Image, ImageOps
@@ -114,8 +145,8 @@ def _as_pixels(image: Picture, side: int, mode: str, *, where: str) -> np.ndarra
     return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _opened(path: Path) -> Picture:
-    """The picture behind a file, its header read."""
+def _opened(path: Path, least: int | None = None) -> Picture:
+    """The picture behind a file; one that is larger than `least` may be decoded at a smaller size."""
     try:
         from PIL import Image
     except ImportError:
@@ -134,6 +165,8 @@ def _opened(path: Path) -> Picture:
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if least is not None:
+                image.draft(None, (least, least))
             image.load()
     except DataError:
         raise
@@ -188,7 +221,7 @@ class ImageFolder:
     """Labelled pictures.
 
     Arguments:
-        x: `(N, channels, side, side)` uint8.
+        x: `(N, channels, side, side)` uint8, or features `(N, F)` of an encoder.
         labels: `(N,)` class.
         groups: `(N,)` alphabet or task; `None` for `class/image`.
         split: names of the groups, or classes, in each split where folders say so.
@@ -202,8 +235,8 @@ class ImageFolder:
     notes: tuple[str, ...]
 
 
-def find_images(folder: Path, depth: int = 3) -> ImageFiles:
-    """Image files in folders down to a depth; links back up are not followed.
+def find_images(folder: Path, depth: int = 3, *, every: bool = False) -> ImageFiles:
+    """Image files, or `every` file, in folders down to a depth; links back up are not followed.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -212,13 +245,13 @@ def find_images(folder: Path, depth: int = 3) -> ImageFiles:
     folders: list[tuple[str, ...]] = []
     others = 0
     for entry in entries(folder):
-        if entry.suffix.lower() in SUFFIXES:
+        if entry.suffix.lower() in SUFFIXES or (every and not entry.is_dir()):
             files.append(entry)
             folders.append(())
         elif entry.is_dir() and entry.resolve() in (here := folder.resolve(), *here.parents):
             continue  # a link back up
         elif depth and entry.is_dir():
-            inner = find_images(entry, depth - 1)
+            inner = find_images(entry, depth - 1, every=every)
             files += inner.files
             folders += [(entry.name, *names) for names in inner.folders]
             others += inner.others
@@ -228,21 +261,32 @@ def find_images(folder: Path, depth: int = 3) -> ImageFiles:
 
 
 def load_images(
-    folder: Path, *, size: int | None = None, skip_bad: bool = False, guard: Guard = nullcontext
+    folder: Path,
+    *,
+    size: int | None = None,
+    skip_bad: bool = False,
+    guard: Guard = nullcontext,
+    read: Read | None = None,
+    every: bool = False,
 ) -> ImageFolder:
     """Read a folder of images, see this module for what becomes of each; `skip_bad` leaves damaged ones out.
+
+    Something else may `read` the files in place of `read_images`, and take `every` file for one of its own.
 
     Raises:
         DataError: the folders are no layout of this module, or a file is damaged.
     """
-    images = find_images(folder)
+    images = find_images(folder, every=every)
+    if not images.files:
+        raise file_error(folder, f" holds no file in a folder of its class: {_EXPECTED}")
     folders, split = _without_splits(folder, images.folders)
     depths = sorted({len(names) for names in folders})
     if depths not in ([1], [2]):
         odd = images.files[[len(names) for names in folders].index(depths[0])]
         raise DataError(f"{odd} is not in a folder of its class as others are: {_EXPECTED}", file=str(odd))
     collected = Collector()
-    pictures = read_images(images.files, size=size, guard=collected if skip_bad else guard)
+    reading = partial(read_images, size=size) if read is None else read
+    pictures = reading(images.files, guard=collected if skip_bad else guard)
     notes = list(pictures.notes)
     bad = sorted({error.place.get("file", str(error)) for error in collected.found})
     if bad:

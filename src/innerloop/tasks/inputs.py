@@ -27,6 +27,8 @@ class InputSchema:
         source: `images` or `arrays`.
         shape: of a row; of pictures `(channels, side, side)`, one channel for grey and three for RGB.
         scale: what values are divided by: 255 where they are bytes, else 1.
+        encoder: of pictures, or of any files, that became features `(F,)`; empty where there is none.
+        weights: by which the weights of the encoder are recognised.
 
     Raises:
         UsageError: pictures have another shape.
@@ -39,12 +41,19 @@ class InputSchema:
     source: str
     shape: tuple[int, ...]
     scale: int = 1
+    encoder: str = ""
+    weights: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
         known = self.source in SOURCES and self.scale in (1, _BYTES)
         square = len(self.shape) == 3 and self.shape[1] == self.shape[2] and self.shape[0] in _MODES
-        if not known or not self.shape or min(self.shape) < 1 or (self.source == "images" and not square):
+        if (
+            not known
+            or not self.shape
+            or min(self.shape) < 1
+            or (self.source == "images" and not square and not self.encoder)
+        ):
             raise UsageError(f"rows of {self.source!r} have no shape {self.shape} and scale {self.scale}")
 
     @property

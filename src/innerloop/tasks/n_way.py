@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ..encoders import Encoder, use
 from ..errors import DataError, UsageError
 from .array_values import as_array, feature_tensor
 from .inputs import InputSchema
@@ -90,6 +91,8 @@ def class_table(
     missing: Sequence[str] = (),
     encoding: str | None = None,
     sheet: str | None = None,
+    text: Sequence[str] = (),
+    encoder: str | Callable[[Any], Any] | Encoder | None = None,
     split: Split = SHARES,
     seed: int = 0,
     train_way: int | None = None,
@@ -116,8 +119,9 @@ def class_table(
     name = table_name(frame)
     reading = Reading.of({
         "target": target, "n_way": n_way, "categorical": categorical, "decimal": decimal, "missing": missing,
-        "encoding": encoding, "sheet": sheet,
+        "encoding": encoding, "sheet": sheet, "text": text,
     })  # fmt: skip
+    used = None if encoder is None else use(encoder)
     frame = whole = as_frame(frame, reading=reading)
     notes = list(frame.attrs.get("notes", ()))
     labelled = Schema(None, target, "classification", ()).labelled(frame)
@@ -130,6 +134,7 @@ def class_table(
         return Schema.fit(
             rows, whole=whole, task=None, target=target, features=features, ignore=ignore, kind="classification",
             categorical=categorical, classes=classes, decimal=decimal, missing=missing, encoding=encoding,
+            text=text, encoder=used,
         )  # fmt: skip
 
     known = fit(frame)

@@ -27,12 +27,14 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..encoders import Encoder, use
 from ..errors import DataError, UsageError
 from ..files import explained
 from .array_values import as_array, read_npz
+from .encoded import load_encoded
 from .from_arrays import arrays, default_support
 from .functions import from_any_function
-from .images import find_images, load_images
+from .images import find_images
 from .inputs import InputSchema
 from .messages import file_error, listed
 from .n_way import class_sizes, class_table, classes, default_way
@@ -45,7 +47,15 @@ from .tables.delimited import refuse_name
 from .tables.reading import TABLES, TableLike, as_frame, entries, table_name
 from .tables.table import table
 
-__all__ = ["LAYOUTS", "Options", "open_tasks", "recognise", "without_task"]
+__all__ = [
+    "LAYOUTS",
+    "Options",
+    "given_options",
+    "layout_of",
+    "open_tasks",
+    "recognise",
+    "without_task",
+]
 
 # options by name, as the command and `il.tasks.open` take them; what is not given is not there
 Options: TypeAlias = dict[str, Any]
@@ -61,9 +71,9 @@ def open_tasks(data: object, **options: Any) -> Tasks:
     Arguments:
         data: a path, frame, dict of arrays, data set, loader or function.
         options: those of what it is recognised as: of `table` (`task`, `target`, `n_support`, ...), `classes`
-            (`n_way`, `n_shot`, ...) or `single` (`batch_size`); for images also `image_size`, `skip_bad` and
-            `labels`. Those that are `None` count as not given. Support and episodes get sound sizes unless
-            given.
+            (`n_way`, `n_shot`, ...) or `single` (`batch_size`); for images also `image_size`, `skip_bad`,
+            `labels` and `encoder` (see `innerloop.encoders`; a name, or a function of yours). Those that are
+            `None` count as not given. Support and episodes get sound sizes unless given.
 
     Returns:
         The tasks; their notes say what was recognised and decided.
@@ -78,9 +88,9 @@ def open_tasks(data: object, **options: Any) -> Tasks:
         >>> open_tasks({"x": x[:, None], "y": np.sin(x), "task": x // 6})
         Tasks(arrays: 10 tasks = 6 train + 2 valid + 2 test, 1 feature, regression, n_support=3)
     """
-    kind = recognise(data)
+    given = given_options(options)
+    kind = layout_of(data, given)
     load, known = LAYOUTS[kind]
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
     for name in given:
         if name not in known and name != "seed":
             raise UsageError(
@@ -88,6 +98,33 @@ def open_tasks(data: object, **options: Any) -> Tasks:
             )
     tasks = load(data, given)
     return replace(tasks, notes=(*tasks.notes, *remarks(tasks), *doubts(tasks)))
+
+
+def given_options(options: Options) -> Options:
+    """The options that were given; an encoder is looked up."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    return {**given, "encoder": use(given["encoder"])} if "encoder" in given else given
+
+
+def layout_of(data: object, given: Options) -> str:
+    """Which of `LAYOUTS` this is; with an encoder that takes any file, a folder holds files of classes.
+
+    Raises:
+        DataError: see `recognise`.
+        UsageError: see `recognise`.
+    """
+    encoder = given.get("encoder")
+    if (
+        encoder is not None
+        and encoder.takes == "any"
+        and "text" not in given
+        and isinstance(data, str | Path)
+    ):
+        with explained(Path(data), DataError):
+            folder = Path(data).is_dir()
+        if folder:
+            return "images"
+    return recognise(data)
 
 
 def recognise(data: object) -> str:
@@ -201,7 +238,7 @@ def _open_table(data: TableLike, options: Options) -> Tasks:
             f"a table needs --target COLUMN, the column to predict (target= in Python); it has "
             f"{listed(list(frame.columns), 12)}"
         )
-    if "n_way" in options:
+    if "n_way" in options or ("encoder" in options and task is None):
         return _open_classes(frame, options).renamed(table_name(data))
     if task is None:
         raise without_task(list(frame.columns))
@@ -222,10 +259,10 @@ def _open_classes(frame: pd.DataFrame, options: Options) -> Tasks:
             "--n-shot, rows a class"
         )
     options = {name: value for name, value in options.items() if name not in ("kind", "date_format")}
-    if "n_query" not in options and options["target"] in frame:
+    if not {"n_way", "n_query"} <= set(options) and options["target"] in frame:
         labels = frame[options["target"]].dropna()
         way = default_way(labels, None, n_shot=options.get("n_shot") or 1, seed=options.get("seed", 0))
-        options["n_query"] = way["n_query"]
+        options = {**way, **options}
     return class_table(frame, **options)
 
 
@@ -281,7 +318,9 @@ def _without_small(
 
 def _open_images(data: str | Path, options: Options) -> Tasks:
     """A folder `class/image`, `alphabet/class/image` or, with `labels`, `task/class/image`."""
-    folder = load_images(Path(data), size=options.get("image_size"), skip_bad="skip_bad" in options)
+    folder = load_encoded(
+        Path(data), options.get("encoder"), size=options.get("image_size"), skip_bad="skip_bad" in options
+    )
     given = _only(options, "n_shot", "n_query", "split", "seed")
     if folder.split:
         given = {"split": folder.split, **given}
@@ -300,19 +339,21 @@ def _open_images(data: str | Path, options: Options) -> Tasks:
     else:
         if "n_support" in options:
             raise UsageError("folders of classes give n-way episodes: give --n-shot, rows a class")
-        tasks = _episodes(
-            folder.x,
-            folder.labels,
-            folder.groups,
-            **given,
-            **_only(options, "n_way", "train_way", "skip_small"),
-        )
-        tasks = replace(tasks, inputs=InputSchema("images", folder.x.shape[1:], 255))
+        options_of_classes = _only(options, "n_way", "train_way", "skip_small")
+        tasks = _episodes(folder.x, folder.labels, folder.groups, **given, **options_of_classes)
+        tasks = replace(tasks, inputs=_inputs(folder.x, options.get("encoder")))
         more = [] if folder.groups is None else [
             "folders are alphabet/class/image: n-way episodes, no alphabet in two splits; if a folder is "
             "a task whose classes mean the same in every folder, give --labels shared"
         ]  # fmt: skip
     return replace(tasks, notes=(*tasks.notes, *folder.notes, *more), name=Path(data).name)
+
+
+def _inputs(x: np.ndarray, encoder: Encoder | None) -> InputSchema:
+    """What a row of a folder is: a picture, or the features of an encoder."""
+    if encoder is None:
+        return InputSchema("images", x.shape[1:], 255)
+    return InputSchema("images", x.shape[1:], 1, encoder.name, encoder.weights)
 
 
 def _open_dataset(data: Any, options: Options) -> Tasks:
@@ -341,7 +382,8 @@ _TABLE = Layout(
     _open_table,
     (
         "task", "target", *_SIZES, "features", "ignore", "categorical", "kind", "date_format", "decimal",
-        "missing", "encoding", "sheet", "labels", "split", "split_by", "support", "rare", "train_way",
+        "missing", "encoding", "sheet", "labels", "split", "split_by", "support", "rare", "train_way", "text",
+        "encoder",
     ),
 )  # fmt: skip
 LAYOUTS: dict[str, Layout] = {
@@ -349,7 +391,8 @@ LAYOUTS: dict[str, Layout] = {
     "folder of tables": _TABLE,
     "arrays": Layout(_open_arrays, (*_SIZES, "kind", "split", "train_way", "skip_small")),
     "images": Layout(
-        _open_images, (*_SIZES, "labels", "split", "image_size", "skip_bad", "train_way", "skip_small")
+        _open_images,
+        (*_SIZES, "labels", "split", "image_size", "skip_bad", "train_way", "skip_small", "encoder"),
     ),
     "data set": Layout(_open_dataset, ("batch_size", "n_way", "n_shot", "n_query", "kind", "split")),
     "loader": Layout(lambda data, options: single(data, **options), ("batch_size", "kind", "split")),

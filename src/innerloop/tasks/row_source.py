@@ -69,6 +69,8 @@ class RowSource:
         draws: support sets drawn for each task in evaluation.
         blocks: first row of each block, and `N`, where support comes from one block.
         own_classes: each task has classes of its own, so training gives them other numbers at each visit.
+        trained_classes: of the classes of these tasks, the names that meta-train tasks have too, and how many there
+            are in all; where tasks have classes of their own.
 
     Raises:
         DataError: a task has fewer than two rows, or fewer than two blocks.
@@ -91,6 +93,7 @@ class RowSource:
     draws: int = 10
     blocks: Indices | None = None
     own_classes: bool = False
+    trained_classes: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Every task must give a support and a query row."""

@@ -199,6 +199,14 @@ class Tasks:
         """Each task has classes of its own, numbered anew in each."""
         return self.schema is not None and self.schema.n_way > 0
 
+    @property
+    def encoded(self) -> bool:
+        """Whether every feature comes from a frozen encoder."""
+        if self.inputs is not None and self.inputs.encoder:
+            return True
+        columns = () if self.schema is None else self.schema.columns
+        return bool(columns) and all(column.kind == "text" for column in columns)
+
     def renamed(self, name: str) -> Tasks:
         """The same tasks under another name."""
         return replace(self, name=name)

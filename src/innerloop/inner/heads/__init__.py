@@ -1,6 +1,7 @@
 """Heads: closed forms that turn support features into predictions."""
 
 from .base import ClassHead, Head, Predictive
+from .class_means import ClassMeansHead
 from .gaussian import GaussianHead, pooled_least_squares
 from .laplace import LaplaceHead
 from .pooled_base import PooledBase
@@ -12,6 +13,7 @@ from .two_covariance import TwoCovarianceHead
 
 __all__ = [
     "ClassHead",
+    "ClassMeansHead",
     "GaussianHead",
     "GaussianProcessClassHead",
     "GaussianProcessHead",

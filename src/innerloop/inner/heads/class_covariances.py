@@ -77,7 +77,7 @@ def covariances(sums: ClassSums) -> Covariances:
 
     $W$ is the pooled covariance of rows about their class means. The means of classes with $n_k$ rows have the
     covariance $B + W \overline{1/n_k}$, of which the second part is taken off; along an axis where nothing would be
-    left, a hundredth is. Both are shrunk before.
+    left, a hundredth is. Both are shrunk before: $W$ towards equal variances, $B$ towards a multiple of $W$.
 
     Raises:
         DataError: there is one class, or no class has two rows that differ.
@@ -92,11 +92,10 @@ def covariances(sums: ClassSums) -> Covariances:
         raise DataError("the rows of each class are all equal, so nothing tells how rows of one class vary")
     center = sums.means.mean(0)
     within = shrunken(sums.residuals, n_rows - n_classes)
-    means = shrunken(sums.means - center, n_classes - 1)
     root = torch.linalg.cholesky(within)
-    half = torch.linalg.solve_triangular(root, means, upper=False)
-    whitened = torch.linalg.solve_triangular(root, half.mT, upper=False)
-    seen, vectors = torch.linalg.eigh((whitened + whitened.mT) / 2)
+    # few classes span few axes: along the others their means are taken to vary as rows do, not alike in all features
+    whitened = torch.linalg.solve_triangular(root, (sums.means - center).mT, upper=False).mT
+    seen, vectors = torch.linalg.eigh(shrunken(whitened, n_classes - 1))
     between = torch.maximum(seen - (1 / sums.counts).mean(), _LEAST_BETWEEN * seen)
     projection = torch.linalg.solve_triangular(root.mT, vectors, upper=True)
     return Covariances(center, projection, between)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ...errors import DataError
 from ...models.network import Params
@@ -16,14 +14,12 @@ from ...tasks.support import stream
 from .base import ClassHead, check_sizes, counted_rows, one_hot, row_weights
 from .class_covariances import ClassSums, Covariances, covariances, sums_of
 from .prototypes import among_present
+from .temperature import class_episodes, log_temperature
 
 __all__ = ["TwoCovarianceHead"]
 
 # parts that the classes are divided into for the temperature, and episodes drawn of them
 _FOLDS, _EPISODES = 4, 240
-_SHOTS, _QUERIES = (1, 2, 5), 5
-# logarithms of the temperatures to choose from
-_TEMPERATURES = (-4.0, 8.0)
 
 
 @dataclass(frozen=True)
@@ -193,64 +189,19 @@ def _log_temperature(sums: ClassSums, n_outputs: int) -> Tensor:
         except DataError:  # the rows of the others are single ones
             continue
         found += _episodes(sums.some(fold == number), others, n_outputs, number)
-    return _best(found) if found else sums.means.new_zeros(())
+    return log_temperature(found) if found else sums.means.new_zeros(())
 
 
 def _episodes(
     sums: ClassSums, known: Covariances, n_outputs: int, number: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Log ratios `(1, n, W)` and classes `(1, n)` of episodes that are drawn of these classes."""
-    generator = stream(0, 2, number)
+    """Log ratios `(n, W)` and classes `(n,)` of episodes that are drawn of these classes."""
     along = (sums.means[sums.of_row] + sums.residuals - known.center) @ known.projection
-    rows_of = [torch.nonzero(sums.of_row == each).flatten() for each in range(len(sums.means))]
-    usable = [rows for rows in rows_of if len(rows) >= 2]
     found: list[tuple[Tensor, Tensor]] = []
-    for episode in range(_EPISODES // _FOLDS):
-        shots = _SHOTS[episode % len(_SHOTS)]
-        chosen = torch.randperm(len(usable), generator=generator)[:n_outputs].tolist()
-        if len(chosen) < 2:
-            break
-        means, counts, query = [], [], []
-        for place in chosen:
-            rows = usable[place]
-            rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-            count = min(shots, len(rows) - 1)
-            means.append(along[rows[:count]].mean(0))
-            counts.append(count)
-            query.append(rows[count : count + _QUERIES])
-        labels = torch.cat([torch.full_like(rows, place) for place, rows in enumerate(query)])
-        stacked = torch.stack(means).unsqueeze(0)
-        ratios = log_ratios(
-            along[torch.cat(query)].unsqueeze(0),
-            stacked,
-            stacked.new_tensor([counts]),
-            known.between,
-        )
-        found.append((ratios, labels.unsqueeze(0)))
+    drawn = class_episodes(sums.of_row, n_outputs, count=_EPISODES // _FOLDS, generator=stream(0, 2, number))
+    for support, query, labels in drawn:
+        means = torch.stack([along[rows].mean(0) for rows in support]).unsqueeze(0)
+        counts = means.new_tensor([[len(rows) for rows in support]])
+        ratios = log_ratios(along[query].unsqueeze(0), means, counts, known.between)
+        found.append((ratios[0], labels))
     return found
-
-
-def _best(found: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """The logarithm of the temperature, by golden sections: the cross-entropy has one minimum."""
-    width = max(ratios.shape[-1] for ratios, _ in found)
-    every = torch.cat([pad(part[0], (0, width - part.shape[-1]), value=-torch.inf) for part, _ in found])
-    place = torch.cat([labels[0] for _, labels in found]).unsqueeze(-1)
-
-    def loss(log_temperature: float) -> float:
-        scaled = every * math.exp(-log_temperature)
-        return float(-scaled.log_softmax(-1).gather(-1, place).mean())
-
-    low, high = _TEMPERATURES
-    golden = (math.sqrt(5) - 1) / 2
-    left, right = high - golden * (high - low), low + golden * (high - low)
-    at_left, at_right = loss(left), loss(right)
-    for _ in range(40):
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - golden * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + golden * (high - low)
-            at_right = loss(right)
-    return found[0][0].new_tensor((low + high) / 2)

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from ...encoders import Encoder, encode_texts, encoder, require_features
 from ...errors import DataError
 from ..messages import listed, quoted
 from . import dates
 from .cells import (
     cell_error,
     factorize,
+    is_missing,
     is_number,
     match_values,
     parse,
@@ -32,6 +34,7 @@ __all__ = [
     "kind_of",
     "moments",
     "numbers",
+    "text_column",
     "without_rare",
 ]
 
@@ -44,8 +47,9 @@ class Column:
 
     Arguments:
         name: its name.
-        kind: `number` (standardised), `date` (days, standardised), `flag` (0 or 1) or `category` (one-hot, 0
-            in all columns for a level that meta-train does not have).
+        kind: `number` (standardised), `date` (days, standardised), `flag` (0 or 1), `category` (one-hot, 0
+            in all columns for a level that meta-train does not have) or `text` (features of an encoder, as they
+            come).
         mean: mean over meta-train, by which a missing value is imputed.
         scale: standard deviation over meta-train, 1 for a constant column.
         levels: of a category.
@@ -64,10 +68,15 @@ class Column:
     formats: tuple[str, ...] = ()
     constant_in_task: bool = False
     merged: int = 0
+    encoder: str = ""
+    weights: str = ""
+    features: int = 0
 
     @property
     def width(self) -> int:
         """Features it becomes."""
+        if self.kind == "text":
+            return self.features
         return len(self.levels) if self.kind == "category" else 1 + self.missing
 
     @property
@@ -75,6 +84,8 @@ class Column:
         """A name for each of them."""
         if self.kind == "category":
             return tuple(f"{self.name}={level}" for level in self.levels)
+        if self.kind == "text":
+            return tuple(f"{self.name}, {self.encoder} {number}" for number in range(self.features))
         return (self.name, *((f"{self.name} is missing",) if self.missing else ()))
 
 
@@ -120,6 +131,37 @@ def fit_column(
     return Column(
         name, kind, mean, 1.0 if kind == "flag" else scale or 1.0, missing=bool(gaps.any()), formats=formats
     )
+
+
+def text_column(frame: pd.DataFrame, name: str, encoder: Encoder) -> Column:
+    """A column of texts, for the features that an encoder makes of them.
+
+    Example:
+        >>> lengths = Encoder("lengths", "texts", lambda texts: [[len(text)] for text in texts])
+        >>> text_column(pd.DataFrame({"note": ["one"]}), "note", lengths).width
+        1
+    """
+    features = encode_texts(_texts(frame.iloc[:1], name, None), encoder)
+    return Column(name, "text", encoder=encoder.name, weights=encoder.weights, features=features.shape[1])
+
+
+def _texts(frame: pd.DataFrame, name: str, task: str | None) -> list[str]:
+    """The texts of a column; a gap is none."""
+    gaps = np.flatnonzero(is_missing(frame[name]))
+    if len(gaps):
+        message = f"no text in column {name!r}: fill it in, or leave the row out"
+        raise cell_error(frame, gaps[0], message, column=name, task=task)
+    return [str(value) for value in frame[name]]
+
+
+def _encoded(frame: pd.DataFrame, column: Column, task: str | None) -> np.ndarray:
+    """The features `(n, F)` of a column of texts."""
+    if not len(frame):
+        return np.zeros((0, column.features), np.float32)
+    known = encoder(column.encoder, weights=column.weights)
+    rows = encode_texts(_texts(frame, column.name, task), known)
+    require_features(known, rows, column.features)
+    return rows
 
 
 def constant_in_tasks(frame: pd.DataFrame, name: str, tasks: np.ndarray) -> bool:
@@ -169,6 +211,9 @@ def encode_column(frame: pd.DataFrame, column: Column, task: str | None) -> Iter
         level, _, _ = match_values(frame[column.name], column.levels)
         for number in range(len(column.levels)):
             yield level == number
+        return
+    if column.kind == "text":
+        yield from _encoded(frame, column, task).T
         return
     values = numbers(frame, column.name, task, kind=column.kind, formats=column.formats)
     gaps = np.isnan(values)

@@ -76,7 +76,7 @@ class Reading:
         labels = targets if options.get("kind") == "classification" and not of_classes else []
         return Reading(
             ids=(*as_names(task), *as_names(split_by), *(targets if of_classes else [])),
-            names=(*as_names(options.get("categorical")), *block, *labels),
+            names=(*as_names(options.get("categorical")), *as_names(options.get("text")), *block, *labels),
             target=targets[0] if len(targets) == 1 and options.get("kind") is None else None,
             date_format=tuple(as_names(options.get("date_format"))),
             decimal=options.get("decimal") or ".",

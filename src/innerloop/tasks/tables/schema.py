@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.special import softmax
 from torch import Tensor
 
+from ...encoders import Encoder
 from ...errors import DataError, Guard, ModelFileError, UsageError
 from ..messages import absent_columns, listed
 from ..support import Targets
@@ -39,6 +40,7 @@ from .columns import (
     fit_column,
     moments,
     numbers,
+    text_column,
     without_rare,
 )
 from .deciding import GAPS, Reading
@@ -47,6 +49,8 @@ from .numbers import refuse_stray_text
 __all__ = ["KINDS", "Column", "Schema", "labelled_rows", "target_kind", "target_names"]
 
 KINDS = ("regression", "classification")
+# kinds of columns that are read as they are written
+_NAMED = ("category", "text")
 # text with more different numbers than these may be no set of classes
 _MANY_CLASSES = 20
 
@@ -105,6 +109,8 @@ class Schema:
         kind: str | None = None,
         categorical: Sequence[str] = (),
         classes: Sequence[str] | None = None,
+        text: Sequence[str] = (),
+        encoder: Encoder | None = None,
         date_format: Sequence[str] = (),
         decimal: str = ".",
         missing: Sequence[str] = (),
@@ -124,14 +130,19 @@ class Schema:
             DataError: a column is missing or holds what it cannot hold.
             UsageError: an argument has no meaning.
         """
-        names, categorical = target_names(target), as_names(categorical)
+        names, categorical, text = target_names(target), as_names(categorical), as_names(text)
+        encoder = _encoder_of(text, encoder)
         used = _feature_names(
-            frame, task=task, target=names, features=None if features is None else as_names(features),
-            ignore=as_names(ignore), categorical=categorical,
+            frame, task=task, target=names, features=None if features is None else [*as_names(features), *text],
+            ignore=as_names(ignore), categorical=[*categorical, *text],
         )  # fmt: skip
         codes = None if task is None else _task_numbers(frame, task)
         columns: list[Column] = []
         for name in used:
+            if encoder is not None and name in text:
+                with guard():
+                    columns.append(text_column(frame, name, encoder))
+                continue
             with guard():
                 column = fit_column(
                     frame, name, whole=whole, task=task, categorical=name in categorical,
@@ -167,8 +178,8 @@ class Schema:
         ids = (self.target,) if of_classes else (self.task,) if self.task is not None else ()
         if not self.as_written:  # a model directory from before: digits were numbers, and NA always a gap
             return Reading(ids=ids, decimal=self.decimal, missing=GAPS)
-        names = [column.name for column in self.columns if column.kind == "category"]
-        values = [column.name for column in self.columns if column.kind != "category"]
+        names = [column.name for column in self.columns if column.kind in _NAMED]
+        values = [column.name for column in self.columns if column.kind not in _NAMED]
         labels = self.kind == "classification"
         return Reading(
             ids=ids,
@@ -228,7 +239,7 @@ class Schema:
 
         A gap among names is none of them, and is not filled.
         """
-        filled = [c.name for c in self.columns if not c.missing and c.kind != "category"]
+        filled = [c.name for c in self.columns if not c.missing and c.kind not in _NAMED]
         counts = {name: int(is_missing(frame[name]).sum()) for name in filled}
         return {name: count for name, count in counts.items() if count}
 
@@ -398,6 +409,11 @@ class Schema:
                 )
             if not column.scale > 0:
                 raise ValueError(f"column {column.name!r:.80} of the schema has the scale {column.scale}")
+            encoded = column.kind == "text"
+            if encoded != bool(column.encoder) or not encoded <= column.features <= encoded * _MANY_FEATURES:
+                raise ValueError(
+                    f"column {column.name!r:.80} of the schema has no such encoder or number of features"
+                )
             _require_unique("a level", column.levels)
         _require_unique("a column", [column.name for column in (*self.columns, *self.target_columns)])
         _require_unique("a class", self.classes)
@@ -405,7 +421,9 @@ class Schema:
             raise ValueError("the schema has no such decimal mark or number of classes")
 
 
-_COLUMN_KINDS = ("number", "date", "flag", "category")
+_COLUMN_KINDS = ("number", "date", "flag", "category", "text")
+# features that an encoder may make of a text
+_MANY_FEATURES = 1 << 16
 
 
 def _require_unique(what: str, names: Sequence[str]) -> None:
@@ -507,6 +525,17 @@ def _feature_names(
     if not used:
         raise DataError(f"no feature column is left beside {', '.join(map(repr, special))}: add one")
     return list(dict.fromkeys(used))
+
+
+def _encoder_of(text: Sequence[str], encoder: Encoder | None) -> Encoder | None:
+    """The encoder of the columns of texts, if there are any."""
+    if text and encoder is None:
+        raise UsageError(
+            f"{listed(text)} holds texts: name the encoder that makes features of them (--encoder wordllama)"
+        )
+    if encoder is not None and not text:
+        raise UsageError(f"the encoder {encoder.name} needs texts: name their column (--text COLUMN)")
+    return encoder
 
 
 def _fit_target(frame: pd.DataFrame, name: str, task: str | None) -> Column:

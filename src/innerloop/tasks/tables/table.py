@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from ...encoders import Encoder, use
 from ...errors import DataError, UsageError
 from ..messages import listed
 from ..row_source import RowSource
@@ -42,6 +44,8 @@ def table(
     missing: Sequence[str] = (),
     encoding: str | None = None,
     sheet: str | None = None,
+    text: Sequence[str] = (),
+    encoder: str | Callable[[Any], Any] | Encoder | None = None,
     labels: str = "shared",
     rare: int = RARE,
     split: Split = SHARES,
@@ -69,6 +73,8 @@ def table(
             Without it, `NA` and the like are gaps in columns of numbers, dates and truth values, and names in others.
         encoding: of a file that is not UTF-8, such as `cp1252`; the same at prediction.
         sheet: of an `.xlsx` file with several.
+        text: columns of texts, which an encoder turns into features; they are not standardised.
+        encoder: its name, or a function of yours from a list of texts to an array (`innerloop.encoders`).
         labels: `shared` if a class means the same in every task; `per_task` if each task has classes of its own,
             which only its support explains. Then tasks with a single class are dropped.
         rare: levels of a category that fewer tasks of meta-train have are taken together, as none of the levels:
@@ -104,8 +110,9 @@ def table(
     reading = Reading.of({
         "task": task, "target": target, "kind": kind, "categorical": categorical, "split_by": split_by,
         "support": support, "date_format": date_format, "decimal": decimal, "missing": missing,
-        "encoding": encoding, "sheet": sheet,
+        "encoding": encoding, "sheet": sheet, "text": text,
     })  # fmt: skip
+    used = None if encoder is None else use(encoder)
     frame = whole = as_frame(frame, reading=reading)
     task, split_by = str(task), None if split_by is None else str(split_by)
     notes = list(frame.attrs.get("notes", ()))
@@ -128,7 +135,7 @@ def table(
     schema = Schema.fit(
         rows.frame[np.isin(rows.codes, positions[0])], whole=whole, task=task, target=target, features=features,
         ignore=ignore, kind=kind, categorical=categorical, classes=classes, date_format=date_format, decimal=decimal,
-        missing=missing, encoding=encoding, rare=rare,
+        missing=missing, encoding=encoding, rare=rare, text=text, encoder=used,
     )  # fmt: skip
     notes += _rare_notes(schema, rare)
     if own_classes:
@@ -143,6 +150,9 @@ def table(
         rows, schema, positions, support=size, n_query=n_query, date_format=as_names(date_format)
     )
     _check_sizes(sources, size, classes, notes)
+    if own_classes:
+        sources, more = _marked(sources, rows.frame, schema)
+        notes += more
     train, valid, test = sources
     shape = (schema.n_features,)
     return Tasks(train, valid, test, schema.targets, shape, schema, splits, tuple(notes), name)
@@ -270,6 +280,25 @@ def _own_classes(labels: str, kind: str) -> bool:
             "kind='classification' (--kind classification)"
         )
     return labels == "per_task"
+
+
+def _marked(
+    sources: Sequence[RowSource], frame: pd.DataFrame, schema: Schema
+) -> tuple[list[RowSource], list[str]]:
+    """The sources, which know how many of their classes meta-train tasks have too, and a note on the last one."""
+    own = schema.own_labels(frame)
+    names = [{label for task in source.ids for label in own[task]} for source in sources]
+    marked = [
+        replace(source, trained_classes=(len(each & names[0]), len(each)))
+        for source, each in zip(sources, names, strict=True)
+    ]
+    seen, every = len(names[-1] & names[0]), len(names[-1])
+    if not seen:
+        return marked, []
+    return marked, [
+        f"{seen} of the {every} classes of meta-test tasks occur in meta-train tasks: scores are those of known "
+        "classes; for new ones, draw tasks from classes (--n-way, without --task)"
+    ]
 
 
 def _rare_notes(schema: Schema, rare: int) -> list[str]:
