@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ..tasks.tables.schema import Schema
     from .enrolled import Enrolled
     from .tables import Frame
+from ..notebook import as_html
 
 __all__ = ["Stored"]
 
@@ -80,6 +81,26 @@ class Stored(OfClasses):
     inputs: InputSchema | None = field(repr=False, default=None)
     enrolled: Enrolled | None = field(repr=False, default=None)
     fit: FitCalibration | None = field(repr=False, default=None)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: what was trained, on what, and the headline score."""
+        config, schema = self.config, self.schema
+        facts = {
+            "kind": self.kind,
+            "data": (config["data"] or {}).get("name"),
+            "task": None if schema is None else schema.task,
+            "target": None if schema is None else [column.name for column in schema.target_columns],
+            "features": None if schema is None else [column.name for column in schema.columns],
+            "support": None if self.support is None else self.support,
+            "adapted tasks": len(self.tasks) or None,
+            "sha256": self.sha256[:12],
+        }
+        rows = [row for row in config["scores"] or [] if row.get("headline") and row["mean"] is not None]
+        table = [[row["metric"], row["mean"], *row["ci95"]] for row in rows]
+        head = ["metric", "mean", "95 % from", "to"]
+        return as_html(
+            f"{self.path.name}: {self.model.learner.called}", facts, [head, *table] if table else ()
+        )
 
     @property
     def kind(self) -> str:
