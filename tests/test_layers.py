@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "innerloop"
 
 # Lowest first. A package imports from itself and from the lines before its own; docs/architecture.md shows it.
 LAYERS = (
-    ("errors",),
+    ("errors", "notebook"),
     ("files",),
     ("encoders",),
     ("tasks", "engine"),

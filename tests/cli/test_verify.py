@@ -21,9 +21,9 @@ def run(tmp_path):
 def test_a_whole_directory_is_called_whole(run, capsys) -> None:
     code, out, err = printed_by(capsys, "inspect", run, "--verify")
     assert (code, err) == (0, "")
-    files = ["config.json", "log.jsonl", "model.safetensors", "manifest.json"]
-    assert [line.split()[0] for line in out.splitlines()[1:5]] == files
-    assert out.count("whole") == 4 + 1
+    files = ["README.md", "config.json", "log.jsonl", "model.safetensors", "manifest.json"]
+    assert [line.split()[0] for line in out.splitlines()[1:6]] == files
+    assert out.count("whole") == 5 + 1
     assert out.rstrip().endswith(il.load(run).sha256)
     found = json.loads(printed_by(capsys, "inspect", run, "--verify", "--json")[1])
     assert found["sha256"] == il.load(run).sha256
@@ -41,7 +41,7 @@ def test_every_fault_is_listed(run, capsys) -> None:
     (run / "model.safetensors").write_bytes(data)
     code, out, err = printed_by(capsys, "inspect", run, "--verify")
     assert code == 4
-    assert "4 of 5 files are not what the manifest says" in err
+    assert "4 of 6 files are not what the manifest says" in err
     lines = {line.split()[0]: line for line in out.splitlines()}
     assert "2 bytes, not " in lines["config.json"]
     assert "the file is missing" in lines["log.jsonl"]

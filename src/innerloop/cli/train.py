@@ -101,6 +101,10 @@ def train(
     keep_ids: Annotated[
         bool, FLAG, about("Store the ids of tasks as they are, not as salted hashes.")
     ] = False,
+    license: Annotated[
+        str | None,
+        Parameter(group=OUTPUT, help="Licence of the model, for its card (README.md), such as cc-by-4.0."),
+    ] = None,
     replace: Replace = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -108,10 +112,10 @@ def train(
     """Meta-train a model on many tasks.
 
     It leaves a model directory, which evaluate, adapt, predict and inspect take; report.html in it shows the
-    scores and what was learned. While it runs, DIR.live.jsonl grows by a line a meta-update. Tasks are split into
-    meta-train, meta-validation and meta-test; the scores printed at the end are those of meta-test.
-    With --folds the model of the first fold is kept, and the scores are of all folds. The directory holds no row of
-    your data and no id of a task; innerloop inspect DIR --privacy lists what it holds.
+    scores and what was learned, README.md is its model card. While it runs, DIR.live.jsonl grows by a line a
+    meta-update. Tasks are split into meta-train, meta-validation and meta-test; the scores printed at the end are those
+    of meta-test. With --folds the model of the first fold is kept, and the scores are of all folds. The directory holds
+    no row of your data and no id of a task; innerloop inspect DIR --privacy lists what it holds.
 
     The state of the training is saved in DIR.checkpoints, once a minute and on Ctrl-C and SIGTERM, until the model is
     written; --resume DIR goes on from there and ends with the same numbers. After Ctrl-C the best model so far is
@@ -129,9 +133,12 @@ def train(
       torchrun --nproc-per-node 4 -m innerloop train schools.csv --task school --target exam
     """
     from ..outer.ranks import the_ranks
+    from ..storage.card import require_licence
     from ..storage.manifest import refuse_occupied
 
-    output = Output(report_rows=report_rows, keep_ids=keep_ids, replace=replace)
+    if license is not None:
+        require_licence(license)
+    output = Output(report_rows=report_rows, keep_ids=keep_ids, license=license, replace=replace)
     asked = Request(tasks=tasks or "", data=data, algorithm=algorithm, training=training)
     ranks = the_ranks()
     notes = Notes(quiet=quiet or ranks.rank > 0)
@@ -295,7 +302,9 @@ class _Trained:
         from ..storage import save
 
         settings = self.request.settings() | {"at_once": self.run.at_once, "placed": str(self.run.placed)}
-        settings |= {"report_rows": self.begun.output.report_rows, "warning": scores.worsened or None}
+        output = self.begun.output
+        settings |= {"report_rows": output.report_rows, "license": output.license}
+        settings |= {"warning": scores.worsened or None}
         save(
             self.directory,
             self.run.model,

@@ -18,6 +18,7 @@ from ..errors import DataError
 from ..evaluation.examples import Shown
 from ..evaluation.inspection import Row
 from ..evaluation.intervals import Estimate
+from ..notebook import as_html
 
 __all__ = [
     "AXES",
@@ -285,6 +286,21 @@ class Comparison:
         """What people call a method; its name where there is none."""
         return next((method.label for method in self.methods if method.name == name), name)
 
+    def _repr_html_(self) -> str:
+        """What notebooks show: the verdict, and the methods with their headline metric, best first."""
+        rows = [
+            [method.label, KINDS.get(method.kind, method.kind), _interval(method.metrics.get(self.metric))]
+            for method in self.methods
+        ]
+        facts = {
+            "verdict": self.verdict.get("sentence"),
+            "tasks": len(self.tasks),
+            "skipped": self.skipped,
+            "interrupted": "some methods are missing" if self.interrupted else None,
+        }
+        head = ["method", "", f"{self.metric} ({'lower' if self.lower_is_better else 'higher'} is better)"]
+        return as_html(f"Comparison: {self.data.get('name', 'tasks')}", facts, [head, *rows])
+
     def to_json(self) -> str:
         """The comparison as one JSON object."""
         content = {"schema_version": SCHEMA_VERSION, **_encode(self)}
@@ -312,6 +328,10 @@ class Comparison:
             return typing.cast(Comparison, _decode(content, Comparison))
         except (TypeError, ValueError, AttributeError, KeyError) as error:
             raise DataError(f"this comparison is damaged: {error}") from None
+
+
+def _interval(estimate: Estimate | None) -> str:
+    return "" if estimate is None else "{:.4g} [{:.4g}, {:.4g}]".format(*estimate)
 
 
 def _encode(value: object) -> Any:

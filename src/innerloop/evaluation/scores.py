@@ -19,6 +19,7 @@ from ..errors import DataError, UsageError
 from ..inner.learner import Model, require_model, without_padding
 from ..models.losses import mean_rows, require_fit
 from ..models.network import Params, reference
+from ..notebook import as_html
 from ..outer.ranks import Shards
 from ..tasks.episodes import Batch, Episode, equal_sizes, map_tensors, select, tensors, to
 from ..tasks.sources import EVALUATION_SEED, Source, SupportSize, Targets, require_source
@@ -165,6 +166,17 @@ class Evaluation:
             f"{self.steps[-1]} inner steps: the inner loop diverges on these tasks; lower the inner step size "
             "(--inner-lr), limit the inner gradients (--inner-clip 1), or take fewer inner steps"
         )
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: a row for each number of inner steps, means with 95 % intervals over tasks."""
+        rows = [
+            [steps, *("{:.4g} [{:.4g}, {:.4g}]".format(*self.metric(name, place)) for name in self.metrics)]
+            for place, steps in enumerate(self.steps)
+        ]
+        size = "n_shot" if self.support.per_class else "n_support"
+        facts = {"kind": self.targets.kind, size: self.support}
+        title = f"Evaluation: {len(self.ids)} tasks, means with 95 % intervals over them"
+        return as_html(title, facts, [["inner steps", *self.metrics], *rows])
 
     def at(self, step: int) -> Evaluation:
         """The same evaluation stopped at one of `steps` (by position), as a method of its own."""

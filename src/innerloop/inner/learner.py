@@ -20,6 +20,7 @@ from ..engine.modes import tracing
 from ..errors import UsageError
 from ..models.losses import Loss
 from ..models.network import Features, Network, Params, reference
+from ..notebook import as_html
 from ..tasks.episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, tensors, to, unsqueeze
 from .exported import as_graph
 
@@ -185,6 +186,20 @@ class Learner(ABC):
         object.__setattr__(learner, "recipe", recipe)
         object.__setattr__(learner, "made_by", made_by)
         return learner
+
+    @property
+    def called(self) -> str:
+        """The name of its algorithm; of a learner assembled by hand, that of its class."""
+        return str((self.recipe or {}).get("algorithm", type(self).__name__))
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the algorithm, its network and its settings."""
+        recipe = self.recipe or {}
+        network = recipe.get("model")
+        name = network.get("name") if isinstance(network, dict) else network
+        steps = self.inner_steps or None
+        facts = {"network": name, "inner_steps": steps, **recipe.get("settings", {})}
+        return as_html(f"Learner: {self.called}", facts)
 
     def __copy__(self) -> Self:
         """Another object of the same parts."""
@@ -478,6 +493,13 @@ class Model:
     def to(self, device: torch.device | str) -> Model:
         """The same model on another device."""
         return Model(self.learner, {name: value.to(device) for name, value in self.meta.items()})
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the algorithm and the meta-parameters with their shapes."""
+        count = sum(value.numel() for value in self.meta.values())
+        facts = {"meta-parameters": f"{count:,}", "device": self.device}
+        shapes = [[name, "x".join(map(str, value.shape)) or "1"] for name, value in self.meta.items()]
+        return as_html(f"Model: {self.learner.called}", facts, [["meta-parameter", "shape"], *shapes])
 
     def _like(self, tree: Any) -> Any:
         """Tensors of data on the device and in the precision of the meta-parameters."""

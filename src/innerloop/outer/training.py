@@ -18,6 +18,7 @@ from ..errors import UsageError, check_known
 from ..inner.learner import Learner, Model
 from ..models.network import Params
 from ..models.precision import products_in
+from ..notebook import as_html
 from ..tasks.episodes import to
 from ..tasks.sources import Source, require_source, stream
 from .descent import Callback, Descent, Episodes, Every
@@ -79,6 +80,22 @@ class Run:
     remarks: tuple[str, ...] = ()
     state: TrainingState | None = field(default=None, repr=False)
     interrupted: bool = False
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: what training did, and its losses at ten steps or fewer."""
+        facts = {
+            "best step": self.best_step,
+            "seconds": f"{self.seconds:.1f}",
+            "gear": self.gear,
+            "device": self.placed,
+            "tasks left out": self.skipped or None,
+            "remarks": self.remarks,
+        }
+        names = [name for name in ("step", "loss", "valid_loss") if any(name in entry for entry in self.log)]
+        every = max(1, math.ceil(len(self.log) / 10))
+        entries = [*reversed(self.log[::-1][::every])]  # the last one is among them
+        rows = [[entry.get(name, "") for name in names] for entry in entries]
+        return as_html(f"Run: {self.model.learner.called}", facts, [names, *rows] if rows else ())
 
     @property
     def engine(self) -> Report:

@@ -19,6 +19,7 @@ from ..errors import ModelFileError, ResourceError, UsageError
 from .plain_json import DAMAGED, parse_json
 
 __all__ = [
+    "CARD",
     "CHECKPOINT",
     "EXTRA_FILES",
     "MANIFEST",
@@ -41,6 +42,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 MODEL_FILES = frozenset({"config.json", "log.jsonl", "model.safetensors"})
 EXTRA_FILES = frozenset({"report.html", "scores.csv"})
+CARD = "README.md"  # follows from the rest, in the case that hubs look for
 
 # what a sealed folder is
 MODEL, CHECKPOINT = "innerloop model", "innerloop checkpoint"
@@ -167,7 +169,7 @@ def refuse_occupied(folder: Path, *, replace: bool) -> None:
             return
         if not present.is_dir():
             raise UsageError(f"{folder} is a file: choose another folder")
-        ours = {MANIFEST, *MODEL_FILES, *EXTRA_FILES}
+        ours = {MANIFEST, CARD, *MODEL_FILES, *EXTRA_FILES}
         inside = {path.name: path.name in ours and _is_plain(path) for path in sorted(present.iterdir())}
         marked = inside.get(MANIFEST) and _MARK in files.read_bytes(present / MANIFEST, limit=_MANIFEST_LIMIT)
     foreign = [name for name, known in inside.items() if not known]
@@ -301,7 +303,7 @@ def _manifest(data: bytes, path: Path, form: str) -> tuple[dict[str, _Entry], st
     if own != sha256(canonical(manifest)) or data != canonical({**manifest, "sha256": own}):
         raise ModelFileError(f"{path}: its sha256 is not its own; {DAMAGED}")
     for name, entry in entries.items():
-        if not _NAME.fullmatch(name) or name == MANIFEST:
+        if (name != CARD and not _NAME.fullmatch(name)) or name == MANIFEST:
             raise ModelFileError(f"{path}: {name[:100]!r} is not a name of a file in this folder; {DAMAGED}")
         types = {key: type(value) for key, value in entry.items()} if isinstance(entry, dict) else {}
         if types != {"sha256": str, "size": int}:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from .stored import Stored
+    from .contents import Contents
 
 __all__ = ["Holding", "holdings"]
 
@@ -29,7 +29,7 @@ class Holding(NamedTuple):
     about: str
 
 
-def holdings(stored: Stored) -> list[Holding]:
+def holdings(stored: Contents) -> list[Holding]:
     """What a model directory holds of the data it was made from.
 
     Arguments:
@@ -59,7 +59,7 @@ def holdings(stored: Stored) -> list[Holding]:
     ]
 
 
-def _rows(stored: Stored) -> Holding:
+def _rows(stored: Contents) -> Holding:
     shown = stored.config["settings"].get("report_rows", stored.config["salt"] is None)
     if _REPORT in stored.extra and shown:
         return Holding(
@@ -69,7 +69,7 @@ def _rows(stored: Stored) -> Holding:
     return Holding("rows", False, "", f"no row of the data{' it was trained on' if kept else ''}")
 
 
-def _ids(stored: Stored) -> Iterator[Holding]:
+def _ids(stored: Contents) -> Iterator[Holding]:
     splits = stored.config["splits"] or {}
     count = sum(map(len, splits.values()))
     if count and stored.config["salt"] is None:
@@ -79,14 +79,14 @@ def _ids(stored: Stored) -> Iterator[Holding]:
         yield Holding("ids of tasks", False, "config.json", about)
 
 
-def _columns(stored: Stored) -> Iterator[Holding]:
+def _columns(stored: Contents) -> Iterator[Holding]:
     schema = stored.schema
     if stored.inputs is not None and stored.inputs.encoder:
         yield Holding("encoder", False, "config.json", f"its name, {stored.inputs.encoder}")
     if schema is None:
         return
     names = [column.name for column in (*schema.columns, *schema.target_columns)]
-    yield Holding("names of columns", True, "config.json", ", ".join(names))
+    yield Holding("names of columns", True, "config.json, README.md", ", ".join(names))
     for column in schema.columns:
         if column.levels:
             merged = f"; {column.merged} rare ones are not among them" if column.merged else ""
@@ -95,7 +95,9 @@ def _columns(stored: Stored) -> Iterator[Holding]:
         if column.encoder:
             yield Holding(f"encoder of {column.name}", False, "config.json", f"its name, {column.encoder}")
     if schema.classes:
-        yield Holding(f"classes of {schema.target}", True, "config.json", ", ".join(schema.classes))
+        yield Holding(
+            f"classes of {schema.target}", True, "config.json, README.md", ", ".join(schema.classes)
+        )
     numbers = [column.name for column in schema.columns if column.kind in ("number", "date")]
     numbers += [column.name for column in schema.target_columns] if schema.kind == "regression" else []
     if numbers:
@@ -103,7 +105,7 @@ def _columns(stored: Stored) -> Iterator[Holding]:
         yield Holding("sums over rows", False, "config.json", about)
 
 
-def _numbers(stored: Stored) -> Iterator[Holding]:
+def _numbers(stored: Contents) -> Iterator[Holding]:
     count = sum(value.numel() for value in stored.model.meta.values())
     yield Holding(
         "meta-parameters",
@@ -119,12 +121,12 @@ def _numbers(stored: Stored) -> Iterator[Holding]:
             "fixed effects, variances and likelihood over all meta-train rows",
         )
     if stored.config["scores"]:
-        yield Holding("scores", False, "config.json", "means and intervals over held-out tasks")
+        yield Holding("scores", False, "config.json, README.md", "means and intervals over held-out tasks")
     if stored.log:
         yield Holding("log", False, "log.jsonl", f"losses of {len(stored.log)} steps, each a mean over tasks")
 
 
-def _tasks(stored: Stored) -> Iterator[Holding]:
+def _tasks(stored: Contents) -> Iterator[Holding]:
     entries = stored.config["tasks"] or []
     if not entries:
         return
@@ -137,7 +139,7 @@ def _tasks(stored: Stored) -> Iterator[Holding]:
     yield Holding("adapted values", False, "model.safetensors", about)
 
 
-def _classes(stored: Stored) -> Iterator[Holding]:
+def _classes(stored: Contents) -> Iterator[Holding]:
     enrolled = stored.enrolled
     if enrolled is None:
         return
@@ -158,8 +160,8 @@ def _classes(stored: Stored) -> Iterator[Holding]:
         yield Holding("rows of classes", True, "model.safetensors", about)
 
 
-def _origin(stored: Stored) -> Iterator[Holding]:
+def _origin(stored: Contents) -> Iterator[Holding]:
     data = stored.config["data"] or {}
     if data.get("name"):
         about = f"path {data['name']}{', and the sha256 of the file' if data.get('sha256') else ''}"
-        yield Holding("where the data was", True, "config.json", about)
+        yield Holding("where the data was", True, "config.json, README.md", about)

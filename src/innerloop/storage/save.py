@@ -96,7 +96,7 @@ def save(
         >>> learner = il.mixed(2)
         >>> path = il.save(Path(tempfile.mkdtemp()) / "first", il.Model(learner, learner.init()))
         >>> sorted(file.name for file in path.iterdir())
-        ['config.json', 'log.jsonl', 'manifest.json', 'model.safetensors']
+        ['README.md', 'config.json', 'log.jsonl', 'manifest.json', 'model.safetensors']
         >>> il.load(path).model.adapt(torch.zeros(3, 2), torch.ones(3, 1))(torch.zeros(1, 2)).shape
         torch.Size([1, 1])
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +15,13 @@ from ..inner.learner import Adapted, Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
 from .calibrations import calibration_of, fit_tensors, to_tensors
+from .card import model_card, require_licence
 from .classes import OfClasses, refuse_for_classes
-from .manifest import write_sealed
+from .manifest import CARD, write_sealed
 from .membership import Members
 from .plain_json import JsonObject, parse_json, to_json, without_nan
-from .task_values import packed, same_length
+from .reading import read
+from .task_values import MASK, TASKS, packed, same_length
 from .tensors import differences, equal, outline
 from .validation import Config, mixed_of, outputs_of, require_config, support_of, targets_of
 from .versions import versions
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import pandas as pd
+    from torch import nn
 
     from ..evaluation.conformal import Calibration
     from ..evaluation.mixed_model import MixedSummary
@@ -37,11 +41,10 @@ if TYPE_CHECKING:
     from ..tasks.tables.schema import Schema
     from .enrolled import Enrolled
     from .tables import Frame
+from ..notebook import as_html
 
-__all__ = ["MASK", "TASKS", "Stored"]
+__all__ = ["Stored"]
 
-TASKS = "tasks/"  # before the names of what tasks own; parameters of modules have no slash so early
-MASK = "mask/"  # before the names of parameters that refinement may have changed
 _PERCENTILES = "support_loss_percentile"  # of the tasks in `tasks`, a setting
 
 
@@ -78,6 +81,26 @@ class Stored(OfClasses):
     inputs: InputSchema | None = field(repr=False, default=None)
     enrolled: Enrolled | None = field(repr=False, default=None)
     fit: FitCalibration | None = field(repr=False, default=None)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: what was trained, on what, and the headline score."""
+        config, schema = self.config, self.schema
+        facts = {
+            "kind": self.kind,
+            "data": (config["data"] or {}).get("name"),
+            "task": None if schema is None else schema.task,
+            "target": None if schema is None else [column.name for column in schema.target_columns],
+            "features": None if schema is None else [column.name for column in schema.columns],
+            "support": None if self.support is None else self.support,
+            "adapted tasks": len(self.tasks) or None,
+            "sha256": self.sha256[:12],
+        }
+        rows = [row for row in config["scores"] or [] if row.get("headline") and row["mean"] is not None]
+        table = [[row["metric"], row["mean"], *row["ci95"]] for row in rows]
+        head = ["metric", "mean", "95 % from", "to"]
+        return as_html(
+            f"{self.path.name}: {self.model.learner.called}", facts, [head, *table] if table else ()
+        )
 
     @property
     def kind(self) -> str:
@@ -520,7 +543,7 @@ class Stored(OfClasses):
         tensors |= to_tensors(self.calibration) | fit_tensors(self.fit)
         tensors |= self.enrolled.tensors() if self.enrolled else {}
         _require_finite(tensors)
-        config = {**self.config, "settings": {**(settings or {}), **self.config["settings"]}}
+        config: Config = {**self.config, "settings": {**(settings or {}), **self.config["settings"]}}
         text = to_json(config, indent=1)
         try:
             require_config(parse_json(text, "config"))
@@ -537,8 +560,56 @@ class Stored(OfClasses):
             "log.jsonl": b"".join(to_json(without_nan(entry)) for entry in self.log),
             "model.safetensors": safetensors.torch.save(tensors),
         }
-        write_sealed(Path(directory), {**content, **self.extra}, replace=replace)
+        card = model_card(self, config)
+        write_sealed(Path(directory), {**content, CARD: card, **self.extra}, replace=replace)
         return Path(directory)
+
+    def save_pretrained(
+        self, directory: str | Path, *, license: str | None = None, replace: bool = False
+    ) -> Path:
+        """`save` by the name that it has in other libraries; `license` fills the field of the model card.
+
+        Arguments:
+            directory: where; it must be missing or empty, or a model directory if `replace` is given.
+            license: of the weights, such as `cc-by-4.0`; as it was unless given.
+            replace: replace a model directory that is there.
+
+        Returns:
+            The directory.
+
+        Raises:
+            UsageError: the licence is no line of text, or as `save`.
+
+        Example:
+            >>> import tempfile, innerloop as il
+            >>> learner, folder = il.mixed(2), Path(tempfile.mkdtemp())
+            >>> stored = il.load(il.save(folder / "one", il.Model(learner, learner.init())))
+            >>> path = stored.save_pretrained(folder / "two", license="cc-by-4.0")
+            >>> (path / "README.md").read_text().splitlines()[2]
+            'license: "cc-by-4.0"'
+        """
+        if license is None:
+            return self.save(directory, replace=replace)
+        settings = {**self.config["settings"], "license": require_licence(license)}
+        config: Config = {**self.config, "settings": settings}
+        return dataclasses.replace(self, config=config, sha256="").save(directory, replace=replace)
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | Path, *, module: nn.Module | None = None, device: torch.device | str = "cpu"
+    ) -> Stored:
+        """`load` by the name that it has in other libraries.
+
+        Arguments:
+            directory: what `innerloop train --out`, `save` or `save_pretrained` wrote.
+            module: the module, where the model was trained with one of your own.
+            device: where the model goes.
+
+        Raises:
+            ModelFileError: it is no model directory, or a damaged one.
+            UsageError: `module` is needed, or does not fit.
+        """
+        return cls(*read(directory, module=module, device=device))
 
 
 def _stacks(model: Model, tasks: Mapping[str, Adapted]) -> Params:

@@ -13,7 +13,10 @@ from ..models.network import Params
 from .plain_types import require
 from .tensors import Outline, differences, outline
 
-__all__ = ["packed", "same_length", "unpacked"]
+__all__ = ["MASK", "TASKS", "packed", "same_length", "unpacked"]
+
+TASKS = "tasks/"  # before the names of what tasks own; parameters of modules have no slash so early
+MASK = "mask/"  # before the names of parameters that refinement may have changed
 
 # of each task, the length of the axes that count support rows; only where a learner has such axes
 _LENGTHS = "lengths"

@@ -26,7 +26,7 @@ from ..models.builtin import MODELS
 from ..models.losses import LOSSES
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
-from .manifest import EXTRA_FILES, MODEL_FILES, Sealed, check_version
+from .manifest import CARD, EXTRA_FILES, MODEL_FILES, Sealed, check_version
 from .plain_json import DAMAGED, JsonObject, parse_json
 from .plain_types import fits, require, require_fields
 
@@ -114,7 +114,10 @@ def read_config(sealed: Sealed) -> Config:
     """The configuration of a model directory."""
     names, where = set(sealed.contents), str(sealed.folder / "config.json")
     with blaming(sealed, "manifest.json"):
-        require(names - EXTRA_FILES == MODEL_FILES, f"it names {sorted(names)}, not {sorted(MODEL_FILES)}")
+        require(
+            names - EXTRA_FILES - {CARD} == MODEL_FILES,
+            f"it names {sorted(names)}, not {sorted(MODEL_FILES)}",
+        )
     config = parse_json(sealed.contents["config.json"], where)
     check_version(config.get("schema_version") if isinstance(config, dict) else None, where)
     recipe = config.get("learner")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..errors import DataError, UsageError
+from ..notebook import as_html
 from .messages import absent_columns, listed, meant
 from .sources import ClassSource, Source
 from .support import Targets
@@ -210,6 +211,22 @@ class Tasks:
     def renamed(self, name: str) -> Tasks:
         """The same tasks under another name."""
         return replace(self, name=name)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: what the tasks are, how many each split has, and what was decided."""
+        support = self.train.support
+        facts: dict[str, object] = {
+            "kind": self.targets.kind,
+            "features": "x".join(map(str, self.feature_shape)),
+            "columns": None if self.schema is None else [column.name for column in self.schema.columns],
+            "target": None if self.schema is None else self.schema.target,
+            "n_shot" if support.per_class else "n_support": support,
+        }
+        if self.splits:
+            what = "classes" if isinstance(self.train, ClassSource) else "tasks"
+            facts[what] = {name: len(self.splits[name]) for name in SPLITS}
+        noted = [["notes"], *([note] for note in self.notes)] if self.notes else ()
+        return as_html(f"Tasks: {self.name}", facts, noted)
 
     def __repr__(self) -> str:
         """One line."""
