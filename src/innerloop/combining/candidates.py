@@ -22,7 +22,7 @@ from ..tasks.sources import RowSource, Source
 from ..tasks.splits import Tasks
 from .answers import answers
 
-__all__ = ["Entry", "Settings", "Tell", "Trainer", "entries", "numbered_anew"]
+__all__ = ["Entry", "Settings", "Tell", "Trainer", "entries", "from_none", "numbered_anew"]
 
 Settings: TypeAlias = Mapping[str, Any]
 Tell: TypeAlias = Callable[[str], None]
@@ -45,7 +45,7 @@ class Entry:
         algorithm: its name.
         settings: its own settings.
         direct: it is fitted without meta-updates.
-        pooled: without a label it predicts as one model of the rows of all tasks does.
+        pooled: without a label it predicts as one model of the rows of all tasks does, or is trained for that.
     """
 
     label: str
@@ -60,8 +60,8 @@ DIRECT = (
     Entry("linear mixed model", "mixed", direct=True),
     Entry("mixed model with squares", "mixed", {"squares": True}, direct=True),
     Entry("Gaussian process", "gp", direct=True, pooled=True),
-    Entry("Gaussian process on boosting", "boosted_gp", direct=True),
-    Entry("mixed model on boosting", "boosted_mixed", direct=True),
+    Entry("Gaussian process on boosting", "boosted_gp", direct=True, pooled=True),
+    Entry("mixed model on boosting", "boosted_mixed", direct=True, pooled=True),
     Entry("boosting with the support set", "boosting", direct=True),
 )
 NETS = {
@@ -188,8 +188,8 @@ class Trainer:
         try:
             run = _meta_train(
                 resume.model.learner if resume else self.learner(entry),
-                self.source,
-                valid=_fewer(self.tasks.valid),
+                self.source if entry.direct else from_none(self.source),
+                valid=_fewer(from_none(self.tasks.valid)),
                 steps=min(self.steps, sound.steps) if entry.direct else self.steps,
                 seed=self.seed,
                 gear=self.gear,
@@ -245,9 +245,24 @@ class Trainer:
 
     def error(self, model: Model) -> float:
         """Mean loss on the meta-validation tasks."""
-        source = _fewer(self.tasks.valid)
+        source = _fewer(from_none(self.tasks.valid))
         mean = float(answers([model], source).losses.mean())
         return mean if np.isfinite(mean) else np.inf
+
+
+def from_none(source: Source) -> Source:
+    """The same tasks with support sets of all sizes from 0 to that asked for; other sources as they are.
+
+    Example:
+        >>> from innerloop.tasks import arrays
+        >>> tasks = arrays(np.zeros((40, 1)), np.arange(40.0), np.arange(40) // 4, n_support=2)
+        >>> str(from_none(tasks.train).support)
+        '0-2'
+    """
+    if not isinstance(source, RowSource) or source.own_classes:
+        # what a class number means is known from the support alone
+        return source
+    return replace(source, support=source.support._replace(low=0))
 
 
 def _fewer(source: Source) -> Source:
