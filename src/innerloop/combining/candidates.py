@@ -32,6 +32,8 @@ _RUNGS = (0.125, 0.5)
 # validations without a new best, each after a twentieth of a training, after which it ends
 _PATIENCE = 5
 _PAUSE = "to be compared"
+# tasks of a meta-update: several nets are trained, and each for every number of support rows
+_BATCH = 16
 # support sets of each meta-validation task by which nets are compared
 _DRAWS = 3
 
@@ -60,8 +62,8 @@ DIRECT = (
     Entry("linear mixed model", "mixed", direct=True),
     Entry("mixed model with squares", "mixed", {"squares": True}, direct=True),
     Entry("Gaussian process", "gp", direct=True, pooled=True),
-    Entry("Gaussian process on boosting", "boosted_gp", direct=True, pooled=True),
-    Entry("mixed model on boosting", "boosted_mixed", direct=True, pooled=True),
+    Entry("Gaussian process on boosting", "boosted_gp", direct=True),
+    Entry("mixed model on boosting", "boosted_mixed", direct=True),
     Entry("boosting with the support set", "boosting", direct=True),
 )
 NETS = {
@@ -181,7 +183,8 @@ class Trainer:
             return resume
         part = entry.label if until is None else f"{entry.label} {until}"
         sound = sound_settings(self.tasks, entry.algorithm)
-        options = {"meta_lr": sound.meta_lr, "meta_batch_size": sound.meta_batch_size, **self.options}
+        batch = min(sound.meta_batch_size, _BATCH)
+        options = {"meta_lr": sound.meta_lr, "meta_batch_size": batch, **self.options}
         # a training that is looked at in the middle is validated there too
         every = options.pop("validate_every", None) or max(1, self.steps // (5 if self.endless else 20))
         callbacks = [*options.pop("callbacks", ()), *([] if until is None else [Every(until, _pause)])]

@@ -19,7 +19,7 @@ from ..tasks.splits import Tasks
 from .answers import Answers, answers, at_size, sizes_of
 from .candidates import Entry, Settings, Tell, Trainer, entries
 from .refitting import joined
-from .weights import Array, class_weights, simplex_weights, task_draws
+from .weights import Array, class_weights, shrunken, simplex_weights, task_draws
 
 __all__ = ["Candidate", "Choice", "choose"]
 
@@ -100,7 +100,7 @@ def _quiet(what: str) -> None:
 def choose(
     tasks: Tasks,
     *,
-    steps: int = 1000,
+    steps: int = 400,
     seed: int = 0,
     single: bool = False,
     training: Source | None = None,
@@ -261,7 +261,9 @@ def _weights(known: Sequence[Answers], pooled: Sequence[int], *, single: bool) -
 
 def _fitted(each: Answers) -> Array:
     draws = task_draws(len(each.tasks))
-    return class_weights(each.chances, draws) if each.chances else simplex_weights(each.errors, draws)
+    if each.chances:
+        return class_weights(each.chances, draws)
+    return shrunken(simplex_weights(each.errors, draws), each.losses)
 
 
 def _cross_validated(each: Answers) -> Array:

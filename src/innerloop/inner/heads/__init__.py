@@ -8,6 +8,7 @@ from .process import GaussianProcessHead
 from .process_classes import GaussianProcessClassHead
 from .prototypes import PrototypeHead
 from .ridge import LearnedRidgeHead
+from .set_net import SetClassHead, SetValueHead
 
 __all__ = [
     "ClassHead",
@@ -20,5 +21,7 @@ __all__ = [
     "PooledBase",
     "Predictive",
     "PrototypeHead",
+    "SetClassHead",
+    "SetValueHead",
     "pooled_least_squares",
 ]
