@@ -18,9 +18,9 @@ BOOTSTRAP = 2000
 Scores = dict[int, dict[str, dict[str, float]]]
 
 
-def scored(rows: list[dict[str, Any]]) -> tuple[Scores, list[str], int]:
+def scored(rows: list[dict[str, Any]], ours: str) -> tuple[Scores, list[str], int]:
     """Error by size, table and entrant; what failed is infinite. Of the splits in which everybody has been."""
-    entrants = list(dict.fromkeys(row["entrant"] for row in rows if "errors" in row))
+    entrants = list(dict.fromkeys([ours, *(row["entrant"] for row in rows if "errors" in row)]))
     given = {(row["table"], row["split"], row["entrant"]): row for row in rows}
     tables = list(dict.fromkeys(row["table"] for row in rows))
     splits = sorted({row["split"] for row in rows})
@@ -33,7 +33,7 @@ def scored(rows: list[dict[str, Any]]) -> tuple[Scores, list[str], int]:
             errors = defaultdict(list)
             for split in whole:
                 row = given[table, split, each]
-                sizes = given[table, split, entrants[0]]["errors"]
+                sizes = given[table, split, ours]["errors"]
                 for size in sizes:
                     errors[int(size)].append(row.get("errors", {}).get(size, np.inf))
             for size, values in errors.items():
@@ -99,21 +99,31 @@ def lost(found: Scores, ours: str) -> list[str]:
 
 def page(rows: list[dict[str, Any]], ours: str, rules: str) -> str:
     """The results as a page."""
-    found, entrants, splits = scored(rows)
-    every = together(found)
+    found, entrants, splits = scored(rows, ours)
     tables = max(len(own) for own in found.values())
     lines = [
         "# Few rows of a new group: the default beside its opponents", "",
         f"`innerloop train` without a named algorithm, beside {len(entrants) - 1} opponents on {tables} public tables, "
         f"{splits} split{'s' * (splits > 1)} of the groups.",
         "Written by `python benchmarks/new_groups.py --write` from `benchmarks/results/new_groups.jsonl`.", "",
-        "## Rules", "", rules.partition("Rules, ")[2].partition("\n\n")[2].strip(),
-        "", "## Wins and losses", "",
+        "## Rules", "", "They were fixed before the first run.", "",
+        rules.partition("Rules, ")[2].partition("\n\n")[2].strip(), "", *wins(found, ours, entrants), "", *ranking(found, entrants), "", *times(rows, entrants), "",
+        "## Where we lose", "", f"Tables on which the best opponent is ahead by more than {NAMED:.0%}.", "",
+        "| table | K | ours | best opponent | its error |", "|---|---|---|---|---|", *lost(found, ours), "",
+        *every_table(found, entrants), "", "## What did not run", "", *failures(rows), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def wins(found: Scores, ours: str, entrants: list[str]) -> list[str]:
+    """Wins, ties and losses, over all numbers of labelled rows and at each."""
+    lines = [
+        "## Wins and losses", "",
         "Over the tables, by the geometric mean of the errors with one labelled row or more; `p` is of a sign test,",
         "ties left out, corrected by Holm over the opponents. The ratio is our error over theirs, its median.", "",
         "| opponent | we win | tie | we lose | ratio | p |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for name, (win, tie, loss, ratio, chance) in duels(every, ours, entrants).items():
+    for name, (win, tie, loss, ratio, chance) in duels(together(found), ours, entrants).items():
         lines.append(f"| {name} | {win} | {tie} | {loss} | {ratio:.3f} | {chance:.2g} |")
     lines += ["", "By the number of labelled rows, as wins-ties-losses (`*` where p is below 0.05):", ""]
     sizes = sorted(found)
@@ -122,21 +132,30 @@ def page(rows: list[dict[str, Any]], ours: str, rules: str) -> str:
         f"| opponent | {' | '.join(f'K = {size}' for size in sizes)} |",
         f"|{'---|' * (len(sizes) + 1)}",
     ]
-    for name in entrants[1:]:
-        cells = (
-            "-".join(map(str, own[:3])) + "*" * (own[4] < 0.05) for own in (by_size[s][name] for s in sizes)
-        )
+    for name in by_size[sizes[0]]:
+        own = (by_size[size][name] for size in sizes)
+        cells = ("-".join(map(str, each[:3])) + "*" * (each[4] < 0.05) for each in own)
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "## Ranks", "", "Mean rank over tables, with a 95 % interval (bootstrap over tables).", ""]
+    return lines
+
+
+def ranking(found: Scores, entrants: list[str]) -> list[str]:
+    """Mean ranks, over all numbers of labelled rows and at each."""
+    every, sizes = together(found), sorted(found)
     heads = [f"K = {size}, {len(found[size])} tables" for size in sizes]
+    lines = ["## Ranks", "", "Mean rank over tables, with a 95 % interval (bootstrap over tables).", ""]
     lines += [f"| entrant | all K from 1, {len(every)} tables | {' | '.join(heads)} |"]
     lines += [f"|{'---|' * (len(sizes) + 2)}"]
     of = [ranks(own, entrants) for own in (every, *(found[size] for size in sizes))]
     for name in sorted(entrants, key=lambda name: of[0][name][0]):
         cells = ("{:.1f} [{:.1f}, {:.1f}]".format(*own[name]) for own in of)
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += [
-        "",
+    return lines
+
+
+def times(rows: list[dict[str, Any]], entrants: list[str]) -> list[str]:
+    """Processor seconds."""
+    lines = [
         "## Time",
         "",
         "Processor seconds of all that an entrant fits for a table, median over tables.",
@@ -146,27 +165,20 @@ def page(rows: list[dict[str, Any]], ours: str, rules: str) -> str:
     for name in entrants:
         own = [row["seconds"] for row in rows if row["entrant"] == name and "seconds" in row]
         lines.append(f"| {name} | {np.median(own):.1f} | {max(own):.0f} |")
-    lines += [
-        "",
-        "## Where we lose",
-        "",
-        f"Tables on which the best opponent is ahead by more than {NAMED:.0%}.",
-        "",
-    ]
-    lines += ["| table | K | ours | best opponent | its error |", "|---|---|---|---|---|", *lost(found, ours)]
-    lines += ["", "## Every table", "", "Error over variance.", ""]
+    return lines
+
+
+def every_table(found: Scores, entrants: list[str]) -> list[str]:
+    """All errors, the lowest in bold."""
+    lines = ["## Every table", "", "Error over variance.", ""]
     lines += [f"| table | K | {' | '.join(entrants)} |", f"|{'---|' * (len(entrants) + 2)}"]
-    for table, size in itertools.product(found[0], sizes):
+    for table, size in itertools.product(found[0], sorted(found)):
         if table in found[size]:
             own = found[size][table]
-            best = min(own.values())
-            cells = (
-                "-" if own[n] == np.inf else f"**{own[n]:.3g}**" if own[n] == best else f"{own[n]:.3g}"
-                for n in entrants
-            )
+            marks = {name: "**" * (own[name] == min(own.values())) for name in entrants}
+            cells = ("-" if own[n] == np.inf else f"{marks[n]}{own[n]:.3g}{marks[n]}" for n in entrants)
             lines.append(f"| {table} | {size} | {' | '.join(cells)} |")
-    lines += ["", "## What did not run", "", *failures(rows), ""]
-    return "\n".join(lines)
+    return lines
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:
