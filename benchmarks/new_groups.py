@@ -18,8 +18,8 @@ Rules, fixed before the first run:
 - The score is the squared error over the variance of the target among the known rows, a group a unit, averaged over
   splits. On a table, two entrants are tied at K where their scores differ by less than 1 %.
 - What does not run is the last on that table, and is listed with its reason.
-- The default was worked on with an eighth split of chicks, pines, milk, theophylline, boys of Oxford and remifentanil, and
-  with the first split of chicks, before it ran here.
+- The default was worked on with an eighth split of chicks, pines, milk, theophylline, boys of Oxford and
+  remifentanil, and with the first split of chicks, before it ran here.
 """
 
 from __future__ import annotations
