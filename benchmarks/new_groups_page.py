@@ -135,7 +135,7 @@ def wins(found: Scores, ours: str, entrants: list[str]) -> list[str]:
     ]
     for name in by_size[sizes[0]]:
         own = (by_size[size][name] for size in sizes)
-        cells = ("-".join(map(str, each[:3])) + "*" * (each[4] < 0.05) for each in own)
+        cells = ("-".join(map(str, each[:3])) + ("*" if each[4] < 0.05 else "") for each in own)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

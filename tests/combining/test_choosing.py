@@ -99,6 +99,9 @@ def test_what_does_not_adapt_stays_where_nothing_gains():
     weights, losses = _weights(known, [0], single=False)
     assert weights.tolist() == [[1.0, 0.0, 0.0]]
     within(np.abs(losses - errors[:, 0, 0]).max(), 1e-12)
+    # fewer tasks cannot tell
+    few, _ = _weights([known[0].some(np.arange(5))], [0], single=False)
+    assert few[0, 0] < 1
     better, _ = _weights(known, [2], single=False)
     assert better[0, 0] > 0.5
     # without a label, those that are made for it share among themselves
