@@ -111,7 +111,7 @@ def page(rows: list[dict[str, Any]], ours: str, rules: str) -> str:
         *wins(found, ours, entrants), "", *ranking(found, entrants), "", *times(rows, entrants), "",
         "## Where we lose", "", f"Tables on which the best opponent is ahead by more than {NAMED:.0%}.", "",
         "| table | K | ours | best opponent | its error |", "|---|---|---|---|---|", *lost(found, ours), "",
-        *every_table(found, entrants), "", "## What did not run", "", *failures(rows), "",
+        *every_table(found, entrants), "", "## What did not run", "", *failures(rows), *unfinished(rows, found), "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -180,6 +180,13 @@ def every_table(found: Scores, entrants: list[str]) -> list[str]:
             cells = ("-" if own[n] == np.inf else f"{marks[n]}{own[n]:.3g}{marks[n]}" for n in entrants)
             lines.append(f"| {table} | {size} | {' | '.join(cells)} |")
     return lines
+
+
+def unfinished(rows: list[dict[str, Any]], found: Scores) -> list[str]:
+    """Tables on which not every entrant has been yet, in a line."""
+    counted = {table for own in found.values() for table in own}
+    missing = sorted({row["table"] for row in rows} - counted)
+    return [f"- Not finished yet, and in no figure: {', '.join(missing)}."] if missing else []
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:
