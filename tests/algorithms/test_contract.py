@@ -18,7 +18,7 @@ from innerloop.outer.prefetch import task_keys
 from innerloop.storage import load, save
 from innerloop.tasks.episodes import Batch, Episode, join_rows, map_tensors, select, stack
 from innerloop.tasks.sources import FunctionSource, SupportSize, Targets
-from toolkit.cases import CASES, IDS
+from toolkit.cases import CASES, IDS, learner_module
 from toolkit.oracles import (
     class_episode,
     difference_error,
@@ -203,16 +203,6 @@ def test_the_recipe_and_the_model_directory_give_the_same_predictions(case, tmp_
     run.with_tasks({"a": task}).save(tmp_path / "one")
     stored = load(tmp_path / "one", module=module).tasks["a"]
     assert torch.equal(stored(episode.query.x[0]), task(episode.query.x[0]))
-
-
-def learner_module(case):
-    from toolkit.cases import body, net
-
-    inputs = 2 if case.kind == "regression" else 4
-    outputs = 1 if case.kind == "regression" else 3
-    if case.algorithm in ("protomaml", "protonet", "ridge", "gaussian", "deep_kernel"):
-        return body(inputs)
-    return net(inputs + (2 if case.algorithm == "cavia" else 0), outputs)
 
 
 @every

@@ -250,3 +250,10 @@ def test_numbers_that_are_not_0_1_2_are_taken_in_their_order(tmp_path, capsys):
     given = [tmp_path / "ten.safetensors", "--data", tmp_path / "ten.npz", "--rounds", 1, "--json", *MLP]
     assert run(["refine", *map(str, given), "--out", str(tmp_path / "out")]) == 0
     assert json.loads(capsys.readouterr().out)["before"]["accuracy"] == 1
+
+
+def test_a_model_with_a_head_of_its_own_and_one_layer_is_refused_by_name(folder, tmp_path, capsys):
+    learner = il.ridge(il.models.mlp(4, [6], None), n_features=6)
+    il.save(tmp_path / "run", il.Model(learner, learner.init()))
+    printed = refined(folder, capsys, tmp_path / "run", "--data", folder / "rows.npz", code=2)
+    assert "a model of ridge predicts through a part that is made anew" in printed.err

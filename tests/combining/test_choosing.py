@@ -68,7 +68,7 @@ def test_without_labels_it_is_no_worse_than_one_model_for_all(chosen):
     tasks = lines()
     none = at_size(tasks.test, 0)
     pooled = il.meta_train(il.algorithms.boosting(2, support=False), tasks.train, device="cpu").model
-    ours, theirs = answers([chosen.model, pooled], none).losses.mean(0)
+    ours, theirs = answers([chosen.before, pooled], none).losses.mean(0)
     assert ours < 1.05 * theirs
 
 
@@ -99,6 +99,9 @@ def test_what_does_not_adapt_stays_where_nothing_gains():
     weights, losses = _weights(known, [0], single=False)
     assert weights.tolist() == [[1.0, 0.0, 0.0]]
     within(np.abs(losses - errors[:, 0, 0]).max(), 1e-12)
+    # fewer tasks cannot tell
+    few, _ = _weights([known[0].some(np.arange(5))], [0], single=False)
+    assert few[0, 0] < 1
     better, _ = _weights(known, [2], single=False)
     assert better[0, 0] > 0.5
     # without a label, those that are made for it share among themselves
@@ -171,6 +174,19 @@ def test_halving_goes_on_from_where_a_net_was():
     (label, run), = runs.items()  # fmt: skip
     whole = trainer.train(next(entry for entry in nets if entry.label == label))
     assert all(torch.equal(run.model.meta[n], whole.model.meta[n]) for n in run.model.meta)
+
+
+def test_nets_are_trained_with_every_number_of_rows(monkeypatch):
+    asked = []
+
+    def seen(learner, source, **options):
+        asked.append((learner.fits_directly, str(source.support), str(options["valid"].support)))
+        return il.meta_train(learner, source, **options)
+
+    monkeypatch.setattr("innerloop.combining.candidates.meta_train", seen)
+    choose(lines(), steps=4, options={"device": "cpu"})
+    assert {source for direct, source, _ in asked if direct} == {"4"}
+    assert {(source, valid) for direct, source, valid in asked if not direct} == {("0-4", "0-4")}
 
 
 def test_sizes_go_from_none_to_the_trained_one():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from innerloop.combining.weights import class_weights, simplex_weights, task_draws
+from innerloop.combining.weights import class_weights, shrunken, simplex_weights, task_draws
 from toolkit.oracles import within
 
 
@@ -72,3 +72,11 @@ def test_few_tasks_do_not_decide_for_one_by_chance():
 def test_equal_members_share():
     errors = np.ones((4, 3, 3))
     within(abs(simplex_weights(errors).sum() - 1), 1e-12)
+
+
+def test_few_tasks_are_drawn_to_weights_by_the_errors_alone():
+    weights, errors = np.array([0.0, 1.0, 0.0]), np.array([1.0, 2.0, 4.0])
+    alone = np.array([16.0, 4.0, 1.0]) / 21
+    for tasks, share in ((5, 0.5), (45, 0.9)):
+        found = shrunken(weights, np.tile(errors, (tasks, 1)))
+        within(np.abs(found - (share * weights + (1 - share) * alone)).max(), 1e-12)

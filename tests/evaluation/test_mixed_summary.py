@@ -221,6 +221,27 @@ def test_the_command_prints_the_numbers_and_the_directory_keeps_them(tmp_path, c
     assert printed["mixed"] == summary.plain()
 
 
+def test_a_combination_has_the_numbers_of_its_linear_mixed_model(tmp_path, capsys):
+    table, out = tmp_path / "clinics.csv", tmp_path / "run"
+    drawn().to_csv(table, index=False)
+    train = [
+        "train",
+        table,
+        "--task",
+        "clinic",
+        "--target",
+        "risk",
+        "--n-support",
+        "3",
+        "--covariance",
+        "diagonal",
+    ]
+    assert printed_by(capsys, *train, "--out", out)[0] == 0
+    tasks = il.tasks.table(table, task="clinic", target="risk", n_support=3)
+    assert il.load(out).mixed_summary().n_tasks == tasks.train.n_tasks + tasks.valid.n_tasks
+    assert "Fixed effects of risk" in printed_by(capsys, "inspect", out)[1]
+
+
 def test_a_directory_without_the_numbers_says_so_and_a_hostile_one_is_refused(tmp_path):
     learner = il.mixed(1)
     stored = il.load(il.save(tmp_path / "plain", il.Model(learner, learner.init())))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from threadpoolctl import threadpool_info
 
 import innerloop as il
 from innerloop.algorithms import ALGORITHMS
@@ -226,3 +227,46 @@ def test_no_query_row_is_no_prediction(name):
     learner = ALGORITHMS[name](2, rounds=3, depth=2)
     task = il.Model(learner, learner.init()).adapt(torch.zeros(3, 2), torch.zeros(3, 1))
     assert task(torch.zeros(0, 2)).shape == (0, 1)
+
+
+def test_rows_are_predicted_by_trees_that_do_not_know_their_group():
+    x, groups = columns(300), np.repeat(np.arange(60), 5)
+    y = np.sin(3 * x[:, 0]) + x[:, 2]
+    trees = Trees(4, rounds=40, depth=3)
+    fitted, without = trees.fit_and_leave_out(x, y[:, None], groups=groups)
+    assert all(torch.equal(value, trees.fit(x, y[:, None], groups=groups)[n]) for n, value in fitted.items())
+    rounds, coded = trees.rounds_used(fitted), binned(x)
+    part = groups % 5
+    for number in range(5):
+        away = part == number
+        other = estimator(HistGradientBoostingRegressor, trees, 40).fit(coded[~away], y[~away])
+        stages = list(other.staged_predict(coded[away]))
+        within(np.abs(stages[rounds - 1] - without[away, 0]).max(), 1e-12)
+
+
+def test_small_tables_take_one_thread(monkeypatch):
+    seen = []
+    grow = Trees.grow
+
+    def counted(self, *arguments):
+        seen.append({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp"})
+        return grow(self, *arguments)
+
+    monkeypatch.setattr(Trees, "grow", counted)
+    x = columns()
+    Trees(4, rounds=5).fit(x, x[:, :1], groups=np.arange(len(x)), rounds=5)
+    assert seen
+    assert all(threads <= {1} for threads in seen)
+
+
+def test_one_model_for_all_tasks_is_grown_on_all_their_rows():
+    rng = np.random.default_rng(0)
+    x, task = rng.normal(size=(60, 2)).astype(np.float32), np.repeat(np.arange(6), 10)
+    tasks = il.tasks.arrays(x, x[:, 0] ** 2, task, n_support=3)
+    learner = il.algorithms.boosting(2, support=False, rounds=20)
+    meta = il.meta_train(learner, tasks.train, device="cpu").model.meta
+    rows = tasks.train.whole()
+    groups = np.repeat(np.arange(len(rows.x)), rows.x.shape[1])
+    flat, target = rows.x.flatten(0, 1).numpy(), rows.y.flatten(0, 1).numpy()
+    theirs = learner.trees.fit(flat, target, groups=groups)
+    assert all(torch.equal(meta[name], theirs[name]) for name in theirs)

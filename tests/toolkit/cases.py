@@ -58,6 +58,19 @@ def _both(name: str, gradient: str = "exact", extra: int = 0, **options: object)
     ]
 
 
+def _sets(name: str) -> list[Case]:
+    """A network that reads the support set, for both kinds of task."""
+    preset = getattr(a, name)
+
+    def regression(**more: object) -> Learner:
+        return preset(body(2), n_features=5, n_outputs=1, units=6, **more)
+
+    def classification(**more: object) -> Learner:
+        return preset(body(4), n_features=5, n_outputs=3, kind="classification", units=6, **more)
+
+    return [Case(name, "regression", regression), Case(name, "classification", classification)]
+
+
 def _plain(kind: str) -> Case:
     inputs, outputs, loss = (2, 1, "mse") if kind == "regression" else (4, 3, "cross_entropy")
     return Case("plain", kind, lambda **more: a.plain(net(inputs, outputs), loss=loss, **more))
@@ -127,5 +140,20 @@ CASES = [
         "classification",
         lambda **more: a.deep_kernel(body(4), n_features=5, n_outputs=3, kind="classification", **more),
     ),
+    *_sets("cnp"),
+    *_sets("attentive_cnp"),
+    *_sets("set_net"),
 ]
 IDS = [f"{number}-{case.algorithm}-{case.kind}" for number, case in enumerate(CASES)]
+# these take a module without its head
+_ON_FEATURES = (
+    "protomaml", "protonet", "ridge", "gaussian", "deep_kernel", "cnp", "attentive_cnp", "set_net",
+)  # fmt: skip
+
+
+def learner_module(case: Case) -> nn.Module:
+    """The module that was handed to the algorithm of a case."""
+    inputs, outputs = (2, 1) if case.kind == "regression" else (4, 3)
+    if case.algorithm in _ON_FEATURES:
+        return body(inputs)
+    return net(inputs + 2 * (case.algorithm == "cavia"), outputs)

@@ -31,7 +31,7 @@ from innerloop.refining import SCORES
 from innerloop.tasks.episodes import map_tensors, to
 from innerloop.tasks.sources import FunctionSource, SupportSize, Targets
 from innerloop.tasks.splits import Tasks
-from toolkit.cases import CASES, IDS, Case, body, net
+from toolkit.cases import CASES, IDS, Case, learner_module
 from toolkit.groups import patients
 from toolkit.second_device import NAME, register
 
@@ -77,14 +77,6 @@ def source_of(case: Case) -> FunctionSource:
     episode = map_tensors(lambda t: t.float() if t.is_floating_point() else t, case.episode)
     targets = Targets(case.kind, 1 if case.kind == "regression" else 3)
     return FunctionSource(lambda count, generator: episode, targets, SupportSize(5, 5), 3)
-
-
-def learner_module(case: Case) -> nn.Module:
-    """The module that was handed to the algorithm of a case."""
-    inputs, outputs = (2, 1) if case.kind == "regression" else (4, 3)
-    if case.algorithm in ("protomaml", "protonet", "ridge", "gaussian", "deep_kernel"):
-        return body(inputs)
-    return net(inputs + 2 * (case.algorithm == "cavia"), outputs)
 
 
 every = pytest.mark.parametrize("case", CASES, ids=IDS)

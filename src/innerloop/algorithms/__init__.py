@@ -21,6 +21,7 @@ from .gradient_based import (
 from .imaml import imaml
 from .ordinary import plain
 from .registry import ALGORITHMS, build, registered
+from .set_networks import attentive_cnp, cnp, set_net
 from .starts import cavia, protomaml
 from .warped import t_net
 
@@ -30,6 +31,7 @@ __all__ = [
     "NetworkOptions",
     "UnrolledOptions",
     "anil",
+    "attentive_cnp",
     "bmaml",
     "boil",
     "boosted_gp",
@@ -38,6 +40,7 @@ __all__ = [
     "build",
     "cavia",
     "class_means",
+    "cnp",
     "combination",
     "deep_kernel",
     "fomaml",
@@ -56,6 +59,7 @@ __all__ = [
     "registered",
     "reptile",
     "ridge",
+    "set_net",
     "sparse_maml",
     "t_net",
     "two_covariance",

@@ -52,6 +52,9 @@ def sound_settings(tasks: Tasks, algorithm: str = "maml") -> Sound:
         'mlp'
     """
     sound = IMAGES if len(tasks.feature_shape) == 3 else VECTORS
+    if algorithm == "auto":
+        # nets are some of several: on small tables more updates than these only overfit
+        return sound._replace(steps=min(sound.steps, 400))
     # few numbers and a smooth likelihood: a prior over coefficients or curves is found in fewer, longer steps
     return sound._replace(meta_lr=1e-2, steps=300) if algorithm in ("mixed", "gp") else sound
 
@@ -129,6 +132,8 @@ def learner_for(
             settings["n_way" if "n_way" in accepted else "n_outputs"] = tasks.n_outputs
         else:
             module = _module(tasks, wanted, tasks.n_outputs)
+        if "seed" in accepted:
+            settings["seed"] = seed
         learner = preset(module, **settings)
     return per_task(learner, **own) if own else learner
 

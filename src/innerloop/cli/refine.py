@@ -193,7 +193,8 @@ def _reading(start: TrainedModel, rows: RowOptions, seed: int) -> Reading:
     """How rows are read for the model."""
     from ..refining.rows import Reading
 
-    first, *_, last = (value for value in start.shapes.values() if value.dim() > 1)
+    matrices = [value for value in start.shapes.values() if value.dim() > 1]
+    first, last = matrices[0], matrices[-1]
     return Reading(
         n_out=int(last.shape[0]),
         n_in=int(first.shape[1]) if first.dim() == 2 else None,

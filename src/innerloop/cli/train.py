@@ -327,14 +327,22 @@ class _Trained:
         )
 
     def mixed(self) -> MixedSummary | None:
-        """The statistician's numbers, of a linear mixed model that was fitted directly."""
+        """The statistician's numbers of the linear mixed model, or of the first one that a combination has."""
+        from ..combining.refitting import joined
+        from ..evaluation.members import members
         from ..evaluation.mixed_model import has_mixed_summary, mixed_summary
+        from ..tasks.sources import RowSource
 
-        # of a candidate of `auto`, which has seen more tasks than the source
-        if self.before is not None or not has_mixed_summary(self.run.model):
+        every = members(self.run.model) or {"": self.run.model}
+        model = next((each for each in every.values() if has_mixed_summary(each)), None)
+        if model is None:
             return None
+        source, valid = self.request.source(self.tasks), self.tasks.valid
+        if self.before is not None and isinstance(source, RowSource) and isinstance(valid, RowSource):
+            # candidates of `auto` were fitted with these tasks too
+            source = joined(source, valid)
         try:
-            return mixed_summary(self.run.model, self.request.source(self.tasks), schema=self.tasks.schema)
+            return mixed_summary(model, source, schema=self.tasks.schema)
         except UsageError:  # the fixed effects were drawn, which the training has said
             return None
 

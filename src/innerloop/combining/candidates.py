@@ -22,7 +22,7 @@ from ..tasks.sources import RowSource, Source
 from ..tasks.splits import Tasks
 from .answers import answers
 
-__all__ = ["Entry", "Settings", "Tell", "Trainer", "entries", "numbered_anew"]
+__all__ = ["Entry", "Settings", "Tell", "Trainer", "entries", "from_none", "numbered_anew"]
 
 Settings: TypeAlias = Mapping[str, Any]
 Tell: TypeAlias = Callable[[str], None]
@@ -32,6 +32,8 @@ _RUNGS = (0.125, 0.5)
 # validations without a new best, each after a twentieth of a training, after which it ends
 _PATIENCE = 5
 _PAUSE = "to be compared"
+# tasks of a meta-update: several nets are trained, and each for every number of support rows
+_BATCH = 16
 # support sets of each meta-validation task by which nets are compared
 _DRAWS = 3
 
@@ -45,7 +47,7 @@ class Entry:
         algorithm: its name.
         settings: its own settings.
         direct: it is fitted without meta-updates.
-        pooled: without a label it predicts as one model of the rows of all tasks does.
+        pooled: without a label it predicts as one model of the rows of all tasks does, or is trained for that.
     """
 
     label: str
@@ -193,15 +195,16 @@ class Trainer:
             return resume
         part = entry.label if until is None else f"{entry.label} {until}"
         sound = sound_settings(self.tasks, entry.algorithm)
-        options = {"meta_lr": sound.meta_lr, "meta_batch_size": sound.meta_batch_size, **self.options}
+        batch = min(sound.meta_batch_size, _BATCH)
+        options = {"meta_lr": sound.meta_lr, "meta_batch_size": batch, **self.options}
         # a training that is looked at in the middle is validated there too
         every = options.pop("validate_every", None) or max(1, self.steps // (5 if self.endless else 20))
         callbacks = [*options.pop("callbacks", ()), *([] if until is None else [Every(until, _pause)])]
         try:
             run = _meta_train(
                 resume.model.learner if resume else self.learner(entry),
-                self.source,
-                valid=_fewer(self.tasks.valid),
+                self.source if entry.direct else from_none(self.source),
+                valid=_fewer(from_none(self.tasks.valid)),
                 steps=min(self.steps, sound.steps) if entry.direct else self.steps,
                 seed=self.seed,
                 gear=self.gear,
@@ -257,9 +260,24 @@ class Trainer:
 
     def error(self, model: Model) -> float:
         """Mean loss on the meta-validation tasks."""
-        source = _fewer(self.tasks.valid)
+        source = _fewer(from_none(self.tasks.valid))
         mean = float(answers([model], source).losses.mean())
         return mean if np.isfinite(mean) else np.inf
+
+
+def from_none(source: Source) -> Source:
+    """The same tasks with support sets of all sizes from 0 to that asked for; other sources as they are.
+
+    Example:
+        >>> from innerloop.tasks import arrays
+        >>> tasks = arrays(np.zeros((40, 1)), np.arange(40.0), np.arange(40) // 4, n_support=2)
+        >>> str(from_none(tasks.train).support)
+        '0-2'
+    """
+    if not isinstance(source, RowSource) or source.own_classes:
+        # what a class number means is known from the support alone
+        return source
+    return replace(source, support=source.support._replace(low=0))
 
 
 def _fewer(source: Source) -> Source:

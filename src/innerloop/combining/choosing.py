@@ -19,13 +19,15 @@ from ..tasks.splits import Tasks
 from .answers import Answers, answers, at_size, sizes_of
 from .candidates import Entry, Settings, Tell, Trainer, entries
 from .refitting import joined
-from .weights import Array, class_weights, simplex_weights, task_draws
+from .weights import Array, class_weights, shrunken, simplex_weights, task_draws
 
 __all__ = ["Candidate", "Choice", "choose"]
 
 # a member whose weight is below this at every support size is left out
 _LEAST = 0.05
 _FOLDS = 5
+# tasks from which their error tells whether adapting gains at all
+_ENOUGH = 8
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def _quiet(what: str) -> None:
 def choose(
     tasks: Tasks,
     *,
-    steps: int = 1000,
+    steps: int = 400,
     seed: int = 0,
     single: bool = False,
     training: Source | None = None,
@@ -113,8 +115,8 @@ def choose(
 
     What is fitted directly is fitted; nets are trained together by successive halving. Weights of an average, by the
     number of support rows from 0 to that of training, are those with the lowest error on the meta-validation tasks
-    (`combining.weights`). Where no average gains over a model that does not adapt, that model stays. What is fitted
-    directly is at last fitted with the meta-validation tasks too.
+    (`combining.weights`). Where no average gains over a model that does not adapt, on eight tasks or more, that
+    model stays. What is fitted directly is at last fitted with the meta-validation tasks too.
 
     Arguments:
         tasks: what to learn; the meta-test tasks are not looked at.
@@ -253,7 +255,7 @@ def _weights(known: Sequence[Answers], pooled: Sequence[int], *, single: bool) -
         part = each.among(among)
         own, losses = np.zeros(count), _cross_validated(part)
         own[among] = _fitted(part)
-        if pooled and losses.mean() >= each.losses[:, pooled[0]].mean():
+        if pooled and len(losses) >= _ENOUGH and losses.mean() >= each.losses[:, pooled[0]].mean():
             own, losses = np.eye(count)[pooled[0]], each.losses[:, pooled[0]]
         weights.append(own)
     return np.stack(weights), losses
@@ -261,7 +263,9 @@ def _weights(known: Sequence[Answers], pooled: Sequence[int], *, single: bool) -
 
 def _fitted(each: Answers) -> Array:
     draws = task_draws(len(each.tasks))
-    return class_weights(each.chances, draws) if each.chances else simplex_weights(each.errors, draws)
+    if each.chances:
+        return class_weights(each.chances, draws)
+    return shrunken(simplex_weights(each.errors, draws), each.losses)
 
 
 def _cross_validated(each: Answers) -> Array:

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["class_weights", "simplex_weights", "task_draws"]
+__all__ = ["class_weights", "shrunken", "simplex_weights", "task_draws"]
 
 Array = NDArray[np.float64]
 
 # draws of tasks that weights are averaged over, and steps of the search for those of classes
 _DRAWS, _STEPS = 50, 100
+# tasks that the weights by error alone count as
+_PRIOR_TASKS = 5
 
 
 def task_draws(count: int, draws: int = _DRAWS, *, seed: int = 0) -> Array:
@@ -55,6 +57,26 @@ def simplex_weights(errors: Array, draws: Array | None = None) -> Array:
     drawn = task_draws(len(errors)) if draws is None else draws
     products = np.einsum("dt,tij->dij", drawn, errors) / len(errors)
     return _summing_to_1(_lowest(products).mean(0))
+
+
+def shrunken(weights: Array, errors: Array) -> Array:
+    r"""Weights that few tasks have decided, drawn towards weights by the members' own errors.
+
+    $\frac{T}{T + 5} w + \frac{5}{T + 5} v,\; v_m \propto e_m^{-2}$ for the mean squared error $e_m$ of a member. What
+    members' errors have in common is hardly known from a few tasks; which of them are good is. Bates & Granger, 1969,
+    *The Combination of Forecasts*, have weights by the errors alone.
+
+    Arguments:
+        weights: on the simplex, `(M,)`.
+        errors: of each task and member, `(T, M)`.
+
+    Example:
+        >>> shrunken(np.array([1.0, 0.0]), np.array([[1.0, 1.0]] * 5)).tolist()
+        [0.75, 0.25]
+    """
+    alone = np.maximum(errors.mean(0), 1e-12) ** -2.0
+    share = len(errors) / (len(errors) + _PRIOR_TASKS)
+    return _summing_to_1(share * weights + (1 - share) * alone / alone.sum())
 
 
 def _lowest(products: Array) -> Array:

@@ -110,6 +110,9 @@ LABELS = {
     "mixed": "linear mixed model",
     "gp": "Gaussian process",
     "deep_kernel": "Gaussian process on learned features",
+    "cnp": "conditional neural process",
+    "attentive_cnp": "attentive neural process",
+    "set_net": "set network",
 }
 META = ("auto", "maml", "anil", "meta_sgd", "ridge", "protonet")
 QUICK_META = {"regression": ("maml", "meta_sgd", "ridge"), "classification": ("maml", "ridge", "protonet")}

@@ -52,8 +52,8 @@ class MixedSummary:
     Arguments:
         likelihood: `ml` or `reml`.
         log_likelihood: of all targets, restricted where it is `reml`.
-        n_rows: rows of meta-train.
-        n_tasks: tasks of meta-train.
+        n_rows: rows that it was fitted on.
+        n_tasks: tasks that it was fitted on.
         icc: intraclass correlation: the share of the variance given the features that is between tasks, the variance
             of $z^\top b_t$ averaged over the rows (Johnson, 2014, *Extension of Nakagawa & Schielzeth's R2 to Random
             Slopes Models*); with a random constant alone it is the usual one.

@@ -18,8 +18,6 @@ from .trees import Trees
 __all__ = ["ResidualLearner"]
 
 _MEAN, _REST = "mean/", "rest/"
-# parts of the tasks that are left out in turn
-_FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,18 +84,11 @@ class ResidualLearner(Learner):
         task = np.repeat(np.arange(len(x)), inside.sum(1).numpy())
         flat, target = x[inside].numpy(), rows.y.cpu()[inside].numpy()
         weight = (1 / np.bincount(task))[task]
-        trees = self.trees.fit(flat, target, groups=task, weight=weight / weight.mean())
-        rounds = self.trees.rounds_used(trees)
+        trees, without = self.trees.fit_and_leave_out(
+            flat, target, groups=task, weight=weight / weight.mean()
+        )
         rest = torch.zeros_like(rows.y.cpu())
-        left = np.zeros_like(target)
-        for away in (task % _FOLDS == fold for fold in range(min(_FOLDS, len(x)))):
-            others = ~away if not away.all() else away
-            own = weight[others] / weight[others].mean()
-            grown = self.trees.fit(
-                flat[others], target[others], groups=task[others], weight=own, rounds=rounds
-            )
-            left[away] = target[away] - self.trees.predict(grown, torch.from_numpy(flat[away])).numpy()
-        rest[inside] = torch.from_numpy(left)
+        rest[inside] = torch.from_numpy(target - without).to(rest)
         fitted = self.learner.fit(_part(meta, _REST), rows._replace(y=rest.to(rows.y)))
         if fitted is None:
             return None

@@ -94,39 +94,43 @@ class BoostingLearner(Learner):
 
     @property
     def fits_on_episodes(self) -> bool:
-        return True
+        return self.support
 
     @property
     def closed_form(self) -> bool:
         return True
 
     def fit(self, meta: Params, rows: Batch) -> Params | None:
-        """The line through the rows of all tasks; `fit_episodes` grows the trees on what it leaves."""
+        """The line through the rows of all tasks, before `fit_episodes` grows the trees; without it the trees."""
         if not self.support:
-            return meta
+            inside = row_weights(rows, rows.x).cpu() > 0
+            task = np.repeat(np.arange(len(inside)), inside.sum(1).numpy())
+            return self._grown(meta, rows.x.cpu()[inside].numpy(), rows.y.cpu()[inside].numpy(), task)
         return {**meta, **fit_line(rows.x, self._targets(rows), row_weights(rows, rows.x))}
 
     def fit_episodes(self, meta: Params, episodes: Sequence[tuple[list[str], Episode]]) -> Params:
         """Grow the trees on the query rows of episodes, tasks counting equally."""
         parts = [self._training_rows(meta, names, episode) for names, episode in episodes]
-        x, y, weight, task = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return self._grown(meta, *(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def _grown(self, meta: Params, x: np.ndarray, y: np.ndarray, task: np.ndarray) -> Params:
+        """With trees on such rows, tasks counting equally."""
         number, size = np.unique(task, return_inverse=True, return_counts=True)[1:]
-        weight = weight / size[number]
+        weight = 1 / size[number]
         fitted = self.trees.fit(x, y, groups=task, weight=weight / weight.mean())
         return {**meta, **{name: value.to(meta[name]) for name, value in fitted.items()}}
 
     def _training_rows(
         self, meta: Params, names: Sequence[str], episode: Episode
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Columns, targets, weights and task of each query row of a stack."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Columns, targets and task of each query row of a stack."""
         meta, episode = to(meta, "cpu"), to(episode, "cpu")
         query = episode.query
         with torch.no_grad():
             x = self._rows(meta, self.adapt(meta, episode.support), query.x)
         inside = row_weights(query, query.x) > 0
         task = np.repeat(np.array(names), inside.sum(1).numpy())
-        weight = row_weights(query, query.x)[inside]
-        return x[inside].numpy(), query.y[inside].numpy(), weight.numpy(), task
+        return x[inside].numpy(), query.y[inside].numpy(), task
 
     def _nothing(self, meta: Params, count: int) -> Params:
         """What tasks own before they have seen a row."""

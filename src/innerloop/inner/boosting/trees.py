@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ...engine.modes import any_rows, tracing
@@ -23,6 +28,20 @@ _NEVER = 3e38
 _AT_ONCE = 2**22
 # parts of the groups that are left out in turn, only one of them where there are many rows
 _PARTS, _FEW_ROWS = 5, 3000
+# values of a table from which several threads are faster than one
+_MANY = 500_000
+
+
+# the last results of `fit_and_leave_out`, by a hash of what was asked for
+_grown: dict[bytes, tuple[Params, np.ndarray]] = {}
+_KEPT = 2
+
+
+@contextmanager
+def _threads(values: int) -> Iterator[None]:
+    """One thread where a table is small: several would only wait for each other, on a busy machine for long."""
+    with threadpool_limits(1, "openmp") if values < _MANY else nullcontext():
+        yield
 
 
 @dataclass(frozen=True)
@@ -122,19 +141,57 @@ class Trees:
         Returns:
             The parameters, in float32; `trees/noise` is the mean squared error on the groups that decided.
         """
+        return self._fitted(x, y, groups, weight, rounds=rounds)[0]
+
+    def fit_and_leave_out(
+        self, x: np.ndarray, y: np.ndarray, *, groups: np.ndarray, weight: np.ndarray | None = None
+    ) -> tuple[Params, np.ndarray]:
+        """Grow the trees; and predict each row by as many trees that were grown without its group, `(n, n_outputs)`.
+
+        Arguments and parameters are those of `fit`; values only. The last results are kept, since several models of
+        a table stand on the same trees.
+        """
+        digest = hashlib.sha256(repr(self).encode())
+        for values in (x, y, np.unique(groups, return_inverse=True)[1], weight):
+            digest.update(b"" if values is None else np.ascontiguousarray(values).tobytes())
+        key = digest.digest()
+        if key not in _grown:
+            found = self._fitted(x, y, groups, weight, leaves_out=True)
+            while len(_grown) >= _KEPT:
+                _grown.pop(next(iter(_grown)))
+            _grown[key] = found
+        return _grown[key]
+
+    def _fitted(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        groups: np.ndarray,
+        weight: np.ndarray | None,
+        *,
+        rounds: int | None = None,
+        leaves_out: bool = False,
+    ) -> tuple[Params, np.ndarray]:
+        """The parameters, and where it is asked for the predictions of rows without their group."""
         x = np.asarray(x, np.float32)
         edges = [bin_edges(column) for column in x.T]
         binned = codes(x, edges)
         weight = np.ones(len(x)) if weight is None else weight
-        params = self.init()
+        params, without = self.init(), np.zeros((len(x), self.n_outputs))
         columns = y.T if self.kind == "regression" else [y]
-        for position, target in enumerate(columns):
-            count, noise = (rounds, 1.0) if rounds else self._rounds(binned, target, groups, weight)
-            grown = self._grow(binned, target, weight, count)
-            self._copy(params, grown, edges, position, np.unique(target))
-            if self.kind == "regression":
-                params[f"{_PREFIX}noise"][position] = noise
-        return params
+        with _threads(binned.size):
+            for position, target in enumerate(columns):
+                count, noise = rounds, 1.0
+                if count is None:
+                    parts = _Parts(self, binned, target, groups, weight, every=leaves_out)
+                    count, noise = parts.rounds, parts.noise
+                    if leaves_out:
+                        without[:, position] = parts.predictions()
+                grown = self.grow(binned, target, weight, count)
+                self._copy(params, grown, edges, position, np.unique(target))
+                if self.kind == "regression":
+                    params[f"{_PREFIX}noise"][position] = noise
+        return params, without
 
     def rounds_used(self, params: Params) -> int:
         """The number of rounds up to the last that says something; all of them in a graph, which reads no value."""
@@ -159,40 +216,11 @@ class Trees:
             random_state=0,
         )
 
-    def _grow(self, binned: np.ndarray, y: np.ndarray, weight: np.ndarray, rounds: int) -> object:
-        """A fitted estimator of scikit-learn; `None` for a single class."""
+    def grow(self, binned: np.ndarray, y: np.ndarray, weight: np.ndarray, rounds: int) -> object:
+        """A fitted estimator of scikit-learn on numbers of bins; `None` for a single class."""
         if self.kind == "classification" and len(np.unique(y)) < 2:
             return None
         return self._estimator(rounds).fit(binned, y, sample_weight=weight)
-
-    def _rounds(
-        self, binned: np.ndarray, y: np.ndarray, groups: np.ndarray, weight: np.ndarray
-    ) -> tuple[int, float]:
-        """The number of trees with the lowest loss on groups left out, and that loss."""
-        part = np.unique(groups, return_inverse=True)[1] % _PARTS
-        losses = []
-        for number in range(_PARTS if len(y) <= _FEW_ROWS else 1):
-            away = part == number
-            unknown = self.kind == "classification" and len(np.unique(y[~away])) < len(np.unique(y))
-            if away.any() and not away.all() and not unknown:
-                grown = self._grow(binned[~away], y[~away], weight[~away], self.rounds)
-                if grown is not None:
-                    losses.append(self._losses(grown, binned[away], y[away], weight[away]))
-        if not losses:
-            # too few groups to tell: a cautious number, and the spread of the targets
-            return max(1, self.rounds // 4), float(max(np.var(y), 1e-10))
-        mean = np.mean(losses, 0)
-        return int(mean.argmin()) + 1, max(float(mean.min()), 1e-10)
-
-    def _losses(self, grown: Any, binned: np.ndarray, y: np.ndarray, weight: np.ndarray) -> list[float]:
-        """The mean loss after each round."""
-        if self.kind == "regression":
-            errors = ((stage - y) ** 2 for stage in grown.staged_predict(binned))
-        else:
-            place = np.arange(len(y)), np.searchsorted(grown.classes_, y)
-            chances = (stage[place] for stage in grown.staged_predict_proba(binned))
-            errors = (-np.log(np.maximum(chance, 1e-12)) for chance in chances)
-        return [float(np.average(error, weights=weight)) for error in errors]
 
     def _copy(
         self, params: Params, grown: Any, edges: list[np.ndarray], output: int, classes: np.ndarray
@@ -232,3 +260,57 @@ class Trees:
             threshold[node] = edges[column][int(np.floor(nodes["num_threshold"][here]))]
             todo.append((int(nodes["left"][here]), 2 * node + 1, left - 1))
             todo.append((int(nodes["right"][here]), 2 * node + 2, left - 1))
+
+
+class _Parts:
+    """Trees that were grown without a part of the groups, and the number of rounds that is best for that part.
+
+    Arguments:
+        trees: how they are grown.
+        binned: numbers of bins `(n, F)`.
+        y: one target `(n,)`.
+        groups: the group of each row.
+        weight: of each row.
+        every: whether every part is left out, of many rows too.
+    """
+
+    def __init__(
+        self, trees: Trees, binned: np.ndarray, y: np.ndarray, groups: np.ndarray, weight: np.ndarray, *, every: bool
+    ) -> None:  # fmt: skip
+        self.trees, self.binned, self.y, self.weight = trees, binned, y, weight
+        self.part = np.unique(groups, return_inverse=True)[1] % _PARTS
+        self.grown: dict[int, Any] = {}
+        for number in range(_PARTS if every or len(y) <= _FEW_ROWS else 1):
+            away = self.part == number
+            unknown = trees.kind == "classification" and len(np.unique(y[~away])) < len(np.unique(y))
+            if away.any() and not away.all() and not unknown:
+                grown = trees.grow(binned[~away], y[~away], weight[~away], trees.rounds)
+                if grown is not None:
+                    self.grown[number] = grown
+        losses = [self._losses(number) for number in self.grown]
+        # too few groups to tell: a cautious number, and the spread of the targets
+        self.rounds, self.noise = max(1, trees.rounds // 4), float(max(np.var(y), 1e-10))
+        if losses:
+            mean = np.mean(losses, 0)
+            self.rounds, self.noise = int(mean.argmin()) + 1, max(float(mean.min()), 1e-10)
+
+    def predictions(self) -> np.ndarray:
+        """Of each row by trees that do not know its group, `(n,)`; the mean target where there are none."""
+        found = np.full(len(self.y), np.average(self.y, weights=self.weight))
+        for number, grown in self.grown.items():
+            away = self.part == number
+            stages = grown.staged_predict(self.binned[away])
+            found[away] = next(itertools.islice(stages, self.rounds - 1, None))
+        return found
+
+    def _losses(self, number: int) -> list[float]:
+        """The mean loss on a part that was left out after each round."""
+        away, grown = self.part == number, self.grown[number]
+        binned, y = self.binned[away], self.y[away]
+        if self.trees.kind == "regression":
+            errors = ((stage - y) ** 2 for stage in grown.staged_predict(binned))
+        else:
+            place = np.arange(len(y)), np.searchsorted(grown.classes_, y)
+            chances = (stage[place] for stage in grown.staged_predict_proba(binned))
+            errors = (-np.log(np.maximum(chance, 1e-12)) for chance in chances)
+        return [float(np.average(error, weights=self.weight[away])) for error in errors]

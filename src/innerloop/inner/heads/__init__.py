@@ -9,6 +9,7 @@ from .process import GaussianProcessHead
 from .process_classes import GaussianProcessClassHead
 from .prototypes import PrototypeHead
 from .ridge import LearnedRidgeHead
+from .set_net import SetClassHead, SetValueHead
 from .two_covariance import TwoCovarianceHead
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "PooledBase",
     "Predictive",
     "PrototypeHead",
+    "SetClassHead",
+    "SetValueHead",
     "TwoCovarianceHead",
     "pooled_least_squares",
 ]
