@@ -130,7 +130,6 @@ def train(
       innerloop train sinusoid --n-support 5 --algorithm fomaml
       innerloop train schools.csv --config schools.toml
       innerloop train --resume runs/schools
-      torchrun --nproc-per-node 4 -m innerloop train schools.csv --task school --target exam
     """
     from ..outer.ranks import the_ranks
     from ..storage.card import require_licence

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
-import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -284,7 +284,7 @@ class Checkpoints:
 
 
 def _myself() -> bytes:
-    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}).encode()
+    return json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.ctime()}).encode()
 
 
 def _holder(path: Path) -> str:
