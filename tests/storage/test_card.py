@@ -167,3 +167,24 @@ def test_train_takes_a_licence(tmp_path, capsys):
     assert printed_by(capsys, *train, "--license", "")[0] == 2
     assert printed_by(capsys, *train, "--license", "cc0-1.0")[0] == 0
     assert 'license: "cc0-1.0"' in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+
+
+def test_names_of_classes_that_were_enrolled_are_not_in_it():
+    """They may be people."""
+    tasks = il.tasks.classes(np.zeros((36, 4)), np.arange(36) // 3, n_way=3, n_query=1)
+    learner = il.two_covariance(4, 3)
+    run = unsaved(il.Model(learner, learner.init()), inputs=tasks.inputs, targets=tasks.targets)
+    rows = {
+        "x": np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32),
+        "label": ["anna", "bert"] * 3,
+    }
+    text = card_of(run.adapt_files(rows))
+    assert "is adapted to 2 classes and serves these" in text
+    assert 'stored.predict_files("new")' in text
+    assert "names of classes | yes | config.json" in text
+    assert "anna" not in text
+
+
+def test_a_warning_of_training_is_a_limit():
+    _, stored = stored_model(settings={"warning": "adaptation makes predictions worse: a_b"})
+    assert "- adaptation makes predictions worse: a\\_b." in card_of(stored)
