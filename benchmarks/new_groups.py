@@ -5,7 +5,7 @@
     python benchmarks/new_groups.py --packages FOLDER --splits 5    # four more
     python benchmarks/new_groups.py --write                         # docs/new_groups.md from the results
 
-Rules, fixed before the first run:
+Rules, fixed before the first run but for the last:
 
 - Every table of `benchmarks/grouped_tables.py` with a number as target takes part, as the catalogue has it. Of larger
   tables 200 groups and 40 rows of each are drawn once.
