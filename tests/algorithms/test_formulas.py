@@ -377,7 +377,7 @@ def learner_with(metagrad, rule, **options):
         (lambda: maml(net(), loss="huber"), "loss='huber' is unknown: choose one of mse, cross_entropy"),
         (lambda: maml(net(), loss=3), "loss=3 is neither"),
         (lambda: maml(net(), loss="mse", inner_lr=-1.0), "give a positive number"),
-        (lambda: maml(net(), loss="mse", inner_steps=-1), "0 or more"),
+        (lambda: maml(net(), loss="mse", inner_steps=-1), "0 to 10000"),
         (lambda: bmaml(net(), loss="mse", particles=1), "two particles"),
         (lambda: implicit(1.0, solver="lu"), "solver='lu'"),
     ],

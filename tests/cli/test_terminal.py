@@ -18,7 +18,12 @@ from toolkit.tables import visits
 
 CLI = Path(innerloop.cli.__file__).parent
 # `say` itself, the one line of JSON, and the table of `predict` for programs
-PRINTERS = {("text.py", "say"), ("common.py", "emit"), ("predict.py", "predict")}
+PRINTERS = {
+    ("text.py", "say"),
+    ("common.py", "emit"),
+    ("predict.py", "predict"),
+    ("classes.py", "predict_rows"),
+}
 STEERING = "\x1b[2J\x1b]0;mine\x07\x9b31m\u202ecsv.exe\x7f"
 
 

@@ -108,6 +108,7 @@ def test_private_names_are_those_of_this_list():
     )
     classes = (
         "torch._ops.OpOverload",
+        "torch.distributed.distributed_c10d._get_default_store",
         "torch.nn.modules.batchnorm._BatchNorm",
         "torch.nn.modules.dropout._DropoutNd",
         "torch.nn.modules.instancenorm._InstanceNorm",

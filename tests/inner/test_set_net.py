@@ -28,7 +28,7 @@ def by_hand(meta, reading, x, y, query):
     w = {name.removeprefix("head/"): value.numpy() for name, value in meta.items()}
 
     def layer(name, values):
-        return values @ w[f"{name}/weight"] + w[f"{name}/bias"]
+        return values @ w[f"{name}/weight"] + w.get(f"{name}/bias", 0.0)
 
     root = np.sqrt(len(w["row1/bias"]))
     rows = [layer("row2", silu(layer("row1", np.r_[a, b]))) for a, b in zip(x, y, strict=True)]

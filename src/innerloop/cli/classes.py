@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
+from ..errors import UsageError, visible
 from .common import Notes, emit
 from .encoding import encoding_told
 from .text import harmless, say
@@ -141,7 +142,8 @@ def predict_rows(
             classes=counts, **content,
         )  # fmt: skip
     elif out is None:
-        print(_csv(table), end="")
+        text = _csv(table)
+        print(visible(text) if sys.stdout.isatty() else text, end="")
     else:
         said = "" if none_of_these is None else f", {alien} none of these"
         say(f"predicted {len(table)} rows of {len(enrolled.classes)} classes{said}: {out}")

@@ -126,7 +126,7 @@ def train(
       innerloop train activity.csv --task user --target activity --n-shot 3
       innerloop train letters.csv --target label --n-way 5 --n-shot 1
       innerloop train photos/known --encoder efficientnet-lite0 --n-shot 1
-      innerloop train intents.csv --text sentence --target intent --encoder wordllama
+      innerloop train said.csv --text sentence --target intent --encoder wordllama
       innerloop train sinusoid --n-support 5 --algorithm fomaml
       innerloop train schools.csv --config schools.toml
       innerloop train --resume runs/schools
@@ -206,14 +206,19 @@ def _train(begun: _Begun, notes: Notes, tensorboard: Path | None, *, json: bool)
     read, checkpoints, ranks = begun.tasks, begun.checkpoints, begun.ranks
     for line in (repr(read), *(f"note: {note}" for note in read.notes)):
         notes(line)
-    request = decided(begun.request, read, notes)
+    request = decided(begun.request.fold(1), read, notes)
     if request.method != AUTO:
         request.complete(read).learner(read)  # what has no meaning is refused before a log is begun
     if not ranks.rank:
         checkpoints.ask(written_down(begun.request, begun.output))
     logged = nullcontext(()) if ranks.rank else log_callbacks(begun.directory, tensorboard, notes)
-    with logged as loggers:
-        run, choice = trained(request, read, notes, callbacks=loggers, checkpoints=begun.part(1))
+    try:
+        with logged as loggers:
+            run, choice = trained(request, read, notes, callbacks=loggers, checkpoints=begun.part(1))
+    except UsageError:  # what was asked for has no meaning: there is nothing to go on with
+        if not (ranks.rank or begun.output.goes_on):
+            checkpoints.remove()
+        raise
     if run.interrupted and request.data.folds:
         raise KeyboardInterrupt
     if choice is not None and not json and not ranks.rank:

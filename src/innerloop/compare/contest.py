@@ -135,7 +135,8 @@ class Contest:
         """
         groups = self._groups()
         apart, done = workers.apart(groups), 0.0
-        self.progress("starting", 0.0)
+        if apart:
+            self.progress("starting", 0.0)
         try:
             for number, entered in workers.run([partial(self.enter, group) for group in groups]):
                 for each in entered:

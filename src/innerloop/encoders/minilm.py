@@ -43,10 +43,10 @@ def minilm(folder: Path) -> Callable[[Sequence[str]], np.ndarray]:
 
     def features(texts: Sequence[str]) -> np.ndarray:
         encoded = [each.ids for each in tokens.encode_batch(list(texts))]
-        ids = torch.zeros(len(encoded), max(map(len, encoded)), dtype=torch.int64)
-        inside = torch.zeros(ids.shape, dtype=torch.bool)
+        ids = torch.zeros(len(encoded), max(map(len, encoded)), dtype=torch.int64, device="cpu")
+        inside = torch.zeros(ids.shape, dtype=torch.bool, device="cpu")
         for row, each in enumerate(encoded):
-            ids[row, : len(each)], inside[row, : len(each)] = torch.tensor(each), True
+            ids[row, : len(each)], inside[row, : len(each)] = torch.tensor(each, device="cpu"), True
         hidden = transformer(weights, ids, inside, heads=heads, eps=eps)
         counts = inside.unsqueeze(-1)
         out: np.ndarray = ((hidden * counts).sum(1) / counts.sum(1)).numpy()

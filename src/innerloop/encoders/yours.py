@@ -96,7 +96,7 @@ def _timm(name: str) -> Library:
     if missing:
         raise UsageError(f"encoder timm:{name}: {file} has no {missing[0]}: give the weights of {network}")
     config = timm.data.resolve_model_data_config(model)
-    mean, scale = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
+    mean, scale = (torch.tensor(config[key], device="cpu")[:, None, None] for key in ("mean", "std"))
 
     def run(pictures: Tensor) -> Tensor:
         found: Tensor = model((pictures.float() / 255 - mean) / scale)

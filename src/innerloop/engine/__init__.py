@@ -19,8 +19,9 @@ Files in the order in which a call passes through them:
 - `agreement`: whether a graph and the plain function agree within rounding.
 
 Beside them: `recompute` (activation checkpointing), `threads` (one thread for small work), `devices` (which device a
-step runs on), `timing` (every gear timed). docs/engine-internals.md tells how a step becomes C, and what a new
-operator needs.
+step runs on), `timing` (every gear timed), `open_graph` (one graph for any number of rows, to be exported), `onnx_file`
+and `onnx_linalg` (such a graph as an ONNX file, and linear systems in it). docs/engine-internals.md tells how a step
+becomes C, and what a new operator needs.
 """
 
 from .gears import GEARS, Fast, Report, fast

@@ -100,10 +100,13 @@ def _exact_numbers(graph: fx.GraphModule) -> None:
         number, value = (node.args[1] if len(node.args) > 1 else None), node.meta.get("val")
         if node.target not in _WITH_NUMBER or not isinstance(number, float) or not isinstance(value, Tensor):
             continue
-        if value.dtype != torch.float64 or float(torch.tensor(number, dtype=torch.float32)) == number:
+        if (
+            value.dtype != torch.float64
+            or float(torch.tensor(number, dtype=torch.float32, device="cpu")) == number
+        ):
             continue
         name = f"_number_{len(list(graph.buffers()))}"
-        graph.register_buffer(name, torch.tensor(number, dtype=torch.float64))
+        graph.register_buffer(name, torch.tensor(number, dtype=torch.float64, device=value.device))
         with graph.graph.inserting_before(node):
             constant = graph.graph.get_attr(name)
         node.args = (node.args[0], constant, *node.args[2:])

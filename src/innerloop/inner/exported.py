@@ -61,7 +61,7 @@ def as_graph(function: Callable[..., object], *arguments: object) -> fx.GraphMod
         tensor([2., 6.])
     """
     leaves, structure = pytree.tree_flatten(arguments)
-    with torch.no_grad():
+    with torch.enable_grad():
         function(*arguments)  # what it finds out and remembers at its first call must be found with numbers
     try:
         graph, (spec, _) = graph_of(function, leaves, structure)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..engine.modes import any_rows
+from ..engine.modes import any_rows, tracing
 from ..errors import UsageError, check_known
 from ..tasks.episodes import map_tensors, tensors
 from .checkpoints import without_checkpoints
@@ -211,6 +211,8 @@ class Network:
         Returns:
             Its name; empty where there is none, or it is called otherwise than once with one tensor.
         """
+        if names not in self._entries and tracing():  # no value can be looked at
+            return ""
         if names not in self._entries:
             layer = entry_of(self.module, names)
             if layer:

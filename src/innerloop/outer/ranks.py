@@ -88,7 +88,7 @@ class Ranks:
         Raises:
             ResourceError: another rank is gone.
         """
-        return bool(self.gathered(torch.tensor([flag], dtype=torch.uint8)).any())
+        return bool(self.gathered(torch.tensor([flag], dtype=torch.uint8, device="cpu")).any())
 
     def every(self, value: T) -> list[T]:
         """What each rank has, by rank: plain data.
@@ -134,7 +134,7 @@ class Shards:
     def own(self, total: int) -> Tensor:
         """Positions of the tasks that this rank works on, ascending."""
         parts = self.parts(total)
-        return torch.cat([torch.arange(parts[n].start, parts[n].stop) for n in self.numbers])
+        return torch.cat([torch.arange(parts[n].start, parts[n].stop, device="cpu") for n in self.numbers])
 
     def gathered(self, rows: Sequence[Tensor]) -> Tensor:
         """A row of each shard `(count, *shape)`, in their order; every rank gives those of its own."""

@@ -91,11 +91,11 @@ class ShardedUpdate:
         parts, total = self.shards.parts(len(key)), len(key)
         # shards of other sizes may never come again: no graph is made for them
         gradient = self.gradient if kept is None else self.plain
-        kept = torch.ones(total, dtype=torch.bool) if kept is None else kept.cpu()
+        kept = torch.ones(total, dtype=torch.bool, device="cpu") if kept is None else kept.cpu()
         counts = [int(kept[part].sum()) for part in parts]
         found, begin = [], 0
         for part in (parts[number] for number in self.shards.numbers):
-            tasks = begin + torch.arange(part.stop - part.start)[kept[part]]
+            tasks = begin + torch.arange(part.stop - part.start, device="cpu")[kept[part]]
             begin += part.stop - part.start
             if len(tasks):
                 chosen, own = select(episode, tasks.to(key.device)), key[part][kept[part].to(key.device)]

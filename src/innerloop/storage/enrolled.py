@@ -76,12 +76,12 @@ class Enrolled:
                 f"a class is called {NONE_OF_THESE!r}, as rows of no class are: give it another name"
             )
         place = {name: number for number, name in enumerate(names)}
-        number = torch.tensor([place[str(label)] for label in kept.labels])
+        number = torch.tensor([place[str(label)] for label in kept.labels], device="cpu")
         counts = tuple(torch.bincount(number, minlength=len(names)).tolist())
         parts = [_mean(model, kept.x[number == each]) for each in range(len(names))]
         means = [part for part in parts if part is not None]
         if len(means) == len(names):
-            x, number = torch.cat(means), torch.arange(len(names))
+            x, number = torch.cat(means), torch.arange(len(names), device="cpu")
         else:
             order = torch.argsort(number, stable=True)
             x, number = kept.x[order], number[order]
@@ -103,7 +103,13 @@ class Enrolled:
                 together = (one[0] * one[1] + other[0] * other[1]) / counts[-1]
             x.append(together)
             number += [each] * len(together)
-        return replace(self, classes=names, counts=tuple(counts), x=torch.cat(x), number=torch.tensor(number))
+        return replace(
+            self,
+            classes=names,
+            counts=tuple(counts),
+            x=torch.cat(x),
+            number=torch.tensor(number, device="cpu"),
+        )
 
     def rows_of(self, name: str) -> Tensor:
         """What a class is known by; no row where it is none of these."""
@@ -127,8 +133,8 @@ class Enrolled:
         left = [number for number, name in enumerate(self.classes) if name not in names]
         if len(left) < 2:
             raise UsageError(f"{len(left)} class would be left, and two are needed: enrol another one before")
-        place = torch.full((len(self.classes),), -1)
-        place[left] = torch.arange(len(left))
+        place = torch.full((len(self.classes),), -1, device="cpu")
+        place[left] = torch.arange(len(left), device="cpu")
         kept = place[self.number] >= 0
         return replace(
             self,
@@ -194,7 +200,7 @@ def enrolled_of(
     means = _CLASS not in own
     require(set(own) == ({_X} if means else {_X, _CLASS}), f"{sorted(own)} are not what classes are known by")
     x = own[_X].cpu()
-    number = torch.arange(len(names)) if means else own[_CLASS].cpu()
+    number = torch.arange(len(names), device="cpu") if means else own[_CLASS].cpu()
     require(number.dtype == torch.int64 and number.shape == x.shape[:1], "a row of a class has no class")
     if means:
         like = model.learner.class_means(model.meta, reference(model.meta).new_zeros(1, 2, *shape))

@@ -72,7 +72,7 @@ def table_file(model: Model, schema: Schema, *, intervals: Intervals | None, sha
         )
     meta = {name: v.double() if v.is_floating_point() else v for name, v in model.to("cpu").meta.items()}
     model = Model(model.learner, meta)
-    require_row_by_row(model, torch.randn(4, schema.n_features, dtype=torch.float64))
+    require_row_by_row(model, torch.randn(4, schema.n_features, dtype=torch.float64, device="cpu"))
     features = tuple(column.name for column in schema.columns)
     support = (*features, *(column.name for column in schema.target_columns))
     examples = [
@@ -105,7 +105,7 @@ def torch_bytes(file: TableFile) -> bytes:
 
 
 def _example(whole: bool, rows: int) -> Tensor:
-    return torch.zeros(rows, dtype=torch.int64 if whole else torch.float64)
+    return torch.zeros(rows, dtype=torch.int64 if whole else torch.float64, device="cpu")
 
 
 class _Named(nn.Module):
@@ -165,11 +165,11 @@ def _encoded(columns: Sequence[Column], values: Sequence[Tensor]) -> Tensor:
     parts = []
     for column, value in zip(columns, values, strict=True):
         if column.kind == "category":
-            levels = torch.arange(len(column.levels))
+            levels = torch.arange(len(column.levels), device="cpu")
             parts.append((value.unsqueeze(-1) == levels).double())
             continue
         gaps = value.isnan()
-        filled = torch.where(gaps, torch.tensor(column.mean, dtype=torch.float64), value)
+        filled = torch.where(gaps, torch.tensor(column.mean, dtype=torch.float64, device="cpu"), value)
         if column.kind != "flag":
             filled = filled / column.scale - column.mean / column.scale
         parts.append(filled.float().double().unsqueeze(-1))
@@ -221,9 +221,9 @@ def _with_intervals(
         for size in calibration.sizes
         if (found := calibration.threshold(size, level)) is not None
     ]
-    blank = torch.full((1, values.shape[-1] if schema.kind == "regression" else 1), torch.nan)
+    blank = torch.full((1, values.shape[-1] if schema.kind == "regression" else 1), torch.nan, device="cpu")
     table = torch.cat([blank.double(), *(torch.from_numpy(found)[None].double() for _, found in known)])
-    sizes = torch.tensor([size for size, _ in known], dtype=torch.float64)
+    sizes = torch.tensor([size for size, _ in known], dtype=torch.float64, device="cpu")
     limit = table.index_select(0, (sizes <= count).sum().reshape(1))
     if schema.kind == "classification":
         chance = values.softmax(-1)

@@ -72,17 +72,19 @@ class SetReader:
         generator = torch.Generator().manual_seed(self.seed)
         meta: Params = {}
 
-        def layer(name: str, inputs: int, outputs: int, scale: float = 1.0) -> None:
+        def layer(name: str, inputs: int, outputs: int, scale: float = 1.0, *, bias: bool = True) -> None:
             deviation = scale * math.sqrt(2 / (inputs + outputs))
             meta[f"head/{name}/weight"] = deviation * torch.randn(inputs, outputs, generator=generator)
-            meta[f"head/{name}/bias"] = torch.zeros(outputs)
+            if bias:
+                meta[f"head/{name}/bias"] = torch.zeros(outputs)
 
         units, features = self.units, self.n_features
         layer("row1", features + self.n_targets, units)
         layer("row2", units, units)
         if self.reading == "transformer":
             for name in ("among_query", "among_key", "among_value", "after"):
-                layer(name, units, units)
+                # one bias for all keys changes no share of the attention
+                layer(name, units, units, bias=name != "among_key")
         if self.reading != "mean":
             layer("query", features, units)
             layer("key", units if self.reading == "transformer" else features, units)
@@ -141,7 +143,8 @@ class SetReader:
 
 
 def _layer(meta: Params, name: str, values: Tensor) -> Tensor:
-    return values @ meta[f"head/{name}/weight"] + meta[f"head/{name}/bias"]
+    found, bias = values @ meta[f"head/{name}/weight"], meta.get(f"head/{name}/bias")
+    return found if bias is None else found + bias
 
 
 def _attended(asked: Tensor, keys: Tensor, values: Tensor, counted: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ def side_by_side(numbers: pd.DataFrame) -> pd.DataFrame:
         [0.3, -0.3, 1.0]
     """
     values = np.sort(numbers["x"].unique())
-    if len(values) > FEW_VALUES:
+    if not len(values) or len(values) > FEW_VALUES:
         return numbers
     width = 0.6 * (np.diff(values).min() if len(values) > 1 else 1.0)
     targets = numbers.loc[numbers["role"] == "query", "y"].to_numpy()
