@@ -58,9 +58,9 @@ def evaluate(
       innerloop evaluate runs/schools other_schools.csv --json
       innerloop evaluate runs/goods other_goods/
     """
+    from ..evaluation.dependence import query_dependence
     from ..evaluation.labels import by_labels
     from ..evaluation.scores import evaluate as score
-    from ..evaluation.scores import query_dependence
     from ..outer.placement import placed
 
     notes = Notes(quiet=quiet)

@@ -2,13 +2,14 @@
 
 from .calibrating import calibrate
 from .conformal import Calibration
+from .dependence import query_dependence
 from .examples import Shown, show
 from .inner_path import InnerPath, inner_path
 from .inspection import Learned, gains, learned
 from .intervals import Estimate, interval
 from .mixed_model import MixedSummary, mixed_summary
 from .none_of_these import FitCalibration, calibrate_fit
-from .scores import Evaluation, ScoreRow, evaluate, over_folds, paired_difference, query_dependence
+from .scores import Evaluation, ScoreRow, evaluate, over_folds, paired_difference
 
 __all__ = [
     "Calibration",

@@ -23,6 +23,7 @@ __all__ = [
     "ValueHead",
     "check_random",
     "check_sizes",
+    "class_means",
     "counted_rows",
     "factored",
     "of_any_class",
@@ -191,6 +192,14 @@ def one_hot(support: Batch, classes: int, like: Tensor) -> Tensor:
             f"a support target is outside 0 ... {classes - 1}: this learner was made for {classes} classes "
             f"(n_outputs={classes})"
         ) from None
+
+
+def class_means(support: Batch, classes: int, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean features `(T, C, F)` of the support rows of each class, 0 for one without, and their number `(T, C)`."""
+    member = one_hot(support, classes, features)
+    rows = member.sum(1)
+    total = member.mT @ counted_rows(features, row_weights(support, features))
+    return total / rows.clamp(min=1).unsqueeze(-1), rows
 
 
 def target_columns(support: Batch, outputs: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...models.network import Params
 from ...tasks.episodes import Batch
-from .base import ClassHead, check_sizes, counted_rows, one_hot, row_weights
+from .base import ClassHead, check_sizes, class_means
 
 __all__ = ["ABSENT", "PrototypeHead", "among_present"]
 
@@ -64,10 +64,8 @@ class PrototypeHead(ClassHead):
 
     def solve(self, meta: Params, features: Tensor, support: Batch) -> Params:
         """Mean features `(T, W, F)` of each class and its number of rows `(T, W)`."""
-        member = one_hot(support, self.n_outputs, features)
-        rows = member.sum(1)
-        total = member.mT @ counted_rows(features, row_weights(support, features))
-        return {"head/prototypes": total / rows.clamp(min=1).unsqueeze(-1), "head/rows": rows}
+        means, rows = class_means(support, self.n_outputs, features)
+        return {"head/prototypes": means, "head/rows": rows}
 
     def predict(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
         """Logits `(T, n, W)`."""

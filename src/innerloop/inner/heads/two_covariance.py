@@ -11,7 +11,7 @@ from ...errors import DataError
 from ...models.network import Params
 from ...tasks.episodes import Batch
 from ...tasks.support import stream
-from .base import ClassHead, check_sizes, counted_rows, one_hot, row_weights
+from .base import ClassHead, check_sizes, class_means
 from .class_covariances import ClassSums, Covariances, covariances, sums_of
 from .prototypes import among_present
 from .temperature import class_episodes, log_temperature
@@ -83,10 +83,8 @@ class TwoCovarianceHead(ClassHead):
 
     def solve(self, meta: Params, features: Tensor, support: Batch) -> Params:
         """Mean features `(T, W, F)` of each class and its number of rows `(T, W)`."""
-        member = one_hot(support, self.n_outputs, features)
-        rows = member.sum(1)
-        total = member.mT @ counted_rows(features, row_weights(support, features))
-        return {"head/means": total / rows.clamp(min=1).unsqueeze(-1), "head/rows": rows}
+        means, rows = class_means(support, self.n_outputs, features)
+        return {"head/means": means, "head/rows": rows}
 
     def predict(self, meta: Params, adapted: Params, features: Tensor) -> Tensor:
         """Logits `(T, n, W)`."""
