@@ -101,7 +101,7 @@ def set_net(
         >>> from innerloop.models import build
         >>> learner = set_net(build("mlp", n_in=1, hidden=[8], n_out=None), n_features=8, units=16)
         >>> sum("among" in name for name in learner.init())
-        6
+        5
     """
     head = _head(n_features, n_outputs, kind, "transformer", units, seed)
     return HeadLearner(Network(module, **options), head, unrolled())
