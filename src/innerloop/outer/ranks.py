@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +29,8 @@ SHARDS = 8
 
 # one that waits for so long waits for a process that hangs; compiling takes minutes
 _PATIENCE = timedelta(minutes=15)
+# seconds for which the first rank waits for the others to come to the same error
+_ASKED = 3.0
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 T = TypeVar("T")
 
@@ -216,8 +219,13 @@ def says_it(message: str) -> bool:
     if not (launched() and dist.is_initialized()):
         return rank_of() == 0
     try:
-        store = dist.distributed_c10d._get_default_store()
-        return int(store.add(f"innerloop/said/{message}", 1)) == 1
+        store, key = dist.distributed_c10d._get_default_store(), f"innerloop/said/{message}"
+        first = int(store.add(key, 1)) == 1
+        # the first rank may hold the store, and is about to end: the others ask it before that
+        until = time.monotonic() + _ASKED
+        while dist.get_rank() == 0 and store.add(key, 0) < dist.get_world_size() and time.monotonic() < until:
+            time.sleep(0.02)
+        return first
     except Exception:  # its host is gone
         return True
 
