@@ -13,7 +13,8 @@ INSTALL := $(PIP) install --quiet -c constraints.txt --build-constraint constrai
 TORCH_PIN := $(shell grep -E '^torch==' constraints.txt)
 PIP_PIN := $(shell grep -E '^pip==' constraints.txt)
 UV_PIN := $(shell grep -E '^uv==' constraints.txt)
-PYTEST := -m pytest -n auto --dist loadfile
+# files in the order of tests/conftest.py, the longest first, so that none is left alone at the end
+PYTEST := -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -22,6 +22,11 @@ settings.register_profile("innerloop", deadline=None, derandomize=bool(os.enviro
 settings.load_profile("innerloop")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: whoever gets one last keeps all others waiting."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def single_thread() -> Iterator[None]:
     """One thread: sums keep their order from machine to machine, and the tiny tensors of tests run faster."""

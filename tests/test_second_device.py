@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from torch.utils import backend_registration
 
+pytestmark = pytest.mark.long
+
 TOOLKIT = Path(__file__).parent / "toolkit"
 
 

@@ -19,6 +19,8 @@ from innerloop.models import Sine
 from innerloop.storage.manifest import canonical, seal
 from toolkit.commands import printed_by, run_python
 
+pytestmark = pytest.mark.long
+
 HEAD = {"schema_version", "command", "seed", "seconds", "settings"}
 ROW = {"method", "split", "n_support", "inner_steps", "metric", "mean", "ci95", "n_tasks", "headline"}
 REGRESSION = {"rmse", "r2", "error_over_variance", "loss"}

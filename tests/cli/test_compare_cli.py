@@ -17,6 +17,8 @@ from innerloop.cli.compare import progress, show
 from innerloop.compare.result import Comparison
 from toolkit.commands import printed_by
 
+pytestmark = pytest.mark.long
+
 ASKED = ["--task", "site", "--target", "y", "--n-support", "4"]
 SMALL = ["--learners", "ridge", "--baselines", "mean,pooled,alone,mixed", "--steps", "3"]
 SMALL += ["--tries", "1", "--seeds", "2", "--folds", "3"]

@@ -12,6 +12,8 @@ import pytest
 
 from toolkit.commands import check_until_clean, predicted
 
+pytestmark = pytest.mark.long
+
 RNG = np.random.default_rng(0)
 
 

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 import innerloop as il
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.py"
 if not SCRIPT.is_file():
     pytest.skip("benchmarks/ is not part of the source distribution", allow_module_level=True)

@@ -11,6 +11,8 @@ import pytest
 from innerloop.cli import run
 from toolkit.folders import image_folders, table_folder
 
+pytestmark = pytest.mark.long
+
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "howto").glob("*.md"))
 
 

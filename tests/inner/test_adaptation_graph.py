@@ -12,6 +12,8 @@ from innerloop.inner.adaptation import adaptation, require_row_by_row
 from toolkit.cases import CASES
 from toolkit.oracles import generic, unpadded
 
+pytestmark = pytest.mark.long
+
 
 def graph_of(model, x, y, query):
     adapted = adaptation(model)

@@ -20,6 +20,8 @@ from innerloop.tasks import arrays
 from innerloop.tasks.episodes import Batch
 from toolkit.oracles import generator, within
 
+pytestmark = pytest.mark.long
+
 SETTINGS = {"max_leaf_nodes": None, "min_samples_leaf": 10, "l2_regularization": 1.0, "early_stopping": False}
 
 

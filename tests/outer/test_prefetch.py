@@ -43,12 +43,13 @@ SOURCES = {
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_block_holds_what_each_update_draws(name, rounded):
     source, steps, found = SOURCES[name], 70, 0
+    widths = source.widths if isinstance(source, RowSource) else (None, None)
     for block in blocks_of(source, 5, 3, steps, 50, CPU, torch.float32, rounded=rounded):
         assert block.first == found
         for number in range(len(block.key)):
             generator = stream(3, 0, found)
             alone = source.sample(5, generator)
-            alone = bucketed(alone) if rounded else alone
+            alone = bucketed(alone, widths) if rounded else alone
             one = block.at(number)
             assert one.first == found
             pairs = zip(tensors(one.episode), tensors(alone), strict=True)
@@ -57,3 +58,26 @@ def test_a_block_holds_what_each_update_draws(name, rounded):
             found += 1
         assert not block.first < 50 < found  # a block ends there
     assert found == steps
+
+
+@pytest.mark.parametrize("fewest", [0, 4])
+@pytest.mark.parametrize("sizes", [[9, 11, 13, 9, 10, 12, 9], [5] * 9, [3, 5, 40, 200]])
+def test_widths_are_those_of_the_rows_that_are_drawn(sizes, fewest):
+    source = rows_of_tasks(sizes, fewest=fewest)
+    drawn = [source.sample(1, stream(0, step)) for step in range(300)]
+    for side, width in enumerate(source.widths):
+        rows = [episode[side].target.shape[1] for episode in drawn]
+        assert (width.least, width.most) == (min(rows), max(rows))
+
+
+def test_a_training_on_tasks_of_about_one_size_has_one_shape():
+    source = rows_of_tasks([9, 11, 13, 9, 10, 12, 9], fewest=3)
+
+    def shapes(rounded):
+        drawn = blocks_of(source, 2, 3, 200, 50, CPU, torch.float32, rounded=rounded)
+        return {
+            tuple(None if t is None else t.shape[1:] for b in block.episode for t in b) for block in drawn
+        }
+
+    assert len(shapes(rounded=True)) == 1
+    assert len(shapes(rounded=False)) > 4

@@ -15,6 +15,8 @@ from innerloop.tasks.episodes import select, tensors
 from toolkit import ranked
 from toolkit.ranked import TRAININGS, fingerprint, frame_of_all_sizes, kept, launch, said, tasks_of_all_sizes
 
+pytestmark = pytest.mark.long
+
 CPU = torch.device("cpu")
 
 

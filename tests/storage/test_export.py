@@ -16,6 +16,8 @@ from innerloop.engine.open_graph import open_graph
 from innerloop.errors import UsageError
 from innerloop.storage.save import unsaved
 
+pytestmark = pytest.mark.long
+
 LEVELS = ("f", "m")
 
 

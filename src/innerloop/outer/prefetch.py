@@ -78,6 +78,7 @@ def blocks_of(
     # not of a class made from these, which may have a `sample` of its own
     exact = type(source) in (RowSource, ClassSource)
     known = source if exact and isinstance(source, (RowSource, ClassSource)) else None
+    widths = known.widths if isinstance(known, RowSource) else (None, None)
 
     def draw(first: int, last: int) -> Iterator[Block]:
         streams = [stream(seed, EPISODES, step) for step in range(first, last)]
@@ -90,7 +91,7 @@ def blocks_of(
             updates = episode.n_tasks // (count if own is None else len(own)) if known else 1
             tasks = count if known or own is not None else episode.n_tasks
             read = episode.n_tasks // updates
-            moved = to(bucketed(episode) if rounded else episode, device, dtype)
+            moved = to(bucketed(episode, widths) if rounded else episode, device, dtype)
             several: Episode = map_tensors(lambda t: t.reshape(updates, read, *t.shape[1:]), moved)  # noqa: B023
             # from what the episodes have left of their streams
             left = streams[first - last :][:updates]

@@ -19,6 +19,7 @@ __all__ = [
     "Batch",
     "Episode",
     "PyTree",
+    "Width",
     "all_draws",
     "as_tensors",
     "at_step",
@@ -37,6 +38,21 @@ __all__ = [
 # a tensor, or dicts, lists, tuples and named tuples of them, however deep
 PyTree: TypeAlias = Any
 Tree = TypeVar("Tree")
+
+# batches narrower than by this are made as wide as the widest one: rows cost less than a further graph
+_NARROWER = 1.5
+
+
+class Width(NamedTuple):
+    """Rows of the batches of a source, without padding.
+
+    Arguments:
+        least: of any task, at least.
+        most: of any task, at most.
+    """
+
+    least: int
+    most: int
 
 
 class Batch(NamedTuple):
@@ -221,29 +237,46 @@ def all_draws(support: Batch) -> Batch:
     return support._replace(weight=support.weight.amax(2))
 
 
-def bucketed(episode: Episode) -> Episode:
+def bucketed(episode: Episode, widths: Sequence[Width | None] = (None, None)) -> Episode:
     """The same episode, with the rows of padded batches rounded up, so that few different shapes occur.
+
+    Arguments:
+        episode: stacked tasks.
+        widths: of the support and of the query rows of its source, where they are known: a batch that is not much
+            narrower than the widest one of all is made as wide.
 
     Example:
         >>> rows = Batch(torch.ones(1, 5, 2), torch.ones(1, 5), torch.ones(1, 5))
         >>> bucketed(Episode(rows, rows)).query.weight.tolist()
         [[1.0, 1.0, 1.0, 1.0, 1.0, 0.0]]
+        >>> bucketed(Episode(rows, rows), (Width(1, 8), Width(1, 20))).support.x.shape[1]
+        8
     """
-    return Episode(_rounded(episode.support), _rounded(episode.query))
+    return Episode(*(_rounded(batch, width) for batch, width in zip(episode, widths, strict=True)))
 
 
-def _rounded(batch: Batch) -> Batch:
+def _rounded(batch: Batch, width: Width | None) -> Batch:
+    if width is not None and width.least < width.most:
+        # all may be alike by chance
+        batch = batch._replace(weight=_weights(batch))
     if batch.weight is None:
         return batch
     rows = batch.target.shape[1]
-    octave = 1 << max(rows.bit_length() - 2, 0)
-    more = -(-rows // octave) * octave - rows  # two bits count: 4, 6, 8, 12, 16, 24, ...
-    if not more:
+    wanted = _octave(rows)
+    if width is not None and _octave(width.most) <= _NARROWER * wanted:
+        wanted = max(wanted, _octave(width.most))
+    if wanted == rows:
         return batch
     padded: Batch = map_tensors(
-        lambda t: torch.cat([t, t.new_zeros(t.shape[0], more, *t.shape[2:])], 1), batch
+        lambda t: torch.cat([t, t.new_zeros(t.shape[0], wanted - rows, *t.shape[2:])], 1), batch
     )
     return padded
+
+
+def _octave(rows: int) -> int:
+    """The next number of which two bits count: 4, 6, 8, 12, 16, 24, ..."""
+    octave = 1 << max(rows.bit_length() - 2, 0)
+    return -(-rows // octave) * octave
 
 
 def equal_sizes(episode: Episode) -> list[tuple[list[int], Episode]]:

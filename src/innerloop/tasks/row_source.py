@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .episodes import Batch, Episode
+from .episodes import Batch, Episode, Width
 from .sampling import Indices, Streams, outside, pack, ragged, without_replacement
 from .support import SupportSize, Targets, stream
 
@@ -125,6 +125,18 @@ class RowSource:
         longest = int(np.diff(self.starts).max(initial=0))
         support = self.support.high * (self.targets.n_outputs if self.support.per_class else 1)
         return min(support, longest) + min(self.n_query, longest)
+
+    @property
+    def widths(self) -> tuple[Width | None, Width | None]:
+        """Support and query rows of training episodes; `None` where rows are drawn by class or block."""
+        if self.support.per_class or self.support.choice.how == "block" or not self.n_tasks:
+            return None, None
+        rows = np.diff(self.starts)
+        shortest, longest = int(rows.min()), int(rows.max())
+        support = Width(min(self.support.low, shortest - 1), min(self.support.high, longest - 1))
+        # the fewest are left where the largest support set is taken from a short task
+        least = min(shortest - min(self.support.high, shortest - 1), self.n_query)
+        return support, Width(least, min(longest - min(self.support.low, longest - 1), self.n_query))
 
     def samples(
         self, count: int, generators: Sequence[torch.Generator], own: Tensor | None = None
