@@ -19,6 +19,7 @@ from innerloop.algorithms import maml
 from innerloop.errors import DataError, UsageError
 from innerloop.evaluation import evaluate
 from innerloop.inner import Model
+from innerloop.tasks import row_source
 from innerloop.tasks.episodes import select
 from innerloop.tasks.sampling import outside, without_replacement
 from innerloop.tasks.sources import ClassSource, RowSource, SupportChoice, SupportSize, Targets, stream
@@ -448,6 +449,33 @@ def test_evaluation_stacks_are_bounded():
     assert all(tasks == 1 or tasks * rows <= 65_536 for tasks, rows in shapes)
     assert sum(tasks for tasks, _ in shapes) == 102
     assert len(shapes) <= 3
+
+
+@settings(max_examples=40)
+@given(
+    sizes=st.lists(st.integers(2, 40), min_size=1, max_size=8),
+    low=st.integers(0, 3),
+    draws=st.integers(1, 7),
+    seed=st.integers(0, 99),
+)
+def test_draws_of_evaluation_that_are_one_stack_are_those_drawn_one_by_one(sizes, low, draws, seed):
+    source = source_of(sizes, n_support=f"{low}-5", draws=draws)
+
+    def drawn():
+        pairs = [(names, episode) for names, episode in source.fixed(seed)]
+        read = [
+            (name, rows_of(episode.support, task), rows_of(episode.query, task))
+            for names, episode in pairs
+            for task, name in enumerate(names)
+        ]
+        return len(pairs), read
+
+    together, rows = drawn()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_source, "_TOGETHER", 0)
+        alone, same = drawn()
+    assert (together, alone) == (1, draws)
+    assert rows == same
 
 
 def test_a_huge_task_does_not_fill_the_memory_of_a_direct_fit():

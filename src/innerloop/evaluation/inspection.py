@@ -131,8 +131,9 @@ def learned(model: Model, source: Source | None, *, tasks: int = 20, seed: int =
 def first_episodes(source: Source, count: int, *, seed: int = EVALUATION_SEED) -> tuple[list[str], Episode]:
     """Names and the stack of the first fixed episodes of a source, of at most `count` tasks."""
     ids, episode = next(iter(source.fixed(seed)))
-    # tasks come in order of their size: take them from all over the stack
-    chosen = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
+    # tasks come in order of their size, once for each draw: take them from all over the first one
+    once = len(set(ids))
+    chosen = np.unique(np.linspace(0, once - 1, min(count, once)).round().astype(int))
     return [ids[position] for position in chosen], select(episode, torch.from_numpy(chosen))
 
 

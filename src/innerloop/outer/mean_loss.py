@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from ..inner.learner import Model, without_padding
 from ..models.network import reference
 from ..tasks.episodes import Episode, select, to
-from ..tasks.sources import EVALUATION_SEED, Source
+from ..tasks.sources import EVALUATION_SEED, RowSource, Source
 from .ranks import Shards
 
 __all__ = ["mean_loss"]
@@ -43,6 +44,8 @@ def mean_loss(
     like = reference(model.meta)
     passes = 1 if source.n_tasks is None else math.ceil(episodes / source.n_tasks)
     wanted = episodes if source.n_tasks is None else passes * source.n_tasks
+    if isinstance(source, RowSource):
+        source = replace(source, draws=min(source.draws, passes))
     losses: list[Tensor] = []
     with torch.no_grad():
         for _, raw in source.fixed(seed):

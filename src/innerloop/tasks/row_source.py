@@ -22,6 +22,8 @@ __all__ = ["ROWS_AT_ONCE", "RowSource", "renumbered"]
 
 # rows, padding included, that one stack of evaluation episodes may hold
 ROWS_AT_ONCE = 65_536
+# numbers among the features of several draws that are one stack
+_TOGETHER = 2**18
 
 # rows, padding included, that a direct fit of all tasks may hold
 _WHOLE = 2**24
@@ -181,10 +183,16 @@ class RowSource:
         order = np.argsort(rows, kind="stable")
         # there is one way to take a number of first rows
         once = self.support.choice.how == "order" and self.support.low == self.support.high
-        for draw in range(1 if once else self.draws):
-            for number, tasks in enumerate(_stacks(order, rows)):
-                streams = Streams([stream(seed, draw, number)]).repeated(len(tasks))
-                yield [self.ids[task] for task in tasks], next(self._episodes(tasks, streams, None))
+        draws, stacks = range(1 if once else self.draws), list(_stacks(order, rows))
+        most = int(rows.max(initial=1)) * max(1, len(order)) * max(1, self.x[:1].numel())
+        # a stack takes about as long as a larger one, where both are small
+        together = max(1, _TOGETHER // most) if len(stacks) == 1 else 1
+        for first in range(0, len(draws), together):
+            some = draws[first : first + together]
+            for number, tasks in enumerate(stacks):
+                streams = Streams([stream(seed, draw, number) for draw in some]).repeated(len(tasks))
+                names = [self.ids[task] for task in tasks]
+                yield names * len(some), next(self._episodes(np.tile(tasks, len(some)), streams, None))
 
     def whole(self) -> Batch:
         """All rows of every task, stacked and padded; of huge tasks a part, drawn once, in the same order."""
@@ -227,6 +235,9 @@ class RowSource:
         shapes = []
         for _, count in sides:
             most, least = (streams.reduced(end, count) for end in (np.maximum, np.minimum))
+            if n_query is None:
+                # draws for evaluation are one stack
+                most, least = np.full_like(most, most.max()), np.full_like(least, least.min())
             shapes += [most, least < most]
         of_generator = zip(np.stack(shapes, axis=1).tolist(), streams.parts, strict=True)
         positions = np.arange(len(tasks))[read]
