@@ -52,7 +52,7 @@ from innerloop.combining import choose
 from innerloop.inner.learner import without_padding
 from innerloop.tasks.episodes import Episode
 from innerloop.tasks.sources import RowSource
-from innerloop.tasks.tables.schema import target_kind
+from innerloop.tasks.tables.targets import target_kind
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results" / "new_groups.jsonl", HERE.parent / "docs" / "new_groups.md"

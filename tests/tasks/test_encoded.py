@@ -13,6 +13,7 @@ from innerloop.encoders import Encoder, use
 from innerloop.errors import DataError, UsageError
 from innerloop.tasks.images import picture
 from innerloop.tasks.tables.schema import Schema
+from innerloop.tasks.tables.sense import require_sense
 from toolkit.folders import image_folders
 
 SIDE = 6
@@ -178,7 +179,7 @@ def test_the_check_looks_at_texts_and_folders_as_training_does(tmp_path: Path) -
 )
 def test_a_stored_column_of_texts_that_makes_no_sense_is_refused(change: dict[str, object]) -> None:
     tasks = il.tasks.table(notes(), task="site", target="risk", n_support=2, text=["note"], encoder=lengths)
-    tasks.schema.require_sense()
+    require_sense(tasks.schema)
     column = replace(tasks.schema.columns[0], **change)
     with pytest.raises(ValueError, match="no such encoder"):
-        replace(tasks.schema, columns=(column,)).require_sense()
+        require_sense(replace(tasks.schema, columns=(column,)))

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from innerloop.errors import DataError, InnerloopError, ModelFileError, UsageError
 from innerloop.tasks.tables.cells import sorted_labels, task_ids
 from innerloop.tasks.tables.reading import as_frame, read_table
-from innerloop.tasks.tables.schema import Schema, target_kind
+from innerloop.tasks.tables.schema import Schema
+from innerloop.tasks.tables.targets import target_kind
 
 
 def write(folder: Path, text: str | bytes, name: str = "table.csv") -> Path:

@@ -1,5 +1,6 @@
 """Named algorithms: each assembles what adapts, an inner rule or head, and a meta-gradient."""
 
+from ..inner.per_target import per_target
 from .arguments import GradientOptions, NetworkOptions, UnrolledOptions
 from .bayesian import bmaml
 from .boosting import boosted_gp, boosted_mixed, boosting
@@ -53,6 +54,7 @@ __all__ = [
     "meta_curvature",
     "meta_sgd",
     "mixed",
+    "per_target",
     "plain",
     "protomaml",
     "protonet",

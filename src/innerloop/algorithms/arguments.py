@@ -60,7 +60,7 @@ class UnrolledOptions(GradientOptions, total=False):
 # arguments whose defaults differ from algorithm to algorithm
 _ABOUT = {
     "module": "any `nn.Module`.",
-    "loss": "`mse`, `cross_entropy` or a function, see `models.task_losses`.",
+    "loss": "`mse`, `known_mse`, `cross_entropy` or a function, see `models.task_losses`.",
     "inner_lr": "inner step size, or where learned ones start.",
     "inner_steps": "inner steps.",
     "learn_lr": "learn the step size: one for `all`, one a `tensor` or one a `weight`; `None` for a fixed one.",

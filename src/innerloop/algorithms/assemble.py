@@ -13,8 +13,10 @@ from torch import nn
 from .. import algorithms
 from ..errors import UsageError
 from ..inner.learner import Learner
+from ..inner.per_target import per_target
 from ..inner.per_task import PerTaskOptions, per_task
 from ..models import builtin as models
+from ..models.losses import KNOWN
 from ..tasks.splits import Tasks
 from . import baselines
 from .terms import positions_of_terms
@@ -76,6 +78,9 @@ def learner_for(
 ) -> Learner:
     """A learner by name whose model, loss and settings fit the tasks.
 
+    Where rows know some of several targets, the loss leaves out what they do not know; an algorithm without a loss
+    of one's choice learns each target by itself (`inner.per_target`).
+
     Arguments:
         tasks: what it will learn.
         algorithm: one of `algorithms.ALGORITHMS` or `baselines.BASELINES`.
@@ -109,6 +114,10 @@ def learner_for(
         settings.setdefault("kind", tasks.targets.kind)
     own = _own_scales(tasks, scaling)
     wanted = _Architecture(model, module, hidden, activation, width, pool, dropout)
+    # a loss can leave out what a row does not know; a head or trees learn each target by itself
+    apart = tasks.n_outputs if tasks.targets.partial and not _masks(accepted) else 0
+    if apart:
+        tasks = replace(tasks, targets=tasks.targets._replace(n_outputs=1))
     if "module" not in accepted:
         _require_no_network(tasks, algorithm, wanted, own, classes="kind" in accepted)
         if "n_support" in accepted:
@@ -118,7 +127,8 @@ def learner_for(
         if algorithm == "mixed" and tasks.targets.kind == "classification":
             # answers of a few rows tell how much slopes vary together, not each by itself
             settings.setdefault("covariance", "shared")
-        return preset(tasks.n_features, tasks.n_outputs, **settings)
+        learner = preset(tasks.n_features, tasks.n_outputs, **settings)
+        return per_target(learner, apart) if apart else learner
     _fill_in(settings, accepted, tasks, algorithm)
     if "n_context" in accepted:
         context = settings.setdefault("n_context", accepted["n_context"].default)
@@ -135,6 +145,7 @@ def learner_for(
         if "seed" in accepted:
             settings["seed"] = seed
         learner = preset(module, **settings)
+    learner = per_target(learner, apart) if apart else learner
     return per_task(learner, **own) if own else learner
 
 
@@ -210,9 +221,15 @@ def _fill_in(settings: dict[str, Any], accepted: Collection[str], tasks: Tasks, 
     if "n_way" in accepted and tasks.targets.kind == "regression":
         raise UsageError(f"{algorithm} predicts classes, and these tasks are regression: choose maml")
     if "loss" in accepted:
-        settings.setdefault("loss", "mse" if tasks.targets.kind == "regression" else "cross_entropy")
+        values = KNOWN if tasks.targets.partial and _masks(accepted) else "mse"
+        settings.setdefault("loss", values if tasks.targets.kind == "regression" else "cross_entropy")
     elif "kind" not in accepted and tasks.targets.kind == "regression":
         raise UsageError(f"{algorithm} predicts classes, and these tasks are regression: choose ridge")
+
+
+def _masks(accepted: Collection[str]) -> bool:
+    """Whether an algorithm takes the loss of rows that know some of several targets; particles are not weighted."""
+    return "loss" in accepted and "particles" not in accepted
 
 
 def _numbered_anew(tasks: Tasks) -> bool:

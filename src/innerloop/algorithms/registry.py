@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import UsageError
 from ..inner.inner_loss import InnerLossLike
 from ..inner.learner import Learner, Recipe
+from ..inner.per_target import per_target
 from ..inner.per_task import per_task
 from ..models.builtin import build as build_model
 from ..models.builtin import recipe_of
@@ -204,6 +205,8 @@ def build(
     except TypeError as error:
         raise UsageError(f"algorithm {name!r}: {error}") from None
     learner = ALGORITHMS[name](**settings)
+    if "per_target" in recipe:
+        learner = per_target(learner, recipe["per_target"])
     return per_task(learner, **recipe["per_task"]) if "per_task" in recipe else learner
 
 

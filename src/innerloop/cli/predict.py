@@ -100,7 +100,7 @@ def predict(
     with encoding_told(notes):
         table = stored.predict_frame(frame, inner_steps=inner_steps, interval=interval, none_of_these=rate)
     schema = stored.table_schema()
-    wanted = ~stored.labelled(frame)
+    wanted = stored.unlabelled(frame)
     if stored.kind != "run" and not wanted.all():
         notes(f"note: {int((~wanted).sum())} rows have a target; this model predicts them all the same")
     wanted |= stored.kind != "run"

@@ -111,6 +111,11 @@ def opened(path: Path, options: ModelOptions) -> TrainedModel:
         raise UsageError(
             f"{path} holds a combination of several learners, and one is refined: train with --single or --algorithm"
         )
+    if "per_target" in stored.config["learner"]:
+        raise UsageError(
+            f"{path} learns each of several targets by itself, and one network is refined: train with --algorithm "
+            "maml, or name one target"
+        )
     network = stored.model.learner.network
     if not network.params():
         raise UsageError(f"{path} holds no network, so there is nothing to refine")

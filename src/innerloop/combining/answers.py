@@ -53,7 +53,8 @@ class Answers:
         rows: mean support rows of a task.
         errors: mean products of the models' errors in units of the targets' variance `(T, M, M)`; of classes none.
         chances: of each task the probabilities that the models gave to what came `(n_t, M)`; of values none.
-        spread: mean squared error in units of the variance that a model expects, of each task `(T, M, C)`.
+        spread: mean squared error in units of the variance that a model expects, of each task `(T, M, C)`; NaN for a
+            target that no row of the task knows.
     """
 
     tasks: tuple[str, ...]
@@ -127,11 +128,19 @@ def answers(models: Sequence[Model], source: Source, *, seed: int = VALIDATION_S
         if source.n_tasks is None and rows[1] >= _EPISODES:
             break
     first = [[one for one, _ in parts] for parts in found.values()]
-    spread = np.stack([np.mean([other for _, other in parts], 0) for parts in found.values()])
+    spread = np.stack([_mean_of_known([other for _, other in parts]) for parts in found.values()])
     classes = source.targets.kind == "classification"
     errors = np.empty((0, 0, 0)) if classes else np.stack([np.mean(parts, 0) for parts in first])
     chances = tuple(np.concatenate(parts) for parts in first) if classes else ()
     return Answers(tuple(found), rows[0] / rows[1], errors, chances, spread)
+
+
+def _mean_of_known(parts: Sequence[Array]) -> Array:
+    """The mean over the first axis of what is not NaN; NaN where nothing else is."""
+    known = np.stack([~np.isnan(part) for part in parts]).sum(0)
+    with np.errstate(invalid="ignore"):
+        mean: Array = np.nansum(parts, 0) / known
+    return mean
 
 
 def _said(model: Model, raw: Episode) -> tuple[Array, Array]:
@@ -162,7 +171,10 @@ def _measured(mean: Array, variance: Array, y: Array, source: Source) -> tuple[A
     """Of one task: products of errors `(M, M)`, or probabilities of what came `(n, M)`; and the spread `(M, C)`."""
     if source.targets.kind == "classification":
         return mean[np.arange(len(y)), y.astype(int)], np.ones((mean.shape[-1], 1))
-    error = mean - y[..., None]
+    known = ~np.isnan(y)
+    error = np.where(known[..., None], mean - np.nan_to_num(y)[..., None], 0.0)
     scaled = error / np.sqrt(np.array(source.targets.variance))[:, None]
-    products = np.einsum("ncm,nck->mk", scaled, scaled) / max(1, len(y) * y.shape[1])
-    return products, (error**2 / np.maximum(variance, 1e-12)).mean(0).T
+    products = np.einsum("ncm,nck->mk", scaled, scaled) / max(1, int(known.sum()))
+    spread = (error**2 / np.maximum(variance, 1e-12)).sum(0)
+    with np.errstate(invalid="ignore"):  # of a target that no row knows, NaN
+        return products, (spread / known.sum(0)[:, None]).T

@@ -302,7 +302,7 @@ def _run(
     like = reference(meta)
     meta["weights"] = torch.from_numpy(weights).to(like)
     if tasks.targets.kind == "regression":
-        noise = np.stack([each.spread[:, list(kept)].mean(0) for each in known])
+        noise = np.stack([np.nanmean(each.spread[:, list(kept)], 0) for each in known])
         meta["noise"] = torch.from_numpy(np.maximum(noise, 1e-6)).to(like)
     remarks = tuple(dict.fromkeys(remark for run in runs for remark in run.remarks))
     return replace(last, model=Model(learner, meta), state=None, remarks=remarks)

@@ -14,13 +14,14 @@ from typing import NamedTuple
 from ..algorithms import ALGORITHMS, baselines
 from ..errors import UsageError
 from ..inner.learner import Model
+from ..inner.per_target import per_target
 from ..outer.training import Run, meta_train
 from ..tasks.sources import Targets
 from ..tasks.splits import Tasks
 from .linear import logistic, spread_of
 from .nets import Bench, Settings, fine_tuned, from_scratch, linear_head
 from .result import LogEntry
-from .sklearn_methods import Estimator, EstimatorLearner, Remembering, training_rows
+from .sklearn_methods import EachTarget, Estimator, EstimatorLearner, Remembering, training_rows
 
 __all__ = [
     "BASELINES",
@@ -200,6 +201,10 @@ def _needs_meaning(tasks: Tasks) -> str | None:
     return "classes are numbered anew in every episode" if numbered_anew(tasks) else None
 
 
+def _needs_all_targets(tasks: Tasks) -> str | None:
+    return "rows know some of several targets only" if tasks.targets.partial else None
+
+
 def _both(*reasons: Refuses) -> Refuses:
     return lambda tasks: next((text for reason in reasons if (text := reason(tasks))), None)
 
@@ -214,11 +219,11 @@ def _linear(name: str) -> Fit:
         tasks, support = bench.tasks, bench.tasks.train.support
         ordered = support.choice.how == "order"
         size = support.high * (tasks.n_outputs if support.per_class else 1)
-        learner = baselines.BASELINES[name](
-            tasks.n_features, tasks.n_outputs, n_support=size, ordered=ordered
-        )
+        make = functools.partial(baselines.BASELINES[name], tasks.n_features, n_support=size, ordered=ordered)
+        partial = tasks.targets.partial
+        learner = per_target(make(1), tasks.n_outputs) if partial else make(tasks.n_outputs)
         model = meta_train(learner, tasks.train, device=bench.device).model
-        return Trained(model, {}) if name == "pooled" else _with_spread(model)
+        return Trained(model, {}) if name == "pooled" or partial else _with_spread(model)
 
     return fit
 
@@ -288,7 +293,7 @@ def _pooled_boosting(bench: Bench, settings: Settings) -> Trained:
     if bench.tasks.targets.kind == "classification":
         return _pooled_estimator(bench, ensemble.HistGradientBoostingClassifier(**options))
     regressor = ensemble.HistGradientBoostingRegressor(**options)
-    return _pooled_estimator(bench, _of_all_outputs(bench.tasks.targets, regressor))
+    return _pooled_estimator(bench, _of_all_outputs(_at_once(bench.tasks.targets), regressor))
 
 
 def _of_all_outputs(targets: Targets, regressor: Estimator) -> Estimator:
@@ -298,8 +303,17 @@ def _of_all_outputs(targets: Targets, regressor: Estimator) -> Estimator:
     return regressor if targets.n_outputs == 1 else MultiOutputRegressor(regressor)
 
 
+def _at_once(targets: Targets) -> Targets:
+    """The targets that one estimator predicts: one of them where rows know some of several."""
+    return targets._replace(n_outputs=1) if targets.partial else targets
+
+
 def _pooled_estimator(bench: Bench, estimator: Estimator) -> Trained:
+    from sklearn.base import clone
+
     x, y = training_rows(bench.tasks.train)
+    if bench.tasks.targets.partial:
+        estimator = EachTarget(lambda rows, one=estimator: clone(one))
     learner = EstimatorLearner(bench.tasks.targets, pooled=estimator.fit(x, y))
     return Trained(Model(learner, learner.init()), {})
 
@@ -307,7 +321,7 @@ def _pooled_estimator(bench: Bench, estimator: Estimator) -> Trained:
 def _alone(make: Callable[[Targets, int, Settings, int], Estimator]) -> Fit:
     def fit(bench: Bench, settings: Settings) -> Trained:
         learner = EstimatorLearner(
-            bench.tasks.targets, functools.partial(make, bench.tasks.targets, bench.seed, settings)
+            bench.tasks.targets, functools.partial(make, _at_once(bench.tasks.targets), bench.seed, settings)
         )
         return Trained(Model(learner, learner.init()), {})
 
@@ -390,7 +404,7 @@ _COMMON = {
         Entrant("auto", "the combination that train makes (auto)", "shared", "meta", _combined,
                 refuses=_VECTORS_OF_MEANING),
         Entrant("linear_head", "pooled features, linear head", "shared", "baseline", _linear_head,
-                trained=True, reuses=True),
+                refuses=_needs_all_targets, trained=True, reuses=True),
         Entrant("tabicl", "TabICL, each task alone", "alone", "incontext", _alone(_tabicl), ({},),
                 _both(_needs_tabicl, _needs_vectors)),
     )

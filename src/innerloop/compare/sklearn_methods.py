@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ..inner.learner import Learner, MetaGradient, Recipe
-from ..models.losses import task_losses
+from ..models.losses import KNOWN, task_losses
 from ..models.network import Network, Params
 from ..outer.metagrad import unrolled
 from ..tasks.episodes import Batch
 from ..tasks.sources import RowSource, Source, Targets, stream
 
-__all__ = ["Estimator", "EstimatorLearner", "Remembering", "training_rows"]
+__all__ = ["EachTarget", "Estimator", "EstimatorLearner", "Remembering", "training_rows"]
 
 Array = np.ndarray
 Estimator: TypeAlias = Any  # of scikit-learn, which ships no types: `fit`, `predict`, `predict_proba`
@@ -66,13 +66,44 @@ class Remembering:
         return np.asarray(self.shared.fit(*self.rows).predict_proba(x))
 
 
+class EachTarget:
+    """An estimator for each of several targets, fitted to the rows that know it; 0, the mean, where none does.
+
+    Arguments:
+        make: `(rows) -> estimator` of one target.
+
+    Example:
+        >>> from sklearn.linear_model import LinearRegression
+        >>> y = np.array([[1.0, np.nan], [2.0, 5.0], [np.nan, 6.0]])
+        >>> both = EachTarget(lambda rows: LinearRegression()).fit(np.arange(3.0)[:, None], y)
+        >>> both.predict(np.array([[3.0]])).round(6).tolist()
+        [[4.0, 7.0]]
+    """
+
+    def __init__(self, make: Callable[[int], Estimator]) -> None:
+        self.make = make
+
+    def fit(self, x: Array, y: Array) -> EachTarget:
+        """Fit one estimator a target."""
+        known = ~np.isnan(y)
+        rows = [(x[own], y[own, target]) for target, own in enumerate(known.T)]
+        self.estimators = [self.make(len(own)).fit(seen, own) if len(own) else None for seen, own in rows]
+        return self
+
+    def predict(self, x: Array) -> Array:
+        """Values `(n, C)`."""
+        blank = np.zeros(len(x))
+        return np.stack([blank if each is None else each.predict(x) for each in self.estimators], axis=1)
+
+
 @dataclass(frozen=True, eq=False)
 class EstimatorLearner(Learner):
     """A learner that fits an estimator to each task's support, or brings one that was fitted to all rows.
 
     Arguments:
         targets: what it predicts.
-        make: `(support rows) -> estimator`, fitted to each task; `None` to take `pooled`.
+        make: `(support rows) -> estimator`, fitted to each task; of one target where rows know some of several;
+            `None` to take `pooled`.
         pooled: an estimator that is fitted already and never adapts.
     """
 
@@ -82,6 +113,11 @@ class EstimatorLearner(Learner):
     recipe: Recipe | None = None
     network: Network = field(default_factory=lambda: Network(nn.Identity()))
     metagrad: MetaGradient = field(default_factory=unrolled)
+
+    @property
+    def takes_partial(self) -> bool:
+        """Each target has an estimator of its own then."""
+        return True
 
     def init(self) -> Params:
         """A constant prediction, for tasks without support."""
@@ -118,7 +154,8 @@ class EstimatorLearner(Learner):
 
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
         """Mean squared error or mean negative log probability of each task, `(T,)`."""
-        name = "mse" if self.targets.kind == "regression" else "cross_entropy"
+        values = KNOWN if self.targets.partial else "mse"
+        name = values if self.targets.kind == "regression" else "cross_entropy"
         return task_losses(name, self.predict(meta, adapted, batch.x), batch)
 
     def _fit(self, x: Array, y: Array) -> Estimator:
@@ -129,6 +166,8 @@ class EstimatorLearner(Learner):
 
             return DummyClassifier().fit(x, y)
         assert self.make is not None
+        if self.targets.partial:
+            return EachTarget(self.make).fit(x, y)
         return self.make(len(x)).fit(x, y)
 
     def _predict(self, meta: Params, estimator: Estimator, x: Tensor) -> Tensor:

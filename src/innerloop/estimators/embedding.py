@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..evaluation.features import features
 from ..tasks.tables.reading import as_frame
-from ..tasks.tables.schema import target_kind
+from ..tasks.tables.targets import target_kind
 from .classifier import MetaClassifier
 from .grouped_rows import Rows, require_targets
 from .predictor import MetaPredictor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from ..engine.threads import threads_for
 from ..errors import DataError
 from ..inner.learner import Model, require_model, without_padding
-from ..models.losses import mean_rows, require_fit
+from ..inner.per_target import require_targets
+from ..models.losses import known_targets, mean_known, require_fit
 from ..models.network import Params, reference
 from ..tasks.episodes import Batch, Episode, to
 from ..tasks.sources import EVALUATION_SEED, RowSource, Source, SupportSize, Targets, require_source
@@ -40,7 +41,8 @@ def calibrate(model: Model, source: Source, *, seed: int = EVALUATION_SEED) -> C
 
     Tasks of a table are adapted to with 0, 1, 2, 3, 5, 8, ... support rows, up to four times as many as in training,
     on fixed draws as in evaluation; a task takes part where it has so many rows and a query row left, and a number of
-    rows where 9 tasks do, or all. Of more than 300 tasks, 300 take part.
+    rows where 9 tasks do, or all. Of more than 300 tasks, 300 take part. Where rows know some of several targets, tasks
+    take part that have a query row for each of them.
 
     Arguments:
         model: a trained model.
@@ -65,6 +67,7 @@ def calibrate(model: Model, source: Source, *, seed: int = EVALUATION_SEED) -> C
     """
     require_model(model)
     require_source(source, "valid")
+    require_targets(model.learner, source)
     scores: defaultdict[int, defaultdict[str, list[Array]]] = defaultdict(lambda: defaultdict(list))
     losses: defaultdict[int, dict[str, float]] = defaultdict(dict)
     for wanted, part in _by_support(source):
@@ -77,11 +80,13 @@ def calibrate(model: Model, source: Source, *, seed: int = EVALUATION_SEED) -> C
                 losses[scored.n_support].setdefault(scored.task, scored.support_loss)
     if not scores:
         raise DataError("there is no task to calibrate on: this split is empty")
+    # every threshold comes from the same tasks, whose number says for which levels they are enough
+    of_all, of_support = _of_all_targets(scores, losses)
     thresholds = {
         size: np.stack([conformal_thresholds(own) for own in _by_target(list(tasks.values()))], axis=1)
-        for size, tasks in sorted(scores.items())
+        for size, tasks in sorted(of_all.items())
     }
-    return Calibration(thresholds, {size: np.sort([*of_task.values()]) for size, of_task in losses.items()})
+    return Calibration(thresholds, {size: np.sort([*own.values()]) for size, own in of_support.items()})
 
 
 def support_sizes(most: int) -> tuple[int, ...]:
@@ -123,19 +128,23 @@ def interval_metrics(
         prediction = learner.predict(model.meta, adapted, query.x)
         if targets.kind == "classification":
             member = in_set(prediction.double().softmax(-1), limits)
-            held, size = (
-                member.gather(-1, query.y.unsqueeze(-1)).double(),
-                member.sum(-1, keepdim=True).double(),
-            )
+            held = member.gather(-1, query.y.unsqueeze(-1)).double()
+            known, size = torch.ones_like(held, dtype=torch.bool), member.sum(-1, keepdim=True).double()
         else:
             held = (_scores(model, adapted, query, targets, prediction) <= limits).double()
+            known = known_targets(query.y)[1]
             scale = torch.tensor(targets.scale, dtype=torch.float64, device=query.y.device)
             size = 2 * limits * _deviation(model, adapted, query, prediction) * scale
     undefined = limits.isnan().any(-1).any(-1)
     names = INTERVALS[:2] if targets.kind == "regression" else INTERVALS[2:]
-    means = (
-        mean_rows(rows.mean(-1), query.weight).masked_fill(undefined, torch.nan) for rows in (held, size)
-    )
+    counted = (
+        known,
+        torch.ones_like(known),
+    )  # of what is not known it is not seen whether an interval holds it
+    means = [
+        mean_known(rows, own, query.weight).masked_fill(undefined, torch.nan)
+        for rows, own in zip((held, size), counted, strict=True)
+    ]
     return {name: mean.cpu().numpy() for name, mean in zip(names, means, strict=True)}
 
 
@@ -157,7 +166,10 @@ def in_set(chance: Tensor, limit: Tensor) -> Tensor:
 
 
 class _Scored(NamedTuple):
-    """A task on one draw of its support: scores of its query rows `(n, C)`, and its support loss."""
+    """A task on one draw of its support: scores of its query rows `(n, C)`, and its support loss.
+
+    The score of a target that a row does not know is NaN.
+    """
 
     task: str
     n_support: int
@@ -180,6 +192,8 @@ def _scored(model: Model, source: Source, seed: int) -> Iterator[_Scored]:
             every, loss = (_finite(values) for values in (scores, losses))
             counts, weight = _support_rows(part.support), part.query.weight
             real = np.ones(every.shape[:2], dtype=bool) if weight is None else weight.cpu().numpy() > 0
+            if source.targets.partial:
+                every = np.where(known_targets(part.query.y)[1].cpu().numpy(), every, np.nan)
             for row, position in enumerate(positions):
                 yield _Scored(ids[position], counts[row], every[row][real[row]], float(loss[row]))
         if len(names) >= MOST_TASKS and source.n_tasks is None:
@@ -196,7 +210,7 @@ def _scores(model: Model, adapted: Params, query: Batch, targets: Targets, predi
     require_fit(prediction, query.y)
     if targets.kind == "classification":
         return 1 - prediction.double().softmax(-1).gather(-1, query.y.unsqueeze(-1))
-    error: Tensor = (prediction - query.y).double().abs()
+    error: Tensor = (prediction - known_targets(query.y)[0]).double().abs()
     return error / _deviation(model, adapted, query, prediction)
 
 
@@ -214,10 +228,27 @@ def _support_rows(support: Batch) -> list[int]:
 
 
 def _by_target(tasks: list[list[Array]]) -> Iterator[list[Array]]:
-    """For each target the scores of every task on all its draws."""
+    """For each target the known scores of every task on all its draws."""
     whole = [np.concatenate(draws) for draws in tasks]
     for target in range(whole[0].shape[1]):
-        yield [own[:, target] for own in whole]
+        yield [own[~np.isnan(own[:, target]), target] for own in whole]
+
+
+def _of_all_targets(
+    scores: Mapping[int, Mapping[str, list[Array]]], losses: Mapping[int, Mapping[str, float]]
+) -> tuple[dict[int, dict[str, list[Array]]], dict[int, dict[str, float]]]:
+    """The tasks that have a known score of every target, by number of support rows."""
+    whole = {
+        size: {task: draws for task, draws in tasks.items() if _knows_all(draws)}
+        for size, tasks in scores.items()
+    }
+    whole = {size: tasks for size, tasks in whole.items() if tasks}
+    return whole, {size: {task: losses[size][task] for task in tasks} for size, tasks in whole.items()}
+
+
+def _knows_all(draws: list[Array]) -> bool:
+    """Whether a task has a known score of every target."""
+    return bool((~np.isnan(np.concatenate(draws))).any(0).all())
 
 
 def _by_support(source: Source) -> Iterator[tuple[int | None, Source]]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..models.losses import mean_rows
+from ..models.losses import mean_known, mean_rows
 from ..tasks.episodes import Batch
 
 __all__ = [
@@ -102,7 +102,9 @@ def calibration_gaps(logits: Tensor, query: Batch) -> Array:
     return mean_rows(spread.mT, weight).cpu().numpy()
 
 
-def predictive(squares: Tensor, variance: Tensor, scale: Tensor, query: Batch) -> dict[str, Tensor]:
+def predictive(
+    squares: Tensor, variance: Tensor, scale: Tensor, query: Batch, known: Tensor
+) -> dict[str, Tensor]:
     """Log likelihood and coverage of the predicted normal distributions, `(T,)` each.
 
     Arguments:
@@ -110,10 +112,12 @@ def predictive(squares: Tensor, variance: Tensor, scale: Tensor, query: Batch) -
         variance: predictive variances, likewise.
         scale: natural units of a standardised one, `(C,)`.
         query: the rows.
+        known: which targets the rows know, `(T, n, C)`; a row's density is that of those.
     """
-    density = -0.5 * (squares / variance + (2 * math.pi * variance * scale**2).log()).sum(-1)
-    metrics = {"log_likelihood": mean_rows(density, query.weight)}
+    density = -0.5 * (squares / variance + (2 * math.pi * variance * scale**2).log())
+    rows = torch.where(known, density, torch.zeros_like(density)).sum(-1)
+    metrics = {"log_likelihood": mean_rows(rows, query.weight)}
     for name, width in COVERAGES.items():
-        inside = (squares <= width**2 * variance).to(squares.dtype).mean(-1)
-        metrics[name] = mean_rows(inside, query.weight)
+        inside = (squares <= width**2 * variance).to(squares.dtype)
+        metrics[name] = mean_known(inside, known, query.weight)
     return metrics

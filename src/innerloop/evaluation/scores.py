@@ -16,7 +16,8 @@ from torch import Tensor
 from ..engine.threads import threads_for
 from ..errors import DataError, UsageError
 from ..inner.learner import Model, require_model, without_padding
-from ..models.losses import mean_rows, require_fit
+from ..inner.per_target import require_targets
+from ..models.losses import known_targets, mean_known, require_fit
 from ..models.network import Params, reference
 from ..notebook import as_html
 from ..outer.ranks import Shards
@@ -248,6 +249,7 @@ def evaluate(
     """
     require_model(model)
     require_source(source, "test")
+    require_targets(model.learner, source)
     if steps is not None and steps < 0:
         raise UsageError(f"steps={steps}: give 0 or more")
     like = reference(model.meta)
@@ -367,14 +369,15 @@ def _measure(model: Model, adapted: Params, query: Batch, targets: Targets) -> d
             scores["auc"] = auc(prediction, query)
             scores["calibration_gaps"] = calibration_gaps(prediction, query)
         else:
-            squares = (prediction - query.y).double().square()
+            y, known = known_targets(query.y)
+            squares = (prediction - y).double().square()
             scale = torch.tensor(targets.scale, dtype=torch.float64, device=squares.device)
             variance = torch.tensor(targets.variance, dtype=torch.float64, device=squares.device)
-            metrics["squared_error"] = mean_rows((squares * scale**2).mean(-1), query.weight)
-            metrics["error_over_variance"] = mean_rows((squares / variance).mean(-1), query.weight)
+            metrics["squared_error"] = mean_known(squares * scale**2, known, query.weight)
+            metrics["error_over_variance"] = mean_known(squares / variance, known, query.weight)
             spread = model.learner.variance(model.meta, adapted, query.x)
             if spread is not None:
-                metrics |= predictive(squares, spread.double(), scale, query)
+                metrics |= predictive(squares, spread.double(), scale, query, known)
     return scores | {name: value.double().cpu().numpy() for name, value in metrics.items()}
 
 
@@ -388,19 +391,20 @@ class _Spread:
     def add(self, query: Batch, targets: Targets) -> None:
         if targets.kind != "regression":
             return
-        y = (
-            query.y.double()
-            / torch.tensor(targets.variance, dtype=torch.float64, device=query.y.device).sqrt()
-        )
-        self.first.append(mean_rows(y.movedim(-1, 0), query.weight))
-        self.second.append(mean_rows(y.square().movedim(-1, 0), query.weight))
+        y, known = known_targets(query.y.double())
+        y = y / torch.tensor(targets.variance, dtype=torch.float64, device=y.device).sqrt()
+        counted = known if query.weight is None else known & (query.weight > 0)[..., None]
+        # of a target that no row of a task knows, NaN
+        count = counted.sum(1).T
+        self.first.append((y * counted).sum(1).T / count)
+        self.second.append((y.square() * counted).sum(1).T / count)
 
     @property
     def relative(self) -> float:
         if not self.first:
             return 1.0
         first, second = torch.cat(self.first, 1), torch.cat(self.second, 1)
-        return (second.mean(1) - first.mean(1).square()).mean().item()
+        return (second.nanmean(1) - first.nanmean(1).square()).mean().item()
 
 
 def over_folds(evaluations: Sequence[Evaluation]) -> Evaluation:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..models.losses import mean_rows, task_losses
+from ..models.losses import known_targets, mean_rows, task_losses
 from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, all_draws, tensors
 from .learner import Learner, MetaGradient, Recipe, resized_recipe
@@ -109,9 +109,15 @@ class Combination(Learner):
             return task_losses("cross_entropy", self.predict(meta, adapted, batch.x, key=key), batch)
         said = torch.stack(self._predictions(meta, adapted, batch.x, key))
         spread = torch.stack(self._variances(meta, adapted, batch.x, said))
-        error = (batch.y - said).square() / spread + spread.log() + math.log(2 * math.pi)
+        y, known = known_targets(batch.y)
+        error = (y - said).square() / spread + spread.log() + math.log(2 * math.pi)
+        error = torch.where(known, error, torch.zeros_like(error))
         weights = adapted[_WEIGHTS].T[..., None].clamp(min=_LEAST)
         return mean_rows(-(weights.log() - 0.5 * error.sum(-1)).logsumexp(0), batch.weight)
+
+    @property
+    def takes_partial(self) -> bool:
+        return all(member.takes_partial for member in self.members)
 
     @property
     def closed_form(self) -> bool:

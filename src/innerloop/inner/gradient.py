@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.recompute import recomputed
-from ..models.losses import Loss, require_loss, task_losses
+from ..models.losses import KNOWN, Loss, require_loss, task_losses
 from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, Episode, all_draws, at_step, tensors
 from .derivatives import as_leaves, gradient
@@ -113,6 +113,11 @@ class GradientLearner(Learner):
     def scored(self, meta: Params, adapted: Params, batch: Batch) -> tuple[Any, Tensor]:
         outputs = query_outputs(self.network, meta, adapted, batch.x, weight=batch.weight)
         return outputs, task_losses(self.criterion, outputs, batch)
+
+    @property
+    def takes_partial(self) -> bool:
+        """A loss of one's own is called with the NaN that stand for targets that are not known."""
+        return self.inner_loss is None and (self.criterion == KNOWN or not isinstance(self.criterion, str))
 
     def _trajectory(
         self, meta: Params, support: Batch, steps: int | None, key: Tensor | None

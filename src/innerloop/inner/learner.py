@@ -43,9 +43,9 @@ __all__ = [
 R = TypeVar("R")
 Metrics = dict[str, Tensor]
 # Plain data from which a learner is made again: `algorithm`, its registered name; `settings`, its arguments (a loss
-# of one's own is `external`); `model`, name and settings of a built-in one, or `external`; `per_task`, arguments of
-# `per_task`; `members`, the recipes of what a combination averages; `defined_in`, the module of an algorithm that is
-# not of this package, for people to read.
+# of one's own is `external`); `model`, name and settings of a built-in one, or `external`; `per_target`, how many
+# targets are learned, each by itself; `per_task`, arguments of `per_task`; `members`, the recipes of what a
+# combination averages; `defined_in`, the module of an algorithm that is not of this package, for people to read.
 Recipe = dict[str, Any]
 
 
@@ -144,6 +144,11 @@ class Learner(ABC):
     def variance(self, meta: Params, adapted: Params, x: Features) -> Tensor | None:
         """Predictive variance of the values `(T, n, C)`, noise included; `None` where nothing is said of it."""
         return None
+
+    @property
+    def takes_partial(self) -> bool:
+        """Whether rows may know some of several targets only, NaN for the others."""
+        return False
 
     @property
     def fits_directly(self) -> bool:

@@ -22,6 +22,7 @@ from .streams import for_query, for_step
 __all__ = ["ParticleLearner", "chaser", "svgd_direction"]
 
 _LEAST_NOISE = 1e-6
+_CRITERIA = ("mse", "cross_entropy")
 
 
 def _weights(meta: Params) -> Params:
@@ -65,8 +66,8 @@ class ParticleLearner(Learner):
             raise UsageError(
                 f"particles={self.particles}, inner_lr={self.inner_lr}: give two particles or more and a positive rate"
             )
-        if self.criterion not in LOSSES:
-            raise UsageError(f"loss={self.criterion!r}: particles need one of {', '.join(LOSSES)}")
+        if self.criterion not in _CRITERIA:
+            raise UsageError(f"loss={self.criterion!r}: particles need one of {', '.join(_CRITERIA)}")
         if self.network.keeps_statistics:
             raise UsageError(
                 "batchnorm='per_step' with particles: choose 'support' or 'transductive'; a particle has no "

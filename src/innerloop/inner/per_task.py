@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..models.losses import known_targets
 from ..models.network import Features, Network, Params, reference
 from ..tasks.episodes import Batch, Episode, all_draws
+from .heads.base import row_weights
 from .learner import Learner, MetaGradient, Recipe
 
 __all__ = ["PerTask", "PerTaskOptions", "per_task"]
@@ -101,6 +103,10 @@ class PerTask(Learner):
     def closed_form(self) -> bool:
         return self.learner.closed_form
 
+    @property
+    def takes_partial(self) -> bool:
+        return self.learner.takes_partial
+
     def unwrap(self, episode: Episode) -> tuple[Learner, Episode]:
         """The learner inside, and the episode with scaled rows."""
         own = self._own(episode.support)
@@ -164,14 +170,15 @@ class PerTask(Learner):
         own: Params = {}
         support = all_draws(support)
         if self.features:
-            own |= _moments(
-                "x", support.x, support.weight, torch.tensor(self.features, device=support.x.device)
-            )
+            rows = row_weights(support, support.x)[..., None]
+            scaled = torch.tensor(self.features, device=support.x.device)
+            own |= _moments("x", support.x, rows, scaled)
         if self.n_targets:
             # without a row, the base has a support without columns
             y = support.y if support.y.dim() == 3 else support.x.new_zeros(len(support.y), 0, self.n_targets)
             every = y.new_ones(self.n_targets, dtype=torch.bool)
-            own |= _moments("y", y, support.weight, every)
+            y, known = known_targets(y)
+            own |= _moments("y", y, known * row_weights(support, y)[..., None], every)
         if self.n_classes:
             classes = torch.nn.functional.one_hot(support.y.long(), self.n_classes).to(support.x.dtype)
             rows = classes if support.weight is None else classes * support.weight[..., None]
@@ -187,7 +194,7 @@ class PerTask(Learner):
         if weight is None:
             return Batch(x, y)
         rows = (weight > 0)[..., None]
-        y = y * rows.to(y.dtype) if y.dim() == 3 else y
+        y = torch.where(rows, y, torch.zeros_like(y)) if y.dim() == 3 else y
         return Batch(x * rows.to(x.dtype) if self.features else x, y, batch.weight)
 
     def _scaled(self, own: Params, name: str, values: Features) -> Features:
@@ -195,12 +202,11 @@ class PerTask(Learner):
         return values if mean is None else (values - mean) / own[f"{_PREFIX}{name}_scale"]
 
 
-def _moments(name: str, values: Tensor, weight: Tensor | None, scaled: Tensor) -> Params:
-    """Mean and scale `(T, 1, F)` of the support rows; 0 and 1 for columns that are not scaled."""
-    rows = values.new_ones(values.shape[:2]) if weight is None else weight
-    count = rows.sum(1).clamp(min=1)[:, None, None]
-    mean = (values * rows[..., None]).sum(1, keepdim=True) / count
-    squares = ((values - mean).square() * rows[..., None]).sum(1, keepdim=True)
+def _moments(name: str, values: Tensor, rows: Tensor, scaled: Tensor) -> Params:
+    """Mean and scale `(T, 1, F)` of the support rows that count; 0 and 1 for columns that are not scaled."""
+    count = rows.sum(1, keepdim=True).clamp(min=1)
+    mean = (values * rows).sum(1, keepdim=True) / count
+    squares = ((values - mean).square() * rows).sum(1, keepdim=True)
     scale = ((1 + squares) / count).sqrt()
     return {
         f"{_PREFIX}{name}_mean": torch.where(scaled, mean, torch.zeros_like(mean)),

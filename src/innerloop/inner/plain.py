@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..models.losses import Loss, task_losses
+from ..models.losses import KNOWN, Loss, task_losses
 from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch
 from .learner import Learner, MetaGradient, Recipe
@@ -57,6 +57,11 @@ class PlainLearner(Learner):
 
     def loss(self, meta: Params, adapted: Params, batch: Batch, *, key: Tensor | None = None) -> Tensor:
         return task_losses(self.criterion, self.predict(meta, adapted, batch.x, key=key), batch)
+
+    @property
+    def takes_partial(self) -> bool:
+        """A loss of one's own is called with the NaN that stand for targets that are not known."""
+        return self.criterion == KNOWN or not isinstance(self.criterion, str)
 
     @property
     def plain_loss(self) -> Loss | None:

@@ -13,7 +13,17 @@ from torch.func import vmap
 from ..errors import DataError, UsageError
 from ..tasks.episodes import Batch, tensors
 
-__all__ = ["LOSSES", "Loss", "mean_rows", "require_fit", "require_loss", "task_losses"]
+__all__ = [
+    "KNOWN",
+    "LOSSES",
+    "Loss",
+    "known_targets",
+    "mean_known",
+    "mean_rows",
+    "require_fit",
+    "require_loss",
+    "task_losses",
+]
 
 Loss = str | Callable[[Any, Tensor], Tensor]
 
@@ -21,6 +31,13 @@ Loss = str | Callable[[Any, Tensor], Tensor]
 def _mse(prediction: Tensor, target: Tensor) -> Tensor:
     require_fit(prediction, target, "mse")
     return (prediction - target).square().flatten(2).mean(-1)
+
+
+def _known_mse(prediction: Tensor, target: Tensor) -> Tensor:
+    """Squared errors `(T, n, C)`, 0 where the target is NaN: not known."""
+    require_fit(prediction, target, KNOWN)
+    target, known = known_targets(target)
+    return torch.where(known, prediction - target, 0).square()
 
 
 def _cross_entropy(prediction: Tensor, target: Any) -> Tensor:
@@ -42,7 +59,13 @@ def _cross_entropy(prediction: Tensor, target: Any) -> Tensor:
     return rows if target.dim() == 2 else rows.flatten(2).mean(-1)
 
 
-LOSSES: dict[str, Callable[[Tensor, Any], Tensor]] = {"mse": _mse, "cross_entropy": _cross_entropy}
+# the loss of rows that know some of several targets
+KNOWN = "known_mse"
+LOSSES: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "mse": _mse,
+    "cross_entropy": _cross_entropy,
+    KNOWN: _known_mse,
+}
 
 
 def require_loss(loss: Loss) -> None:
@@ -61,7 +84,8 @@ def task_losses(loss: Loss, prediction: Any, batch: Batch) -> Tensor:
     """Mean loss of each task of a stack, rows of weight 0 left out.
 
     Arguments:
-        loss: `mse` (targets `(T, n, outputs)`), `cross_entropy` (class numbers `(T, n)`, or masks `(T, n, H, W)` beside
+        loss: `mse` (targets `(T, n, outputs)`), `known_mse` (the same, NaN where a row does not know a target; every
+            value that is known counts equally), `cross_entropy` (class numbers `(T, n)`, or masks `(T, n, H, W)` beside
             logits `(T, n, C, H, W)`), or a function of one task's prediction and target that returns one value a row,
             or their mean; it alone takes targets that are dicts or tuples of tensors.
         prediction: `(T, n, *out)`, or what the model returns.
@@ -80,6 +104,8 @@ def task_losses(loss: Loss, prediction: Any, batch: Batch) -> Tensor:
     """
     require_loss(loss)
     rows = LOSSES[loss](prediction, batch.y) if isinstance(loss, str) else _own_loss(loss, prediction, batch)
+    if loss == KNOWN:
+        return mean_known(rows, known_targets(batch.y)[1], batch.weight)
     if rows.dim() == 1:
         if batch.weight is not None:
             raise UsageError(
@@ -169,6 +195,43 @@ def _shape_of(prediction: object) -> str:
     if isinstance(prediction, dict):
         return f"a dict of {', '.join(map(repr, prediction))}"
     return f"a {type(prediction).__name__}"
+
+
+def known_targets(target: Tensor) -> tuple[Tensor, Tensor]:
+    """The targets with 0 in place of NaN, and which of them are known.
+
+    Example:
+        >>> known_targets(torch.tensor([2.0, torch.nan]))
+        (tensor([2., 0.]), tensor([ True, False]))
+    """
+    known = ~target.isnan()
+    return torch.where(known, target, torch.zeros_like(target)), known
+
+
+def mean_known(values: Tensor, known: Tensor, weight: Tensor | None) -> Tensor:
+    r"""Mean over the known values of each task, `(T, n, ...)` -> `(T,)`; 0 where there are none.
+
+    $\sum_{n,c} w_n k_{nc} v_{nc} / \sum_{n,c} w_n k_{nc}$: every value that is known counts equally.
+
+    Arguments:
+        values: one for each row and target.
+        known: which of them count, bool, of the same shape.
+        weight: of rows, `(T, n)`; 1 unless given.
+
+    Example:
+        >>> values, known = (
+        ...     torch.tensor([[[1.0, 9.0], [3.0, 5.0]]]),
+        ...     torch.tensor([[[True, False], [True, True]]]),
+        ... )
+        >>> mean_known(values, known, None).item()
+        3.0
+    """
+    count = known.to(values.dtype)
+    if weight is not None:
+        count = count * weight.reshape(*weight.shape, *(1 for _ in values.shape[2:]))
+    # where, not a product: what is not known may be NaN, and 0 * NaN is NaN
+    counted = torch.where(count > 0, values * count, torch.zeros_like(values))
+    return counted.flatten(1).sum(-1) / count.flatten(1).sum(-1).clamp(min=1)
 
 
 def mean_rows(rows: Tensor, weight: Tensor | None) -> Tensor:

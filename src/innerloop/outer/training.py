@@ -16,6 +16,7 @@ from ..engine.devices import AUTO, Choice, free_bytes, resolve_device
 from ..engine.threads import threads_for
 from ..errors import UsageError, check_known
 from ..inner.learner import Learner, Model
+from ..inner.per_target import require_targets
 from ..models.network import Params
 from ..models.precision import products_in
 from ..notebook import as_html
@@ -289,8 +290,10 @@ def _require_parts(learner: object, source: object, valid: object) -> None:
             f"a {type(learner).__name__} is no learner: make one around it, such as il.maml(module, loss='mse')"
         )
     require_source(source, "train")
+    require_targets(learner, source)
     if valid is not None:
         require_source(valid, "valid")
+        require_targets(learner, valid)
 
 
 def _require_sense(

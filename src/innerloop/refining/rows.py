@@ -22,7 +22,8 @@ from ..tasks.support import Targets, stream
 from ..tasks.tables import deciding
 from ..tasks.tables.cells import sorted_labels
 from ..tasks.tables.reading import entries, read_table
-from ..tasks.tables.schema import Schema, target_kind
+from ..tasks.tables.schema import Schema
+from ..tasks.tables.targets import target_kind
 from .folds import split_off
 
 __all__ = ["Divided", "Reading", "open_rows"]

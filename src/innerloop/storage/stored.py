@@ -198,6 +198,16 @@ class Stored(OfClasses):
                 f"{count} missing values of {name!r} were filled with its mean in training"
                 for name, count in schema.gaps(frame).items()
             ]
+            some = (
+                0
+                if schema.partial
+                else int((schema.known(frame).any(axis=1) & schema.unlabelled(frame)).sum())
+            )
+            if some:
+                notes.append(
+                    f"{some} rows know some of the targets: the model was trained where rows know all or none, so they "
+                    "are predicted, and what they know is not used (train on a table with such rows)"
+                )
             merged = {column.name for column in schema.columns if column.merged}
             notes += [
                 f"{count} rows have a value of {name!r} that {'few tasks' if name in merged else 'no row'} of training "
@@ -211,8 +221,12 @@ class Stored(OfClasses):
         return replace(self, **changes)
 
     def labelled(self, frame: pd.DataFrame) -> np.ndarray:
-        """Which rows of such a table have a target."""
+        """Which rows of such a table have a target, `(n,)` bool."""
         return self.table_schema().labelled(frame)
+
+    def unlabelled(self, frame: pd.DataFrame) -> np.ndarray:
+        """Which rows of such a table lack a target, `(n,)` bool: those that a run predicts."""
+        return self.table_schema().unlabelled(frame)
 
     def predict_frame(
         self,
@@ -224,8 +238,9 @@ class Stored(OfClasses):
     ) -> Frame:
         """Predict the rows of a table that have no target; what `innerloop predict` does.
 
-        Rows of a task that have a target are its support; a task without any that the run knows (`knowing`) is
-        predicted as it was adapted then. An adapted or refined model needs none, and predicts every row.
+        Rows of a task that have a target are its support; where training knew rows with some of several targets, a row
+        is support for those that it has and is predicted for the others. A task without any that the run knows
+        (`knowing`) is predicted as it was adapted then. An adapted or refined model needs none, and predicts every row.
 
         Arguments:
             frame: a frame of pandas, polars or pyarrow with the columns of training; it is not changed.
@@ -236,7 +251,7 @@ class Stored(OfClasses):
 
         Returns:
             The same kind of frame: its rows, their order, its index and its columns, and further columns.
-            `prediction` (`prediction_<target>` for each of several) is missing where a row was support;
+            `prediction` (`prediction_<target>` for each of several) is missing where a row was support for it;
             `probability_<class>` for classes; `n_support` is the number of support rows of the task, 0 for the
             base prediction. With `interval` there are `lower` and `upper` (`lower_<target>`, `upper_<target>` for
             each of several), or for classes `prediction_set`, their names with `; ` between them, the most likely

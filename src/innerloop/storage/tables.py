@@ -98,13 +98,13 @@ def predict_by_support(
 
     Tasks without such a row are predicted as they are `known`, or by the base.
     """
-    labelled = schema.labelled(frame)
+    labelled, asked = schema.labelled(frame), schema.unlabelled(frame)
     x = torch.from_numpy(schema.encode(frame))
-    groups = {task: rows for task, rows in _by_task(schema, frame).items() if not labelled[rows].all()}
+    groups = {task: rows for task, rows in _by_task(schema, frame).items() if asked[rows].any()}
     without = [task for task, rows in groups.items() if not labelled[rows].any()]
     old = {task: groups.pop(task) for task in without if task in known.adapted}
     support = [rows[labelled[rows]] for rows in groups.values()]
-    query = [*old.values(), *(rows[~labelled[rows]] for rows in groups.values())]
+    query = [*old.values(), *(rows[asked[rows]] for rows in groups.values())]
     supports, queries = _supports(schema, frame, x, support), [x[rows] for rows in query]
     before = [known.adapted[task] for task in old]
     if intervals is None:
@@ -129,7 +129,8 @@ def predict_by_support(
     of_old = np.array(
         [known.n_support[task] if task in old else 0 for task in names.tolist()], dtype=np.int64
     )
-    return _columns(schema, frame, predicted, n_support=(rows_of + of_old)[codes], labels=labels)
+    columns = _columns(schema, frame, predicted, n_support=(rows_of + of_old)[codes], labels=labels)
+    return _without_known(schema, frame, columns) if schema.partial else columns
 
 
 def predict_by_tasks(
@@ -264,6 +265,15 @@ def _columns(
         decoded |= {**interval_columns(schema, values, margin, of_row), PERCENTILE: percentile}
     columns = {name: pd.Series(column, frame.index).where(there) for name, column in decoded.items()}
     return pd.DataFrame({**columns, "n_support": pd.Series(n_support, frame.index)})
+
+
+def _without_known(schema: Schema, frame: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
+    """The columns without predictions of targets that a row knows itself."""
+    for target, known in zip(schema.target_columns, schema.known(frame).T, strict=True):
+        names = [f"{what}_{target.name}" for what in ("prediction", "lower", "upper")]
+        for name in columns.columns.intersection(names):
+            columns[name] = columns[name].where(~known)
+    return columns
 
 
 def _require_finite(schema: Schema, frame: pd.DataFrame, values: np.ndarray) -> None:

@@ -57,6 +57,7 @@ KINDS = ("run", "adapted", "refined")
 
 # fields that older directories lack, and what that means
 _LATER: JsonObject = {"mixed": None, "salt": None, "alike": None, "inputs": None, "enrolled": None}
+_MOST_TARGETS = 1 << 10  # each has parameters of its own
 _RECIPE_LIMIT = 1 << 16  # a list of a million layers would be built before its tensors were missed
 
 
@@ -218,10 +219,15 @@ def require_recipe(recipe: JsonObject) -> None:
     if "members" in recipe:
         _require_combination(recipe)
         return
-    parts = {"algorithm", "settings", *({"model", "per_task", "defined_in"} & set(recipe))}
+    parts = {"algorithm", "settings", *({"model", "per_target", "per_task", "defined_in"} & set(recipe))}
     require(set(recipe) == parts, f"the learner has the parts {sorted(recipe)}, not {sorted(parts)}")
     require(isinstance(recipe.get("defined_in", ""), str), "the module of the algorithm is no name")
     _require_settings("algorithm", recipe["algorithm"], recipe["settings"], ALGORITHMS)
+    if "per_target" in recipe:
+        count = recipe["per_target"]
+        require(
+            type(count) is int and 0 < count <= _MOST_TARGETS, "the learner has no such number of targets"
+        )
     if "per_task" in recipe:
         hints = {"features": list[bool], "n_targets": int, "n_classes": int}
         require_fields(recipe["per_task"], hints, "what is taken from each support")
@@ -287,6 +293,7 @@ def targets_of(config: Config) -> Targets | None:
     """What the targets are."""
     if (stored := config["targets"]) is None:
         return None
+    stored = {"partial": False, **stored}
     require_fields(stored, typing.get_type_hints(Targets), "targets")
     targets = Targets(**{**stored, "scale": tuple(stored["scale"]), "variance": tuple(stored["variance"])})
     sizes = 0 < targets.n_outputs <= _RECIPE_LIMIT and all(size > 0 for size in targets.scale)
@@ -323,10 +330,11 @@ def schema_of(config: Config) -> Schema | None:
     if config["schema"] is None:
         return None
     from ..tasks.tables.schema import Schema
+    from ..tasks.tables.sense import require_sense
 
     schema = Schema.from_config(config["schema"])
     require(fits(schema, Schema), "the schema holds a value of another type than its columns have")
-    schema.require_sense()
+    require_sense(schema)
     return schema
 
 

@@ -24,7 +24,8 @@ from .tables.cells import task_ids
 from .tables.columns import Column
 from .tables.deciding import Reading
 from .tables.reading import as_frame, read_table
-from .tables.schema import Schema, target_kind, target_names
+from .tables.schema import Schema
+from .tables.targets import target_kind, target_names
 
 __all__ = ["Finding", "Report", "check"]
 

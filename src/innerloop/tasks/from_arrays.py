@@ -18,8 +18,8 @@ from .row_source import RowSource
 from .sources import Source
 from .splits import SHARES, Split, Tasks
 from .tables.cells import factorize
-from .tables.schema import labelled_rows, target_kind, target_names
 from .tables.table import table
+from .tables.targets import labelled_rows, target_kind, target_names
 
 __all__ = ["SizeOfSupport", "arrays", "default_support"]
 
@@ -52,7 +52,7 @@ def arrays(
         task: `(N,)` task of each row, text or numbers.
         n_support: support rows a task; 5 unless given, for regression.
         n_shot: support rows a class; 3 unless given, for classification.
-        kind: `regression` or `classification`; found out unless given, see `schema.target_kind`.
+        kind: `regression` or `classification`; found out unless given, see `tables.targets.target_kind`.
         split: see `table`.
         seed: of the split.
         n_query: largest number of query rows of a training episode.
@@ -113,7 +113,8 @@ def default_support(
     if kind == "classification":
         return {"n_shot": 3}
     codes, _ = factorize(frame[task])
-    rows = np.bincount(codes[(codes >= 0) & labelled_rows(frame, target_names(target))])
+    known = np.any([labelled_rows(frame, [name]) for name in target_names(target)], axis=0)
+    rows = np.bincount(codes[(codes >= 0) & known])
     rows = rows[rows > 1]
     middle = int(np.median(rows)) if len(rows) else 2
     return {"n_support": max(1, min(5, middle // 2))}

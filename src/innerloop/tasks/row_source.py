@@ -385,4 +385,6 @@ def _stacks(order: Indices, rows: Indices) -> Iterator[Indices]:
 
 def _masked(values: Tensor, inside: Tensor) -> Tensor:
     """The values of rows that count, 0 for padding."""
-    return values * inside.reshape(*inside.shape, *(1 for _ in values.shape[2:])).to(values.dtype)
+    # where, not a product: a target that is not known is NaN, and 0 * NaN is NaN
+    counted = inside.reshape(*inside.shape, *(1 for _ in values.shape[2:]))
+    return torch.where(counted, values, torch.zeros_like(values))

@@ -129,9 +129,11 @@ class Targets(NamedTuple):
         n_outputs: outputs a model needs: targets, or classes.
         scale: natural units per unit of `y`, one a target (regression).
         variance: variance of the meta-train targets in units of `y`, one a target (regression).
+        partial: rows may know some of several targets only: NaN stands for the others.
     """
 
     kind: str
     n_outputs: int
     scale: tuple[float, ...] = (1.0,)
     variance: tuple[float, ...] = (1.0,)
+    partial: bool = False

@@ -17,42 +17,29 @@ from scipy.special import softmax
 from torch import Tensor
 
 from ...encoders import Encoder
-from ...errors import DataError, Guard, ModelFileError, UsageError
+from ...errors import DataError, Guard, ModelFileError
 from ..messages import absent_columns, listed
 from ..support import Targets
-from .cells import (
-    as_names,
-    cell_error,
-    factorize,
-    is_missing,
-    is_number,
-    match_values,
-    parse,
-    refuse_unsupported,
-    sorted_labels,
-    task_ids,
-)
+from .cells import as_names, cell_error, is_missing, match_values, sorted_labels
 from .columns import (
     Column,
     as_float32,
     constant_in_tasks,
     encode_column,
     fit_column,
-    moments,
     numbers,
     text_column,
     without_rare,
 )
 from .deciding import GAPS, Reading
-from .numbers import refuse_stray_text
+from .features import encoder_of, feature_names, task_numbers
+from .own_classes import numbers_in_tasks, own_labels
+from .targets import fit_target, labelled_rows, some_known, target_kind, target_names
 
-__all__ = ["KINDS", "Column", "Schema", "labelled_rows", "target_kind", "target_names"]
+__all__ = ["Schema"]
 
-KINDS = ("regression", "classification")
 # kinds of columns that are read as they are written
 _NAMED = ("category", "text")
-# text with more different numbers than these may be no set of classes
-_MANY_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -73,6 +60,7 @@ class Schema:
         missing: what stands for a gap in files.
         encoding: of files that are not UTF-8.
         as_written: names and classes are as files have them; before, those of digits were read as numbers.
+        partial: rows may know some of several targets only; those that they do not know are NaN when encoded.
 
     Example:
         >>> frame = pd.DataFrame({"site": list("aabb"), "dose": [1, 2, 3, 4], "risk": [0.1, 0.2, 0.4, 0.9]})
@@ -96,6 +84,7 @@ class Schema:
     missing: tuple[str, ...] = ()
     encoding: str = ""
     as_written: bool = False
+    partial: bool = False
 
     @staticmethod
     def fit(
@@ -131,12 +120,12 @@ class Schema:
             UsageError: an argument has no meaning.
         """
         names, categorical, text = target_names(target), as_names(categorical), as_names(text)
-        encoder = _encoder_of(text, encoder)
-        used = _feature_names(
+        encoder = encoder_of(text, encoder)
+        used = feature_names(
             frame, task=task, target=names, features=None if features is None else [*as_names(features), *text],
             ignore=as_names(ignore), categorical=[*categorical, *text],
         )  # fmt: skip
-        codes = None if task is None else _task_numbers(frame, task)
+        codes = None if task is None else task_numbers(frame, task)
         columns: list[Column] = []
         for name in used:
             if encoder is not None and name in text:
@@ -166,10 +155,11 @@ class Schema:
                     column=names[0],
                 )
             return Schema(task, names[0], kind, tuple(columns), known, **written)
-        first, *more = (_fit_target(frame, name, task) for name in names)
+        first, *more = (fit_target(frame, name, task) for name in names)
         return Schema(
-            task, first.name, kind, tuple(columns), (), first.mean, first.scale, tuple(more), **written
-        )
+            task, first.name, kind, tuple(columns), (), first.mean, first.scale, tuple(more),
+            partial=some_known(frame if whole is None else whole, names), **written,
+        )  # fmt: skip
 
     @property
     def reading(self) -> Reading:
@@ -220,7 +210,7 @@ class Schema:
         if self.kind == "classification":
             return Targets(self.kind, self.n_outputs)
         scales = tuple(column.scale for column in self.target_columns)
-        return Targets(self.kind, len(scales), scales, (1.0,) * len(scales))
+        return Targets(self.kind, len(scales), scales, (1.0,) * len(scales), self.partial)
 
     @property
     def task_columns(self) -> tuple[str, ...]:
@@ -228,11 +218,26 @@ class Schema:
         return tuple(column.name for column in self.columns if column.constant_in_task)
 
     def labelled(self, frame: pd.DataFrame) -> np.ndarray:
-        """Rows with every target, `(n,)` bool; none where the frame lacks such a column."""
+        """Rows with every target, or, where rows may be `partial`, with any, `(n,)` bool.
+
+        Without such a column no row has that target.
+        """
         names = [column.name for column in self.target_columns]
+        if self.partial:
+            return np.asarray(self.known(frame).any(axis=1))
         if any(name not in frame for name in names):
             return np.zeros(len(frame), dtype=bool)
         return labelled_rows(frame, names)
+
+    def unlabelled(self, frame: pd.DataFrame) -> np.ndarray:
+        """Rows that lack a target, `(n,)` bool: all but the labelled ones, and those that are labelled in part."""
+        return np.asarray(~self.known(frame).all(axis=1))
+
+    def known(self, frame: pd.DataFrame) -> np.ndarray:
+        """Which targets each row has, `(n, C)` bool."""
+        nothing = np.zeros(len(frame), dtype=bool)
+        names = [column.name for column in self.target_columns]
+        return np.stack([~is_missing(frame[n]) if n in frame else nothing for n in names], axis=1)
 
     def gaps(self, frame: pd.DataFrame) -> dict[str, int]:
         """Columns that are complete in meta-train but not here, and how many gaps `encode` fills.
@@ -270,10 +275,14 @@ class Schema:
     def encode_target(self, frame: pd.DataFrame) -> np.ndarray:
         """Targets of labelled rows: `(n, C)` standardised float32 for regression, `(n,)` int64 class numbers.
 
+        Where rows may be `partial`, NaN stands for a target that a row does not know.
+
         Raises:
             DataError: a target is missing, not a number, a class that meta-train does not have, or one more
                 than tasks with classes of their own may have.
         """
+        if self.partial:
+            return np.stack([self._known_values(frame, column) for column in self.target_columns], axis=1)
         for column in self.target_columns:
             if column.name not in frame:
                 raise DataError(absent_columns([column.name], frame))
@@ -301,21 +310,11 @@ class Schema:
 
         Class number `i` of a task is the `i`-th of them, as `encode_target` numbers the same rows.
         """
-        frame = frame[self.labelled(frame)]
-        codes, values = factorize(frame[self.target])
-        pairs = {*zip(task_ids(frame, str(self.task)).tolist(), codes.tolist(), strict=True)}
-        own: dict[str, set[str]] = {}
-        for name, code in sorted(pairs):
-            own.setdefault(str(name), set()).add(str(values[code]))
-        order = {label: rank for rank, label in enumerate(sorted_labels(frame[self.target]))}
-        return {name: tuple(sorted(labels, key=order.__getitem__)) for name, labels in own.items()}
+        return own_labels(frame[self.labelled(frame)], str(self.task), self.target)
 
     def _numbered_in_tasks(self, frame: pd.DataFrame) -> np.ndarray:
         """The number of each row's class among those of its task, in the order of `sorted_labels`."""
-        order = {label: rank for rank, label in enumerate(sorted_labels(frame[self.target]))}
-        codes, values = factorize(frame[self.target])
-        rank = pd.Series(np.array([order[str(value)] for value in values], dtype=np.int64)[codes])
-        number = rank.groupby(task_ids(frame, str(self.task))).rank("dense").to_numpy(np.int64) - 1
+        number = numbers_in_tasks(frame, str(self.task), self.target)
         bad = np.flatnonzero(number >= self.n_way)
         if len(bad):
             raise cell_error(
@@ -325,6 +324,13 @@ class Schema:
                 column=self.target, task=self.task,
             )  # fmt: skip
         return number
+
+    def _known_values(self, frame: pd.DataFrame, column: Column) -> np.ndarray:
+        out = np.full(len(frame), np.nan, dtype=np.float32)
+        if column.name in frame:
+            known = np.flatnonzero(~is_missing(frame[column.name]))
+            out[known] = self._standardised(frame.iloc[known], column)
+        return out
 
     def _standardised(self, frame: pd.DataFrame, column: Column) -> np.ndarray:
         values = (numbers(frame, column.name, self.task) - column.mean) / column.scale
@@ -389,172 +395,8 @@ class Schema:
         except (KeyError, TypeError) as error:
             raise ModelFileError(f"the stored schema is damaged: {error}") from None
 
-    def require_sense(self) -> None:
-        """Refuse a schema that `fit` could not have made, of values of the right types.
-
-        Raises:
-            ValueError: it is one.
-
-        Example:
-            >>> Schema("site", "risk", "regression", (), target_scale=0.0).require_sense()
-            Traceback (most recent call last):
-            ValueError: column 'risk' of the schema has the scale 0.0
-        """
-        if self.kind not in KINDS:
-            raise ValueError(f"the schema is of the unknown kind {self.kind!r:.80}")
-        for column in (*self.columns, *self.target_columns):
-            if column.kind not in _COLUMN_KINDS:
-                raise ValueError(
-                    f"column {column.name!r:.80} of the schema is of the unknown kind {column.kind!r:.80}"
-                )
-            if not column.scale > 0:
-                raise ValueError(f"column {column.name!r:.80} of the schema has the scale {column.scale}")
-            encoded = column.kind == "text"
-            if encoded != bool(column.encoder) or not encoded <= column.features <= encoded * _MANY_FEATURES:
-                raise ValueError(
-                    f"column {column.name!r:.80} of the schema has no such encoder or number of features"
-                )
-            _require_unique("a level", column.levels)
-        _require_unique("a column", [column.name for column in (*self.columns, *self.target_columns)])
-        _require_unique("a class", self.classes)
-        if self.decimal not in (".", ",") or self.n_way < 0 or len(self.classes) == 1:
-            raise ValueError("the schema has no such decimal mark or number of classes")
-
-
-_COLUMN_KINDS = ("number", "date", "flag", "category", "text")
-# features that an encoder may make of a text
-_MANY_FEATURES = 1 << 16
-
-
-def _require_unique(what: str, names: Sequence[str]) -> None:
-    if len(set(names)) < len(names):
-        raise ValueError(f"the schema has {what} twice")
-
 
 def _column(config: dict[str, Any]) -> Column:
     return Column(
         **{**config, "levels": tuple(config["levels"]), "formats": tuple(config.get("formats", ()))}
     )
-
-
-def target_names(target: str | Sequence[str]) -> list[str]:
-    """One target or several as a list."""
-    return as_names(target)
-
-
-def labelled_rows(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
-    """Rows in which no target is missing, `(n,)` bool."""
-    return np.asarray(~np.any([is_missing(frame[name]) for name in names], axis=0))
-
-
-def target_kind(
-    frame: pd.DataFrame, target: str | Sequence[str], kind: str | None = None, *, task: str | None = None
-) -> str:
-    """`kind` if given; else text, truth values or exactly two values are classes, other numbers are not.
-
-    Several targets are regression.
-
-    Raises:
-        UsageError: the kind is unknown, or is classification of several targets.
-        DataError: the target column is missing, or holds dates, nested values or numbers with some text.
-
-    Example:
-        >>> target_kind(pd.DataFrame({"grade": [1.0, 2.5, 4.0]}), "grade")
-        'regression'
-    """
-    if kind is not None and kind not in KINDS:
-        raise UsageError(f"kind={kind!r} is unknown: choose one of {', '.join(KINDS)}")
-    names = target_names(target)
-    absent = [name for name in names if name not in frame]
-    if absent:
-        raise DataError(absent_columns(absent, frame))
-    if len(names) > 1 and kind == "classification":
-        raise UsageError(f"several targets ({listed(names)}) are numbers, not classes: give one target")
-    if kind is not None or len(names) > 1:
-        return kind or "regression"
-    column = frame[names[0]]
-    if is_number(column):
-        return "classification" if column.nunique() == 2 else "regression"
-    _, values = factorize(column)
-    refuse_unsupported(column, values)
-    refuse_stray_text(frame, names[0], task)
-    _refuse_numbers_as_text(column, values)
-    plain = [value for value in values if not isinstance(value, str | bool | np.bool_)]
-    return "regression" if len(plain) == len(values) > 2 else "classification"
-
-
-def _refuse_numbers_as_text(column: pd.Series, values: Sequence[object]) -> None:
-    """Refuse a target of text in which nearly every cell is another number: these are no names of classes."""
-    if len(values) <= _MANY_CLASSES or 2 * len(values) < column.count():
-        return
-    if all(isinstance(value, str) and parse(value) is not None for value in values):
-        raise DataError(
-            f"target {str(column.name)!r} is text with {len(values)} different numbers, {values[0]!r} the first: to "
-            "predict them as numbers, say so (--kind regression); as classes, --kind classification",
-            column=str(column.name),
-        )
-
-
-def _feature_names(
-    frame: pd.DataFrame,
-    *,
-    task: str | None,
-    target: Sequence[str],
-    features: Sequence[str] | None,
-    ignore: Sequence[str],
-    categorical: Sequence[str],
-) -> list[str]:
-    """Names of the feature columns."""
-    special = [*target] if task is None else [task, *target]
-    if task in target:
-        raise UsageError(f"{task!r} is named as task and as target: they are two columns")
-    if len(set(target)) < len(target):
-        twice = next(name for number, name in enumerate(target) if name in target[:number])
-        raise UsageError(f"target {twice!r} is named twice: name it once")
-    named = [*special, *(features or ()), *ignore, *categorical]
-    absent = [name for name in dict.fromkeys(named) if name not in frame]
-    if absent:
-        raise DataError(absent_columns(absent, frame))
-    clash = [name for name in features or () if name in special]
-    if clash:
-        raise UsageError(
-            f"{clash[0]!r} is the {'target' if clash[0] in target else 'task'}, so it is no feature"
-        )
-    offered = frame.columns if features is None else features
-    used = [name for name in offered if name not in {*special, *ignore}]
-    if not used:
-        raise DataError(f"no feature column is left beside {', '.join(map(repr, special))}: add one")
-    return list(dict.fromkeys(used))
-
-
-def _encoder_of(text: Sequence[str], encoder: Encoder | None) -> Encoder | None:
-    """The encoder of the columns of texts, if there are any."""
-    if text and encoder is None:
-        raise UsageError(
-            f"{listed(text)} holds texts: name the encoder that makes features of them (--encoder wordllama)"
-        )
-    if encoder is not None and not text:
-        raise UsageError(f"the encoder {encoder.name} needs texts: name their column (--text COLUMN)")
-    return encoder
-
-
-def _fit_target(frame: pd.DataFrame, name: str, task: str | None) -> Column:
-    """Mean and scale of a target."""
-    values = numbers(frame, name, task)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        raise DataError(f"target {name!r} has no value: give rows with a target", column=name)
-    mean, scale = moments(values)
-    if scale == 0.0:
-        raise DataError(
-            f"target {name!r} is {values[0]:g} in every meta-train row: there is nothing to learn; "
-            "name another target",
-            column=name,
-        )
-    return Column(name, "number", mean, scale)
-
-
-def _task_numbers(frame: pd.DataFrame, task: str) -> np.ndarray:
-    """A number for each row's task; numbers stay numbers, for text takes memory for millions of tasks."""
-    whole = task in frame and is_number(frame[task]) and not frame[task].isna().any()
-    return pd.factorize(frame[task] if whole else task_ids(frame, task))[0]

@@ -20,7 +20,8 @@ from .cells import as_names, factorize, is_missing, sorted_labels
 from .deciding import Reading
 from .grouping import Grouped, layout, task_splits
 from .reading import TableLike, as_frame, table_name
-from .schema import Schema, labelled_rows, target_kind, target_names
+from .schema import Schema
+from .targets import labelled_rows, some_known, target_kind, target_names
 
 __all__ = ["RARE", "from_schema", "table"]
 
@@ -64,7 +65,7 @@ def table(
         n_shot: support rows a class, for classification; exactly one of the two is given.
         features: columns to use; all others unless given.
         ignore: columns not to use.
-        kind: `regression` or `classification`; found out unless given, see `schema.target_kind`.
+        kind: `regression` or `classification`; found out unless given, see `tables.targets.target_kind`.
         categorical: columns whose values are names, numbers among them too.
         date_format: formats of dates, as `strptime` has them; year-month-day, day.month.year and dates with
             slashes that can be read in one way only are recognised without. A date becomes days.
@@ -254,9 +255,11 @@ def _checked_kind(
 
 
 def _usable(rows: Grouped, targets: Sequence[str], choice: SupportChoice, notes: list[str]) -> Grouped:
-    """Labelled rows of tasks that have two or more."""
-    labelled = labelled_rows(rows.frame, targets)
-    what = listed(targets)
+    """Rows with a target, one of several at least, of tasks that have two or more."""
+    partial = some_known(rows.frame, targets)
+    known = {name: labelled_rows(rows.frame, [name]) for name in targets}
+    labelled = np.any([*known.values()], axis=0)
+    what, nothing = listed(targets), "none of" if len(targets) > 1 else "no"
     if not labelled.any():
         raise DataError(
             f"none of the {len(labelled)} rows has a value in the target {what}: training needs rows with a target; "
@@ -264,8 +267,16 @@ def _usable(rows: Grouped, targets: Sequence[str], choice: SupportChoice, notes:
             column=targets[0],
         )
     if not labelled.all():
-        notes.append(f"{int((~labelled).sum())} of {len(labelled)} rows have no {what} and were dropped")
+        notes.append(
+            f"{int((~labelled).sum())} of {len(labelled)} rows have {nothing} {what} and were dropped"
+        )
         rows = rows.only(labelled)
+    if partial:
+        counts = [f"{name!r} in {int(own.sum())}" for name, own in known.items()]
+        notes.append(
+            f"of {int(labelled.sum())} rows with a target, {' and '.join(counts)} are known: each row is used for the "
+            "targets that it knows"
+        )
     rows = rows.supported(choice, notes)
     return rows.without(rows.sizes == 1, "fewer than two labelled rows", notes)
 
