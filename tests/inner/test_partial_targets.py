@@ -172,7 +172,7 @@ def test_rows_that_know_all_but_one_target_count_for_the_others(name: str) -> No
         first, second = (
             each.predict(meta, each.adapt(meta, support), rows.query.x) for support in (knows_first, changed)
         )
-    assert float((first - second)[..., 0].abs().min()) > 1e-3
+    assert (first - second)[..., 0].abs().min().item() > 1e-3
     if name == "mixed":
         torch.testing.assert_close(first[..., 1], second[..., 1], rtol=0, atol=0)
 
@@ -199,13 +199,13 @@ def test_gradients_agree_with_finite_differences() -> None:
     gradients, _ = each.metagrad(each, meta, rows)
 
     def loss(params: dict[str, Tensor]) -> float:
-        return float(each.loss(params, each.adapt(params, rows.support), rows.query).mean())
+        return each.loss(params, each.adapt(params, rows.support), rows.query).mean().item()
 
     for name, value in meta.items():
         step = torch.zeros_like(value)
         step.view(-1)[0] = 1e-6
         up, down = (loss({**meta, name: value + sign * step}) for sign in (1, -1))
-        assert float(gradients[name].view(-1)[0]) == pytest.approx((up - down) / 2e-6, rel=1e-5, abs=1e-8)
+        assert gradients[name].view(-1)[0].item() == pytest.approx((up - down) / 2e-6, rel=1e-5, abs=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -83,13 +83,15 @@ class _StateDict(TrainedModel):
         """The module; a learner around it where the file holds BatchNorm statistics."""
         from ..algorithms import plain
         from ..inner.learner import Model
+        from ..models.losses import KNOWN
         from ..storage.state_dicts import built
 
         if self.architecture == "conv4":
             self.trained = built("conv4", self.state, size=int(rows.rows.x.shape[-1]), **self.given)
         if not self.trained.statistics:
             return self.trained.module
-        loss = "mse" if rows.targets.kind == "regression" else "cross_entropy"
+        values = KNOWN if rows.targets.partial else "mse"
+        loss = values if rows.targets.kind == "regression" else "cross_entropy"
         learner = plain(self.trained.module, loss=loss)
         return Model(learner, {**learner.init(), **self.trained.statistics})
 

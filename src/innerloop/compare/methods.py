@@ -313,7 +313,8 @@ def _pooled_estimator(bench: Bench, estimator: Estimator) -> Trained:
 
     x, y = training_rows(bench.tasks.train)
     if bench.tasks.targets.partial:
-        estimator = EachTarget(lambda rows, one=estimator: clone(one))
+        one = estimator
+        estimator = EachTarget(lambda rows: clone(one))
     learner = EstimatorLearner(bench.tasks.targets, pooled=estimator.fit(x, y))
     return Trained(Model(learner, learner.init()), {})
 

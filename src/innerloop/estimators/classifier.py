@@ -131,7 +131,7 @@ class MetaClassifier(ClassifierMixin, MetaPredictor):  # type: ignore[misc] # sc
         tags.input_tags.allow_nan = True
         return tags
 
-    def _checked_targets(self, y: Rows) -> np.ndarray:
+    def _checked_targets(self, y: Rows, *, fitting: bool = False) -> np.ndarray:
         require_targets(self, y)
         values = column_or_1d(y, warn=True)
         if values.dtype.kind != "O":

@@ -77,7 +77,7 @@ class MetaEstimator(ModelDirectory, ABC):
         """Train on rows and adapt to their groups."""
         check_known("on_unknown_task", self.on_unknown_task, ("base", "raise"))
         frame = self._features(X, reset=True)
-        targets = self._checked_targets(y)
+        targets = self._checked_targets(y, fitting=True)
         names = list(y.columns) if hasattr(y, "columns") else [getattr(y, "name", None)]
         width = 1 if targets.ndim == 1 else targets.shape[1]
         self._columns = Columns.of(frame, names * (width // len(names)), groups, task=self.task)
@@ -129,8 +129,8 @@ class MetaEstimator(ModelDirectory, ABC):
             )
 
     @abstractmethod
-    def _checked_targets(self, y: Rows) -> np.ndarray:
-        """Targets that can be learned, `(n,)` or `(n, C)`."""
+    def _checked_targets(self, y: Rows, *, fitting: bool = False) -> np.ndarray:
+        """Targets that can be learned, `(n,)` or `(n, C)`, for `fit` or for what was fitted."""
 
     def _features(self, X: Rows, *, reset: bool = False) -> pd.DataFrame:
         """X as a frame, whose columns are those of fit."""

@@ -7,6 +7,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_array
 
+from ..errors import DataError
 from .adapted import AdaptedRegressor
 from .grouped_rows import Rows, require_targets
 from .outputs import Values, values
@@ -127,6 +128,24 @@ class MetaRegressor(RegressorMixin, MetaPredictor):  # type: ignore[misc] # scik
         tags.target_tags.single_output = True
         return tags
 
-    def _checked_targets(self, y: Rows) -> np.ndarray:
+    def _checked_targets(self, y: Rows, *, fitting: bool = False) -> np.ndarray:
         require_targets(self, y)
-        return np.asarray(check_array(y, ensure_2d=False, dtype="numeric", input_name="y"))
+        # NaN of several targets: a row is used for those that it knows
+        several = np.ndim(y) == 2 and np.shape(y)[1] > 1
+        finite: bool | str = "allow-nan" if several else True
+        found = check_array(y, ensure_2d=False, dtype="numeric", input_name="y", ensure_all_finite=finite)
+        values = np.asarray(found)
+        if several and values.dtype.kind == "f":
+            self._refuse_gaps(np.isnan(values), fitting=fitting)
+        return values
+
+    def _refuse_gaps(self, unknown: np.ndarray, *, fitting: bool) -> None:
+        """Refuse rows without a target, and rows with some where those of fit had all."""
+        if (empty := unknown.all(axis=1)).any():
+            raise DataError(f"y, row {int(empty.argmax())}: there is no target: leave the row out")
+        some = unknown.any(axis=1)
+        if some.any() and not fitting and not self._stored.table_schema().partial:
+            raise DataError(
+                f"y, row {int(some.argmax())}: a target is missing, and every row of fit had all: fill it in, leave "
+                "the row out, or give fit rows with some of the targets too"
+            )

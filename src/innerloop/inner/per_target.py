@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..models.losses import known_targets
 from ..models.network import Features, Network, Params
 from ..tasks.episodes import Batch, Episode, map_tensors
-from ..tasks.sources import RowSource, Source
+from ..tasks.sources import RowSource
 from .heads.base import row_weights
 from .learner import Learner, MetaGradient, Metrics, Recipe, Step
 
@@ -268,7 +268,7 @@ def _each_target(metagrad: MetaGradient) -> MetaGradient:
     return MetaGradient(f"{metagrad.name}, each target by itself", compute, phase=metagrad.phase)
 
 
-def require_targets(learner: Learner, source: Source) -> None:
+def require_targets(learner: Learner, source: object) -> None:
     """Refuse tasks whose rows know some of several targets for a learner that takes all or none.
 
     Raises:

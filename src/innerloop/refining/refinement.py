@@ -18,7 +18,7 @@ from ..errors import DataError, UsageError
 from ..inner.learner import Adapted, Model
 from ..inner.partition import select_names
 from ..inner.plain import PlainLearner
-from ..models.losses import Loss
+from ..models.losses import KNOWN, Loss
 from ..models.network import Params
 from ..tasks.episodes import Batch, map_tensors, to, unsqueeze
 from ..tasks.single_set import items
@@ -304,7 +304,8 @@ def _ordinary(
     model: nn.Module | Model, loss: Loss | None, y: Tensor, mapping: str
 ) -> tuple[PlainLearner, Params]:
     """The model as a learner that adapts nothing, and its parameters."""
-    natural: Loss = "mse" if y.is_floating_point() else "cross_entropy"
+    values = KNOWN if bool(y.isnan().any()) else "mse"
+    natural: Loss = values if y.is_floating_point() else "cross_entropy"
     if isinstance(model, nn.Module):
         learner = plain(model, loss=loss or natural, mapping=mapping)
         assert isinstance(learner, PlainLearner)
@@ -351,7 +352,7 @@ def _like(rows: Batch, meta: Params, loss: Loss) -> Batch:
 
     x, y = map_tensors(match, rows.x), rows.y
     y = y.to(like.device, like.dtype) if y.is_floating_point() else y.to(like.device, torch.int64)
-    if loss == "mse":
+    if loss in ("mse", KNOWN):
         y = y.to(like.dtype).reshape(len(y), -1)
     return Batch(x, y)
 

@@ -111,7 +111,8 @@ def noise(episode: Episode, generator: torch.Generator) -> Episode:
         raise UsageError("noise shifts the targets of regression, and these are classes: use permute")
     weight = torch.ones(episode.query.y.shape[:2]) if episode.query.weight is None else episode.query.weight
     values = episode.query.y[weight > 0]
-    spread = (values - values.mean(0)).square().mean(0).sqrt()
+    # of targets that are known: NaN stands for the others, and stays
+    spread = (values - values.nanmean(0)).square().nanmean(0).sqrt()
     shape = (episode.n_tasks, 1, *episode.query.y.shape[2:])
     offset = torch.randn(shape, generator=generator, dtype=values.dtype) * spread
 
