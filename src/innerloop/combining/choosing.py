@@ -305,4 +305,4 @@ def _run(
         noise = np.stack([np.nanmean(each.spread[:, list(kept)], 0) for each in known])
         meta["noise"] = torch.from_numpy(np.maximum(noise, 1e-6)).to(like)
     remarks = tuple(dict.fromkeys(remark for run in runs for remark in run.remarks))
-    return replace(last, model=Model(learner, meta), state=None, remarks=remarks)
+    return replace(last, model=Model(learner, meta, last.model.standardised), state=None, remarks=remarks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -167,4 +167,4 @@ def _in_double_precision(model: Model, device: str) -> Model:
     meta = {
         name: value.double() if value.is_floating_point() else value for name, value in model.meta.items()
     }
-    return Model(model.learner, meta)
+    return replace(model, meta=meta)

@@ -17,6 +17,7 @@ from ..engine.threads import threads_for
 from ..errors import DataError, UsageError
 from ..inner.learner import Model, require_model, without_padding
 from ..inner.per_target import require_targets
+from ..inner.raw_rows import warn_of_raw_tasks
 from ..models.losses import known_targets, mean_known, require_fit
 from ..models.network import Params, reference
 from ..notebook import as_html
@@ -264,6 +265,8 @@ def evaluate(
     )
     spread, taken = _Spread(), list[int]()
     for ids, raw in source.fixed(seed):
+        if model.standardised and not sums:
+            warn_of_raw_tasks(source, raw.query)
         episode = to(raw, like.device, like.dtype)
         spread.add(raw.query, source.targets)
         numbered = _Numbers(steps, every=path, start=start)

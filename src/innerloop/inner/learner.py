@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
@@ -23,6 +23,7 @@ from ..models.network import Features, Network, Params, reference
 from ..notebook import as_html
 from ..tasks.episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, tensors, to, unsqueeze
 from .exported import as_graph
+from .raw_rows import warn_of_raw_rows
 
 __all__ = [
     "Adapted",
@@ -420,6 +421,8 @@ class Model:
     Arguments:
         learner: the recipe.
         meta: the meta-parameters.
+        standardised: it was trained on rows that were standardised when they were read, as tables are: `adapt` and
+            `evaluate` warn of values that are not.
 
     Example:
         >>> from innerloop.algorithms import mixed
@@ -432,12 +435,14 @@ class Model:
 
     learner: Learner
     meta: Params
+    standardised: bool = False
 
     def adapt(self, x: Features, y: Tensor, *, steps: int | None = None) -> Adapted:
         """Adapt to one task, whose values are scaled as those of training were.
 
         The model knows nothing of columns and units: of a table, `tasks.schema.encode` and `encode_target` make the
-        arrays, and `tasks.schema.decode` turns predictions back. `il.load(dir).predict_frame` does all of it.
+        arrays, and `tasks.schema.decode` turns predictions back. `il.load(dir).predict_frame` does all of it. A
+        model that was trained on a table warns of values that are far from standardised.
 
         Arguments:
             x: support features `(n, *feature)`, tensors or numpy arrays.
@@ -447,7 +452,10 @@ class Model:
         Returns:
             A callable from query features to predictions; the model itself does not change.
         """
-        support = self._like(unsqueeze(Batch(as_tensors(x), as_tensors(y))))
+        rows = Batch(as_tensors(x), as_tensors(y))
+        if self.standardised:
+            warn_of_raw_rows(rows.x, rows.y)
+        support = self._like(unsqueeze(rows))
         with torch.no_grad():
             return Adapted(self, self.learner.adapt(self.meta, support, steps=steps))
 
@@ -497,7 +505,7 @@ class Model:
 
     def to(self, device: torch.device | str) -> Model:
         """The same model on another device."""
-        return Model(self.learner, {name: value.to(device) for name, value in self.meta.items()})
+        return replace(self, meta={name: value.to(device) for name, value in self.meta.items()})
 
     def _repr_html_(self) -> str:
         """What notebooks show: the algorithm and the meta-parameters with their shapes."""

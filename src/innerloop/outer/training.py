@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.utils import _pytree as pytree
@@ -17,6 +17,7 @@ from ..engine.threads import threads_for
 from ..errors import UsageError, check_known
 from ..inner.learner import Learner, Model
 from ..inner.per_target import require_targets
+from ..inner.raw_rows import is_standardised
 from ..models.network import Params
 from ..models.precision import products_in
 from ..notebook import as_html
@@ -216,7 +217,7 @@ def meta_train(
         meta = to(learner.init() if meta is None else meta, choice.device)
         direct = _direct(learner, meta, source, seed, choice, state, checkpoints)
         if direct is not None:
-            return direct
+            return _marked(direct, source)
         start = meta
         choice = resolve_device(
             device,
@@ -241,7 +242,8 @@ def meta_train(
                 checkpoints=checkpoints,
             )
             last = descent.run(Episodes(source, meta_batch_size, seed, steps, choice.device))
-    return _run(learner, loop, last, choice=choice, interrupted=descent.interrupted)
+    run = _run(learner, loop, last, choice=choice, interrupted=descent.interrupted)
+    return _marked(run, source)
 
 
 def _run(learner: Learner, loop: OuterLoop, last: TrainingState, *, choice: Choice, interrupted: bool) -> Run:
@@ -253,6 +255,11 @@ def _run(learner: Learner, loop: OuterLoop, last: TrainingState, *, choice: Choi
         Model(learner, meta), list(last.log), step, last.skipped, last.seconds, loop.report, loop.chunk, choice,
         remarks, last, interrupted,
     )  # fmt: skip
+
+
+def _marked(run: Run, source: Source) -> Run:
+    """The run, whose model knows whether the rows that it has seen were standardised."""
+    return replace(run, model=replace(run.model, standardised=is_standardised(source)))
 
 
 def _direct(

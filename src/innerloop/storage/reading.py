@@ -97,7 +97,9 @@ def read(
     with blaming(sealed, "config.json"):
         schema, inputs = schema_of(config), inputs_of(config)
     try:
-        model = Model(learner, meta).to(device)
+        # rows that a model was refined on keep their scale, unless they were asked to be standardised
+        standardised = schema is not None and schema.task is not None and config["kind"] != "refined"
+        model = Model(learner, meta, standardised).to(device)
     except (RuntimeError, AssertionError):
         resolve_device(str(device))  # says what is wrong with it
         raise

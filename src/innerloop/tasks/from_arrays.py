@@ -128,7 +128,7 @@ def _with_rows(tasks: Tasks, rows: np.ndarray) -> Tasks:
     def whole(source: Source) -> RowSource:
         assert isinstance(source, RowSource)
         index = (source.x[:, 0].double() * number.scale + number.mean).round().long()
-        return replace(source, x=features[index])
+        return replace(source, x=features[index], standardised=False)
 
     classes = ", ".join(f"{number} is {name!r}" for number, name in enumerate(tasks.schema.classes[:20]))
     return replace(

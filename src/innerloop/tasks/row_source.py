@@ -71,6 +71,7 @@ class RowSource:
         draws: support sets drawn for each task in evaluation.
         blocks: first row of each block, and `N`, where support comes from one block.
         own_classes: each task has classes of its own, so training gives them other numbers at each visit.
+        standardised: `x`, and `y` of regression, are in standard deviations from the mean of meta-train.
         trained_classes: of the classes of these tasks, the names that meta-train tasks have too, and how many there
             are in all; where tasks have classes of their own.
 
@@ -96,6 +97,7 @@ class RowSource:
     blocks: Indices | None = None
     own_classes: bool = False
     trained_classes: tuple[int, int] | None = None
+    standardised: bool = False
 
     def __post_init__(self) -> None:
         """Every task must give a support and a query row."""

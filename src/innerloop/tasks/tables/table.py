@@ -228,7 +228,7 @@ def _row_sources(
         starts = np.concatenate([[0], np.cumsum(np.bincount(of_row[order], minlength=len(index)))])
         return RowSource(
             x[order], y[order], starts, tuple(rows.names[index].tolist()), support, schema.targets, n_query,
-            blocks=blocks, own_classes=schema.n_way > 0,
+            blocks=blocks, own_classes=schema.n_way > 0, standardised=True,
         )  # fmt: skip
 
     return [source(index) for index in parts]
