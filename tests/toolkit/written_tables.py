@@ -28,6 +28,10 @@ CODES = (
 GAP_MARKS = ("", "NA", "n/a", "NULL", "-", "k.A.", ".", "?")
 DATES = ("%Y-%m-%d", "%d.%m.%Y", "%Y/%m/%d", "%d-%b-%Y", "%b %d %Y", "%d/%m/%Y", "%Y-%m-%d %H:%M")
 FORMS = ("plain", "thousands", "unit", "limit", "pairs")
+TITLES = ("# measured by hand", "Ward 7, seen in May", "Report 2024-05-01", "")
+FOOTERS = ("Total", "Source: ward 7", "Mittelwert", "n. b. all of them are invented")
+# what stands around the rows: nothing mostly
+SHAPES = ("plain",) * 6 + ("title", "footer", "source", "merged", "blanks", "write.table", "pipes")
 
 
 class Written(NamedTuple):
@@ -44,7 +48,9 @@ def written_table(seed: int) -> Written:
     encoding = rng.choice(list(WORDS))
     separator = rng.choice(",;\t")
     decimal = rng.choice(".,") if separator != "," else "."
-    gap = rng.choice(GAP_MARKS)
+    shape = rng.choice(SHAPES)
+    # nothing between blanks is no cell, so gaps are written out there
+    gap = rng.choice(GAP_MARKS if shape not in ("blanks", "write.table") else GAP_MARKS[1:])
     codes = rng.choice(CODES)
     form = rng.choice((*FORMS, "plain", "plain", "plain"))
     date = rng.choice(DATES)
@@ -68,10 +74,14 @@ def written_table(seed: int) -> Written:
     options |= {"decimal": decimal} if decimal == "," else {}
     options |= {"missing": [gap]} if gap in ("-", "k.A.", ".", "?") else {}
     options |= {"encoding": encoding} if encoding == "cp1252" else {}
-    text = _as_text(rng, {name: [cell for cell, _ in cells] for name, cells in rows.items()}, separator)
-    return Written(
-        text.encode(encoding), options, {name: [v for _, v in cells] for name, cells in rows.items()}
+    text, said = _as_text(
+        rng, {name: [cell for cell, _ in cells] for name, cells in rows.items()}, separator, shape
     )
+    truth = {name: [value for _, value in cells] for name, cells in rows.items()}
+    if shape == "merged":
+        truth = {MERGED.get(name, name): values for name, values in truth.items()}
+        options["categorical"] = [MERGED.get(name, name) for name in ("city", "code")]
+    return Written(text.encode(encoding), options | said, truth)
 
 
 def _twice(text: str) -> tuple[str, str]:
@@ -97,18 +107,37 @@ def _spelled(day: pd.Timestamp, form: str) -> str:
     return day.strftime(form.replace("%b", months[day.month - 1]))
 
 
-def _as_text(rng: random.Random, columns: dict[str, list[str]], separator: str) -> str:
-    """The file: quotes where they are needed or everywhere, a byte order mark, row names, blank lines, line ends."""
-    every, row_names = rng.random() < 0.3, rng.random() < 0.3
+# two lines of names: those of a city stand below a name that two columns share
+MERGED = {"city": "place city", "code": "place code"}
+
+
+def _as_text(
+    rng: random.Random, columns: dict[str, list[str]], separator: str, shape: str
+) -> tuple[str, dict[str, object]]:
+    """The file: quotes where they are needed or everywhere, row names, blank lines, line ends, and what stands around.
+
+    Beside it the options that a careful person gives for it; half of the people give none, so that it is to be refused.
+    """
+    every, row_names = rng.random() < 0.3 or shape == "write.table", rng.random() < 0.3
+    row_names = shape == "write.table" or (row_names and shape not in ("blanks", "merged"))
     end = rng.choice(("\n", "\r\n"))
+    separator = {"blanks": " ", "write.table": " ", "pipes": "|"}.get(shape, separator)
+    told = rng.random() < 0.5
+    said: dict[str, object] = {}
 
     def line(cells: list[str]) -> str:
-        needed = [every or separator in cell or '"' in cell for cell in cells]
+        needed = [
+            every or separator in cell or '"' in cell or (separator == " " and not cell) for cell in cells
+        ]
         return separator.join(
             f'"{cell}"' if quote else cell for cell, quote in zip(cells, needed, strict=True)
         )
 
-    lines = [[""] * row_names + list(columns)]
+    lines = [[""] * (row_names and shape != "write.table") + list(columns)]
+    if shape == "merged":
+        # names above the others, over two columns for the place
+        lines = [["id", "place", "", *list(columns)[3:]], ["", "city", "code", *[""] * (len(columns) - 3)]]
+        said = {"header_rows": 2}
     lines += [
         [str(number)] * row_names + list(cells)
         for number, cells in enumerate(zip(*columns.values(), strict=True), 1)
@@ -116,9 +145,20 @@ def _as_text(rng: random.Random, columns: dict[str, list[str]], separator: str) 
     text = [line(cells) for cells in lines]
     if rng.random() < 0.2:
         text.insert(rng.randrange(1, len(text)), "")
-    if rng.random() < 0.1:
+    if shape == "title":
+        above = [rng.choice(TITLES) for _ in range(rng.randrange(1, 4))]
+        text = [*above, *text]
+        said |= {"skip_rows": len(above)} if told else {}
+    if shape in ("footer", "source"):
+        cell = rng.choice(FOOTERS)
+        text.append(line([cell, *[""] * (len(lines[-1]) - 1)]) if shape == "footer" else cell)
+        said |= {"skip_footer": 1} if told else {}
+    if shape == "blanks":
+        # columns that stand below each other
+        text = ["  ".join(part.split(" ")) if '"' not in part else part for part in text]
+    if rng.random() < 0.1 and not said:
         text.insert(0, "# measured by hand")
-    return end.join(text) + end * rng.randrange(3)
+    return end.join(text) + end * rng.randrange(3), said
 
 
 def difference(table: Written, path: str) -> tuple[str, str]:
@@ -131,7 +171,11 @@ def difference(table: Written, path: str) -> tuple[str, str]:
         same = any(finding.message in str(error) for finding in report.errors)
         return ("refused", str(error)) if same else ("wrong", f"check does not say: {error}")
     assert tasks.schema is not None
-    names = ["id", "city", "code", *(["y"] if table.options["kind"] == "classification" else [])]
+    names = [
+        "id",
+        *table.options["categorical"],
+        *(["y"] if table.options["kind"] == "classification" else []),
+    ]
     for name in names:
         if frame[name].tolist() != table.truth[name]:
             return "wrong", f"{name}: {frame[name].tolist()[:4]} for {table.truth[name][:4]}"

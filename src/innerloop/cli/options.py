@@ -111,6 +111,11 @@ class DataOptions(Options):
     missing: Annotated[str | None, about("What stands for a gap: -,k.A. (in every column but ids).")] = None
     encoding: Annotated[str | None, about("Of text that is not UTF-8: cp1252 (Windows), latin-1.")] = None
     sheet: Annotated[str | None, about("Of an .xlsx file with several.")] = None
+    skip_rows: Annotated[int | None, about("Lines above the names of the columns.")] = None
+    header_rows: Annotated[int | None, about("Lines of these names: 2 where merged cells stand above.")] = (
+        None
+    )
+    skip_footer: Annotated[int | None, about("Lines below the rows, such as totals; 0 for none.")] = None
     labels: Annotated[
         str | None, about("shared: a class is the same in every task; per_task: each task has its own.")
     ] = None

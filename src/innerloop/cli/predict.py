@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -229,10 +230,13 @@ def as_written(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     if separator is None:
         return frame
     try:
-        text = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
-        )
-    except (ValueError, OSError, pd.errors.ParserError):
+        with warnings.catch_warnings():
+            # more values than names: lines above the header, or names of rows
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            text = pd.read_csv(
+                path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+            )
+    except (ValueError, OSError, pd.errors.ParserError, pd.errors.ParserWarning):
         return frame
     # lines that hold nothing were left out, and names lost the space around them
     text = text[(text != "").any(axis=1)]

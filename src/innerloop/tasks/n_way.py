@@ -91,6 +91,9 @@ def class_table(
     missing: Sequence[str] = (),
     encoding: str | None = None,
     sheet: str | None = None,
+    skip_rows: int = 0,
+    header_rows: int = 1,
+    skip_footer: int | None = None,
     text: Sequence[str] = (),
     encoder: str | Callable[[Any], Any] | Encoder | None = None,
     split: Split = SHARES,
@@ -120,6 +123,7 @@ def class_table(
     reading = Reading.of({
         "target": target, "n_way": n_way, "categorical": categorical, "decimal": decimal, "missing": missing,
         "encoding": encoding, "sheet": sheet, "text": text,
+        "skip_rows": skip_rows, "header_rows": header_rows, "skip_footer": skip_footer,
     })  # fmt: skip
     used = None if encoder is None else use(encoder)
     frame = whole = as_frame(frame, reading=reading)
@@ -134,7 +138,7 @@ def class_table(
         return Schema.fit(
             rows, whole=whole, task=None, target=target, features=features, ignore=ignore, kind="classification",
             categorical=categorical, classes=classes, decimal=decimal, missing=missing, encoding=encoding,
-            text=text, encoder=used,
+            text=text, encoder=used, shape=reading.shape,
         )  # fmt: skip
 
     known = fit(frame)

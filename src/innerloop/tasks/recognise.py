@@ -382,8 +382,8 @@ _TABLE = Layout(
     _open_table,
     (
         "task", "target", *_SIZES, "features", "ignore", "categorical", "kind", "date_format", "decimal",
-        "missing", "encoding", "sheet", "labels", "split", "split_by", "support", "rare", "train_way", "text",
-        "encoder",
+        "missing", "encoding", "sheet", "skip_rows", "header_rows", "skip_footer", "labels", "split", "split_by",
+        "support", "rare", "train_way", "text", "encoder",
     ),
 )  # fmt: skip
 LAYOUTS: dict[str, Layout] = {

@@ -20,6 +20,7 @@ from ..support import SupportChoice
 from . import dates
 from .cells import as_names, cell_error, parse, truth
 from .numbers import holds_numbers, kinds_of, with_points
+from .shape import PLAIN, Shape
 
 __all__ = ["GAPS", "Reading", "decide", "with_gaps"]
 
@@ -43,6 +44,7 @@ class Reading:
         missing: what stands for a gap in every column that holds no ids.
         encoding: of text that is not UTF-8.
         sheet: of a spreadsheet.
+        shape: lines above the names of columns, of these names, and below the rows.
     """
 
     ids: tuple[str, ...] = ()
@@ -56,6 +58,7 @@ class Reading:
     missing: tuple[str, ...] = ()
     encoding: str | None = None
     sheet: str | None = None
+    shape: Shape = PLAIN
 
     @staticmethod
     def of(options: Mapping[str, Any]) -> Reading:
@@ -83,6 +86,11 @@ class Reading:
             missing=tuple(as_names(options.get("missing"))),
             encoding=options.get("encoding"),
             sheet=options.get("sheet"),
+            shape=Shape(
+                options.get("skip_rows") or 0,
+                1 if options.get("header_rows") is None else options["header_rows"],
+                options.get("skip_footer"),
+            ),
         )
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import csv
 import io
@@ -19,10 +18,14 @@ import pandas as pd
 from ...errors import DataError, UsageError
 from ...files import explained, read_bytes
 from ..messages import file_error, meant
+from .encodings import as_utf8
+from .shape import PLAIN, Shape, footer_lines, is_footer, refuse_footer, row_names, shaped
 
 __all__ = ["SEPARATORS", "Piece", "parse_pieces", "read_existing", "read_piece", "refuse_name"]
 
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+# lines of a footer at most
+_FOOTER_LINES = 10
 # what a line without values may hold
 _BLANK = " \t\r"
 # what is no data, by the end of the name and by the first bytes, and the way out
@@ -85,16 +88,27 @@ class Piece(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_piece(path: Path, encoding: str | None = None) -> Piece:
+def read_piece(path: Path, encoding: str | None = None, shape: Shape = PLAIN) -> Piece:
     """Read a file as text that is a rectangle of values.
 
     Raises:
         DataError: it is none; the message names the line.
         UsageError: it is an archive, a pickle or a spreadsheet under another name, or the encoding is unknown.
     """
+    shape.require_sense()
     data, notes = _read_text(path, encoding)
-    separator = _separator(data)
+    separator = _separator(_below(data, shape.skip_rows))
+    if shape[:2] != (0, 1) or shape.skip_footer:
+        data, more = shaped(path, data, separator, shape)
+        notes += tuple(more)
+    first = _first_line(data)
+    blanks = with_tabs(data) if separator not in first and " " in first.strip() else None
+    if blanks is not None:
+        data, separator = blanks, "\t"
+        notes += (f"{path.name} is separated by blanks",)
     header, lines = _records(path, data, separator)
+    if shape.skip_footer is None:
+        _refuse_footer(path, data, separator, lines)
     data, empty = _without_bare(data, (separator * (len(header) - 1)).encode(), lines)
     if empty.all():
         raise file_error(path, " has a header and no row: add rows")
@@ -241,7 +255,7 @@ def _read_text(path: Path, encoding: str | None) -> tuple[bytes, tuple[str, ...]
     """The bytes of a text as UTF-8 without byte order mark, its lines ended by newlines; notes on what it was."""
     data = read_existing(path)
     _refuse_bytes(path, data[:32])
-    data, notes = _as_utf8(path, data, encoding)
+    data, notes = as_utf8(path, data, encoding)
     if b"\0" in data:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
         raise file_error(
@@ -253,83 +267,67 @@ def _read_text(path: Path, encoding: str | None) -> tuple[bytes, tuple[str, ...]
     return data if b'"' in data else data.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), notes
 
 
-def _as_utf8(path: Path, data: bytes, encoding: str | None) -> tuple[bytes, tuple[str, ...]]:
-    """Text in UTF-8, by its byte order mark, else by its encoding, which is UTF-8 unless one is given."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        try:
-            return data.decode("utf-16").removeprefix("\ufeff").encode(), (f"{path.name} is UTF-16",)
-        except UnicodeError as error:
-            raise file_error(
-                path, f" is not the UTF-16 that it says ({error}): save it as CSV UTF-8"
-            ) from None
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if encoding is None and 4 * data[:2000].count(b"\0") > len(data[:2000]):
-        likely = "utf-16-le" if data[1::2].count(b"\0") > data[::2].count(b"\0") else "utf-16-be"
-        raise file_error(path, f" is not UTF-8: it looks like UTF-16, say so (--encoding {likely})")
-    wide = encoding is not None and "16" in encoding
-    try:
-        if not wide:
-            data.decode("utf-8")
-            same = encoding is None or data.isascii() or _codec(encoding) == "utf-8"
-            return data, () if same else (f"{path.name} is UTF-8, and was read so, not as {encoding}",)
-    except UnicodeDecodeError as error:
-        if encoding is None:
-            raise _not_utf8(path, data, error.start) from None
-    assert encoding is not None
-    _codec(encoding)
-    try:
-        return data.decode(encoding).removeprefix("\ufeff").encode(), ()
-    except UnicodeError as error:
-        line = data.count(b"\n", 0, getattr(error, "start", 0)) + 1
-        raise file_error(
-            path, f", line {line}: is not {encoding} ({error}): name its encoding (--encoding cp1252)"
-        ) from None
-
-
-def _codec(encoding: str) -> str:
-    """The name that Python has for an encoding of text."""
-    try:
-        name = codecs.lookup(encoding).name
-        "".encode(name)
-    except LookupError:  # also for codecs that are not for text
-        raise UsageError(
-            f"encoding={encoding!r} is unknown: give one such as cp1252 (Windows), latin-1 or utf-16"
-        ) from None
-    return name
-
-
-def _not_utf8(path: Path, data: bytes, start: int) -> DataError:
-    """The error that names the first byte that is not UTF-8, and the likeliest encoding."""
-    line = data.count(b"\n", 0, start) + 1
-    likely = next(name for name in ("cp1252", "latin-1") if _decodes(data, name))
-    low, high = data.rfind(b"\n", 0, start) + 1, data.find(b"\n", start)
-    text = data[low : high if high >= 0 else len(data)].decode(likely)
-    word = next((part for part in re.split(r'[\s,;"]+', text) if not part.isascii()), text)
-    name = {"cp1252": "Windows-1252", "latin-1": "Latin-1"}[likely]
-    return file_error(
-        path,
-        f", line {line}: byte 0x{data[start]:02x} is not UTF-8; in {name} it reads {word[:40]!r}: if that is right, "
-        f"say so (--encoding {likely}), or save the file as CSV UTF-8",
-    )
-
-
-def _decodes(data: bytes, encoding: str) -> bool:
-    try:
-        data.decode(encoding)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _separator(data: bytes) -> str:
-    """Comma, unless the first lines only make a table with another one."""
+    """Comma, unless the first lines only make a table, or nearly one, with another one."""
     text = data[:100_000].decode("utf-8", "ignore")
+    alike = {}
     for separator in SEPARATORS:
-        widths = {len(record) for record in islice(_filled(text, separator), 20)}
-        if len(widths) == 1 and widths != {1}:
+        widths = Counter(len(record) for record in islice(_filled(text, separator), 20))
+        if len(widths) == 1 and 1 not in widths:
             return separator
-    text = text.lstrip(f"{_BLANK}\n")
-    return max(SEPARATORS, key=lambda separator: len(next(_filled(text, separator), [])))
+        alike[separator] = max((count for width, count in widths.items() if width > 1), default=0)
+    first = next(iter(text.lstrip(f"{_BLANK}\n").split("\n")))
+    return max(SEPARATORS, key=lambda separator: (alike[separator], separator in first))
+
+
+def _below(data: bytes, skipped: int) -> bytes:
+    """The text below so many lines."""
+    return data.split(b"\n", skipped)[-1] if skipped else data
+
+
+def _first_line(data: bytes) -> str:
+    """The first line that holds anything."""
+    return next((line for line in io.StringIO(data[:100_000].decode("utf-8", "ignore")) if line.strip()), "")
+
+
+def with_tabs(data: bytes) -> bytes | None:
+    r"""A text whose values stand apart by blanks, with tabs between them; `None` where lines have different numbers.
+
+    Example:
+        >>> with_tabs(b'who   dose\n"a b"  1.5\n')
+        b'who\tdose\na b\t1.5\n'
+        >>> with_tabs(b"New York\nRome\n") is None
+        True
+    """
+    lines = data.decode("utf-8").split("\n")
+    try:
+        rows = [
+            next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True, strict=True), [])
+            for line in lines
+        ]
+    except csv.Error:
+        return None
+    widths = [len(row) for row in rows if row]
+    quoted = [line.lstrip() for line in lines if line.strip()][1:]
+    longer = set(widths[1:]) == {widths[0] + 1} and widths[0] > 1 and row_names(quoted)
+    if (
+        widths[0] < 2
+        or len(widths) < 2
+        or not (len({*widths}) == 1 or longer)
+        or any("\t" in line for line in lines)
+    ):
+        return None
+    if longer:
+        first = next(number for number, row in enumerate(rows) if row)
+        rows[first] = ["", *rows[first]]
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    for row in rows:
+        if row:
+            writer.writerow(row)
+        else:
+            text.write("\n")
+    return text.getvalue()[:-1].encode()
 
 
 def _filled(text: str, separator: str) -> Iterator[list[str]]:
@@ -354,19 +352,26 @@ def _records(path: Path, data: bytes, separator: str) -> tuple[list[str], np.nda
             "correct the names of the columns",
         )
     header = [name.strip() for name in first]
-    if header[0].startswith("#") and len(widths) > 1 and widths[0] != widths[-1]:
+    if len(widths) > 1 and widths[0] == 1 < widths[-1]:
+        what = "a comment" if header[0].startswith("#") else "a title"
+        above = int(lines[np.argmax(widths == widths[-1])]) - 1
         raise file_error(
-            path, f": its first line is a comment, {header[0]!r}: remove the lines above the header"
+            path,
+            f": its first line is {what}, {header[0]!r}: remove the lines above the header, or leave them out "
+            f"(--skip-rows {above})",
         )
     if len(header) == 1:
         raise file_error(
             path,
-            f" has one column, {header[0]!r}: values are separated by commas, semicolons or tabs, "
+            f" has one column, {header[0]!r}: values are separated by commas, semicolons, tabs, blanks or |, "
             "and a table needs a target and a feature at least",
         )
     _require_names(path, header)
     wrong = np.flatnonzero(widths != len(header))
+    if len(wrong) and _has_row_names(data, lines, widths):
+        return ["", *header], lines[1:]
     if len(wrong):
+        _refuse_footer_below(path, data, lines, wrong)
         raise file_error(
             path,
             f", line {lines[wrong[0]]}: has {widths[wrong[0]]} values, but the header has "
@@ -377,13 +382,49 @@ def _records(path: Path, data: bytes, separator: str) -> tuple[list[str], np.nda
     return header, lines[1:]
 
 
+def _has_row_names(data: bytes, lines: np.ndarray, widths: np.ndarray) -> bool:
+    """Whether every row has one value more than the header, and begins with its name: so R's write.table writes."""
+    if widths[0] < 2 or not (widths[1:] == widths[0] + 1).all():
+        return False
+    text = data.decode("utf-8").split("\n")
+    return row_names([text[line - 1] for line in lines[1:]])
+
+
+def _refuse_footer(path: Path, data: bytes, separator: str, lines: np.ndarray) -> None:
+    """Refuse last lines that look like totals or a source, and would be read as rows."""
+    # a look at the end alone, which is seldom a footer
+    last = data.rstrip(b"\r\n").rsplit(b"\n", 1)[-1].decode("utf-8")
+    if not is_footer(_cells(last, separator)):
+        return
+    text = data.decode("utf-8").split("\n")
+    rows = [_cells(text[line - 1], separator) for line in lines.tolist() if line <= len(text)]
+    if count := footer_lines(rows):
+        refuse_footer(path, f"line {lines[len(lines) - count]}", [row[0] for row in rows[-count:]])
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    """The cells of a line, as far as a footer is told by them."""
+    return [cell.strip('" \r') for cell in line.split(separator)]
+
+
+def _refuse_footer_below(path: Path, data: bytes, lines: np.ndarray, wrong: np.ndarray) -> None:
+    """Refuse last lines of one value, a sentence, below rows that fit their header."""
+    text = data.decode("utf-8").split("\n")
+    below = len(lines) - int(wrong[0])
+    if wrong[0] < 2 or below != len(wrong) or below > _FOOTER_LINES:
+        return
+    footer = [text[lines[number] - 1].strip('" \r') for number in wrong]
+    if any(len(line.split()) > 1 or is_footer([line]) for line in footer):
+        refuse_footer(path, f"line {lines[wrong[0]]}", footer)
+
+
 def _require_names(path: Path, header: Sequence[str]) -> None:
     """Refuse a header in which a column has no name, or two have the same."""
     if len(header) > 2 and header[0] and not any(header[1:]):
         raise file_error(
             path,
             f": its first line is a title, {header[0]!r}, and names no columns: remove the lines above "
-            "the names of the columns",
+            "the names of the columns, or say how many there are (--skip-rows 1)",
         )
     # the first one alone can hold the names of rows
     nameless = [number for number, name in enumerate(header, 1) if not name]
@@ -395,7 +436,7 @@ def _require_names(path: Path, header: Sequence[str]) -> None:
         raise file_error(
             path,
             f": {' and '.join(faults[:5])}: name or rename it in the header line, or leave it out (an "
-            "index that pandas wrote: to_csv(index=False))",
+            "index that pandas wrote: to_csv(index=False); names in two lines: --header-rows 2)",
         )
 
 

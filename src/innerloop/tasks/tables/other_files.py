@@ -21,6 +21,7 @@ from ...errors import DataError, UsageError
 from ..messages import file_error, first_line, listed, meant
 from .deciding import Reading, decide
 from .delimited import read_existing
+from .shape import footer_lines, merged_names, refuse_footer
 
 if TYPE_CHECKING:
     import pyarrow
@@ -153,19 +154,27 @@ def _read_excel(path: Path, reading: Reading) -> pd.DataFrame:
             )
     texts = cells.map(lambda cell: _as_text(cell, reading.decimal))
     texts = texts.set_axis(pd.Index(range(1, len(texts) + 1), name="row"), axis=0)
+    shape = reading.shape
+    shape.require_sense()
+    texts = texts.iloc[shape.skip_rows :]
     filled = texts[(texts != "").any(axis=1)]
-    if len(filled) < 2:
+    filled = filled.iloc[: len(filled) - (shape.skip_footer or 0)]
+    if len(filled) <= shape.header_rows:
         raise file_error(path, f": sheet {sheet!r} has no row below the names of columns: add rows")
-    names = [name.strip() for name in filled.iloc[0]]
+    names = merged_names(filled.iloc[: shape.header_rows].to_numpy().tolist())
     for number, name in enumerate(names, 1):
         if not name or name in names[: number - 1]:
             raise file_error(
                 path,
                 f": sheet {sheet!r}, column {number} "
                 + (f"is called {name!r} as another one is" if name else "has no name")
-                + f": the first row (row {filled.index[0]}) names the columns; remove titles and merged cells",
+                + f": the first row (row {filled.index[0]}) names the columns; say where names stand (--skip-rows 1 "
+                "below a title, --header-rows 2 below merged cells)",
             )
-    frame = filled.iloc[1:].set_axis(names, axis=1).astype("str")
+    rows = filled.iloc[shape.header_rows :].to_numpy().tolist()
+    if count := footer_lines(rows) if shape.skip_footer is None else 0:
+        refuse_footer(path, f"row {filled.index[-count]}", [row[0] for row in rows[-count:]])
+    frame = filled.iloc[shape.header_rows :].set_axis(names, axis=1).astype("str")
     return decide(frame, reading)
 
 

@@ -21,6 +21,7 @@ from .deciding import Reading, decide, with_gaps
 from .delimited import SEPARATORS, Piece, parse_pieces, read_piece, refuse_name
 from .numbers import require_decimal, with_decimal
 from .other_files import READERS, plain_arrow
+from .shape import PLAIN
 
 __all__ = ["TABLES", "TableLike", "as_frame", "entries", "read_table", "table_name"]
 
@@ -84,8 +85,12 @@ def read_table(
     if reading.sheet is not None and suffix != ".xlsx":
         raise UsageError(f"{path} has no sheets: leave --sheet out")
     if reader := READERS.get(suffix):
+        if reading.shape != PLAIN and suffix != ".xlsx":
+            raise UsageError(
+                f"{path} has no header lines: leave --skip-rows, --header-rows and --skip-footer out"
+            )
         return _as_read(reader(path, reading), reading)
-    piece = read_piece(path, reading.encoding)
+    piece = read_piece(path, reading.encoding, reading.shape)
     frame = parse_pieces([piece])
     noted = [f"{path.name} is separated by {SEPARATORS[piece.separator]}"] * (piece.separator != ",")
     frame.attrs["notes"] = (*noted, *piece.notes, *frame.attrs.get("notes", ()), *_emptied([piece]))
@@ -138,7 +143,7 @@ def _read_folder(folder: Path, task: str | None, reading: Reading, guard: Guard)
                 part = _as_read(as_frame(reader(path, reading)), reading)
                 typed.append(_origin(part, [number] * len(part), files, list(range(len(part))), "row"))
             else:
-                pieces.append(read_piece(path, reading.encoding))
+                pieces.append(read_piece(path, reading.encoding, reading.shape))
     number_of = {path: number for number, path in enumerate(files)}
     for group in _alike(pieces):
         part = parse_pieces(group)

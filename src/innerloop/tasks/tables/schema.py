@@ -34,6 +34,7 @@ from .columns import (
 from .deciding import GAPS, Reading
 from .features import encoder_of, feature_names, task_numbers
 from .own_classes import numbers_in_tasks, own_labels
+from .shape import PLAIN, Shape
 from .targets import fit_target, labelled_rows, some_known, target_kind, target_names
 
 __all__ = ["Schema"]
@@ -60,6 +61,7 @@ class Schema:
         missing: what stands for a gap in files.
         encoding: of files that are not UTF-8.
         as_written: names and classes are as files have them; before, those of digits were read as numbers.
+        skip_rows, header_rows, skip_footer: see `shape.Shape`.
         partial: rows may know some of several targets only; those that they do not know are NaN when encoded.
 
     Example:
@@ -85,6 +87,9 @@ class Schema:
     encoding: str = ""
     as_written: bool = False
     partial: bool = False
+    skip_rows: int = 0
+    header_rows: int = 1
+    skip_footer: int | None = None
 
     @staticmethod
     def fit(
@@ -104,6 +109,7 @@ class Schema:
         decimal: str = ".",
         missing: Sequence[str] = (),
         encoding: str | None = None,
+        shape: Shape = PLAIN,
         rare: int = 0,
         guard: Guard = nullcontext,
     ) -> Schema:
@@ -145,6 +151,7 @@ class Schema:
         kind = target_kind(frame, target, kind, task=task)
         written: dict[str, Any] = {
             "decimal": decimal, "missing": tuple(as_names(missing)), "encoding": encoding or "", "as_written": True,
+            **shape._asdict(),
         }  # fmt: skip
         if kind == "classification":
             known = tuple(classes if classes is not None else sorted_labels(frame[names[0]]))
@@ -180,6 +187,7 @@ class Schema:
             decimal=self.decimal,
             missing=self.missing,
             encoding=self.encoding or None,
+            shape=Shape(self.skip_rows, self.header_rows, self.skip_footer),
         )
 
     @property

@@ -45,6 +45,9 @@ def table(
     missing: Sequence[str] = (),
     encoding: str | None = None,
     sheet: str | None = None,
+    skip_rows: int = 0,
+    header_rows: int = 1,
+    skip_footer: int | None = None,
     text: Sequence[str] = (),
     encoder: str | Callable[[Any], Any] | Encoder | None = None,
     labels: str = "shared",
@@ -74,6 +77,9 @@ def table(
             Without it, `NA` and the like are gaps in columns of numbers, dates and truth values, and names in others.
         encoding: of a file that is not UTF-8, such as `cp1252`; the same at prediction.
         sheet: of an `.xlsx` file with several.
+        skip_rows: lines of a file above the names of its columns; the same at prediction, as the next two.
+        header_rows: lines that these names take: those of merged cells above, then those below.
+        skip_footer: lines below the rows, such as totals; 0 says that what looks like one is a row.
         text: columns of texts, which an encoder turns into features; they are not standardised.
         encoder: its name, or a function of yours from a list of texts to an array (`innerloop.encoders`).
         labels: `shared` if a class means the same in every task; `per_task` if each task has classes of its own,
@@ -112,6 +118,7 @@ def table(
         "task": task, "target": target, "kind": kind, "categorical": categorical, "split_by": split_by,
         "support": support, "date_format": date_format, "decimal": decimal, "missing": missing,
         "encoding": encoding, "sheet": sheet, "text": text,
+        "skip_rows": skip_rows, "header_rows": header_rows, "skip_footer": skip_footer,
     })  # fmt: skip
     used = None if encoder is None else use(encoder)
     frame = whole = as_frame(frame, reading=reading)
@@ -136,7 +143,7 @@ def table(
     schema = Schema.fit(
         rows.frame[np.isin(rows.codes, positions[0])], whole=whole, task=task, target=target, features=features,
         ignore=ignore, kind=kind, categorical=categorical, classes=classes, date_format=date_format, decimal=decimal,
-        missing=missing, encoding=encoding, rare=rare, text=text, encoder=used,
+        missing=missing, encoding=encoding, rare=rare, text=text, encoder=used, shape=reading.shape,
     )  # fmt: skip
     notes += _rare_notes(schema, rare)
     if own_classes:
