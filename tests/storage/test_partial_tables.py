@@ -9,6 +9,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 
 import innerloop as il
+from innerloop.algorithms import per_target
 from innerloop.combining.answers import answers
 from innerloop.compare.sklearn_methods import EachTarget
 from innerloop.errors import DataError
@@ -38,7 +39,7 @@ def split(train: range, valid: range, test: range) -> dict[str, list[str]]:
 def run(tmp_path_factory) -> Stored:
     """A trained directory of a mixed model of both targets."""
     tasks = il.tasks.table(visits(), task="who", target=["weight", "height"], n_support=3)
-    model = il.meta_train(il.algorithms.per_target(il.mixed(1), 2), tasks.train, device="cpu").model
+    model = il.meta_train(per_target(il.mixed(1), 2), tasks.train, device="cpu").model
     path = tmp_path_factory.mktemp("runs") / "visits"
     return load(il.save(path, model, schema=tasks.schema, targets=tasks.targets))
 

@@ -294,5 +294,5 @@ def require_targets(learner: Learner, source: object) -> None:
     raise UsageError(
         f"{where} (NaN), and {learner.called} needs all targets of a row: give a loss that leaves out what is not "
         "known (loss='known_mse', of maml and its like), or each target a learner of its own "
-        "(il.algorithms.per_target)"
+        "(innerloop.algorithms.per_target)"
     )
