@@ -260,6 +260,26 @@ def test_noise_is_one_offset_a_task():
     assert np.std(offsets) == pytest.approx(spread, rel=0.1)
 
 
+def test_noise_is_drawn_from_the_targets_that_are_known():
+    """Values that are not known stay so, and the others are moved as if the row had never had them."""
+    episode = numbers()
+
+    def partly(batch: Batch) -> Batch:
+        y = batch.y.repeat(1, 1, 2)
+        y[:, 0, 1] = torch.nan
+        return batch._replace(y=y)
+
+    some = Episode(*(partly(batch) for batch in episode))
+    found = noise(some, stream(3))
+    for before, after in zip(some, found, strict=True):
+        assert torch.equal(before.y.isnan(), after.y.isnan())
+        moved = (after.y - before.y)[..., 1]
+        for task in range(3):
+            values = moved[task][(before.weight[task] > 0) & ~before.y[task, :, 1].isnan()]
+            assert values.abs().min() > 0
+            assert (values - values[0]).abs().max() < 1e-12
+
+
 # mixing
 
 

@@ -70,7 +70,11 @@ def _require_finite(part: PyTree, what: str, rows: Sequence[int]) -> None:
             where = f"row {rows[bad[0]]} of the data set" + (
                 f" ({len(bad)} such rows here)" if bad[1:] else ""
             )
-        raise DataError(f"{where} holds a value in {what} that is not finite: correct or remove the row")
+        several = what == "y" and values.dim() == 2 and values.shape[1] > 1
+        way = "; rows that know some of several targets are taken by il.tasks.arrays" if several else ""
+        raise DataError(
+            f"{where} holds a value in {what} that is not finite: correct or remove the row{way}"
+        )
 
 
 def single(
