@@ -220,6 +220,15 @@ def test_a_learner_of_whole_rows_is_refused_with_the_way_out(make: Callable[[], 
         il.evaluate(il.Model(make(), make().init()), tasks().test)
 
 
+def test_adapting_to_a_gap_is_refused_where_it_would_make_nan() -> None:
+    y = torch.tensor([[1.0, 2.0], [3.0, torch.nan]])
+    whole, some = il.mixed(1, 2), per_target(il.mixed(1), 2)
+    with pytest.raises(UsageError, match=r"row 1: target 2 is NaN.*per_target"):
+        il.Model(whole, whole.init()).adapt(torch.zeros(2, 1), y)
+    adapted = il.Model(some, some.init()).adapt(torch.zeros(2, 1), y)
+    assert bool(adapted(torch.zeros(1, 1)).isfinite().all())
+
+
 def test_a_loss_of_ones_own_sees_what_is_not_known() -> None:
     def absolute(prediction: Tensor, target: Tensor) -> Tensor:
         return (prediction - target).abs().nan_to_num(nan=0.0).mean(-1)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..engine.threads import threads_for
 from ..errors import DataError, UsageError
+from ..inner.given_rows import warn_of_raw_tasks
 from ..inner.learner import Model, require_model, without_padding
 from ..inner.per_target import require_targets
-from ..inner.raw_rows import warn_of_raw_tasks
 from ..models.losses import known_targets, mean_known, require_fit
 from ..models.network import Params, reference
 from ..notebook import as_html

@@ -23,7 +23,7 @@ from ..models.network import Features, Network, Params, reference
 from ..notebook import as_html
 from ..tasks.episodes import Batch, Episode, as_tensors, equal_sizes, map_tensors, tensors, to, unsqueeze
 from .exported import as_graph
-from .raw_rows import warn_of_raw_rows
+from .given_rows import refuse_unknown, warn_of_raw_rows
 
 __all__ = [
     "Adapted",
@@ -451,10 +451,15 @@ class Model:
 
         Returns:
             A callable from query features to predictions; the model itself does not change.
+
+        Raises:
+            UsageError: a target is NaN, and the learner needs all targets of a row.
         """
         rows = Batch(as_tensors(x), as_tensors(y))
         if self.standardised:
             warn_of_raw_rows(rows.x, rows.y)
+        if not self.learner.takes_partial:
+            refuse_unknown(rows.y)
         support = self._like(unsqueeze(rows))
         with torch.no_grad():
             return Adapted(self, self.learner.adapt(self.meta, support, steps=steps))

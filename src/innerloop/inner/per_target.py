@@ -281,7 +281,7 @@ def require_targets(learner: Learner, source: object) -> None:
         >>> y[3, 0] = 1.0
         >>> require_targets(mixed(1, 2), arrays(torch.rand(40, 1), y, torch.arange(40) // 5).train)
         Traceback (most recent call last):
-        innerloop.errors.UsageError: target 2 of 2 is not known in 1 of 20 rows (NaN), and mixed needs all targets ...
+        innerloop.errors.UsageError: target 2 of 2 is not known in 1 of 30 rows (NaN), and mixed needs all targets ...
     """
     targets = getattr(source, "targets", None)
     if targets is None or not targets.partial or learner.takes_partial:

@@ -72,9 +72,7 @@ def _require_finite(part: PyTree, what: str, rows: Sequence[int]) -> None:
             )
         several = what == "y" and values.dim() == 2 and values.shape[1] > 1
         way = "; rows that know some of several targets are taken by il.tasks.arrays" if several else ""
-        raise DataError(
-            f"{where} holds a value in {what} that is not finite: correct or remove the row{way}"
-        )
+        raise DataError(f"{where} holds a value in {what} that is not finite: correct or remove the row{way}")
 
 
 def single(

@@ -1,4 +1,4 @@
-"""A warning where rows in units of their own are given to a model that was trained on standardised ones."""
+"""What is looked at when rows are given to a model as arrays: their units, and targets that they do not know."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import warnings
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
 from ..models.network import Features
 from ..tasks.episodes import Batch
 from ..tasks.sources import DerivedSource, RowSource
 
-__all__ = ["is_standardised", "warn_of_raw_rows", "warn_of_raw_tasks"]
+__all__ = ["is_standardised", "refuse_unknown", "warn_of_raw_rows", "warn_of_raw_tasks"]
 
 # standard deviations from the mean of training that no row of a task stays below, where values are raw
 _FAR = 20.0
@@ -30,6 +31,28 @@ def is_standardised(source: object) -> bool:
     while isinstance(source, DerivedSource):
         source = source.source
     return isinstance(source, RowSource) and source.standardised
+
+
+def refuse_unknown(y: object) -> None:
+    """Refuse targets with NaN, for a learner that needs all targets of a row.
+
+    Raises:
+        UsageError: there are some.
+
+    Example:
+        >>> refuse_unknown(torch.tensor([[1.0, 2.0], [3.0, torch.nan]]))
+        Traceback (most recent call last):
+        innerloop.errors.UsageError: y, row 1: target 2 is NaN, and this model needs all targets of a row: leave the ...
+    """
+    if not isinstance(y, Tensor) or not y.is_floating_point():
+        return
+    unknown = y.isnan().flatten(1) if y.dim() > 1 else y.isnan()[:, None]
+    if bool(unknown.any()):
+        row, target = torch.nonzero(unknown)[0].tolist()
+        raise UsageError(
+            f"y, row {row}: target {target + 1} is NaN, and this model needs all targets of a row: leave the row out, "
+            "or train with loss='known_mse' (of maml and its like) or innerloop.algorithms.per_target"
+        )
 
 
 def warn_of_raw_tasks(source: object, batch: Batch) -> None:
