@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import innerloop as il
 from innerloop.engine import agreement, fast, gears
 from innerloop.engine.c import compile_c
-from innerloop.outer.update import Outer, meta_update, numbers_of
+from innerloop.outer.update import Outer, mean_gradient, meta_update, numbers_of
 from toolkit.compiler import compiles
 
 pytestmark = compiles
@@ -147,3 +147,33 @@ def test_a_gradient_that_only_rounding_makes_may_differ_by_all_of_itself():
     results = plain([x]), graph([x])
     assert not agreement.agree(*results)
     assert agreement.agree_nearby(plain, graph, leaves=[x], results=results)
+
+
+def test_the_function_does_not_run_again_where_the_graph_says_what_rounding_is():
+    """What a graph changes by when its arguments are rounded otherwise is asked first, since it is fast."""
+    calls = []
+    x = torch.rand(10, generator=torch.Generator().manual_seed(0))
+
+    def plain(leaves):
+        calls.append(1)
+        return [torch.ones(1)]
+
+    def graph(leaves):
+        return [torch.ones(1) + (1e-4 if torch.equal(leaves[0], x) else -1e-4)]
+
+    results = plain([x]), graph([x])
+    assert not agreement.agree(*results)
+    calls.clear()
+    assert agreement.agree_nearby(plain, graph, leaves=[x], results=results)
+    assert not calls
+
+
+def test_metrics_of_parts_of_a_meta_batch_are_those_of_the_whole():
+    def gradient(meta, episode, key, number, phase):
+        losses = episode.query.y.flatten(1).mean(1)
+        return {"w": losses.mean().reshape(1)}, {"losses": losses, "mean": losses.mean()}
+
+    rows = il.Batch(torch.zeros(5, 2, 1), torch.arange(10.0).reshape(5, 2, 1))
+    given = ({"w": torch.zeros(1)}, il.Episode(rows, rows), torch.arange(5), torch.tensor(0.0), 0)
+    whole, parts = (mean_gradient(gradient, *given, chunk) for chunk in (None, 2))
+    torch.testing.assert_close(parts, whole)

@@ -136,26 +136,29 @@ def test_a_wrapper_passes_on_what_the_learner_inside_can():
     torch.testing.assert_close(seen.support.y.mean(1), torch.zeros(3, 1, dtype=torch.float64))
 
 
-def test_the_check_of_a_wrapped_gradient_learner_is_checkpointed(monkeypatch):
-    """Beside a graph, the eager meta-gradient that it is compared with must not store all activations."""
+@pytest.mark.parametrize("steps", [2, 11])
+def test_the_check_of_a_wrapped_gradient_learner_takes_little_memory(steps, monkeypatch):
+    """Beside a graph: few tasks at once, and of a long inner loop no activations; the gradient is the same."""
     from innerloop.engine.modes import while_checking
     from innerloop.inner.gradient import GradientLearner
     from innerloop.outer.update import meta_gradient
 
-    checkpointing = []
+    calls = []
     adapt = GradientLearner.adapt
 
-    def watched(self, *args, **options):
-        checkpointing.append(self.checkpointing)
-        return adapt(self, *args, **options)
+    def watched(self, meta, support, **options):
+        calls.append((self.checkpointing, len(support.y)))
+        return adapt(self, meta, support, **options)
 
     monkeypatch.setattr(GradientLearner, "adapt", watched)
-    learner = per_task(il.maml(il.models.mlp(2, [4], 1), loss="mse"), n_targets=1)
+    monkeypatch.setattr("innerloop.outer.update._FEW", 1)
+    learner = per_task(il.maml(il.models.mlp(2, [4], 1), loss="mse", inner_steps=steps), n_targets=1)
     meta, episode = doubled(learner.init()), regression_episode()
     key, number = torch.zeros(3, dtype=torch.int64), torch.tensor(1.0)
-    usual, _ = meta_gradient(learner)(meta, episode, key, number, 0)
-    assert checkpointing == [False]
+    usual, metrics = meta_gradient(learner)(meta, episode, key, number, 0)
+    assert calls == [(False, 3)]
     with while_checking():
-        again, _ = meta_gradient(learner)(meta, episode, key, number, 0)
-    assert checkpointing[-1]
+        again, same = meta_gradient(learner)(meta, episode, key, number, 0)
+    assert calls[-1] == (steps > 10, 1)
+    torch.testing.assert_close(same, metrics)
     assert all(torch.allclose(usual[name], again[name], rtol=1e-12, atol=1e-14) for name in usual)

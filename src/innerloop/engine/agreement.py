@@ -95,21 +95,23 @@ def agree_nearby(
         with while_checking(), frugal():
             return plain(leaves)
 
-    def point(leaves: list[object], results: tuple[T, T]) -> _Point:
-        rounded = [_perturbed(leaf) for leaf in leaves]
+    def of_graph(leaves: list[object], results: tuple[T, T]) -> _Point:
+        """What the graph alone says of rounding: it is fast, and where that is enough the function need not run."""
         with while_checking():
-            changes = differences(results[0], value(rounded)), _changes(*results, graph(rounded))
-        # what is infinite or NaN for other roundings tells nothing
-        rounding = [max(filter(math.isfinite, pair), default=0.0) for pair in zip(*changes, strict=True)]
-        return _Point(*results, rounding)
+            return _Point(*results, _finite_shares(_changes(*results, graph([*map(_perturbed, leaves)]))))
+
+    def of_both(leaves: list[object], point: _Point) -> _Point:
+        changes = _finite_shares(differences(point.plain, value([*map(_perturbed, leaves)])))
+        return point._replace(rounding=[*map(max, point.rounding, changes)])
 
     if not _exact(*results):
         return False
     if not any(map(_is_floating, leaves)):
         return agree(*results, times=_UNASKED)
     try:
-        here = point(leaves, results)
-        if agree(*here):
+        if agree(*(here := of_graph(leaves, results))):
+            return True
+        if agree(*(here := of_both(leaves, here))):
             return True
         here = here._replace(rounding=[*map(max, here.rounding, _inexact(value, leaves, results[0]))])
         if agree(*here):
@@ -120,8 +122,10 @@ def agree_nearby(
         for distance in _ELSEWHERE:
             away = [_perturbed(leaf, distance) for leaf in leaves]
             with while_checking():
-                there = point(away, (value(away), graph(away)))
-            least = [min(pair) for pair in zip(least, there.rounding, strict=True)]
+                there = of_graph(away, (value(away), graph(away)))
+            if agree(there.plain, there.graph, [*map(min, least, there.rounding)]):
+                return True
+            least = [*map(min, least, of_both(away, there).rounding)]
             if agree(there.plain, there.graph, least):
                 return True
     except Exception:  # nobody said that the function is defined there
@@ -140,6 +144,11 @@ def differences(one: object, other: object) -> list[float]:
     return [_difference(a, b) for a, b in _floats(one, other)]
 
 
+def _finite_shares(shares: Sequence[float]) -> list[float]:
+    """Shares of rounding, 0 where a result is infinite or NaN for other roundings: that tells nothing."""
+    return [share if math.isfinite(share) else 0.0 for share in shares]
+
+
 def _changes(plain: object, graph: object, rounded: object) -> list[float]:
     """How far a graph is from itself for rounded arguments, relative to the size of the plain function's result."""
     triples = zip(_floats(plain, graph), _floats(graph, rounded), strict=True)
@@ -153,7 +162,7 @@ def _inexact(value: Callable[[list[object]], T], leaves: list[object], plain: T)
         shares = differences(plain, value(exact))
     except Exception:  # weights that it closes over, for instance, have their own type
         return [0.0 for _ in _floats(plain, plain)]
-    return [share / 2 if math.isfinite(share) else 0.0 for share in shares]
+    return [share / 2 for share in _finite_shares(shares)]
 
 
 def _double(leaf: object) -> object:

@@ -7,13 +7,9 @@ saves memory. The answers are context variables: they belong to the thread and t
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-
-from torch import Tensor, strided
-from torch.compiler import is_compiling
-from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["any_rows", "checking", "compiling", "frugal", "tracing", "while_checking", "while_tracing"]
 
@@ -21,8 +17,6 @@ _TRACING: ContextVar[bool] = ContextVar("tracing", default=False)
 _COMPILING: ContextVar[bool] = ContextVar("compiling", default=False)
 _ANY_ROWS: ContextVar[bool] = ContextVar("any_rows", default=False)
 _CHECKING: ContextVar[bool] = ContextVar("checking", default=False)
-# bytes of a result from which on the heap is trimmed after an operator
-_LARGE = 4 * 2**20
 
 
 @contextmanager
@@ -87,50 +81,16 @@ def while_checking() -> Iterator[None]:
 
 @contextmanager
 def frugal() -> Iterator[None]:
-    """Inside, and at the end, memory that large operators have freed goes back to the system (`malloc_trim`).
+    """At the end, memory that operators have freed inside goes back to the system (`malloc_trim`).
 
-    The allocator would keep it for the next operator that happens to fit into it, and take new memory for the others:
-    the peak of a process that runs a function once, to check a graph, would be that of its fragmentation.
+    The allocator would keep it for the next operator that happens to fit into it, and a process that runs a function
+    once, to check a graph, would keep that of all its activations.
     """
     try:
-        with _Trimming():  # type: ignore[no-untyped-call]
-            yield
+        yield
     finally:
-        _trim()
-
-
-class _Trimming(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Trims the heap after each large operator."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Otherwise torch's compiler is imported, which takes seconds, to be told to leave this alone."""
-        return False
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., object],
-        types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        """Run an operator, and trim the heap if its result is large."""
-        result = func(*args, **(kwargs or {}))
-        # torch's compiler takes a mode apart with the function inside it
-        if (
-            not is_compiling()
-            and isinstance(result, Tensor)
-            and result.layout is strided
-            and result.nbytes > _LARGE
-        ):
-            _trim()
-        return result
-
-
-def _trim() -> None:
-    """Give free memory of the heap back, where the allocator can."""
-    with suppress(AttributeError, OSError, TypeError):  # the allocator of glibc alone keeps so much
-        ctypes.CDLL(None).malloc_trim(0)
+        with suppress(AttributeError, OSError, TypeError):  # the allocator of glibc alone keeps so much
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def checking() -> bool:

@@ -12,7 +12,7 @@ from ..engine import Fast, fast
 from ..engine.modes import checking, compiling
 from ..inner.learner import Learner, Metrics, Step
 from ..models.network import Params
-from ..tasks.episodes import Episode, select
+from ..tasks.episodes import Episode, select, tensors
 from .metagrad import checkpointed
 from .optimizers import Optimizer, adam
 
@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 _ADAM = adam()
+# of an update that is computed to check its graph: bytes of the tasks that are worked on at once, and inner steps up to
+# which their activations are stored
+_FEW, _STORED = 4 * 2**20, 10
 
 
 class Outer(NamedTuple):
@@ -64,13 +67,32 @@ def meta_gradient(learner: Learner) -> Gradient:
     def gradient(
         meta: Params, episode: Episode, key: Tensor, number: Tensor, phase: int
     ) -> tuple[Params, Metrics]:
-        metagrad = learner.metagrad
         if checking() and learner.adapts_by_gradient:
-            # computed once, beside a graph that needs far less memory than all activations at once
-            metagrad = checkpointed(metagrad)
+            few = _few_tasks(meta, episode)
+            return mean_gradient(_in_little_memory(learner), meta, episode, key, number, phase, few)
+        return learner.metagrad(learner, meta, episode, Step(number, phase), key)
+
+    return gradient
+
+
+def _in_little_memory(learner: Learner) -> Gradient:
+    """The meta-gradient as it is computed once, beside a graph that needs far less memory than all activations."""
+    long = learner.inner_steps > _STORED
+    metagrad = checkpointed(learner.metagrad) if long else learner.metagrad
+
+    def gradient(
+        meta: Params, episode: Episode, key: Tensor, number: Tensor, phase: int
+    ) -> tuple[Params, Metrics]:
         return metagrad(learner, meta, episode, Step(number, phase), key)
 
     return gradient
+
+
+def _few_tasks(meta: Params, episode: Episode) -> int:
+    """How many tasks at once have about `_FEW` bytes of rows and of weights of their own."""
+    weights = sum(value.nbytes for value in meta.values())
+    rows = sum(tensor.nbytes for tensor in tensors(episode)) // episode.n_tasks
+    return max(1, _FEW // (weights + rows))
 
 
 def geared_update(
@@ -216,11 +238,12 @@ def mean_gradient(
         added, metrics = gradient(meta, select(episode, part), key[part], number, phase)
         share = (part.stop - part.start) / total
         grads = {n: grads[n] + share * g if grads else share * g for n, g in added.items()}
-        parts.append({n: share * v if n in meta else v for n, v in metrics.items()})
+        parts.append({n: share * v if n in meta or not v.dim() else v for n, v in metrics.items()})
     joined: Metrics = {}
     for name in parts[0]:
         values = [part[name] for part in parts]
-        joined[name] = torch.stack(values).sum(0) if name in meta else torch.cat(values)
+        of_tasks = name not in meta and values[0].dim()
+        joined[name] = torch.cat(values) if of_tasks else torch.stack(values).sum(0)
     return grads, joined
 
 

@@ -66,11 +66,11 @@ def indirect(product: Indirect, typed: str, a: str, b: str) -> str:
     size, count = len(product.rows), len(product.inner)
     start = 0
     for lanes, vectors in _cover(product.columns, typed):
-        for first in range(0, max(count, 1), _RUN):
-            here = [*added, "1"] if first else added
-            sizes = f"{size}, {min(_RUN, count - first)}, {' || '.join(here) or '0'}"
-            tables = f"rows, inner + {first}, right + {first}, out"
-            lines.append(f"{_name(typed, lanes, vectors)}({sizes}, {tables}, A, B + {start}, O + {start});")
+        lines.append(f"for (int64_t f = 0; f < {max(count, 1)}; f += {_RUN}) {_name(typed, lanes, vectors)}(")
+        lines.append(
+            f"{size}, {count} - f < {_RUN} ? {count} - f : {_RUN}, {' || '.join([*added, 'f > 0'])},"
+        )
+        lines.append(f"rows, inner + f, right + f, out, A, B + {start}, O + {start});")
         start += lanes * vectors
     return "\n".join([*lines, *("}" for _ in product.outer), "}"])
 

@@ -26,7 +26,7 @@ _RUN = 128
 # types with more digits, of the sums of such sums
 WIDER = {"float": "double", "double": "long double"}
 # more register tiles along a row than these are a loop: every tile written out takes time to compile
-_WRITTEN_OUT = 16
+_WRITTEN_OUT = 4
 
 
 @dataclass(frozen=True)
