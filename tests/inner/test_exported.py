@@ -8,7 +8,7 @@ from torch import nn
 
 import innerloop as il
 from innerloop.errors import UsageError
-from innerloop.inner.learner import TaskModule
+from innerloop.inner.model import TaskModule
 from toolkit.cases import CASES, IDS
 from toolkit.oracles import generic, unpadded
 

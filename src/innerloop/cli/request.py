@@ -123,7 +123,7 @@ class Request(Options):
         checkpoints: Checkpointer | None = None,
     ) -> Run:
         """Meta-train on the tasks, with progress on stderr."""
-        from ..inner.learner import Model
+        from ..inner.model import Model
         from ..outer.training import meta_train
 
         learner, total = self.learner(tasks), self.training.steps or 0

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ..evaluation.conformal import Calibration
     from ..evaluation.mixed_model import MixedSummary
     from ..evaluation.scores import Evaluation
-    from ..inner.learner import Model
+    from ..inner.model import Model
     from ..outer.ranks import Ranks, Shards
     from ..outer.training import Run
     from ..report import Page

@@ -14,7 +14,7 @@ from .options import Options, about
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..inner.learner import Model
+    from ..inner.model import Model
     from ..models.network import Params
     from ..refining import Refined
     from ..refining.rows import Divided
@@ -82,7 +82,7 @@ class _StateDict(TrainedModel):
     def model(self, rows: Divided) -> Model | nn.Module:
         """The module; a learner around it where the file holds BatchNorm statistics."""
         from ..algorithms import plain
-        from ..inner.learner import Model
+        from ..inner.model import Model
         from ..models.losses import KNOWN
         from ..storage.state_dicts import built
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ..engine.threads import threads_for
-from ..inner.learner import Model, without_padding
+from ..inner.learner import without_padding
+from ..inner.model import Model
 from ..models.network import reference
 from ..tasks.episodes import Episode, to
 from ..tasks.sources import VALIDATION_SEED, RowSource, Source

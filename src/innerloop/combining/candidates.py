@@ -14,7 +14,8 @@ import numpy as np
 from ..algorithms import ALGORITHMS
 from ..algorithms.assemble import learner_for, sound_settings
 from ..errors import DivergedError, UsageError
-from ..inner.learner import Learner, Model
+from ..inner.learner import Learner
+from ..inner.model import Model
 from ..outer.logs import Entry as LogEntry
 from ..outer.state import Checkpointer, TrainingState
 from ..outer.training import Every, Gear, Run, meta_train

@@ -11,7 +11,7 @@ import torch
 
 from ..algorithms.combination import combination
 from ..evaluation.intervals import Estimate, mean_interval
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..models.network import reference
 from ..outer.training import Gear, Run
 from ..tasks.sources import RowSource, Source

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..evaluation.intervals import Array, holm, mean_interval, two_way
 from ..evaluation.scores import ERRORS, evaluate
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..outer.training import Gear
 from ..tasks.augment import augmented, named
 from ..tasks.splits import Tasks

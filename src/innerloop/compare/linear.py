@@ -10,7 +10,7 @@ import torch
 from ..errors import UsageError
 from ..inner.head import HeadLearner
 from ..inner.heads import LaplaceHead
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..models.builtin import Polynomial
 from ..models.network import Network, Params
 from ..outer.mean_loss import mean_loss

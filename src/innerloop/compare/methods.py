@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..algorithms import ALGORITHMS, baselines
 from ..errors import UsageError
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..inner.per_target import per_target
 from ..outer.training import Run, meta_train
 from ..tasks.sources import Targets

@@ -22,7 +22,8 @@ from ..engine.threads import threads_for
 from ..inner.gradient import GradientLearner
 from ..inner.head import HeadLearner
 from ..inner.heads import Head, LaplaceHead
-from ..inner.learner import Learner, Model
+from ..inner.learner import Learner
+from ..inner.model import Model
 from ..inner.rules import InnerRule
 from ..models.builtin import build
 from ..models.network import Network, reference

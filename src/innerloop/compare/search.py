@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import DivergedError
 from ..evaluation.intervals import Array
 from ..evaluation.scores import Evaluation, evaluate, over_folds
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..tasks.sources import Source
 from ..tasks.splits import Tasks
 from .methods import Entrant

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..errors import UsageError, check_known
 from ..evaluation.conformal import needed_tasks
-from ..inner.learner import Model
+from ..inner.model import Model
 from .fitting import AUTO, Training
 from .grouped_rows import Columns, Rows, is_frame, rows_of
 from .model_directory import ModelDirectory

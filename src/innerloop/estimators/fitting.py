@@ -15,7 +15,7 @@ from ..algorithms.assemble import learner_for, sound_settings
 from ..combining import choose
 from ..evaluation import calibrate
 from ..evaluation.conformal import needed_tasks
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..outer.training import Run, meta_train
 from ..storage.save import unsaved
 from ..storage.stored import Stored

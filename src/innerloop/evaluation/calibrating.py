@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..engine.threads import threads_for
 from ..errors import DataError
-from ..inner.learner import Model, require_model, without_padding
+from ..inner.learner import without_padding
+from ..inner.model import Model, require_model
 from ..inner.per_target import require_targets
 from ..models.losses import known_targets, mean_known, require_fit
 from ..models.network import Params, reference

@@ -6,7 +6,7 @@ from operator import itemgetter
 
 import torch
 
-from ..inner.learner import Model, require_model
+from ..inner.model import Model, require_model
 from ..models.network import reference
 from ..tasks.episodes import equal_sizes, map_tensors, select, tensors, to
 from ..tasks.sources import EVALUATION_SEED, Source, require_source

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..inner.batched import predict_tasks
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..tasks.episodes import Batch
 from ..tasks.sources import EVALUATION_SEED, Source
 from .inspection import first_episodes

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..inner.gradient import GradientLearner
 from ..inner.head import HeadLearner
-from ..inner.learner import Model, require_model
+from ..inner.model import Model, require_model
 from ..inner.plain import PlainLearner
 from ..inner.statistics import query_outputs
 from ..models.network import Features

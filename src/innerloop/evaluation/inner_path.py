@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from ..inner.derivatives import as_leaves, gradient
 from ..inner.gradient import GradientLearner
-from ..inner.learner import Model, require_model
+from ..inner.model import Model, require_model
 from ..models.network import Params
 from ..tasks.episodes import Batch, unsqueeze
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.threads import threads_for
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..inner.owned import open_axes
 from ..models.network import Network, Params, reference
 from ..tasks.episodes import Batch, Episode, map_tensors, select, tensors, to

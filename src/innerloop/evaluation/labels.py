@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..tasks.sources import RowSource, Source
 from .scores import Evaluation, evaluate
 

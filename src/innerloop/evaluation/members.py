@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from ..inner.combination import Combination
-from ..inner.learner import Model, Recipe
+from ..inner.learner import Recipe
+from ..inner.model import Model
 
 __all__ = ["heaviest", "member_name", "members", "weights_frame"]
 

@@ -16,7 +16,7 @@ from ..inner.head import HeadLearner
 from ..inner.heads import GaussianHead
 from ..inner.heads.base import counted_rows, row_weights, with_constant
 from ..inner.heads.evidence import basis_of
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..models.builtin import Polynomial
 from ..tasks.episodes import to
 from ..tasks.sources import Source, rows_of

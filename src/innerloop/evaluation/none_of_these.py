@@ -19,7 +19,7 @@ import torch
 
 from ..engine.threads import threads_for
 from ..errors import UsageError
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..models.network import Params, reference
 from ..tasks.episodes import Batch
 from ..tasks.sources import ClassSource, DerivedSource, Source

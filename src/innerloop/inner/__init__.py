@@ -1,7 +1,8 @@
 """The inner loop: what adapts to a task, and how."""
 
 from .inner_loss import InnerLoss, learned_loss, on_support
-from .learner import Adapted, Learner, MetaGradient, Model, Step
+from .learner import Learner, MetaGradient, Step
+from .model import Adapted, Model
 from .rules import (
     InnerRule,
     adam,

@@ -11,7 +11,7 @@ from ..engine.open_graph import padded_rows
 from ..errors import UsageError
 from ..models.network import Params
 from ..tasks.episodes import Batch
-from .learner import Model
+from .model import Model
 
 __all__ = ["adaptation", "require_row_by_row"]
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..models.network import Params
 from ..tasks.episodes import Batch, Episode, map_tensors, stack, tensors
 from ..tasks.row_source import ROWS_AT_ONCE
-from .learner import Adapted, Model, without_padding
+from .learner import without_padding
+from .model import Adapted, Model
 from .owned import length_of, of_task, open_axes, stack_owned
 
 __all__ = ["adapt_tasks", "deviations", "predict_adapted", "predict_tasks", "support_losses"]

@@ -17,7 +17,7 @@ from ..tasks.episodes import Batch, Episode, all_draws, at_step, tensors
 from .derivatives import as_leaves, gradient
 from .exported import with_values
 from .inner_loss import InnerLoss
-from .learner import Adapted, Learner, MetaGradient, R, Recipe, require_steps
+from .learner import Learner, MetaGradient, R, Recipe, require_steps
 from .rules import InnerRule, State, detached
 from .statistics import observed, of_each_task, query_outputs, require_support
 from .streams import for_step
@@ -228,11 +228,10 @@ class GradientLearner(Learner):
         """The loss, unless fast weights start at values made anew from the support set."""
         return None if self.start or self.inner_loss else self.criterion
 
-    def module_of(self, task: Adapted) -> nn.Module:
-        if self.start is not None and not task.own:
-            return super().module_of(task)  # without a support set such weights have no start
-        own = {name: value.squeeze(0) for name, value in task.own.items()}
-        return with_values(self.network, {**task.model.meta, **own})
+    def module_of(self, meta: Params, own: Params) -> nn.Module | None:
+        if self.start is not None and not own:
+            return None  # without a support set such weights have no start
+        return with_values(self.network, {**meta, **{name: value.squeeze(0) for name, value in own.items()}})
 
     def with_inner_steps(self, count: int) -> GradientLearner:
         return replace(self, inner_steps=count)

@@ -29,6 +29,7 @@ from ..errors import UsageError, check_known
 from ..tasks.episodes import map_tensors, tensors
 from .checkpoints import without_checkpoints
 from .entry import entry_of, independent, watch_entry
+from .foreign import Watched, in_words, is_foreign, refuse_wrapped
 from .layers import (
     Context,
     refuse_hooks,
@@ -75,7 +76,7 @@ class Network:
     """
 
     def __init__(self, module: nn.Module, *, batchnorm: str = "support", mapping: str = "vmap") -> None:
-        _refuse_wrapped(module)
+        refuse_wrapped(module)
         check_known("batchnorm", batchnorm, BATCHNORM_POLICIES)
         check_known("mapping", mapping, MAPPINGS)
         if batchnorm == "auto":
@@ -101,7 +102,7 @@ class Network:
         self.module.eval()
         left = list(self.module.modules())
         # of code that is not torch's own it is not known whether it draws random numbers, or asks for `training`
-        foreign = [layer for layer in left if _is_foreign(layer)]
+        foreign = [layer for layer in left if is_foreign(layer)]
         self._draws, self._asking = bool(foreign), [layer for layer in foreign if layer in training]
         self._one_by_one = False
         # vmap has no rule for fused recurrence: these models run task by task
@@ -120,7 +121,7 @@ class Network:
         }
         statistics = {name for layer in self.normalizers for name in statistics_names(layer)}
         self._watched = (
-            _Watched(self.module) if dict(self.module.named_buffers()).keys() - statistics else None
+            Watched(self.module) if dict(self.module.named_buffers()).keys() - statistics else None
         )
 
     def params(self) -> Params:
@@ -300,7 +301,7 @@ class Network:
         floating = (v for v in (*mine.values(), *base.values(), *tensors(x)) if v.is_floating_point())
         like = next(floating, torch.zeros((), device="cpu"))
         kernels, training = self._kernels(), self._training(key is not None)
-        with self._pass_through(layer), kernels, multiplying(like), _in_words(x), training:
+        with self._pass_through(layer), kernels, multiplying(like), in_words(x), training:
             # rules of vmap for some operators, `cat` among them, fix the number of rows
             if self.mapping == "loop" or self._recurrent or self._one_by_one or any_rows():
                 y, statistics = _loop(one_task, (mine, x, weight, key, known))
@@ -397,37 +398,6 @@ class Network:
         return _matching(self.constants, x)
 
 
-class _Watched(nn.Module):
-    """A module whose forward pass must not change its buffers: nothing would carry the change to the next call."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's output.
-
-        Raises:
-            UsageError: a buffer was changed.
-        """
-        before = {name: (value, value._version) for name, value in self.module.named_buffers()}
-        y = self.module(*args, **kwargs)
-        for name, value in self.module.named_buffers():
-            if name in before and (value is not before[name][0] or value._version != before[name][1]):
-                raise UsageError(
-                    f"the model changes its buffer {name!r} in the forward pass, and a function cannot: of what is "
-                    "learned by watching only BatchNorm is supported (batchnorm='per_step'); put the layer into "
-                    "evaluation mode, layer.eval(), before the model is given, or make the buffer a parameter"
-                )
-        return y
-
-
-def _is_foreign(layer: nn.Module) -> bool:
-    """Whether a layer may draw random numbers or behave otherwise in training: torch's own that do are known."""
-    known = type(layer).__module__.startswith(("torch.nn.modules.", f"{__package__}."))
-    return not known or isinstance(layer, (nn.RReLU, nn.modules.instancenorm._InstanceNorm))
-
-
 def reference(values: Params) -> Tensor:
     """An empty tensor on the device of the values and in their real precision: what data are converted to.
 
@@ -438,42 +408,6 @@ def reference(values: Params) -> Tensor:
     floating = next((v for v in values.values() if v.is_floating_point()), None)
     like = next(iter(values.values()), torch.zeros((), device="cpu")) if floating is None else floating
     return torch.empty((), dtype=like.dtype.to_real(), device=like.device)
-
-
-def _refuse_wrapped(module: nn.Module) -> None:
-    """Refuse what is no module, or spreads itself over devices."""
-    if not isinstance(module, nn.Module):
-        raise UsageError(f"a model is a torch.nn.Module, not {type(module).__name__}: give an object of one")
-    for name, layer in module.named_modules():
-        where = f" at {name!r}" if name else ""
-        if isinstance(layer, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            raise UsageError(
-                f"{type(layer).__name__}{where} spreads a module over devices, which a stack of tasks does not need: "
-                "give its .module"
-            )
-
-
-@contextmanager
-def _in_words(x: Features) -> Iterator[None]:
-    """An error of the module about sizes says what a row is."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if "scalar types: Long" in text:
-            raise UsageError(
-                "the model looks up whole numbers (an embedding), and tables and arrays become floating features: "
-                "give token numbers by a Dataset or DataLoader with batch_size=, or by a function that returns an "
-                "Episode, which keep them whole"
-            ) from error
-        words = ("shape", "size", "channels", "dimension")
-        if isinstance(error, torch.OutOfMemoryError) or not any(word in text.lower() for word in words):
-            raise
-        rows = ", ".join(str(tuple(t.shape[2:])) for t in tensors(x))
-        raise UsageError(
-            f"the model does not take these features, of which a row has shape {rows} "
-            f"({text.splitlines()[0]}): make its first layer fit (tasks.feature_shape)"
-        ) from error
 
 
 def _matching(values: Params, x: Tensor) -> Params:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import DivergedError
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..models.precision import products_in
 from ..tasks.sources import VALIDATION_SEED, RowSource, Source, stream
 from .interrupts import Interrupts

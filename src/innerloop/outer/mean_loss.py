@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..inner.learner import Model, without_padding
+from ..inner.learner import without_padding
+from ..inner.model import Model
 from ..models.network import reference
 from ..tasks.episodes import Episode, select, to
 from ..tasks.sources import EVALUATION_SEED, RowSource, Source

@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 from ..engine import Fast, Report
 from ..engine.devices import AUTO, resolve_device
 from ..errors import UsageError
-from ..inner.learner import Learner, Metrics, Model, empty
+from ..inner.learner import Learner, Metrics, empty
+from ..inner.model import Model
 from ..models.network import Params, reference
 from ..tasks.episodes import Episode, to
 from ..tasks.sources import stream

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..engine.devices import Choice, Work, counted, resolve_device
-from ..inner.learner import Learner, Model, Step
+from ..inner.learner import Learner, Step
+from ..inner.model import Model
 from ..models.network import Params
 from ..tasks.episodes import Episode, select, to
 from ..tasks.sources import EVALUATION_SEED, Source

@@ -16,7 +16,8 @@ from ..engine.devices import AUTO, Choice, free_bytes, resolve_device
 from ..engine.threads import threads_for
 from ..errors import UsageError, check_known
 from ..inner.given_rows import is_standardised
-from ..inner.learner import Learner, Model
+from ..inner.learner import Learner
+from ..inner.model import Model
 from ..inner.per_target import require_targets
 from ..models.network import Params
 from ..models.precision import products_in

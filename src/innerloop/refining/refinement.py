@@ -15,7 +15,7 @@ from ..algorithms.ordinary import plain, plain_learner
 from ..engine.devices import Work, counted, resolve_device
 from ..engine.threads import threads_for
 from ..errors import DataError, UsageError
-from ..inner.learner import Adapted, Model
+from ..inner.model import Adapted, Model
 from ..inner.partition import select_names
 from ..inner.plain import PlainLearner
 from ..models.losses import KNOWN, Loss

@@ -17,7 +17,7 @@ from ..evaluation.inspection import gains, learned
 from ..evaluation.intervals import interval
 from ..evaluation.members import member_name, weights_frame
 from ..evaluation.scores import Evaluation
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..tasks.sources import Source
 from . import pictures
 from .figures import steps_numbers

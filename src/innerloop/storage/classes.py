@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..errors import DataError, UsageError
 from ..evaluation.none_of_these import NONE_OF_THESE, FitCalibration, require_rate
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..tasks.class_rows import ClassRows, Data, class_rows, rows_of_frame
 from ..tasks.sources import Targets
 from .enrolled import Enrolled

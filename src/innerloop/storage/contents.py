@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ..evaluation.conformal import Calibration
-    from ..inner.learner import Adapted, Model
+    from ..inner.model import Adapted, Model
     from ..tasks.inputs import InputSchema
     from ..tasks.tables.schema import Schema
     from .enrolled import Enrolled

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..engine.threads import threads_for
 from ..errors import DataError, UsageError
 from ..evaluation.none_of_these import NONE_OF_THESE
-from ..inner.learner import Adapted, Model
+from ..inner.model import Adapted, Model
 from ..models.network import Params, reference
 from ..tasks.class_rows import ClassRows
 from ..tasks.episodes import Batch

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..engine.onnx_file import require_onnx
 from ..errors import UsageError, check_known
 from ..files import write_bytes
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..tasks.tables.schema import Schema
 from .exported import table_file, torch_bytes
 from .interval_columns import Intervals

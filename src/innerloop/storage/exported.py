@@ -16,7 +16,7 @@ from ..engine.open_graph import open_graph
 from ..engine.trace import Untraceable
 from ..errors import UsageError
 from ..inner.adaptation import adaptation, require_row_by_row
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..tasks.tables.columns import Column
 from ..tasks.tables.schema import Schema
 from .interval_columns import Intervals

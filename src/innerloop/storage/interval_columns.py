@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..evaluation.calibrating import in_set
 from ..evaluation.conformal import Array, Calibration, needed_tasks, require_level
 from ..inner.batched import deviations
-from ..inner.learner import Adapted
+from ..inner.model import Adapted
 from ..tasks.tables.schema import Schema
 
 __all__ = ["PERCENTILE", "Intervals", "interval_columns", "interval_names", "intervals_of", "margins"]

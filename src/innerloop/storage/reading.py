@@ -18,7 +18,8 @@ from ..engine.devices import resolve_device
 from ..errors import UsageError
 from ..inner.batched import predict_adapted
 from ..inner.inner_loss import InnerLossLike
-from ..inner.learner import Adapted, Learner, Model
+from ..inner.learner import Learner
+from ..inner.model import Adapted, Model
 from ..models.losses import Loss
 from ..models.network import Params, reference
 from ..tasks.tables.schema import Schema

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..algorithms import ALGORITHMS
 from ..errors import UsageError
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
 from .manifest import EXTRA_FILES, SCHEMA_VERSION

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import DivergedError, ModelFileError, UsageError
-from ..inner.learner import Adapted, Model
+from ..inner.model import Adapted, Model
 from ..models.network import Params
 from ..tasks.sources import SupportSize, Targets
 from .calibrations import calibration_of, fit_tensors, to_tensors

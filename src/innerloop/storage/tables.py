@@ -14,7 +14,8 @@ from torch import Tensor
 from ..errors import DataError, DivergedError, UsageError
 from ..evaluation.conformal import Calibration
 from ..inner.batched import adapt_tasks, predict_adapted, predict_tasks, support_losses
-from ..inner.learner import Adapted, Model, require_steps
+from ..inner.learner import require_steps
+from ..inner.model import Adapted, Model
 from ..tasks.episodes import Batch
 from ..tasks.tables.cells import task_ids, where
 from ..tasks.tables.reading import TableLike, as_frame

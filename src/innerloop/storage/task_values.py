@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..inner.learner import Model
+from ..inner.model import Model
 from ..inner.owned import length_of, open_axes
 from ..models.network import Params
 from .plain_types import require
