@@ -1,5 +1,6 @@
 """Exported files: raw columns and support rows in, the columns of `predict_frame` out."""
 
+import functools
 import json
 from dataclasses import replace
 
@@ -45,10 +46,12 @@ def trained(algorithm, target, frame):
     return stored, tasks.schema
 
 
+@functools.cache
 def regression():
     return trained("mixed", "score", patients())
 
 
+@functools.cache
 def classification():
     frame = patients()
     names = np.array(["low", "middle", "high"], dtype=object)
