@@ -22,7 +22,7 @@ LAYERS = (
     ("evaluation",),
     ("combining",),
     ("storage",),
-    ("compare", "refining"),
+    ("compare", "refining", "tuning"),
     ("estimators",),
     ("report",),
     ("cli",),

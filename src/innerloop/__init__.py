@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from .tasks import datasets as datasets
     from .tasks.episodes import Batch as Batch
     from .tasks.episodes import Episode as Episode
+    from .tuning import tune as tune
 
     learned = inspection
 
@@ -112,6 +113,7 @@ _HOME = {
     "schedules": "outer.schedules",
     "state_dict": "refining:state_dict",
     "tasks": "tasks",
+    "tune": "tuning:tune",
     "two_covariance": "algorithms:two_covariance",
 }
 

@@ -171,6 +171,18 @@ def test_json_output_is_as_documented(tables, tmp_path, capsys, monkeypatch):
         "evaluate": [out],
         "adapt": [out, "known.csv", "--out", adapted],
         "predict": [out, "new_schools.csv"],
+        "tune": [
+            "schools.csv",
+            *quick,
+            "--task",
+            "school",
+            "--target",
+            "exam",
+            "--out",
+            f"{out}-tune",
+            "--trials",
+            "1",
+        ],
         "refine": [out, "--data", "known.csv", "--rounds", "2", "--out", str(tmp_path / "refined")],
     }
     always, row = table_after("Every verb:"), table_after("A row of `scores`:")

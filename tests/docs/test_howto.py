@@ -79,8 +79,10 @@ def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch:
 
 def test_every_page_is_listed() -> None:
     text = (PAGES[0].parents[1] / "data.md").read_text(encoding="utf-8")
-    assert len(PAGES) == 15
+    assert len(PAGES) == 16
     # the pages that are not about a kind of data
     assert all(
-        f"howto/{page.name}" in text for page in PAGES if page.stem not in ("gpu", "large", "long_runs")
+        f"howto/{page.name}" in text
+        for page in PAGES
+        if page.stem not in ("gpu", "large", "long_runs", "tune")
     )

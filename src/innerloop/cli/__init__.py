@@ -12,7 +12,7 @@ from types import FrameType
 import cyclopts
 
 from ..errors import InnerloopError, UsageError, message_of
-from . import adapt, check, compare, demo, evaluate, export, inspect, list_, predict, refine, train
+from . import adapt, check, compare, demo, evaluate, export, inspect, list_, predict, refine, train, tune
 from .config import with_file
 from .text import say
 
@@ -34,6 +34,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "check": check.check,
     "train": train.train,
     "compare": compare.compare,
+    "tune": tune.tune,
     "evaluate": evaluate.evaluate,
     "adapt": adapt.adapt,
     "predict": predict.predict,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..compare.result import Comparison
     from ..report import Page
 
-__all__ = ["compare", "progress", "show"]
+__all__ = ["compare", "duration", "progress", "show"]
 
 COMPARISON = Group("Comparison", sort_key=2)
 
@@ -282,17 +282,17 @@ def progress(notes: Notes) -> Iterator[Callable[[str, float], None]]:
         if taken - last < 5 and part < 1:
             return
         last = taken
-        left = f", about {_duration(taken * (1 - part) / part)} left" if part > 0.02 else ""
+        left = f", about {duration(taken * (1 - part) / part)} left" if part > 0.02 else ""
         say(f"{100 * part:3.0f} %  {what}{left}", file=sys.stderr)
 
     yield tell
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time in words that one would say.
 
     Example:
-        >>> _duration(45), _duration(700)
+        >>> duration(45), duration(700)
         ('45 s', '12 min')
     """
     return f"{max(seconds, 1):.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -14,7 +14,7 @@ from ..errors import UsageError
 __all__ = [
     "ALGORITHM", "DATA", "FLAG", "OUTPUT", "TRAINING", "AlgorithmOptions", "Categorical", "DataOptions", "Device",
     "Encoder", "Features", "FoldedDataOptions", "Ignore", "ImageSize", "Json", "Kind", "NetworkOptions", "Options",
-    "Quiet", "Replace", "SkipBad", "Steps", "TrainingOptions", "about", "option_name", "option_words",
+    "Quiet", "Replace", "SkipBad", "Steps", "TrainingOptions", "TunedAlgorithm", "about", "option_name", "option_words",
 ]  # fmt: skip
 
 DATA, ALGORITHM, TRAINING, OUTPUT = (
@@ -242,6 +242,18 @@ class AlgorithmOptions(Options):
         if wanted.get("learn_lr") == "none":
             wanted["learn_lr"] = None
         return wanted if self.inner_clip is None else wanted | {"clip": self.inner_clip or None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedAlgorithm(AlgorithmOptions):
+    """The algorithms that are tuned, and what of them is fixed."""
+
+    algorithm: Annotated[
+        str, about("What is tuned: names such as maml,ridge; auto: the candidates of innerloop train.")
+    ] = "auto"
+    # a tuning keeps one in any case, and begins anew in every trial
+    single: Annotated[bool, Parameter(parse=False)] = False
+    init: Annotated[Path | None, Parameter(parse=False)] = None
 
 
 @Parameter(name="*", group=TRAINING)

@@ -3,5 +3,6 @@
 from .comparison_page import comparison_page
 from .page import Page, available, render
 from .run_page import Scored, scored_page
+from .tuning_page import tuning_page
 
-__all__ = ["Page", "Scored", "available", "comparison_page", "render", "scored_page"]
+__all__ = ["Page", "Scored", "available", "comparison_page", "render", "scored_page", "tuning_page"]

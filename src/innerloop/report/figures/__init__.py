@@ -19,6 +19,7 @@ from .episodes import classes, classes_numbers, image_numbers, images, scatter, 
 from .factorial import effects, effects_numbers, factorial, factorial_numbers
 from .inside import masks, moved, rates, similarity
 from .scores import dots, dots_numbers, gains, ranking, ranking_numbers
+from .tuning import importances, importances_numbers, trials, trials_numbers, tried, tried_numbers
 
 __all__ = [
     "classes",
@@ -35,6 +36,8 @@ __all__ = [
     "gains",
     "image_numbers",
     "images",
+    "importances",
+    "importances_numbers",
     "inner_path",
     "learning",
     "learning_numbers",
@@ -47,4 +50,8 @@ __all__ = [
     "scatter_numbers",
     "similarity",
     "steps_numbers",
+    "trials",
+    "trials_numbers",
+    "tried",
+    "tried_numbers",
 ]
