@@ -75,40 +75,10 @@ class Notes:
         if self.quiet:
             yield lambda entry: None
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from ..outer.progress import progress
 
-        console = Console(stderr=True)
-        if not console.is_terminal:
-            yield self._lines(what, total)
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            row, validation = bar.add_task(what, total=total), ""
-
-            def callback(entry: dict[str, Any]) -> None:
-                nonlocal validation
-                validation = _validation(entry) or validation
-                text = f"{what}  loss {entry['loss']:.4f}{validation}"
-                bar.update(row, completed=entry["step"], description=text)
-
-            yield callback
-
-    def _lines(self, what: str, total: int) -> Callable[[dict[str, Any]], None]:
-        """A callback that prints a line every ten seconds, where there is no terminal."""
-        last = time.perf_counter()
-
-        def callback(entry: dict[str, Any]) -> None:
-            nonlocal last
-            if time.perf_counter() - last > 10 or entry["step"] == total:
-                last = time.perf_counter()
-                self(f"{what}  step {entry['step']}/{total}  loss {entry['loss']:.4f}{_validation(entry)}")
-
-        return callback
-
-
-def _validation(entry: dict[str, Any]) -> str:
-    return f"  validation {entry['valid_loss']:.4f}" if "valid_loss" in entry else ""
+        with progress(what, total, say=self) as show:
+            yield show
 
 
 def emit(

@@ -32,6 +32,7 @@ from .memory import bytes_of
 from .optimizers import Optimizer, adam, torch_optimizer
 from .placement import update_work
 from .prefetch import EPISODES
+from .progress import progress as shown
 from .ranks import shared
 from .schedules import SCHEDULES, Schedule
 from .state import Checkpointer, TrainingState
@@ -128,6 +129,7 @@ def meta_train(
     state: TrainingState | None = None,
     checkpoints: Checkpointer | None = None,
     callbacks: Sequence[Callback] = (),
+    progress: bool = False,
     shards: int | None = None,
     engine: str | Gear | None = None,
 ) -> Run:
@@ -173,6 +175,7 @@ def meta_train(
             already, the training goes on from that.
         callbacks: called with the log entry of every step, of short steps several times in a row; an `Every` sees the
             state too. One that raises `StopIteration` ends the training, and the best parameters are returned.
+        progress: show update, loss and time left while it runs: a bar in notebooks and terminals, lines elsewhere.
         shards: parts of a meta-batch that the processes of `torchrun` share, 8 there unless given; any number of them
             makes the same updates, to the bit. 0: each process trains by itself. Callbacks are called on rank 0.
         engine: the gear, by the name that this argument had before.
@@ -206,7 +209,8 @@ def meta_train(
     if parts is not None:
         settings["shards"] = parts.count
         # one of the ranks keeps states and calls back; they all have the same
-        callbacks, checkpoints = ((), None) if parts.ranks.rank else (callbacks, checkpoints)
+        if parts.ranks.rank:
+            callbacks, checkpoints, progress = (), None, False
     with nullcontext() if checkpoints is None else checkpoints:
         state = None if state is None else state._replace(ended="")
         if checkpoints is not None:
@@ -225,7 +229,8 @@ def meta_train(
             lambda: update_work(learner, start, source.sample(meta_batch_size, stream(seed, EPISODES, 0))),
         )
         first = _started(to(meta, choice.device), moving, state, steps, choice.device)
-        with threads_for(first.meta), products_in(precision):
+        bar = shown(learner.called, steps) if progress else nullcontext()
+        with threads_for(first.meta), products_in(precision), bar as show:
             most = free_bytes(choice.device) if memory == AUTO else bytes_of(memory)
             loop = OuterLoop(
                 learner, first, optimizer=moving, schedule=rates, steps=steps, clip=clip, gear=gear, memory=most,
@@ -239,7 +244,7 @@ def meta_train(
                 valid=valid,
                 every=validate_every or max(1, steps // (5 if endless else 20)),
                 patience=patience,
-                callbacks=callbacks,
+                callbacks=callbacks if show is None else [*callbacks, show],
                 checkpoints=checkpoints,
             )
             last = descent.run(Episodes(source, meta_batch_size, seed, steps, choice.device))
