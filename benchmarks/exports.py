@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "exports.jsonl"
 PAGE = HERE.parent / "docs" / "howto" / "export.md"
 BEGIN, END = "<!-- exports: begin -->", "<!-- exports: end -->"
-KINDS, FORMATS, SECONDS = ("regression", "classification"), ("torch", "onnx"), 540
+KINDS, FORMATS, SECONDS = ("regression", "classification"), ("torch", "onnx"), 300
 ENDINGS = {"torch": ".pt2", "onnx": ".onnx"}
 EQUAL = 1e-6
 
@@ -152,7 +152,7 @@ def cell(row: dict[str, Any] | None) -> str:
         return "not tried"
     if row["result"] == "equal":
         return f"{row['gap']:.0e}"
-    return {"none": "-", "slow": "over 9 min"}.get(row["result"], row["result"])
+    return {"none": "-", "slow": "over 5 min"}.get(row["result"], row["result"])
 
 
 def write() -> None:

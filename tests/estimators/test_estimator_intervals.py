@@ -1,6 +1,7 @@
 """Intervals and prediction sets of estimators, beside the columns of a frame, and what they hold of new groups."""
 
 import pickle
+import re
 
 import numpy as np
 import pandas as pd
@@ -84,5 +85,21 @@ def test_too_few_validation_groups_are_told(model):
         UsageError, match=r"interval=0\.9 needs 9 validation groups .* on 0: raise validation_fraction"
     ):
         few.predict(NEW, interval=0.9)
+
+
+def test_the_share_of_groups_that_is_named_is_enough():
+    rows = int(X.patient.isin(X.patient.unique()[:20]).sum())
+    few = il.MetaRegressor("patient", algorithm="mixed", random_state=0).fit(X[:rows], Y[:rows])
+    with pytest.raises(UsageError) as said:
+        few.predict(NEW, interval=0.9)
+    found = re.search(r"to (0\.\d+) of the 20 groups", str(said.value))
+    assert found
+    few.set_params(validation_fraction=float(found[1])).fit(X[:rows], Y[:rows])
+    value, lower, upper = few.predict(NEW, interval=0.9)
+    assert np.isfinite(value).all()
+    assert (lower < upper).all()
+
+
+def test_levels_that_are_no_share_are_refused(model):
     with pytest.raises(UsageError, match="interval=90: give a share between 0 and 1"):
         model.predict(NEW, interval=90)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -122,10 +123,14 @@ class MetaEstimator(ModelDirectory, ABC):
         """
         calibration = self._stored.calibration
         count = calibration.n_tasks if calibration else 0
-        if level is not None and count < needed_tasks(level):
+        if level is not None and count < (needed := needed_tasks(level)):
+            every = sum(len(ids) for ids in (self._stored.config["splits"] or {}).values())
+            # of 20 groups, 0.45 are 9; at least as many have to be left to learn from
+            share = math.ceil(100 * needed / every) / 100 if every >= 2 * needed else None
+            enough = "" if share is None else f" (to {share} of the {every} groups)"
             raise UsageError(
-                f"interval={level} needs {needed_tasks(level)} validation groups or more, and the model was calibrated "
-                f"on {count}: raise validation_fraction, or ask for a smaller share"
+                f"interval={level} needs {needed} validation groups or more, and the model was calibrated on {count}: "
+                f"raise validation_fraction{enough}, or ask for a smaller share"
             )
 
     @abstractmethod
