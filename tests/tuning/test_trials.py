@@ -4,7 +4,6 @@ import json
 import signal
 import tomllib
 from dataclasses import replace
-from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
@@ -17,12 +16,10 @@ from innerloop.errors import DivergedError, ModelFileError, ResourceError, Usage
 from innerloop.files import Lock
 from innerloop.report import figures, render, tuning_page
 from innerloop.tuning import knobs
+from innerloop.tuning import trials as module
 from innerloop.tuning.study import JOURNAL, clearly_worse, importances
 from toolkit.commands import printed_by
 from toolkit.groups import patients
-
-# the package has a function of the same name
-module = import_module("innerloop.tuning.tune")
 
 
 def table(tasks=30):
