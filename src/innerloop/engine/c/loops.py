@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .expressions import Apply, Read, Value, reads
+from .expressions import Apply, Read, Unsupported, Value, reads
 from .matmul import TILE, WIDER, transpose_body
 from .pointwise import C_TYPES, REDUCTIONS, cast, number
 
@@ -44,6 +44,8 @@ _RUN = 128
 _LONG = 1024
 # results of a row that are accumulated at once
 _WIDTH = 256
+# gcc 12 writes to an array of 48 bytes on the stack as if it were aligned, where it is not: a segmentation fault
+_ALIGNED = "__attribute__((aligned(64)))"
 
 
 class Pointers:
@@ -143,6 +145,8 @@ class Printer:
         terms = [term(f"i{axis}", stride) for axis, stride in enumerate(column) if stride]
         terms += [f"within({self.text(index)}, {size}) * {stride}" for index, stride, size in value.gathered]
         if value.buffer is None:
+            if not (value.dtype.is_floating_point or math.isfinite(value.offset)):
+                raise Unsupported(f"{value.offset} as a whole number")
             if not terms:
                 return number(value.offset, value.dtype)
             return f"({C_TYPES[value.dtype]})({' + '.join([*terms, str(int(value.offset))])})"
@@ -372,8 +376,10 @@ def _row_sums(what: _Reduction) -> str:
             f"for (int64_t {last} = start; {last} < end; ++{last}) {{\n{short}\n}}\n{join}"
         )
         rows = f"for (int64_t start = 0; start < {size}; start += {run}) {{\n{few}\n}}"
-        rows = f"{wider} all[{width}];\n{along('all[j] = 0;')}\n{loops(rest, rows, first=n, simd='')}"
-    whole = f"{typed} few[{width}];\n{rows}\n{along(f'o[{what.out}] {what.sign} {total}[j];')}"
+        rows = (
+            f"{_ALIGNED} {wider} all[{width}];\n{along('all[j] = 0;')}\n{loops(rest, rows, first=n, simd='')}"
+        )
+    whole = f"{_ALIGNED} {typed} few[{width}];\n{rows}\n{along(f'o[{what.out}] {what.sign} {total}[j];')}"
     if outer[-1] > width:
         bounds = f"const int64_t width = first + {width} < {outer[-1]} ? {width} : {outer[-1]} - first;\n"
         bounds = bounds if outer[-1] % width else ""

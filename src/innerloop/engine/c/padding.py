@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from ..ops import convolution, pooling  # noqa: F401 - define the operators
-from .expressions import Read, Value, expand
+from .expressions import Read, Unsupported, Value, expand
 from .lowering import Lowering
 
 __all__ = [
@@ -174,6 +174,8 @@ def image_padding(
 
 def result_padding(phases: Sequence[Sequence[Phase]], size: Sizes) -> Padding:
     """The zeros around the operand of a transposed convolution, a gradient of some size, that it reads."""
+    if not all(phases):
+        raise Unsupported("a transposed convolution over nothing")
     before = [max(0, -min(phase.lowest for phase in axis)) for axis in phases]
     after = [
         max(0, max(phase.highest for phase in axis) - s + 1) for axis, s in zip(phases, size, strict=True)
