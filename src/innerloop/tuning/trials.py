@@ -19,7 +19,8 @@ from ..combining.answers import answers
 from ..errors import DivergedError, UsageError
 from ..evaluation.intervals import Estimate, mean_interval
 from ..evaluation.scores import Evaluation, evaluate
-from ..inner.learner import Learner, Model
+from ..inner.learner import Learner
+from ..inner.model import Model
 from ..outer.interrupts import Interrupts
 from ..outer.logs import Entry
 from ..outer.state import TrainingState
