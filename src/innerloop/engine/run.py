@@ -42,7 +42,8 @@ def inductor(graph: fx.GraphModule) -> Run:
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
         with torch.no_grad():
-            return list(compiled(*tensors))
+            # the graph was recorded for contiguous tensors: its views need them
+            return list(compiled(*(tensor.contiguous() for tensor in tensors)))
 
     return run
 
