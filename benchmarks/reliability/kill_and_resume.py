@@ -2,12 +2,13 @@
 
     python benchmarks/reliability/kill_and_resume.py                # 2,000 kills: half an hour to an hour
     python benchmarks/reliability/kill_and_resume.py --kills 50
+    python benchmarks/reliability/kill_and_resume.py --jobs 2 --log kills.jsonl    # may be stopped and goes on
 
 Every algorithm of `tests/toolkit/cases.py` is trained in every gear, for 12 updates with a checkpoint after each. The
 process is killed (SIGKILL) after a random time, on average a quarter of a training, and another one goes on from the
 folder, until one comes to its end. After each kill every checkpoint in the folder has to be readable, and the newest
 one no older than before. Meta-parameters, log and best step of the end have to be those of a training that saved
-nothing and that nobody killed, to the bit. It ends after the training that brings enough kills. What is found goes to
+nothing and that nobody killed, to the bit. It ends after the trainings that bring enough kills. What is found goes to
 `kill_and_resume.txt` beside this file.
 """
 
@@ -16,6 +17,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import json
+import multiprocessing
 import os
 import random
 import select
@@ -26,7 +29,10 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from multiprocessing.pool import AsyncResult
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -127,42 +133,71 @@ def one(case: Case, gear: str, folder: Path, rng: random.Random) -> Counter[str]
     return count
 
 
+def turn(number: int, seed: int, place: Path) -> dict[str, object]:
+    """One training after the other: every algorithm in one gear, then every one in another gear."""
+    turns, index = divmod(number, len(CASES))
+    gear = GEARS[(index + turns) % len(GEARS)]
+    torch.set_num_threads(1)
+    rng = random.Random(f"{seed} {number}")
+    found = one(CASES[index], gear, place / f"{number}-{IDS[index]}", rng)
+    return {"number": number, "case": IDS[index], "gear": gear, "found": found}
+
+
 def main() -> None:
     """Kill and resume so many times, and write down what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=2000)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--log", type=Path, help="a line a training; another run with this file goes on from it"
+    )
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    rng, began = random.Random(options.seed), time.monotonic()
-    totals: dict[str, Counter[str]] = {gear: Counter() for gear in GEARS}
-    tried = set()
-    with tempfile.TemporaryDirectory() as place:
-        for number in itertools.count():
-            turn, index = divmod(number, len(CASES))
-            case, gear = CASES[index], GEARS[(index + turn) % len(GEARS)]
-            found = one(case, gear, Path(place) / f"{number}-{IDS[index]}", rng)
-            totals[gear] += found
-            tried.add((index, gear))
-            print(IDS[index], gear, dict(found), flush=True)
-            text = report(totals, len(tried), (time.monotonic() - began) / 60)
-            (HERE / "kill_and_resume.txt").write_text(text)
-            if sum(each["killed"] for each in totals.values()) >= options.kills:
-                break
+    lines = options.log.read_text().splitlines() if options.log and options.log.exists() else []
+    done = [json.loads(line) for line in lines]
+    known = {each["number"] for each in done}
+    numbers = (number for number in itertools.count() if number not in known)
+    with (
+        tempfile.TemporaryDirectory() as place,
+        multiprocessing.get_context("fork").Pool(options.jobs) as pool,
+        open(options.log or os.devnull, "a") as log,
+    ):
+        waiting: list[AsyncResult[dict[str, Any]]] = []
+        while waiting or _killed(done) < options.kills:
+            while len(waiting) < options.jobs and _killed(done) < options.kills:
+                waiting.append(pool.apply_async(turn, (next(numbers), options.seed, Path(place))))
+            time.sleep(0.05)
+            for each in [each for each in waiting if each.ready()]:
+                waiting.remove(each)
+                done.append(each.get())
+                print(json.dumps(done[-1]), file=log, flush=True)
+                print(done[-1]["case"], done[-1]["gear"], dict(done[-1]["found"]), flush=True)
+    text = report(done)
     print(text)
-    bad = sum(found["unreadable"] + found["lost"] + found["failed"] for found in totals.values())
-    begun, identical = (sum(found[name] for found in totals.values()) for name in ("trainings", "identical"))
-    sys.exit(bool(bad) or begun != identical)
+    (HERE / "kill_and_resume.txt").write_text(text)
+    found = _sum(each["found"] for each in done)
+    bad = found["unreadable"] + found["lost"] + found["failed"]
+    sys.exit(bool(bad) or found["trainings"] != found["identical"])
 
 
-def report(totals: dict[str, Counter[str]], pairs: int, minutes: float) -> str:
+def _sum(found: Iterable[Mapping[str, int]]) -> Counter[str]:
+    return sum((Counter(each) for each in found), Counter())
+
+
+def _killed(done: Sequence[Mapping[str, Any]]) -> int:
+    return _sum(each["found"] for each in done)["killed"]
+
+
+def report(done: Sequence[Mapping[str, Any]]) -> str:
     """A table, a line a gear."""
     names = ("trainings", "killed", "identical", "unreadable", "lost", "failed")
     head = f"{'gear':10}" + "".join(f"{name:>12}" for name in names)
-    rows = {**totals, "all": sum(totals.values(), Counter())}
+    rows = {gear: _sum(each["found"] for each in done if each["gear"] == gear) for gear in GEARS}
+    rows["all"] = _sum(rows.values())
     lines = [f"{gear:10}" + "".join(f"{found[name]:12}" for name in names) for gear, found in rows.items()]
+    pairs = len({(each["case"], each["gear"]) for each in done})
     told = f"{pairs} of {len(CASES) * len(GEARS)} pairs of an algorithm on a kind of task and a gear, {STEPS} updates "
-    told += f"each, {minutes:.1f} minutes, torch {torch.__version__}"
+    told += f"each, torch {torch.__version__}"
     return "\n".join([told, "", head, *lines, ""])
 
 

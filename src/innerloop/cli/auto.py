@@ -49,6 +49,7 @@ def trained(
 ) -> tuple[Run, Choice | None]:
     """The training that was asked for, and the choice where the algorithm was left open."""
     from ..combining import choose
+    from ..outer.interrupts import interruption_unsaid
 
     if request.method != AUTO:
         asked_for = request.complete(tasks)
@@ -57,17 +58,18 @@ def trained(
     further: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     for name in ("steps", "seed"):
         further.pop(name, None)
-    choice = choose(
-        tasks,
-        steps=request.complete(tasks).training.steps or 0,
-        seed=request.training.seed,
-        single=options.single,
-        training=request.source(tasks),
-        given=options.arguments(),
-        model=options.network_arguments(),
-        options={**further, "callbacks": callbacks, "checkpoints": checkpoints},
-        tell=lambda label: notes(f"training{what}: {label}"),
-    )
+    with interruption_unsaid():  # the remarks of the run say it
+        choice = choose(
+            tasks,
+            steps=request.complete(tasks).training.steps or 0,
+            seed=request.training.seed,
+            single=options.single,
+            training=request.source(tasks),
+            given=options.arguments(),
+            model=options.network_arguments(),
+            options={**further, "callbacks": callbacks, "checkpoints": checkpoints},
+            tell=lambda label: notes(f"training{what}: {label}"),
+        )
     for remark in choice.run.remarks:
         notes(f"note: {remark}")
     return choice.run, choice

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -124,6 +123,7 @@ class Request(Options):
     ) -> Run:
         """Meta-train on the tasks, with progress on stderr."""
         from ..inner.model import Model
+        from ..outer.interrupts import interruption_unsaid
         from ..outer.training import meta_train
 
         learner, total = self.learner(tasks), self.training.steps or 0
@@ -131,10 +131,8 @@ class Request(Options):
             notes(self.memory(learner, tasks))
         with (
             notes.progress(f"{self.method} on {tasks.name}{what}", total) as progress,
-            warnings.catch_warnings(),
+            interruption_unsaid(),  # the remarks of the run say it
         ):
-            # the remarks of the run say it
-            warnings.filterwarnings("ignore", "interrupted after update")
             run = meta_train(
                 learner,
                 self.source(tasks),

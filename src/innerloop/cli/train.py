@@ -219,13 +219,10 @@ def _train(begun: _Begun, notes: Notes, tensorboard: Path | None, *, json: bool)
         if not (ranks.rank or begun.output.goes_on):
             checkpoints.remove()
         raise
-    if run.interrupted and request.data.folds:
-        raise KeyboardInterrupt
     if choice is not None and not json and not ranks.rank:
         say(table(choice))
     before = None if choice is None else choice.before
-    _Trained(_told(request, read, choice), run, begun, before).score(notes, json=json)
-    if run.interrupted:
+    if not _Trained(_told(request, read, choice), run, begun, before).score(notes, json=json):
         raise KeyboardInterrupt
     if not ranks.rank:
         checkpoints.remove()
@@ -255,8 +252,12 @@ class _Trained:
         """The model directory."""
         return self.begun.directory
 
-    def score(self, notes: Notes, *, json: bool) -> None:
-        """Score on meta-test, on every rank; write the directory and print, on the first one."""
+    def score(self, notes: Notes, *, json: bool) -> bool:
+        """Score on meta-test, on every rank; write the directory and print, on the first one.
+
+        Returns:
+            Whether all was done; if not, it was interrupted, and what is there is written.
+        """
         from ..evaluation.calibrating import calibrate
         from ..evaluation.scores import evaluate, over_folds
 
@@ -264,42 +265,68 @@ class _Trained:
         # a model that was fitted with the meta-validation tasks would be surer of them than of new ones
         calibration = calibrate(self.before or self.run.model, self.tasks.valid)
         scores = evaluate(self.run.model, self.tasks.test, calibration=calibration, shards=self.begun.shards)
-        every = [scores]
+        every, cut = [scores], self.cut
         replace = self.begun.output.replace or self.begun.output.goes_on
         if folds:
             # whatever happens to the other folds, this model is there
             if not ranks.rank:
-                self.save(scores, calibration, None, replace=replace)
-            every += _other_folds(request, folds, notes, self.begun)
+                self.save(scores, calibration, replace=replace)
+            others, fold = self.other_folds(notes)
+            every += others
+            cut = f"interrupted in fold {fold}: scores are of {len(every)} of {folds} folds" if fold else ""
         if ranks.rank:
-            return
+            return not cut
         total = over_folds(every) if folds else scores
         if total.worsened:
             notes(f"warning: {total.worsened}")
-        page = pages.draw(lambda: self.page(total), notes)
-        self.save(scores, calibration, page, replace=replace or bool(folds))
-        means = [each.metric(scores.metrics[0])[0] for each in every]
+        if folds and cut:
+            notes(f"note: {cut}")
+        remarks = [*self.tasks.notes, *filter(None, (total.worsened, cut))]
+        page = pages.draw(lambda: self.page(total, remarks, folds=len(every)), notes)
+        self.save(scores, calibration, page=page, cut=cut, replace=replace or bool(folds))
         report = str(self.directory / REPORT) if page else None
+        means = [each.metric(scores.metrics[0])[0] for each in every]
         if json:
             emit(
                 "train", request.training.seed, notes, request.settings(), out=str(self.directory),
                 scores=total.scores(request.method), best_step=self.run.best_step,
-                training_seconds=round(self.run.seconds, 3), remarks=self.remarks(total), report=report,
+                training_seconds=round(self.run.seconds, 3), remarks=remarks, report=report,
                 folds=means, calibration_tasks=calibration.n_tasks,
             )  # fmt: skip
-            return
-        self.show(total, means)
-        say(interval_line(total, calibration))
-        say(f"model: {self.directory}{' (of the first fold)' if folds else ''}")
-        if report:
-            say(f"page: {report}")
+        else:
+            self.show(total, means)
+            say(interval_line(total, calibration))
+            say(f"model: {self.directory}{' (of the first fold)' if folds else ''}")
+            if report:
+                say(f"page: {report}")
+        return not cut
 
-    def remarks(self, scores: Evaluation) -> list[str]:
-        """What has to be said beside scores."""
-        return [*self.tasks.notes, *([scores.worsened] if scores.worsened else [])]
+    @property
+    def cut(self) -> str:
+        """That the training was interrupted, in words."""
+        said = [remark for remark in self.run.remarks if remark.startswith("interrupted")]
+        return said[-1] if self.run.interrupted else ""
+
+    def other_folds(self, notes: Notes) -> tuple[list[Evaluation], int]:
+        """Scores of the other folds, and the number of the one that was interrupted; 0 where none was."""
+        every: list[Evaluation] = []
+        if self.run.interrupted:
+            return every, 1
+        try:
+            for scores in _other_folds(self.request, self.request.data.folds or 0, notes, self.begun):
+                every.append(scores)
+        except KeyboardInterrupt:
+            return every, len(every) + 2
+        return every, 0
 
     def save(
-        self, scores: Evaluation, calibration: Calibration, page: bytes | None, *, replace: bool
+        self,
+        scores: Evaluation,
+        calibration: Calibration,
+        *,
+        replace: bool,
+        page: bytes | None = None,
+        cut: str = "",
     ) -> None:
         """Write the model directory."""
         from ..evaluation.none_of_these import calibrate_fit
@@ -308,7 +335,7 @@ class _Trained:
         settings = self.request.settings() | {"at_once": self.run.at_once, "placed": str(self.run.placed)}
         output = self.begun.output
         settings |= {"report_rows": output.report_rows, "license": output.license}
-        settings |= {"warning": scores.worsened or None}
+        settings |= {"warning": scores.worsened or None, "interrupted": cut or None}
         save(
             self.directory,
             self.run.model,
@@ -350,7 +377,7 @@ class _Trained:
         except UsageError:  # the fixed effects were drawn, which the training has said
             return None
 
-    def page(self, scores: Evaluation) -> Page:
+    def page(self, scores: Evaluation, remarks: Sequence[str], *, folds: int) -> Page:
         """What was trained, as a page."""
         from ..report import Scored, scored_page
         from ..storage.versions import versions
@@ -371,8 +398,8 @@ class _Trained:
                 settings=settings,
                 versions=versions(),
                 command=command_line("train", asked, request.tasks),
-                notes=self.remarks(scores),
-                folds=request.data.folds or 1,
+                notes=remarks,
+                folds=folds,
                 # rows of built-in data are nobody's secret
                 shows_rows=self.begun.output.report_rows or not Path(request.tasks).exists(),
             )

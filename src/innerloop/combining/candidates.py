@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ from ..algorithms.assemble import learner_for, sound_settings
 from ..errors import DivergedError, UsageError
 from ..inner.learner import Learner
 from ..inner.model import Model
+from ..outer.interrupts import interruption_unsaid
 from ..outer.logs import Entry as LogEntry
 from ..outer.state import Checkpointer, TrainingState
 from ..outer.training import Every, Gear, Run, meta_train
@@ -182,15 +182,12 @@ class Trainer:
         return learner_for(self.tasks, algorithm=entry.algorithm, seed=self.seed, **settings)
 
     def train(self, entry: Entry, *, until: int | None = None, resume: Run | None = None) -> Run | None:
-        """Train an entry, or go on with it; `None` where it diverged.
+        """Train an entry, or go on with it; `None` where it diverged; the best so far where Ctrl-C ends it.
 
         Arguments:
             entry: what to train.
             until: end after this update, in the middle of the schedule.
             resume: what was ended so; what ended by itself is not gone on with.
-
-        Raises:
-            KeyboardInterrupt: it was interrupted.
         """
         if resume is not None and _ended(resume):
             return resume
@@ -202,24 +199,23 @@ class Trainer:
         every = options.pop("validate_every", None) or max(1, self.steps // (5 if self.endless else 20))
         callbacks = [*options.pop("callbacks", ()), *([] if until is None else [Every(until, _pause)])]
         try:
-            run = _meta_train(
-                resume.model.learner if resume else self.learner(entry),
-                self.source if entry.direct else from_none(self.source),
-                valid=_fewer(from_none(self.tasks.valid)),
-                steps=min(self.steps, sound.steps) if entry.direct else self.steps,
-                seed=self.seed,
-                gear=self.gear,
-                validate_every=every,
-                patience=None if self.endless else self.patience,
-                state=_updates(resume),
-                checkpoints=None if self.checkpoints is None else self.checkpoints.part(part),
-                callbacks=callbacks,
-                **options,
-            )
+            with interruption_unsaid():
+                run = meta_train(
+                    resume.model.learner if resume else self.learner(entry),
+                    self.source if entry.direct else from_none(self.source),
+                    valid=_fewer(from_none(self.tasks.valid)),
+                    steps=min(self.steps, sound.steps) if entry.direct else self.steps,
+                    seed=self.seed,
+                    gear=self.gear,
+                    validate_every=every,
+                    patience=None if self.endless else self.patience,
+                    state=_updates(resume),
+                    checkpoints=None if self.checkpoints is None else self.checkpoints.part(part),
+                    callbacks=callbacks,
+                    **options,
+                )
         except DivergedError:
             return None
-        if run.interrupted:
-            raise KeyboardInterrupt
         return run if resume is None else _better(resume, run)
 
     @property
@@ -234,7 +230,8 @@ class Trainer:
         goes on from where it was.
 
         Returns:
-            The run that came to its end, by label, and of those given up the last error.
+            The run that came to its end, by label, and of those given up the last error. Where Ctrl-C ends it, the best
+            run so far.
         """
         runs: dict[str, Run] = {}
         left, dropped = list(nets), dict[str, float]()
@@ -248,6 +245,8 @@ class Trainer:
                 runs.pop(entry.label, None)
                 if run is not None:
                     runs[entry.label] = run
+                    if run.interrupted:
+                        return self._best(runs, dropped)
             left = [entry for entry in left if entry.label in runs]
             if rung == 1 or not left:
                 break
@@ -258,6 +257,15 @@ class Trainer:
                 runs.pop(entry.label)
             left = left[: (len(left) + 1) // 2]
         return runs, dropped
+
+    def _best(
+        self, runs: dict[str, Run], dropped: dict[str, float]
+    ) -> tuple[dict[str, Run], dict[str, float]]:
+        """The best of trainings that were interrupted, and the errors of the others."""
+        error = {label: self.error(run.model) for label, run in runs.items()}
+        best = min(error, key=lambda label: error[label])
+        given_up = {label: value for label, value in error.items() if label != best}
+        return {best: replace(runs[best], interrupted=True)}, dropped | given_up
 
     def error(self, model: Model) -> float:
         """Mean loss on the meta-validation tasks."""
@@ -288,13 +296,6 @@ def _fewer(source: Source) -> Source:
 
 def _pause(state: TrainingState, entry: LogEntry) -> None:
     raise StopIteration(_PAUSE)
-
-
-def _meta_train(*parts: Any, **options: Any) -> Run:
-    """`meta_train` without a warning when it is interrupted: what comes of it is not returned."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "interrupted after update")
-        return meta_train(*parts, **options)
 
 
 def _updates(run: Run | None) -> TrainingState | None:

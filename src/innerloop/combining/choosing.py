@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from ..algorithms.combination import combination
+from ..errors import UsageError
 from ..evaluation.intervals import Estimate, mean_interval
 from ..inner.model import Model
 from ..models.network import reference
@@ -132,8 +134,11 @@ def choose(
     Returns:
         The choice; its model is an ordinary one.
 
+        Ctrl-C ends the trainings, with a warning; what was trained until then is combined.
+
     Raises:
         UsageError: nothing takes the settings, or nothing came to its end.
+        KeyboardInterrupt: Ctrl-C came before anything was trained, or once more.
 
     Example:
         >>> import innerloop as il
@@ -161,32 +166,35 @@ def choose(
     weights = weights / weights.sum(1, keepdims=True)
     chosen = {names[number]: found.runs[names[number]] for number in kept}
     before = _run(list(chosen.values()), known, weights[:, kept], kept, tasks)
-    again = _refitted(trainer, found.entries, chosen)
+    again = dict(chosen) if found.interrupted else _refitted(trainer, found, chosen)
     run = _run(list(again.values()), known, weights[:, kept], kept, tasks)
-    run = replace(run, seconds=time.perf_counter() - began)
+    run = found.told(replace(run, seconds=time.perf_counter() - began))
     regression = tasks.targets.kind == "regression"
-    metric = "error_over_variance" if regression else "loss"
-    candidates = [
-        Candidate(
-            entry.label, entry.algorithm, entry.settings,
-            mean_interval(known[-1].losses[:, names.index(entry.label)], errors=regression)
-            if entry.label in names
-            else Estimate(found.dropped.get(entry.label, np.nan), np.nan, np.nan),
-            tuple(weights[:, names.index(entry.label)].tolist())
-            if entry.label in names
-            else (0.0,) * len(known),
-            found.seconds.get(entry.label, 0.0),
-        )
-        for entry in found.entries
-    ]  # fmt: skip
-    candidates.sort(key=lambda each: (-each.weights[-1], -sum(each.weights), each.score.mean))
     return Choice(
-        run, before.model, tuple(candidates), tuple(each.rows for each in known), metric,
+        run, before.model, _candidates(found, known, weights, errors=regression),
+        tuple(each.rows for each in known), "error_over_variance" if regression else "loss",
         mean_interval(score, errors=regression),
     )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
+def _candidates(
+    found: _Found, known: Sequence[Answers], weights: Array, *, errors: bool
+) -> tuple[Candidate, ...]:
+    """What each one did, the heaviest first."""
+    names, every = list(found.runs), []
+    for entry in found.begun:
+        number = names.index(entry.label) if entry.label in names else None
+        if number is None:
+            score, own = Estimate(found.dropped.get(entry.label, np.nan), np.nan, np.nan), (0.0,) * len(known)
+        else:
+            score = mean_interval(known[-1].losses[:, number], errors=errors)
+            own = tuple(weights[:, number].tolist())
+        seconds = found.seconds.get(entry.label, 0.0)
+        every.append(Candidate(entry.label, entry.algorithm, entry.settings, score, own, seconds))
+    return tuple(sorted(every, key=lambda each: (-each.weights[-1], -sum(each.weights), each.score.mean)))
+
+
+@dataclass(eq=False)
 class _Found:
     """What was trained: runs by label, last errors of nets that were given up, and seconds."""
 
@@ -194,44 +202,77 @@ class _Found:
     runs: dict[str, Run] = field(default_factory=dict)
     dropped: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def begun(self) -> list[Entry]:
+        """Those that were trained; with what diverged, where all were."""
+        known = {*self.runs, *self.dropped}
+        return [entry for entry in self.entries if not self.interrupted or entry.label in known]
+
+    def told(self, run: Run) -> Run:
+        """The run that came of it, which says where Ctrl-C cut it short."""
+        if not self.interrupted:
+            return run
+        known = {entry.label for entry in self.begun}
+        missing = [entry.label for entry in self.entries if entry.label not in known]
+        left = f", without {', '.join(missing)}" if missing else ""
+        said = f"interrupted: what was trained until then is combined{left}"
+        warnings.warn(said, stacklevel=4)
+        return replace(run, interrupted=True, remarks=(*run.remarks, said))
 
 
 def _trained(trainer: Trainer, every: Sequence[Entry]) -> _Found:
-    """Train everything; what diverged is left out."""
-    from ..errors import UsageError
+    """Train everything; what diverged is left out, and what Ctrl-C leaves undone.
 
+    Raises:
+        KeyboardInterrupt: it came before anything was trained.
+        UsageError: everything diverged.
+    """
     found = _Found(every)
-    for entry in every:
-        if not entry.direct:
-            continue
-        trainer.tell(entry.label)
-        run = trainer.train(entry)
-        if run is not None:
-            found.runs[entry.label] = run
-    nets, dropped = trainer.halved([entry for entry in every if not entry.direct])
-    found.runs.update(nets)
-    found.dropped.update(dropped)
+    try:
+        for entry in (entry for entry in every if entry.direct):
+            trainer.tell(entry.label)
+            run = trainer.train(entry)
+            if run is not None:
+                found.runs[entry.label] = run
+                if run.interrupted:
+                    raise KeyboardInterrupt
+        nets, dropped = trainer.halved([entry for entry in every if not entry.direct])
+        found.runs.update(nets)
+        found.dropped.update(dropped)
+    except KeyboardInterrupt:
+        found.interrupted = True
+    found.interrupted |= any(run.interrupted for run in found.runs.values())
     found.seconds.update({label: round(run.seconds, 3) for label, run in found.runs.items()})
     for label in [label for label, run in found.runs.items() if not np.isfinite(trainer.error(run.model))]:
         del found.runs[label]
+    if not found.runs and found.interrupted:
+        raise KeyboardInterrupt
     if not found.runs:
         raise UsageError("every algorithm diverged: name one with --algorithm and lower --inner-lr")
     return found
 
 
-def _refitted(trainer: Trainer, every: Sequence[Entry], chosen: Mapping[str, Run]) -> dict[str, Run]:
-    """What is fitted directly, fitted with the meta-validation tasks too; nets stop by these tasks and stay."""
+def _refitted(trainer: Trainer, found: _Found, chosen: Mapping[str, Run]) -> dict[str, Run]:
+    """What is fitted directly, fitted with the meta-validation tasks too; nets stop by these tasks and stay.
+
+    Where Ctrl-C ends it, the others stay as they are.
+    """
     train, valid = trainer.source, trainer.tasks.valid
     if not (isinstance(train, RowSource) and isinstance(valid, RowSource)):
         return dict(chosen)
     own = None if trainer.checkpoints is None else trainer.checkpoints.part("with meta-validation tasks")
     whole = replace(trainer, source=joined(train, valid), checkpoints=own)
-    entry = {each.label: each for each in every}
+    entry = {each.label: each for each in found.entries}
     runs = dict(chosen)
-    for label, run in chosen.items():
-        if run.model.learner.fits_directly:
-            trainer.tell(f"{label}, with the meta-validation tasks")
-            runs[label] = whole.train(entry[label]) or run
+    try:
+        for label, run in chosen.items():
+            if run.model.learner.fits_directly:
+                trainer.tell(f"{label}, with the meta-validation tasks")
+                runs[label] = whole.train(entry[label]) or run
+    except KeyboardInterrupt:
+        found.interrupted = True
     return runs
 
 

@@ -25,7 +25,19 @@ from .contest import Contest, Effort, Entry, Progress, method, silent
 from .factorial import factorial, levels
 from .methods import BASELINES, META, NETS, QUICK_BASELINES, QUICK_META, entrants
 from .nets import Settings
-from .result import AXES, Comparison, Crossing, Curve, DataFacts, Difference, LearnedRows, Method, Verdict
+from .result import (
+    AXES,
+    Cell,
+    Comparison,
+    Crossing,
+    Curve,
+    DataFacts,
+    Difference,
+    Effect,
+    LearnedRows,
+    Method,
+    Verdict,
+)
 from .search import HEADLINE
 from .verdict import Question, decided, verdict
 from .workers import Workers
@@ -124,8 +136,8 @@ def compare(
         jobs: processes that methods are shared out among; the numbers do not depend on it.
 
     Returns:
-        The comparison, methods best first. Where it is interrupted, that of the methods that are done, without curves,
-        and with a note that says so.
+        The comparison, methods best first. Where it is interrupted, that of the methods that are done, with the curves
+        that are, and with a note that says so.
 
     Raises:
         UsageError: a method is unknown, or none applies.
@@ -151,14 +163,17 @@ def compare(
     if contest.interrupted:
         plan = replace(plan, curves=(), factorial=False)
     outcome = _Outcome(contest, plan, clusters or {})
-    lines = outcome.lines(phase(1), workers)
-    # every fold is a training of its own, so that one seed a cell is enough
-    once, groups = replace(plan.effort, seeds=1), outcome.groups
-    cells, effects = (
-        factorial(folds, once, clusters=groups, tell=phase(2), workers=workers)
-        if plan.factorial
-        else ((), ())
-    )
+    lines, groups = [], outcome.groups
+    cells: tuple[Cell, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    try:
+        lines = outcome.lines(phase(1), workers)
+        if plan.factorial:
+            # every fold is a training of its own, so that one seed a cell is enough
+            once = replace(plan.effort, seeds=1)
+            cells, effects = factorial(folds, once, clusters=groups, tell=phase(2), workers=workers)
+    except KeyboardInterrupt:
+        contest.interrupted = True
     return Comparison(
         settings={**(settings or {}), "worthwhile": plan.worthwhile, "interval": plan.interval}
         | {"steps": plan.effort.steps, "tries": plan.effort.tries, "seeds": plan.effort.seeds},
@@ -337,7 +352,8 @@ class _Outcome:
         found = []
         if self.contest.interrupted:
             missing = [e.label for e in self.contest.entrants.values() if e.name not in self.entries]
-            found.append(f"interrupted: {', '.join(missing)} did not run, and no curves were made")
+            methods = f"{', '.join(missing)} did not run, and " if missing else ""
+            found.append(f"interrupted: {methods}not all curves were made")
         if by_loss := [one for one in self.questions.values() if one.what != "error"]:
             found.append(
                 f"accuracy and log loss do not say the same of {by_loss[0].ours.label} and {by_loss[0].theirs.label}: "

@@ -15,11 +15,12 @@ from ..algorithms import ALGORITHMS, baselines
 from ..errors import UsageError
 from ..inner.model import Model
 from ..inner.per_target import per_target
-from ..outer.training import Run, meta_train
+from ..outer.interrupts import interruption_unsaid
+from ..outer.training import Run
 from ..tasks.sources import Targets
 from ..tasks.splits import Tasks
 from .linear import logistic, spread_of
-from .nets import Bench, Settings, fine_tuned, from_scratch, linear_head
+from .nets import Bench, Settings, fine_tuned, from_scratch, linear_head, whole_training
 from .result import LogEntry
 from .sklearn_methods import EachTarget, Estimator, EstimatorLearner, Remembering, training_rows
 
@@ -222,7 +223,7 @@ def _linear(name: str) -> Fit:
         make = functools.partial(baselines.BASELINES[name], tasks.n_features, n_support=size, ordered=ordered)
         partial = tasks.targets.partial
         learner = per_target(make(1), tasks.n_outputs) if partial else make(tasks.n_outputs)
-        model = meta_train(learner, tasks.train, device=bench.device).model
+        model = whole_training(learner, tasks.train, device=bench.device).model
         return Trained(model, {}) if name == "pooled" or partial else _with_spread(model)
 
     return fit
@@ -251,7 +252,10 @@ def _combined(bench: Bench, settings: Settings) -> Trained:
     """What `train` does where no algorithm is named."""
     from ..combining import choose
 
-    choice = choose(bench.tasks, steps=bench.steps, seed=bench.seed, options={"device": bench.device})
+    with interruption_unsaid():
+        choice = choose(bench.tasks, steps=bench.steps, seed=bench.seed, options={"device": bench.device})
+    if choice.run.interrupted:
+        raise KeyboardInterrupt
     return Trained(choice.model, {})
 
 

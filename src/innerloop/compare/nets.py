@@ -27,6 +27,7 @@ from ..inner.model import Model
 from ..inner.rules import InnerRule
 from ..models.builtin import build
 from ..models.network import Network, reference
+from ..outer.interrupts import interruption_unsaid
 from ..outer.metagrad import unrolled
 from ..outer.placement import placed
 from ..outer.training import Gear, Run, meta_train
@@ -45,6 +46,7 @@ __all__ = [
     "fine_tuned",
     "from_scratch",
     "linear_head",
+    "whole_training",
 ]
 
 Settings: TypeAlias = Mapping[str, Any]  # arguments of `learner_for` and of the trainer
@@ -55,6 +57,19 @@ NO_ADAPTATION: Settings = {"inner_steps": 0, "learn_lr": None, "clip": None}
 
 # support sets of each meta-validation task that a step is chosen by, and episodes where tasks never repeat
 _DRAWS, _EPISODES = 3, 100
+
+
+def whole_training(learner: Learner, source: Source, **options: Any) -> Run:
+    """`meta_train`, of which half is not compared.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended it.
+    """
+    with interruption_unsaid():
+        run = meta_train(learner, source, **options)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return run
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +99,7 @@ class Bench:
     def train(self, learner: Learner, settings: Settings, *, validated: bool = True) -> Run:
         """Meta-train with sound outer settings, those in `settings` before them."""
         sound = sound_settings(self.tasks, (learner.recipe or {}).get("algorithm", "maml"))
-        run = meta_train(
+        run = whole_training(
             learner,
             self.tasks.train,
             valid=_fewer(self.tasks.valid) if validated else None,

@@ -242,7 +242,7 @@ class Comparison:
         notes: remarks, one sentence each.
         versions: of the packages used.
         seconds: the whole took.
-        interrupted: some methods and all curves are missing.
+        interrupted: some methods or curves are missing.
 
     Example:
         >>> comparison = Comparison({}, {"name": "x"}, "accuracy", False, ("a",), (), ())
@@ -296,7 +296,7 @@ class Comparison:
             "verdict": self.verdict.get("sentence"),
             "tasks": len(self.tasks),
             "skipped": self.skipped,
-            "interrupted": "some methods are missing" if self.interrupted else None,
+            "interrupted": "some methods or curves are missing" if self.interrupted else None,
         }
         head = ["method", "", f"{self.metric} ({'lower' if self.lower_is_better else 'higher'} is better)"]
         return as_html(f"Comparison: {self.data.get('name', 'tasks')}", facts, [head, *rows])

@@ -196,7 +196,8 @@ class Descent:
         over = bool(self.ended) or step == steps
         if self.checkpoints is not None and whole and (over or stopped or self.checkpoints.due(step)):
             self._keep(now=over or stopped)
-        if stopped and not over:
+        if stopped:
+            # said of the last update too: further trainings may have been meant to follow
             self._interrupt(step, steps)
         return over or stopped
 

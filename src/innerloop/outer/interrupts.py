@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupts"]
+__all__ = ["Interrupts", "interruption_unsaid"]
+
+_SAID = "interrupted"
+
+
+@contextmanager
+def interruption_unsaid() -> Iterator[None]:
+    """While entered, nothing warns where Ctrl-C ends a training: for callers that look at `Run.interrupted`.
+
+    Example:
+        >>> with interruption_unsaid():
+        ...     warnings.warn("interrupted after update 3 of 9")
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _SAID)
+        yield
 
 
 class Interrupts:

@@ -224,8 +224,9 @@ def _limits(stored: Contents, config: Config) -> Iterator[str]:
         yield "- The scores are of held-out tasks of the same data. Of tasks from elsewhere they say nothing."
     else:
         yield "- It comes without scores: measure it on tasks of your own with `innerloop evaluate`."
-    if warning := config["settings"].get("warning"):
-        yield f"- {_cell(str(warning))}."
+    for said in ("interrupted", "warning"):
+        if words := config["settings"].get(said):
+            yield f"- {_cell(str(words))}."
     calibration, least = stored.calibration, needed_tasks(_INTERVAL)
     if calibration is None or calibration.n_tasks < least:
         count = 0 if calibration is None else calibration.n_tasks
