@@ -2,12 +2,15 @@
 
 import contextlib
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "reliability"
 if not FOLDER.is_dir():
@@ -36,14 +39,14 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[s
 
 
 def test_no_damaged_directory_is_taken(kinds, capsys) -> None:
-    counts, faults, _ = models.attack(range(400), kinds, models.try_damaged)
+    counts, faults, *_ = models.attack(range(400), kinds, models.try_damaged)
     assert not faults, capsys.readouterr().err
     assert counts["ModelFileError"] > 350
 
 
 @pytest.mark.skipif(not hasattr(models.signal, "SIGALRM"), reason="no alarm to end what hangs on this system")
 def test_no_rewritten_directory_does_harm(kinds, capsys) -> None:
-    counts, faults, _ = models.attack(range(20), kinds, models.try_rewritten)
+    counts, faults, *_ = models.attack(range(20), kinds, models.try_rewritten)
     assert not faults, capsys.readouterr().err
     assert counts["loaded"] > 1
     assert counts["refused, ModelFileError"] > 3
@@ -53,6 +56,30 @@ def test_no_rewritten_directory_does_harm(kinds, capsys) -> None:
 @pytest.mark.parametrize("number", [1010, 1466, 1937])
 def test_what_was_found_stays_mended(kinds, capsys, number) -> None:
     assert models.try_rewritten(number, kinds, Path("mutated").resolve())[1] is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=9), inside, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.mark.skipif(not hasattr(models.signal, "SIGALRM"), reason="no alarm to end what hangs on this system")
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_anywhere_in_the_configuration_does_no_harm(kinds, data) -> None:
+    files = kinds[data.draw(st.sampled_from(sorted(kinds)))]
+    config = json.loads(files["config.json"])
+    *way, last = data.draw(st.sampled_from([*models._places(config)]))
+    holder = config
+    for key in way:
+        holder = holder[key]
+    holder[last] = data.draw(st.sampled_from(models.HOSTILE) | JSON)
+    content = {name: text for name, text in files.items() if name != models.MANIFEST}
+    folder = Path("mutated").resolve()
+    models.write(folder, models.seal(content | {"config.json": json.dumps(config).encode()}))
+    assert models.outcome(0, folder, "marker")[1] is None
 
 
 def test_a_directory_that_would_be_taken_is_seen(kinds, monkeypatch, capsys) -> None:

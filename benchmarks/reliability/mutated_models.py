@@ -23,6 +23,7 @@ import pickle
 import random
 import re
 import resource
+import select
 import signal
 import sys
 import tempfile
@@ -45,7 +46,10 @@ from innerloop.storage.manifest import MANIFEST, seal
 
 Files = dict[str, bytes]
 
+HERE = Path(__file__).resolve().parent
 SECONDS = 60  # that any of the three verbs may take, on a busy machine
+MEMORY = 2 << 30  # bytes that a process may need beyond those at its start
+BATCH = 250  # directories that a process tries
 LONG = 3000  # characters of a line on stderr
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 HOSTILE: tuple[Any, ...] = (
@@ -301,6 +305,11 @@ def try_rewritten(number: int, kinds: dict[str, Files], folder: Path) -> tuple[s
     chance = random.Random(number)
     marker = str(folder.parent / "marker")
     write(folder, rewritten(kinds[chance.choice(sorted(kinds))], chance, marker))
+    return outcome(number, folder, marker)
+
+
+def outcome(number: int, folder: Path, marker: str) -> tuple[str, Fault | None]:
+    """What loading, `inspect`, `predict` and `evaluate` make of a directory."""
     try:
         with limited():
             load(folder)
@@ -330,51 +339,112 @@ def _wrong_predictions(text: str) -> str:
     return "" if found.notna().all() else f"{int(found.isna().sum())} of {len(found)} predictions are empty"
 
 
-def attack(
-    numbers: range,
-    kinds: dict[str, Files],
-    one: Callable[[int, dict[str, Files], Path], tuple[str, Fault | None]],
-) -> tuple[Counter[str], list[Fault], float]:
-    """Try all these seeds: how often each outcome, the faults, and the longest time of one."""
-    counts, faults, longest = Counter[str](), list[Fault](), 0.0
+Attempt = Callable[[int, dict[str, Files], Path], tuple[str, Fault | None]]
+
+
+class Tally(NamedTuple):
+    """How often each outcome, the faults, the longest time of one in seconds, and the memory that all took, in MiB."""
+
+    outcomes: Counter[str]
+    faults: list[Fault]
+    longest: float
+    grown: float
+
+    def __add__(self, other: Tally) -> Tally:  # type: ignore[override]
+        """Both together."""
+        return Tally(
+            self.outcomes + other.outcomes,
+            self.faults + other.faults,
+            max(self.longest, other.longest),
+            max(self.grown, other.grown),
+        )
+
+
+def attack(numbers: range, kinds: dict[str, Files], one: Attempt) -> Tally:
+    """Try all these seeds, in processes that may need `MEMORY` more than they have at their start."""
+    total = Tally(Counter(), [], 0.0, 0.0)
+    while numbers:
+        tally = _batch(numbers[:BATCH], kinds, one)
+        total += tally
+        numbers = numbers[tally.outcomes.total() :]
+        for fault in tally.faults:
+            print(f"seed {fault.seed}: {fault.what!r}", file=sys.stderr, flush=True)
+    return total
+
+
+def _batch(numbers: range, kinds: dict[str, Files], one: Attempt) -> Tally:
+    """Try some seeds in a process of their own, until one of them ends it."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with open(writing, "wb") as answers:
+            _answer(numbers, kinds, one, answers)
+        os._exit(0)
+    os.close(writing)
+    total = Tally(Counter(), [], 0.0, 0.0)
+    with open(reading, "rb", buffering=0) as answers:  # what is read ahead would not wake `select`
+        for number in numbers:
+            if select.select([answers], [], [], 4 * SECONDS)[0] and (line := answers.readline()):
+                total += _tally(number, *json.loads(line))
+                continue
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+            return total + _tally(number, "ended the process", f"it ended with {status}", 4.0 * SECONDS, 0.0)
+    os.waitpid(child, 0)
+    return total
+
+
+def _tally(number: int, outcome: str, wrong: str, seconds: float, grown: float) -> Tally:
+    return Tally(Counter([outcome]), [Fault(number, wrong)] if wrong else [], seconds, grown)
+
+
+def _answer(numbers: range, kinds: dict[str, Files], one: Attempt, answers: io.BufferedWriter) -> None:
+    """Try them, and write down one after the other what came of it."""
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     folder = Path("mutated").resolve()
     for number in numbers:
         began = time.perf_counter()
         found, fault = one(number, kinds, folder)
-        longest = max(longest, time.perf_counter() - began)
-        counts[found] += 1
-        if fault is not None:
-            faults.append(fault)
-            print(f"seed {fault.seed}: {fault.what!r}", file=sys.stderr, flush=True)
-    return counts, faults, longest
+        seconds = time.perf_counter() - began
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        line = [found, "" if fault is None else fault.what, seconds, grown]
+        answers.write(json.dumps(line).encode() + b"\n")
+        answers.flush()
+
+
+def report(what: str, count: int, kinds: int, tally: Tally) -> str:
+    """What came of them, a line an outcome."""
+    lines = [f"{count:,} {what} directories of {kinds} kinds: {len(tally.faults)} wrong"]
+    lines += [f"  {times:7,}  {outcome}" for outcome, times in tally.outcomes.most_common()]
+    lines.append(
+        f"  the longest took {tally.longest:.1f} s; a process of {BATCH} needed {tally.grown:.0f} MiB at most"
+    )
+    return "\n".join(lines)
 
 
 def main() -> int:
-    """Try them, and print how often what came of it."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--damaged", type=int, default=100_000)
-    parser.add_argument("--rewritten", type=int, default=3_000)
+    """Try them, and print and write down how often what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--damaged", type=int, default=98_000)
+    parser.add_argument("--rewritten", type=int, default=2_000)
     parser.add_argument("--first", type=int, default=0)
     asked = parser.parse_args()
     warnings.simplefilter("error")
     torch.set_num_threads(1)
-    failed = 0
+    failed, told = 0, [f"seeds from {asked.first}, torch {torch.__version__}"]
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         kinds = victims()
-        for folder in kinds.values():
-            assert MANIFEST in folder
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for what, count, one in (
-            ("damaged", asked.damaged, try_damaged),
-            ("rewritten", asked.rewritten, try_rewritten),
+        for count, what, one in (
+            (asked.damaged, "damaged", try_damaged),
+            (asked.rewritten, "rewritten", try_rewritten),
         ):
-            counts, faults, longest = attack(range(asked.first, asked.first + count), kinds, one)
-            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-            print(f"{count:,} {what} directories of {len(kinds)} kinds: {len(faults)} wrong")
-            for outcome, times in counts.most_common():
-                print(f"  {times:7,}  {outcome}")
-            print(f"  the longest took {longest:.1f} s; the most memory grew by {grown:.0f} MiB")
-            failed += len(faults)
+            tally = attack(range(asked.first, asked.first + count), kinds, one)
+            told.append(report(what, count, len(kinds), tally))
+            print(told[-1], flush=True)
+            failed += len(tally.faults)
+    (HERE / "mutated_models.txt").write_text("\n\n".join(told) + "\n")
     return 1 if failed else 0
 
 

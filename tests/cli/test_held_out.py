@@ -140,8 +140,12 @@ def setting(*path: str, value: object) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "code", "reason"),
     [
-        (setting("learner", "settings", "inner_steps", value=10**12), 4, "inner_steps=1000000000000: give 0 to 10000"),
-        (setting("learner", "settings", "inner_lr", value=1e30), 6, "predictions of this task .* are not finite"),
+        (setting("learner", "settings", "inner_steps", value=10**12), 4, r"a setting of the learner is 1e\+12"),
+        (setting("learner", "settings", "inner_steps", value=10**6), 4, "inner_steps=1000000: give 0 to 10000"),
+        (setting("learner", "settings", "clip", value=1e30), 4, r"a setting of the learner is 1e\+30"),
+        (setting("targets", "kind", value="external"), 4, "targets of the kind 'external' are unknown"),
+        (setting("targets", "n_outputs", value=60000), 4, "not as many as there are targets"),
+        (lambda config: config["learner"]["settings"].update(inner_lr=2e9, inner_steps=50, clip=None), 6, "predictions of this task .* are not finite"),
         (setting("schema", "target_scale", value=0.0), 4, "'risk' of the schema has the scale 0.0"),
         (setting("schema", "columns", "0", "scale", value=-1.0), 4, "'dose' of the schema has the scale -1.0"),
         (setting("schema", "columns", "0", "kind", value="thing"), 4, "unknown kind 'thing'"),
@@ -164,6 +168,16 @@ def test_what_is_loaded_makes_sense_and_what_is_predicted_is_finite(
     found, out, err = printed_by(capsys, "predict", "run", "new.csv")
     assert (found, out) == (code, "")
     assert re.search(reason, err), err
+
+
+def test_settings_that_make_other_tasks_are_refused(place, capsys) -> None:
+    frame = visits(tasks=12)
+    frame.assign(more=[float(row % 7) for row in range(len(frame))]).to_csv("more.csv", index=False)
+    words = ["--task", "site", "--target", "risk", "--ignore", "more", "--algorithm", "mixed", "--quiet"]
+    assert printed_by(capsys, "train", "more.csv", *words, "--out", "other")[0] == 0
+    rewrite(place / "other", setting("settings", "ignore", value=""))
+    code, _, err = printed_by(capsys, "evaluate", "other")
+    assert (code, "its settings make other tasks than the model was trained on" in err) == (4, True)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from .options import DataOptions
 if TYPE_CHECKING:
     from ..storage import Stored
     from ..tasks.sources import Source
+    from ..tasks.splits import Tasks
     from ..tasks.tables.schema import Schema
 
 __all__ = ["held_out"]
@@ -105,7 +106,26 @@ def _meta_test(stored: Stored, place: str, settings: dict[str, Any]) -> Source:
     of_tasks = stored.schema is not None and stored.schema.task is not None
     if options.rare is None and of_tasks and on_disk:
         options = replace(options, rare=0)  # a directory from before levels were taken together
-    return read_tasks(place, options, settings.get("seed")).test
+    tasks = read_tasks(place, options, settings.get("seed"))
+    _require_those_of_training(stored, tasks)
+    return tasks.test
+
+
+def _require_those_of_training(stored: Stored, tasks: Tasks) -> None:
+    """Refuse tasks that are not what the model takes: the settings of the directory were changed."""
+    from ..storage.plain_json import DAMAGED
+
+    known, found, targets = stored.schema, tasks.schema, stored.targets
+    same = (known is None) == (found is None)
+    if known is not None and found is not None:
+        same = [c.name for c in known.columns] == [c.name for c in found.columns]
+        same = same and (known.n_features, known.kind) == (found.n_features, found.kind)
+    if targets is not None:
+        same = same and targets.kind == tasks.targets.kind
+    if not same:
+        raise ModelFileError(
+            f"{stored.path / 'config.json'}: its settings make other tasks than the model was trained on; {DAMAGED}"
+        )
 
 
 def _as_before(stored: Stored, path: Path, schema: Schema) -> Source:

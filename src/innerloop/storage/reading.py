@@ -22,6 +22,7 @@ from ..inner.learner import Learner
 from ..inner.model import Adapted, Model
 from ..models.losses import Loss
 from ..models.network import Params, reference
+from ..tasks.sources import Targets
 from ..tasks.tables.schema import Schema
 from .calibrations import CALIBRATION, FIT, calibration_of, fit_of
 from .enrolled import ENROLLED, Enrolled, enrolled_of
@@ -113,7 +114,7 @@ def read(
         fit = fit_of(tensors)
         enrolled = _enrolled(model, config, tensors, schema, inputs)
     with blaming(sealed, "config.json"):
-        _require_same_sizes(model, schema)
+        _require_same_sizes(model, schema, targets_of(config))
     extra = {name: data for name, data in sealed.contents.items() if name in EXTRA_FILES}
     return Fields(
         model,
@@ -147,15 +148,18 @@ def _enrolled(
     return enrolled_of(model, entries, tensors, shape=shape, n_outputs=outputs)
 
 
-def _require_same_sizes(model: Model, schema: Schema | None) -> None:
-    """Refuse columns that are not the inputs and outputs of the model, by predicting a row."""
+def _require_same_sizes(model: Model, schema: Schema | None, targets: Targets | None) -> None:
+    """Refuse columns and targets that are not the inputs and outputs of the model, by predicting a row."""
     if schema is None:
         return
+    require(targets is None or targets.kind == schema.kind, "the targets are not of the kind of the table")
     row = torch.zeros(1, schema.n_features, device=reference(model.meta).device)
     width = predict_adapted([model.base()], [row])[0].shape[-1]
     # a table without a task column has classes that training drew from
     fits = width == schema.n_outputs or (schema.task is None and schema.n_outputs == 0)
     require(fits, f"the model has {width} outputs, the table {schema.n_outputs} targets or classes")
+    same = targets is None or targets.n_outputs == width
+    require(same, f"the model has {width} outputs, and not as many as there are targets")
 
 
 def _learner(

@@ -59,6 +59,9 @@ KINDS = ("run", "adapted", "refined")
 _LATER: JsonObject = {"mixed": None, "salt": None, "alike": None, "inputs": None, "enrolled": None}
 _MOST_TARGETS = 1 << 10  # each has parameters of its own
 _RECIPE_LIMIT = 1 << 16  # a list of a million layers would be built before its tensors were missed
+_LARGEST = (
+    1 << 31
+)  # of a setting: squares of larger ones leave the range of float32, and torch takes none of them
 
 
 class TaskEntry(TypedDict):
@@ -216,6 +219,8 @@ def _parts(recipe: object) -> Iterator[JsonObject]:
 def require_recipe(recipe: JsonObject) -> None:
     """Only names from the registries, only settings of the types that these declare."""
     require(len(json.dumps(recipe)) <= _RECIPE_LIMIT, "the learner has more settings than any algorithm")
+    most = max(map(abs, _numbers(recipe)), default=0)
+    require(most <= _LARGEST, f"a setting of the learner is {most:g}, and none is above {_LARGEST}")
     if "members" in recipe:
         _require_combination(recipe)
         return
@@ -238,6 +243,15 @@ def require_recipe(recipe: JsonObject) -> None:
         named = isinstance(model, dict) and set(model) == {"name", "settings"}
         require(named, "the model has no name and settings")
         _require_settings("model", model["name"], model["settings"], MODELS)
+
+
+def _numbers(value: object) -> Iterator[float]:
+    """Every number in plain data."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(entry)
 
 
 def _require_combination(recipe: JsonObject) -> None:
@@ -296,6 +310,10 @@ def targets_of(config: Config) -> Targets | None:
     stored = {"partial": False, **stored}
     require_fields(stored, typing.get_type_hints(Targets), "targets")
     targets = Targets(**{**stored, "scale": tuple(stored["scale"]), "variance": tuple(stored["variance"])})
+    require(
+        targets.kind in ("regression", "classification"),
+        f"targets of the kind {targets.kind!r:.40} are unknown",
+    )
     sizes = 0 < targets.n_outputs <= _RECIPE_LIMIT and all(size > 0 for size in targets.scale)
     require(sizes and all(size >= 0 for size in targets.variance), "the targets have no such number or scale")
     return targets
