@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pandas as pd
 
 from ..errors import DataError, UsageError
-from ..evaluation.none_of_these import NONE_OF_THESE, FitCalibration, require_rate
-from ..inner.model import Model
+from ..evaluation.none_of_these import NONE_OF_THESE, require_rate
 from ..tasks.class_rows import ClassRows, Data, class_rows, rows_of_frame
-from ..tasks.sources import Targets
 from .enrolled import Enrolled
+from .facts import Facts
 from .validation import Config
 from .versions import versions
 
@@ -35,43 +33,11 @@ def refuse_for_classes(**settings: object) -> None:
             raise UsageError(f"{name} has no meaning for classes without a task column: leave it out")
 
 
-class OfClasses:
+class OfClasses(Facts):
     """The part of `Stored` for models whose tasks are draws of classes, which have no task column.
 
     Those were trained on pictures, on arrays with labels, or on a table with `n_way`.
     """
-
-    model: Model
-    config: Config
-    path: Path
-    sha256: str
-    schema: Schema | None
-    inputs: InputSchema | None
-    enrolled: Enrolled | None
-    fit: FitCalibration | None
-
-    @property
-    def kind(self) -> str:
-        """`run`, `adapted` or `refined`."""
-        raise NotImplementedError
-
-    @property
-    def targets(self) -> Targets | None:
-        """What the targets are."""
-        raise NotImplementedError
-
-    def _with(self, **changes: object) -> Self:
-        """The same with other fields."""
-        raise NotImplementedError
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether the tasks are draws of classes."""
-        if self.inputs is not None:
-            return True
-        schema = self.schema
-        of_classes = schema is not None and schema.task is None and schema.kind == "classification"
-        return of_classes and self.kind != "refined"
 
     def class_schema(self) -> InputSchema | Schema:
         """How rows become features, of a model whose tasks are draws of classes.
