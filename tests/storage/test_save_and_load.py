@@ -456,7 +456,7 @@ def at(*path, value):
         (at("learner", "settings", value=None), "has no settings"),
         (at("learner", "settings", "n_features", value="2"), "n_features=.2. is no int"),
         (at("learner", "settings", "n_features", value=2.0), "n_features=2.0 is no int"),
-        (at("learner", "settings", "n_features", value=10**400), "is no int"),
+        (at("learner", "settings", "n_features", value=10**400), "a setting of the learner is 1000"),
         (at("learner", "settings", "n_features", value=-5), ""),
         (at("learner", "settings", "n_features", value=10**9), "head/mean"),
         (at("learner", "settings", "n_features", value=2**53), ""),

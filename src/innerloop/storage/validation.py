@@ -220,7 +220,7 @@ def require_recipe(recipe: JsonObject) -> None:
     """Only names from the registries, only settings of the types that these declare."""
     require(len(json.dumps(recipe)) <= _RECIPE_LIMIT, "the learner has more settings than any algorithm")
     most = max(map(abs, _numbers(recipe)), default=0)
-    require(most <= _LARGEST, f"a setting of the learner is {most:g}, and none is above {_LARGEST}")
+    require(most <= _LARGEST, f"a setting of the learner is {most!r:.40}, and none is above {_LARGEST}")
     if "members" in recipe:
         _require_combination(recipe)
         return
