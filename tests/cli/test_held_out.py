@@ -137,15 +137,20 @@ def setting(*path: str, value: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def diverging(config: dict[str, Any]) -> None:
+    """Inner steps that end at infinity."""
+    config["learner"]["settings"].update(inner_lr=2e9, inner_steps=50, clip=None)
+
+
 @pytest.mark.parametrize(
     ("change", "code", "reason"),
     [
-        (setting("learner", "settings", "inner_steps", value=10**12), 4, "a setting of the learner is 1000000000000, and"),
+        (setting("learner", "settings", "inner_steps", value=10**12), 4, "of the learner is 1000000000000, and"),
         (setting("learner", "settings", "inner_steps", value=10**6), 4, "inner_steps=1000000: give 0 to 10000"),
         (setting("learner", "settings", "clip", value=1e30), 4, r"a setting of the learner is 1e\+30"),
         (setting("targets", "kind", value="external"), 4, "targets of the kind 'external' are unknown"),
         (setting("targets", "n_outputs", value=60000), 4, "not as many as there are targets"),
-        (lambda config: config["learner"]["settings"].update(inner_lr=2e9, inner_steps=50, clip=None), 6, "predictions of this task .* are not finite"),
+        (diverging, 6, "predictions of this task .* are not finite"),
         (setting("schema", "target_scale", value=0.0), 4, "'risk' of the schema has the scale 0.0"),
         (setting("schema", "columns", "0", "scale", value=-1.0), 4, "'dose' of the schema has the scale -1.0"),
         (setting("schema", "columns", "0", "kind", value="thing"), 4, "unknown kind 'thing'"),
