@@ -175,6 +175,12 @@ def test_what_is_loaded_makes_sense_and_what_is_predicted_is_finite(
     assert re.search(reason, err), err
 
 
+def test_a_name_of_data_that_no_file_can_have_is_refused(place, capsys) -> None:
+    rewrite(place / "run", setting("settings", "tasks", value="x" * 100_000))
+    code, _, err = printed_by(capsys, "evaluate", "run")
+    assert (code, "such data are read unasked only below" in err, len(err) < 3000) == (2, True, True)
+
+
 def test_settings_that_make_other_tasks_are_refused(place, capsys) -> None:
     frame = visits(tasks=12)
     frame.assign(more=[float(row % 7) for row in range(len(frame))]).to_csv("more.csv", index=False)

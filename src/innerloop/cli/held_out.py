@@ -74,8 +74,10 @@ def _settings(stored: Stored) -> dict[str, Any]:
 
 def _require_near(stored: Stored, trained_on: str, seen: str | None) -> None:
     """Refuse to open data that only the directory names, unless they lie below the working folder and can be told."""
+    path = Path(trained_on)
     try:
-        below = Path(trained_on).resolve().is_relative_to(Path.cwd())
+        path.exists()  # a name may be longer than any file's
+        below = path.resolve().is_relative_to(Path.cwd())
     except (OSError, ValueError):
         below = False
     if seen is None or not below:
