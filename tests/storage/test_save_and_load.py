@@ -252,7 +252,7 @@ def test_adapted_tasks_must_fit_their_parent(tmp_path, run) -> None:
     with pytest.raises(UsageError, match="at least one"):
         parent.with_tasks({}).save(tmp_path / "sites")
     with pytest.raises(DivergedError, match="task 'a' diverged"):
-        parent.with_tasks({"a": parent.model.adapt(x, y * torch.nan)}).save(tmp_path / "sites")
+        parent.with_tasks({"a": parent.model.adapt(x, y * torch.inf)}).save(tmp_path / "sites")
 
 
 def test_files_are_the_same_bytes_every_time(tmp_path) -> None:
