@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_array
+from sklearn.utils.validation import assert_all_finite, check_array
 
 from ..errors import DataError
 from .adapted import AdaptedRegressor
@@ -130,11 +130,14 @@ class MetaRegressor(RegressorMixin, MetaPredictor):  # type: ignore[misc] # scik
 
     def _checked_targets(self, y: Rows, *, fitting: bool = False) -> np.ndarray:
         require_targets(self, y)
-        # NaN of several targets: a row is used for those that it knows
-        several = np.ndim(y) == 2 and np.shape(y)[1] > 1
-        finite: bool | str = "allow-nan" if several else True
-        found = check_array(y, ensure_2d=False, dtype="numeric", input_name="y", ensure_all_finite=finite)
+        found = check_array(
+            y, ensure_2d=False, dtype="numeric", input_name="y", ensure_all_finite="allow-nan"
+        )
         values = np.asarray(found)
+        # NaN of several targets: a row is used for those that it knows
+        several = values.ndim == 2 and values.shape[1] > 1
+        if not several:
+            assert_all_finite(values, input_name="y")
         if several and values.dtype.kind == "f":
             self._refuse_gaps(np.isnan(values), fitting=fitting)
         return values
