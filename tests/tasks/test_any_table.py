@@ -19,14 +19,14 @@ def test_any_table_trains_and_predicts_or_says_why(algorithm, tmp_path):
     network = [] if algorithm == "mixed" else ["--hidden", "4"]
     asked = ["--task", "site", "--target", "y", "--algorithm", algorithm, *network, "--steps", "1"]
 
-    @settings(max_examples=15)
+    @settings(max_examples=40)
     @given(frames(), TARGETS, st.data())
     def any_table(frame, values, data):
         nonlocal worked
         count = len(frame)
         frame["y"] = data.draw(st.lists(values, min_size=count, max_size=count))
         frame.to_csv(table, index=False)
-        if run(["train", table, *asked, "--device", "cpu", "--quiet", "--out", model]) != 0:
+        if run(["train", table, *asked, "--device", "cpu", "--quiet", "--replace", "--out", model]) != 0:
             return
         empty = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
         frame.assign(y=frame["y"].astype(object).mask(empty)).to_csv(rest, index=False)
@@ -41,4 +41,5 @@ def test_any_table_trains_and_predicts_or_says_why(algorithm, tmp_path):
         patch.setattr("innerloop.cli._complain", lambda text, code: codes.append((code, text)) or code)
         any_table()
     assert worked > 0
-    assert {code for code, _ in codes} <= {2, 3}, codes
+    # 6: what was trained diverged, which one update on any numbers may do
+    assert {code for code, _ in codes} <= {2, 3, 6}, [told for told in codes if told[0] == 6]

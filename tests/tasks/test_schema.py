@@ -13,12 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from innerloop.errors import DataError, InnerloopError, ModelFileError, UsageError
 from innerloop.tasks.tables.cells import sorted_labels, task_ids
+from innerloop.tasks.tables.deciding import Reading
 from innerloop.tasks.tables.reading import as_frame, read_table
 from innerloop.tasks.tables.schema import Schema
+from innerloop.tasks.tables.shape import Shape
 from innerloop.tasks.tables.targets import target_kind
 
 
@@ -441,6 +443,7 @@ def test_any_bytes_are_a_table_or_one_message(tmp_path_factory: pytest.TempPathF
 
 
 @settings(max_examples=150)
+@example([["", ""], ["1 1,", ""]])
 @given(
     st.lists(st.lists(st.text('ab,;"\n\r 1.', max_size=5), min_size=2, max_size=2), min_size=1, max_size=5)
 )
@@ -449,7 +452,9 @@ def test_tables_written_by_the_csv_module_come_back(
 ) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, quoting=csv.QUOTE_ALL).writerows([["first", "second"], *rows])
-    frame = read_table(write(tmp_path_factory.getbasetemp(), text.getvalue(), "written.csv"), task="first")
+    path = write(tmp_path_factory.getbasetemp(), text.getvalue(), "written.csv")
+    # a last row of one value may be a footer, unless there is said to be none
+    frame = read_table(path, reading=Reading(ids=("first",), shape=Shape(skip_footer=0)))
     assert ["" if pd.isna(v) else v for v in frame["first"]] == [row[0] for row in rows]
 
 
