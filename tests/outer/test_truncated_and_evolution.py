@@ -101,7 +101,7 @@ def test_evolution_is_unbiased_for_the_quadratic():
     """The mean over many updates is the exact gradient within five standard errors, which are known:
     the covariance of g'e e is |g|^2 I + g g'."""
     episode = regression_episode()
-    pairs, updates = 64, 60
+    pairs, updates = 64, 24
     learner = line(evolution(0.5, pairs=pairs), 2)
     meta = doubled(learner.init())
     exact = direct(learner, meta, episode)
