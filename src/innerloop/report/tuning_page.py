@@ -59,9 +59,12 @@ def tuning_page(
 def _verdict(tuning: Tuning) -> str:
     metric = "log loss" if tuning.metric == "loss" else metric_label(tuning.metric)
     error, gain = estimate(*tuning.error), estimate(*tuning.gain)
+    beaten = f"{gain} less than that of the best untuned settings"
+    if tuning.error == tuning.untuned:
+        beaten = "and no trial was better than the untuned settings"
     said = [
-        f"Best: {in_words(tuning.settings)}. Its {metric} on the meta-validation tasks is {error}, {gain} less than "
-        "that of the best untuned settings. It is the lowest of many trials, so expect more on new tasks."
+        f"Best: {in_words(tuning.settings)}. Its {metric} on the meta-validation tasks is {error}, {beaten}. It is the "
+        "lowest of many trials, so expect more on new tasks."
     ]
     if tuning.scores is None:
         said.append("The tuning was interrupted: nothing was scored on the meta-test tasks.")
