@@ -1,18 +1,23 @@
-"""What a stored model says of itself: its kind, its tasks, its columns, and the numbers of a mixed model."""
+"""What a stored model holds and says of itself: its kind, its columns, its tasks and those adapted from it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import UsageError
 from ..inner.model import Adapted, Model
+from ..models.network import Params
 from ..notebook import as_html
 from ..tasks.sources import SupportSize, Targets
 from .membership import Members
 from .plain_json import JsonObject
+from .task_values import same_length
+from .tensors import differences, equal, outline
 from .validation import Config, mixed_of, support_of, targets_of
+from .versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,35 +34,43 @@ __all__ = ["PERCENTILES", "Facts"]
 PERCENTILES = "support_loss_percentile"  # of the tasks in `tasks`, a setting
 
 
+@dataclass(frozen=True, eq=False)
 class Facts:
-    """The part of `Stored` that says what there is, with the fields of `Stored` that all parts use."""
+    """The part of `Stored` that holds its fields and says what they mean.
+
+    Arguments:
+        model: the learner with its meta-parameters.
+        config: everything in `config.json`.
+        path: the directory; that of the run where adapted tasks are not saved yet.
+        sha256: names the directory's content; empty where it is not saved yet.
+        log: one dict a logged step.
+        schema: what the columns of the table mean; `None` where there was no table.
+        tasks: of an adapted directory, what each task predicts with; of a run, tasks that it knows already.
+        mask: of a refined directory, true where a parameter was changed, by name.
+        extra: files for people, by name, that `save` writes.
+        calibration: what conformal intervals need; `None` where none are stored.
+        inputs: what a row is, of a model that was trained on pictures or arrays.
+        enrolled: of a directory adapted to classes by their names, these.
+        fit: how badly rows of known classes fit, by which rows of no class are told.
+    """
 
     model: Model
-    config: Config
+    config: Config = field(repr=False)
     path: Path
     sha256: str
-    log: list[JsonObject]
-    schema: Schema | None
-    tasks: dict[str, Adapted]
-    calibration: Calibration | None
-    inputs: InputSchema | None
-    enrolled: Enrolled | None
-    fit: FitCalibration | None
+    log: list[JsonObject] = field(repr=False)
+    schema: Schema | None = field(repr=False)
+    tasks: dict[str, Adapted] = field(repr=False, default_factory=dict)
+    mask: Params = field(repr=False, default_factory=dict)
+    extra: Mapping[str, bytes] = field(repr=False, default_factory=dict)
+    calibration: Calibration | None = field(repr=False, default=None)
+    inputs: InputSchema | None = field(repr=False, default=None)
+    enrolled: Enrolled | None = field(repr=False, default=None)
+    fit: FitCalibration | None = field(repr=False, default=None)
 
-    def _with(self, **changes: object) -> Self:
+    def _with(self, **changes: Any) -> Self:
         """The same with other fields."""
-        raise NotImplementedError
-
-    def with_tasks(
-        self,
-        adapted: Mapping[str, Adapted],
-        *,
-        n_support: Mapping[str, int] | None = None,
-        settings: Mapping[str, object] | None = None,
-        data: Mapping[str, object] | None = None,
-    ) -> Self:
-        """The model with tasks that were adapted from it."""
-        raise NotImplementedError
+        return replace(self, **changes)
 
     @property
     def has_classes(self) -> bool:
@@ -166,3 +179,65 @@ class Facts:
                 "use innerloop.load(...).model.adapt(x, y) from Python"
             )
         return self.schema
+
+    def with_tasks(
+        self,
+        adapted: Mapping[str, Adapted],
+        *,
+        n_support: Mapping[str, int] | None = None,
+        settings: Mapping[str, object] | None = None,
+        data: Mapping[str, object] | None = None,
+    ) -> Self:
+        """The model with tasks that were adapted from it; `save` writes a directory that can be used alone.
+
+        Arguments:
+            adapted: what each task predicts with, by its id.
+            n_support: support rows of each task.
+            settings: how they were adapted.
+            data: where the support rows came from.
+
+        Returns:
+            A model of kind `adapted`.
+
+        Raises:
+            UsageError: there is no task, or one was adapted from another model.
+
+        Example:
+            >>> import tempfile, torch, innerloop as il
+            >>> learner, folder = il.mixed(1), Path(tempfile.mkdtemp())
+            >>> run = il.load(il.save(folder / "run", il.Model(learner, learner.init())))
+            >>> site = run.model.adapt(torch.zeros(3, 1), torch.ones(3, 1))
+            >>> list(il.load(run.with_tasks({"north": site}).save(folder / "sites")).tasks)
+            ['north']
+        """
+        self._require_own(adapted)
+        counts = n_support or {}
+        config: Config = {
+            **self.config,
+            "kind": "adapted",
+            "settings": dict(settings or {}),
+            "data": None if data is None else dict(data),
+            "parent": self.config["parent"] if self.kind == "adapted" else self.sha256,
+            "tasks": [
+                {"id": task, "n_support": counts.get(task), "base": not one.own}
+                for task, one in adapted.items()
+            ],
+            "versions": versions(),
+        }
+        return replace(self, config=config, sha256="", tasks=dict(adapted), mask={}, extra={})
+
+    def _require_own(self, adapted: Mapping[str, Adapted]) -> None:
+        """Refuse tasks that were not adapted from this model."""
+        if not adapted:
+            raise UsageError("there is no adapted task to store: give at least one")
+        meta = self.model.meta
+        like = self.model.learner.own_like(meta)
+        for task, one in adapted.items():
+            if not isinstance(task, str):
+                raise UsageError(f"task {task!r} is no text: give ids as text")
+            if one.model is not self.model and not equal(one.model.meta, meta):
+                raise UsageError(
+                    f"task {task!r} was adapted from another model than {self.path}: give its own"
+                )
+            if one.own and (wrong := differences(outline(one.own), same_length(one.own, like))):
+                raise UsageError(f"task {task!r} does not fit its model: {wrong}")

@@ -45,4 +45,4 @@ def load(
         Traceback (most recent call last):
         innerloop.errors.ModelFileError: no/such/place: there is no such folder: give a folder that ...
     """
-    return Stored(*read(directory, module=module, loss=loss, inner_loss=inner_loss, device=device))
+    return read(Stored, directory, module=module, loss=loss, inner_loss=inner_loss, device=device)

@@ -1,4 +1,4 @@
-"""What a model directory holds, read and checked: the fields of `Stored`. Nothing in it can run code.
+"""What a model directory holds, read and checked: the fields of `Facts`. Nothing in it can run code.
 
 What is read may come from anyone: `manifest` verifies the files, `validation` what they say, and a learner is
 built only where its tensors are what it expects.
@@ -6,9 +6,8 @@ built only where its tensors are what it expects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -26,8 +25,8 @@ from ..tasks.sources import Targets
 from ..tasks.tables.schema import Schema
 from .calibrations import CALIBRATION, FIT, calibration_of, fit_of
 from .enrolled import ENROLLED, Enrolled, enrolled_of
+from .facts import Facts
 from .manifest import EXTRA_FILES, Sealed, read_sealed
-from .plain_json import JsonObject
 from .plain_types import require
 from .task_values import MASK, TASKS, unpacked
 from .tensors import differences, frozen, outline, precision
@@ -45,43 +44,27 @@ from .validation import (
 )
 
 if TYPE_CHECKING:
-    from ..evaluation.conformal import Calibration
-    from ..evaluation.none_of_these import FitCalibration
     from ..tasks.inputs import InputSchema
 
-__all__ = ["Fields", "read"]
+__all__ = ["read"]
 
-
-class Fields(NamedTuple):
-    """The fields of `Stored`, in its order."""
-
-    model: Model
-    config: Config
-    path: Path
-    sha256: str
-    log: list[JsonObject]
-    schema: Schema | None
-    tasks: dict[str, Adapted]
-    mask: Params
-    extra: Mapping[str, bytes]
-    calibration: Calibration | None
-    inputs: InputSchema | None
-    enrolled: Enrolled | None
-    fit: FitCalibration | None
+Of = TypeVar("Of", bound=Facts)
 
 
 def read(
+    of: type[Of],
     directory: str | Path,
+    /,
     *,
     module: nn.Module | None = None,
     loss: Loss | None = None,
     inner_loss: InnerLossLike | None = None,
     device: torch.device | str = "cpu",
-) -> Fields:
-    """Read a model directory of any kind; arguments and errors are those of `load`.
+) -> Of:
+    """Read a model directory of any kind into an object; arguments and errors are those of `load`.
 
     Example:
-        >>> read("no/such/place")
+        >>> read(Facts, "no/such/place")
         Traceback (most recent call last):
         innerloop.errors.ModelFileError: no/such/place: there is no such folder: give a folder that ...
     """
@@ -116,7 +99,7 @@ def read(
     with blaming(sealed, "config.json"):
         _require_same_sizes(model, schema, targets_of(config))
     extra = {name: data for name, data in sealed.contents.items() if name in EXTRA_FILES}
-    return Fields(
+    return of(
         model,
         config,
         sealed.folder,

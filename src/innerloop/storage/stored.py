@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,23 +17,15 @@ from .card import model_card, require_licence
 from .facts import PERCENTILES
 from .manifest import CARD, write_sealed
 from .of_tables import OfTables
-from .plain_json import JsonObject, parse_json, to_json, without_nan
+from .plain_json import parse_json, to_json, without_nan
 from .reading import read
-from .task_values import MASK, TASKS, packed, same_length
-from .tensors import differences, equal, outline
+from .task_values import MASK, TASKS, packed
 from .validation import Config, outputs_of, require_config
-from .versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
-
-    from ..evaluation.conformal import Calibration
-    from ..evaluation.none_of_these import FitCalibration
-    from ..tasks.inputs import InputSchema
-    from ..tasks.tables.schema import Schema
-    from .enrolled import Enrolled
 
 __all__ = ["Stored"]
 
@@ -42,38 +34,8 @@ __all__ = ["Stored"]
 class Stored(OfTables):
     """What a model directory holds; `load` reads it, `adapt_frame` makes one of adapted tasks.
 
-    Arguments:
-        model: the learner with its meta-parameters.
-        config: everything in `config.json`.
-        path: the directory; that of the run where adapted tasks are not saved yet.
-        sha256: names the directory's content; empty where it is not saved yet.
-        log: one dict a logged step.
-        schema: what the columns of the table mean; `None` where there was no table.
-        tasks: of an adapted directory, what each task predicts with; of a run, tasks that it knows already.
-        mask: of a refined directory, true where a parameter was changed, by name.
-        extra: files for people, by name, that `save` writes.
-        calibration: what conformal intervals need; `None` where none are stored.
-        inputs: what a row is, of a model that was trained on pictures or arrays.
-        enrolled: of a directory adapted to classes by their names, these.
-        fit: how badly rows of known classes fit, by which rows of no class are told.
+    Arguments are those of `Facts`.
     """
-
-    model: Model
-    config: Config = field(repr=False)
-    path: Path
-    sha256: str
-    log: list[JsonObject] = field(repr=False)
-    schema: Schema | None = field(repr=False)
-    tasks: dict[str, Adapted] = field(repr=False, default_factory=dict)
-    mask: Params = field(repr=False, default_factory=dict)
-    extra: Mapping[str, bytes] = field(repr=False, default_factory=dict)
-    calibration: Calibration | None = field(repr=False, default=None)
-    inputs: InputSchema | None = field(repr=False, default=None)
-    enrolled: Enrolled | None = field(repr=False, default=None)
-    fit: FitCalibration | None = field(repr=False, default=None)
-
-    def _with(self, **changes: Any) -> Stored:
-        return replace(self, **changes)
 
     def forgetting(self) -> Stored:
         """The run without the tasks that it knows, and without the names of those it was trained on."""
@@ -128,68 +90,6 @@ class Stored(OfTables):
             intervals = intervals_of(self.calibration, interval, where=self.path, inner_steps=None)
         export_table(Path(path), self.model, schema=schema, to=to, intervals=intervals, sha256=self.sha256)
         return Path(path)
-
-    def with_tasks(
-        self,
-        adapted: Mapping[str, Adapted],
-        *,
-        n_support: Mapping[str, int] | None = None,
-        settings: Mapping[str, object] | None = None,
-        data: Mapping[str, object] | None = None,
-    ) -> Stored:
-        """The model with tasks that were adapted from it; `save` writes a directory that can be used alone.
-
-        Arguments:
-            adapted: what each task predicts with, by its id.
-            n_support: support rows of each task.
-            settings: how they were adapted.
-            data: where the support rows came from.
-
-        Returns:
-            A model of kind `adapted`.
-
-        Raises:
-            UsageError: there is no task, or one was adapted from another model.
-
-        Example:
-            >>> import tempfile, innerloop as il
-            >>> learner, folder = il.mixed(1), Path(tempfile.mkdtemp())
-            >>> run = il.load(il.save(folder / "run", il.Model(learner, learner.init())))
-            >>> site = run.model.adapt(torch.zeros(3, 1), torch.ones(3, 1))
-            >>> list(il.load(run.with_tasks({"north": site}).save(folder / "sites")).tasks)
-            ['north']
-        """
-        self._require_own(adapted)
-        counts = n_support or {}
-        config: Config = {
-            **self.config,
-            "kind": "adapted",
-            "settings": dict(settings or {}),
-            "data": None if data is None else dict(data),
-            "parent": self.config["parent"] if self.kind == "adapted" else self.sha256,
-            "tasks": [
-                {"id": task, "n_support": counts.get(task), "base": not one.own}
-                for task, one in adapted.items()
-            ],
-            "versions": versions(),
-        }
-        return replace(self, config=config, sha256="", tasks=dict(adapted), mask={}, extra={})
-
-    def _require_own(self, adapted: Mapping[str, Adapted]) -> None:
-        """Refuse tasks that were not adapted from this model."""
-        if not adapted:
-            raise UsageError("there is no adapted task to store: give at least one")
-        meta = self.model.meta
-        like = self.model.learner.own_like(meta)
-        for task, one in adapted.items():
-            if not isinstance(task, str):
-                raise UsageError(f"task {task!r} is no text: give ids as text")
-            if one.model is not self.model and not equal(one.model.meta, meta):
-                raise UsageError(
-                    f"task {task!r} was adapted from another model than {self.path}: give its own"
-                )
-            if one.own and (wrong := differences(outline(one.own), same_length(one.own, like))):
-                raise UsageError(f"task {task!r} does not fit its model: {wrong}")
 
     def save(
         self, directory: str | Path, *, settings: Mapping[str, object] | None = None, replace: bool = False
@@ -288,7 +188,7 @@ class Stored(OfTables):
             ModelFileError: it is no model directory, or a damaged one.
             UsageError: `module` is needed, or does not fit.
         """
-        return cls(*read(directory, module=module, device=device))
+        return read(cls, directory, module=module, device=device)
 
 
 def _stacks(model: Model, tasks: Mapping[str, Adapted]) -> Params:
