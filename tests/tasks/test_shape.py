@@ -187,3 +187,11 @@ def test_a_model_reads_new_files_as_that_of_training(
     assert said.out.startswith("who,dose mg,pain,prediction,n_support\n")
     assert len(said.out.splitlines()) == 3
     assert "1 line below the rows was left out: 'Total,1,2'" in said.err
+    (tmp_path / "new.csv").write_text("\n".join([head, "z,1,5", "z,2,", "z,3,"]))
+    assert command(["predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--skip-footer", "0"]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 4
+    assert "below the rows" not in said.err
+    adapted = ["adapt", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--out", str(tmp_path / "adapted")]
+    assert command([*adapted, "--skip-footer", "2"]) == 0
+    assert "2 lines below the rows were left out: 'z,2,'" in capsys.readouterr().err

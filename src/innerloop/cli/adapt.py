@@ -11,12 +11,14 @@ from ..errors import DataError, UsageError
 from .classes import adapt_to_classes, forget
 from .common import Notes, emit, stored_run
 from .encoding import encoding_told, use_encoder
-from .options import FLAG, OUTPUT, Device, Encoder, Json, Quiet, Replace, SkipBad, Steps, about
+from .options import FLAG, OUTPUT, Device, Encoder, Footer, Json, Quiet, Replace, SkipBad, Steps, about
 from .predict import read_rows, unlike_tasks
 from .refusals import refuse_senseless, require_place, require_steps
 from .text import say
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ..storage import Stored
 
 __all__ = ["adapt"]
@@ -55,6 +57,7 @@ def adapt(
     ] = None,
     inner_steps: Steps = None,
     skip_bad: SkipBad = False,
+    skip_footer: Footer = None,
     encoder: Encoder = None,
     replace: Replace = False,
     device: Device = "auto",
@@ -91,7 +94,7 @@ def adapt(
     if forget_classes is not None:
         forget(stored, forget_classes, place, notes, replace=replace or out is None, json=json)
     elif support is not None and stored.has_classes:
-        refuse_senseless({"inner_steps": inner_steps}, "classes")
+        refuse_senseless({"inner_steps": inner_steps, "skip_footer": skip_footer}, "classes")
         adapt_to_classes(
             stored,
             support,
@@ -104,7 +107,10 @@ def adapt(
         )
     elif support is not None:
         refuse_senseless({"skip_bad": skip_bad or None}, "a table")
-        _adapt_to_tasks(stored, support, place, notes, inner_steps=inner_steps, replace=replace, json=json)
+        frame = read_rows(stored, support, notes, skip_footer=skip_footer)
+        _adapt_to_tasks(
+            stored, frame, support, place, notes, inner_steps=inner_steps, replace=replace, json=json
+        )
 
 
 def _require_sense(support: Path | None, out: Path | None, *, add: bool, forgets: bool) -> None:
@@ -121,6 +127,7 @@ def _require_sense(support: Path | None, out: Path | None, *, add: bool, forgets
 
 def _adapt_to_tasks(
     stored: Stored,
+    frame: pd.DataFrame,
     support: Path,
     out: Path,
     notes: Notes,
@@ -129,8 +136,7 @@ def _adapt_to_tasks(
     replace: bool,
     json: bool,
 ) -> None:
-    """Adapt to each task of a table."""
-    frame = read_rows(stored, support, notes)
+    """Adapt to each task of a table, which was read from `support`."""
     if not stored.labelled(frame).any():
         target = stored.table_schema().target
         raise DataError(f"{support} has no row with a value in the target {target!r}")

@@ -13,8 +13,9 @@ from ..errors import UsageError
 
 __all__ = [
     "ALGORITHM", "DATA", "FLAG", "OUTPUT", "TRAINING", "AlgorithmOptions", "Categorical", "DataOptions", "Device",
-    "Encoder", "Features", "FoldedDataOptions", "Ignore", "ImageSize", "Json", "Kind", "NetworkOptions", "Options",
-    "Quiet", "Replace", "SkipBad", "Steps", "TrainingOptions", "TunedAlgorithm", "about", "option_name", "option_words",
+    "Encoder", "Features", "FoldedDataOptions", "Footer", "Ignore", "ImageSize", "Json", "Kind", "NetworkOptions",
+    "Options", "Quiet", "Replace", "SkipBad", "Steps", "TrainingOptions", "TunedAlgorithm", "about", "option_name",
+    "option_words",
 ]  # fmt: skip
 
 DATA, ALGORITHM, TRAINING, OUTPUT = (
@@ -47,6 +48,7 @@ Encoder = Annotated[
         "timm:NAME=FILE, sentence-transformers:FOLDER, or a function of yours, module:function."
     ),
 ]
+Footer = Annotated[int | None, about("Lines below the rows, such as totals; as in training unless given.")]
 SkipBad = Annotated[bool, Parameter(negative="", help="Leave damaged images out, and count them.")]
 
 

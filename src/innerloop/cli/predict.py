@@ -14,7 +14,7 @@ from ..errors import UsageError, visible
 from .classes import false_alarms, predict_rows
 from .common import Notes, emit, require_rows, stored_run
 from .encoding import encoding_told, use_encoder
-from .options import OUTPUT, Device, Encoder, Json, Quiet, SkipBad, Steps, about
+from .options import OUTPUT, Device, Encoder, Footer, Json, Quiet, SkipBad, Steps, about
 from .refusals import refuse_senseless, require_place, require_steps
 from .text import harmless, say
 
@@ -56,6 +56,7 @@ def predict(
     ] = None,
     inner_steps: Steps = None,
     skip_bad: SkipBad = False,
+    skip_footer: Footer = None,
     encoder: Encoder = None,
     device: Device = "auto",
     json: Json = False,
@@ -91,12 +92,13 @@ def predict(
     use_encoder(encoder)
     stored = stored_run(directory, device)
     if stored.inputs is not None:
-        refuse_senseless({"inner_steps": inner_steps, "interval": interval}, "a model of pictures or arrays")
+        senseless = {"inner_steps": inner_steps, "interval": interval, "skip_footer": skip_footer}
+        refuse_senseless(senseless, "a model of pictures or arrays")
         rate = false_alarms(stored, none_of_these, notes)
         predict_rows(stored, rows, notes, out=out, none_of_these=rate, skip_bad=skip_bad, json=json)
         return
     refuse_senseless({"skip_bad": skip_bad or None}, "a table")
-    frame = read_rows(stored, rows, notes)
+    frame = read_rows(stored, rows, notes, skip_footer=skip_footer)
     rate = none_of_these if not stored.has_classes else false_alarms(stored, none_of_these, notes)
     with encoding_told(notes):
         table = stored.predict_frame(frame, inner_steps=inner_steps, interval=interval, none_of_these=rate)
@@ -176,14 +178,14 @@ def unlike_tasks(percentile: Mapping[str, float], notes: Notes) -> dict[str, flo
     return found
 
 
-def read_rows(stored: Stored, path: Path, notes: Notes) -> pd.DataFrame:
-    """A table for a model, with notes on what was understood.
+def read_rows(stored: Stored, path: Path, notes: Notes, *, skip_footer: int | None = None) -> pd.DataFrame:
+    """A table for a model, with notes on what was understood; see `Stored.read_frame`.
 
     Raises:
         UsageError: the model was not trained on a table with a task column.
         DataError: the table cannot be used.
     """
-    frame = stored.read_frame(path)
+    frame = stored.read_frame(path, skip_footer=skip_footer)
     require_rows(frame, str(path))
     for note in frame.attrs["notes"]:
         notes(f"note: {note}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -24,8 +25,12 @@ __all__ = ["OfTables"]
 class OfTables(OfClasses):
     """The part of `Stored` for models that were trained on a table."""
 
-    def read_frame(self, path: Path) -> pd.DataFrame:
+    def read_frame(self, path: Path, *, skip_footer: int | None = None) -> pd.DataFrame:
         """Read a table with the columns of training; `attrs["notes"]` of the frame says what was understood.
+
+        Arguments:
+            path: the file.
+            skip_footer: lines below its rows; as many as the file of training had unless given.
 
         Raises:
             UsageError: the model was not trained on a table with a task column.
@@ -34,7 +39,10 @@ class OfTables(OfClasses):
         from ..tasks.tables.reading import read_table
 
         schema = self.table_schema()
-        frame = read_table(path, task=schema.task, reading=schema.reading)
+        reading = schema.reading
+        if skip_footer is not None:
+            reading = replace(reading, shape=reading.shape._replace(skip_footer=skip_footer))
+        frame = read_table(path, task=schema.task, reading=reading)
         notes = [*frame.attrs.get("notes", ())]
         if len(frame) and all(column.name in frame for column in schema.columns):
             notes += [
