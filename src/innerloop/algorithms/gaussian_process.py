@@ -11,7 +11,7 @@ from ..inner.head import HeadLearner
 from ..inner.heads import GaussianProcessClassHead, GaussianProcessHead, Head, PooledBase
 from ..inner.heads.base import KINDS
 from ..inner.learner import Learner
-from ..models.builtin import Polynomial
+from ..models.builtin import MOST_SQUARED, Polynomial
 from ..models.network import Network
 from ..outer.metagrad import unrolled
 from .arguments import NetworkOptions
@@ -20,8 +20,6 @@ from .registry import registered
 __all__ = ["deep_kernel", "gp"]
 
 KERNEL = "linear+squared_exponential+matern32"
-# features up to which the mean has their squares too
-_SQUARED = 12
 
 
 @registered
@@ -65,7 +63,7 @@ def gp(
         ['kernel/matern32/log_amplitude', 'kernel/matern32/log_scale', 'log_noise', 'mean', 'pooled_...
     """
     if mean == "auto":
-        mean = "squares" if kind == "regression" and n_features <= _SQUARED else "line"
+        mean = "squares" if kind == "regression" and n_features <= MOST_SQUARED else "line"
     head = _head(n_features, n_outputs, kind, kernel, mean, noise)
     if isinstance(head, GaussianProcessHead):
         head = PooledBase(head)

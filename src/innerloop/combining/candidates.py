@@ -15,6 +15,7 @@ from ..algorithms.assemble import learner_for, sound_settings
 from ..errors import DivergedError, UsageError
 from ..inner.learner import Learner
 from ..inner.model import Model
+from ..models.builtin import MOST_SQUARED
 from ..outer.interrupts import interruption_unsaid
 from ..outer.logs import Entry as LogEntry
 from ..outer.state import Checkpointer, TrainingState
@@ -82,8 +83,6 @@ CLASSES = (
     Entry("linear mixed model", "mixed", direct=True),
 )
 PROTOTYPES = Entry("prototypical network", "protonet")
-# features up to which squares are tried
-_SQUARED = 12
 # coefficients of a task up to which a mixed logistic regression is quick enough
 _LOGISTIC = 64
 
@@ -132,7 +131,7 @@ def _takes(entry: Entry, given: Settings, tasks: Tasks) -> bool:
     """Whether an entry takes the settings, and pays for these tasks."""
     accepted = inspect.signature(ALGORITHMS[entry.algorithm]).parameters
     classes = tasks.targets.kind == "classification"
-    if entry.settings.get("squares") and (classes or tasks.n_features > _SQUARED):
+    if entry.settings.get("squares") and (classes or tasks.n_features > MOST_SQUARED):
         return False
     if classes and entry.direct and "kind" not in accepted:
         return False

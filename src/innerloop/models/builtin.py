@@ -16,6 +16,7 @@ from ..errors import UsageError
 __all__ = [
     "ACTIVATIONS",
     "MODELS",
+    "MOST_SQUARED",
     "BodyHead",
     "Contextual",
     "Polynomial",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
+# features up to which their squares are taken too, wherever nobody says
+MOST_SQUARED = 12
 
 
 class Sine(nn.Module):

@@ -10,19 +10,17 @@ from ..algorithms import ALGORITHMS
 from ..algorithms.assemble import learner_for, sound_settings
 from ..combining.candidates import entries
 from ..errors import UsageError, check_known
+from ..models.builtin import MOST_SQUARED
 from ..tasks.splits import Tasks
 
 __all__ = [
     "OUTER", "Knob", "Number", "OneOf", "Settings", "in_words", "knobs", "named_algorithms", "settings_of",
-    "sound_values",
 ]  # fmt: skip
 
 Settings: TypeAlias = dict[str, Any]
 
 # settings of the outer loop: arguments of `meta_train`, and not of a learner
 OUTER = ("meta_lr", "meta_batch_size")
-# features up to which a mixed model may have their squares
-_SQUARED = 12
 _KERNELS = (
     "linear+squared_exponential+matern32", "linear+squared_exponential", "linear+matern32", "linear+periodic",
     "linear",
@@ -137,7 +135,7 @@ def _of_closed_forms(tasks: Tasks, algorithm: str, accepted: Collection[str]) ->
     if algorithm == "mixed":
         values = ("full", "diagonal", "shared")
         found["covariance"] = OneOf(("auto", *values), "auto") if regression else OneOf(values, "shared")
-        if tasks.n_features <= _SQUARED:
+        if tasks.n_features <= MOST_SQUARED:
             found["squares"] = OneOf((False, True), False)
     if "kernel" in accepted:
         sound = str(inspect.signature(ALGORITHMS[algorithm]).parameters["kernel"].default)
@@ -180,11 +178,6 @@ def settings_of(values: Mapping[str, Any]) -> Settings:
     if "hidden_width" in values:
         found["hidden"] = [int(values["hidden_width"])] * int(values["hidden_layers"])
     return found
-
-
-def sound_values(space: Mapping[str, Knob]) -> dict[str, Any]:
-    """The values of those who do not tune."""
-    return {name: knob.sound for name, knob in space.items()}
 
 
 def in_words(settings: Mapping[str, Any]) -> str:

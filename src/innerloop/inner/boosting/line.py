@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...models.builtin import MOST_SQUARED
 from ...models.network import Params
 from ..heads.base import with_constant
 
@@ -17,13 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["fit_line", "line_size", "line_values"]
 
 _NAME = "line"
-# features up to which their squares are columns too
-_SQUARED = 12
 
 
 def _columns(x: Tensor) -> Tensor:
     """Features, their squares where there are few, and a 1."""
-    return with_constant(torch.cat([x, x.square()], -1) if x.shape[-1] <= _SQUARED else x)
+    return with_constant(torch.cat([x, x.square()], -1) if x.shape[-1] <= MOST_SQUARED else x)
 
 
 def line_size(n_features: int) -> int:
@@ -33,7 +32,7 @@ def line_size(n_features: int) -> int:
         >>> line_size(2)
         5
     """
-    return 2 * n_features + 1 if n_features <= _SQUARED else n_features + 1
+    return 2 * n_features + 1 if n_features <= MOST_SQUARED else n_features + 1
 
 
 def line_values(params: Params, x: Tensor) -> Tensor:
